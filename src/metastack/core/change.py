@@ -1,0 +1,103 @@
+"""A change: one etcd transaction as data. Guards carry the proof, effects are puts and deletes.
+
+Owns: the vocabulary only; the changes themselves are in :mod:`metastack.core.changes`.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from msgspec import Struct
+
+MAX_OPERATIONS: Final = 128
+"""etcd's default --max-txn-ops; guards and effects are counted apart."""
+
+
+class Guard(Struct, frozen=True):
+    """One compare. ``mod == 0`` means "the key is absent"."""
+
+    key: str
+    field: Literal["mod", "create", "version", "lease"]
+    value: int
+
+
+class Put(Struct, frozen=True):
+    """Write ``value``; with ``leased`` under the lease that the change carries."""
+
+    key: str
+    value: bytes
+    leased: bool = False
+
+
+class Delete(Struct, frozen=True):
+    """Delete a key, or with ``range_end`` every key in [key, range_end)."""
+
+    key: str
+    range_end: str = ""
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """Guards and effects of one transaction; ``name`` is the row of DESIGN 3's table, for logs."""
+
+    name: str
+    guards: tuple[Guard, ...]
+    effects: tuple[Put | Delete, ...]
+    lease: int = 0
+    """Lease id for leased puts; 0 if there are none."""
+
+
+class Committed(Struct, frozen=True):
+    """The change is in etcd at this revision."""
+
+    revision: int
+
+
+class Lost(Struct, frozen=True):
+    """A guard failed; nothing was written. ``revision`` is the store's at that moment."""
+
+    revision: int
+
+
+Outcome = Committed | Lost
+
+
+class Entry(Struct, frozen=True):
+    """One key as etcd has it."""
+
+    key: str
+    value: bytes
+    create_revision: int
+    mod_revision: int
+    version: int
+    lease: int = 0
+
+
+class Snapshot(Struct, frozen=True):
+    """All entries of a prefix at one revision."""
+
+    revision: int
+    entries: tuple[Entry, ...]
+
+
+class KeyEvent(Struct, frozen=True):
+    """A key was put (``entry``) or deleted (``entry`` is None), at ``revision``."""
+
+    key: str
+    revision: int
+    entry: Entry | None
+
+
+class Batch(Struct, frozen=True):
+    """Everything that a watch delivered at once, in order; ``events`` may be empty (progress)."""
+
+    revision: int
+    events: tuple[KeyEvent, ...]
+
+
+class Lease(Struct, frozen=True):
+    """A lease as granted or renewed."""
+
+    id: int
+    ttl_s: int
+    deadline_s: float
+    """Loop time until which it certainly lives: taken *before* the request was sent, plus the TTL."""

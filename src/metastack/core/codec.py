@@ -1,0 +1,49 @@
+"""Records to JSON and back.
+
+Rule: unknown fields are ignored, a newer ``v`` and bytes that do not parse are refused with an error that
+names the key; the caller leaves that object alone and goes on with the rest.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from .model import Record
+
+R = TypeVar("R", bound=Record)
+
+
+class Unreadable(ValueError):
+    """A record that does not parse, or is of a newer version: broken for us, left alone."""
+
+    def __init__(self, key: str, why: str) -> None:
+        super().__init__(f"{key}: {why}")
+        self.key = key
+        self.why = why
+
+
+class _Version(msgspec.Struct):
+    v: int = 1
+
+
+def encode(record: Record) -> bytes:
+    """One line of JSON."""
+    return msgspec.json.encode(record)
+
+
+def decode(kind: type[R], raw: bytes, key: str = "") -> R:
+    """Parse a record; raises :class:`Unreadable`."""
+    newest = CURRENT.get(kind, 1)
+    try:
+        version = msgspec.json.decode(raw, type=_Version).v
+        if version > newest:
+            raise Unreadable(key, f"version {version} is newer than this program understands ({newest})")
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.MsgspecError as error:
+        raise Unreadable(key, f"does not parse: {error}") from None
+
+
+CURRENT: dict[type[Record], int] = {}
+"""Newest version of each record; 1 unless listed."""

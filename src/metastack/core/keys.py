@@ -1,0 +1,166 @@
+"""Every etcd key, built and parsed in one place.
+
+Owns: the tree under the root (DESIGN 2). Refuses: any other module putting a key together.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+
+from .model import VmId, valid_name
+
+DEFAULT_ROOT: Final = "/metastack"
+
+
+class Kind(StrEnum):
+    """What lives at a key."""
+
+    CLUSTER = "config/cluster"
+    GENERATION = "config/generation"
+    IMAGE = "config/images"
+    VM_SPEC = "desired/vms"
+    NODE_SPEC = "desired/nodes"
+    CLAIM = "claims"
+    NODE_FACTS = "nodes"
+    FENCE = "fences"
+    HALT = "halts"
+    NODE_ALIVE = "actual/nodes"
+    VM_STATUS = "actual/vms"
+    VOLUME = "actual/volumes"
+    EVENT = "events"
+    HISTORY = "history"
+    TICKET = "tickets"
+
+
+_PARTS: Final[dict[Kind, int]] = {
+    Kind.CLUSTER: 0,
+    Kind.GENERATION: 0,
+    Kind.IMAGE: 1,
+    Kind.VM_SPEC: 2,
+    Kind.NODE_SPEC: 1,
+    Kind.CLAIM: 2,
+    Kind.NODE_FACTS: 1,
+    Kind.FENCE: 1,
+    Kind.HALT: 2,
+    Kind.NODE_ALIVE: 1,
+    Kind.VM_STATUS: 2,
+    Kind.VOLUME: 2,
+    Kind.EVENT: 1,
+    Kind.HISTORY: 3,
+    Kind.TICKET: 1,
+}
+
+
+class ParsedKey(Struct, frozen=True):
+    """A key taken apart: its kind and the names in it."""
+
+    kind: Kind
+    names: tuple[str, ...]
+
+    @property
+    def vm(self) -> VmId:
+        return VmId(self.names[0], self.names[1])
+
+
+class Keys:
+    """The key tree under one root, so that clusters can share an etcd."""
+
+    def __init__(self, root: str = DEFAULT_ROOT) -> None:
+        if not root.startswith("/") or root.endswith("/") or "//" in root:
+            raise ValueError(f"root {root!r} must start with / and not end with it")
+        self.root = root
+
+    def prefix(self, kind: Kind | None = None) -> str:
+        """The prefix of a kind, with its closing slash; of everything without one."""
+        return f"{self.root}/" if kind is None else f"{self.root}/{kind.value}/"
+
+    def _key(self, kind: Kind, *names: str) -> str:
+        for name in names:
+            if not name or "/" in name:
+                raise ValueError(f"{name!r} cannot be part of a key")
+        return "/".join((self.root, kind.value, *names))
+
+    def cluster(self) -> str:
+        return self._key(Kind.CLUSTER)
+
+    def generation(self) -> str:
+        return self._key(Kind.GENERATION)
+
+    def image(self, name: str) -> str:
+        return self._key(Kind.IMAGE, name)
+
+    def vm_spec(self, vm: VmId) -> str:
+        return self._key(Kind.VM_SPEC, vm.project, vm.name)
+
+    def node_spec(self, node: str) -> str:
+        return self._key(Kind.NODE_SPEC, node)
+
+    def claim(self, vm: VmId) -> str:
+        return self._key(Kind.CLAIM, vm.project, vm.name)
+
+    def node_facts(self, node: str) -> str:
+        return self._key(Kind.NODE_FACTS, node)
+
+    def fence(self, node: str) -> str:
+        return self._key(Kind.FENCE, node)
+
+    def halt(self, vm: VmId) -> str:
+        return self._key(Kind.HALT, vm.project, vm.name)
+
+    def node_alive(self, node: str) -> str:
+        return self._key(Kind.NODE_ALIVE, node)
+
+    def vm_status(self, vm: VmId) -> str:
+        return self._key(Kind.VM_STATUS, vm.project, vm.name)
+
+    def volume(self, project: str, uuid: str) -> str:
+        return self._key(Kind.VOLUME, project, uuid)
+
+    def event(self, at_ms: int, ident: str) -> str:
+        """Events sort by time, so that old ones are one range."""
+        return self._key(Kind.EVENT, f"{at_ms:014d}-{ident}")
+
+    def events_before(self, at_ms: int) -> tuple[str, str]:
+        """The range [start, end) of events older than a moment, milliseconds since the epoch."""
+        return self.prefix(Kind.EVENT), f"{self.prefix(Kind.EVENT)}{at_ms:014d}"
+
+    def history(self, vm: VmId, version: int) -> str:
+        return self._key(Kind.HISTORY, vm.project, vm.name, f"{version:016d}")
+
+    def history_prefix(self, vm: VmId) -> str:
+        return self._key(Kind.HISTORY, vm.project, vm.name) + "/"
+
+    def ticket(self, ident: str) -> str:
+        return self._key(Kind.TICKET, ident)
+
+    def parse(self, key: str) -> ParsedKey | None:
+        """Take a key apart; None for one that is not ours to understand."""
+        if not key.startswith(self.root + "/"):
+            return None
+        rest = key[len(self.root) + 1 :].split("/")
+        for width in (2, 1):
+            try:
+                kind = Kind("/".join(rest[:width]))
+            except ValueError:
+                continue
+            names = tuple(rest[width:])
+            if len(names) != _PARTS[kind] or not all(names):
+                return None
+            if kind in (Kind.VM_SPEC, Kind.CLAIM, Kind.NODE_ALIVE) and not all(map(valid_name, names)):
+                return None
+            return ParsedKey(kind, names)
+        return None
+
+
+def prefix_end(prefix: str) -> bytes:
+    """The first key after every key with this prefix (etcd's range_end)."""
+    raw = bytearray(prefix.encode())
+    while raw:
+        if raw[-1] < 0xFF:
+            raw[-1] += 1
+            return bytes(raw)
+        raw.pop()
+    return b"\0"
