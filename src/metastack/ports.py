@@ -15,6 +15,9 @@ from typing import Protocol
 from msgspec import Struct
 
 from .core.change import Batch, Change, Entry, Lease, Outcome, Snapshot
+from .core.facts import Domain as Domain
+from .core.facts import DomainState as DomainState
+from .core.facts import EndReason as EndReason
 from .core.model import FenceReceipt, Resources
 
 # ---------------------------------------------------------------------------------------------------------
@@ -224,6 +227,10 @@ class Storage(Protocol):
         """Remove an image, or the rest of a failed import. InUse while disks depend on it; absent is fine."""
         ...
 
+    async def images(self) -> list[str]:
+        """UUIDs of every image, whole or half imported."""
+        ...
+
     # --- disks
     async def create_disk(self, uuid: str, image_uuid: str, size_bytes: int) -> None:
         """A copy-on-write clone of the image, grown to size. Idempotent: an existing disk is left as it is."""
@@ -280,48 +287,6 @@ class Storage(Protocol):
 
 # ---------------------------------------------------------------------------------------------------------
 # Hypervisor
-
-
-class DomainState(StrEnum):
-    DEFINED = "defined"
-    """Defined and not running (never started, or ended)."""
-    RUNNING = "running"
-    PAUSED = "paused"
-    """By a person."""
-    IO_ERROR = "io_error"
-    """Paused by ``error_policy=stop``: the storage refuses or fails."""
-    SHUTTING_DOWN = "shutting_down"
-
-
-class EndReason(StrEnum):
-    """Why a domain that ran is not running."""
-
-    NONE = ""
-    SHUTDOWN = "shutdown"
-    """The guest powered itself off, or followed our graceful request."""
-    DESTROYED = "destroyed"
-    """By us."""
-    CRASHED = "crashed"
-    """QEMU died, or the guest panicked."""
-    FAILED = "failed"
-    """It never started."""
-
-
-class Domain(Struct, frozen=True, kw_only=True):
-    """A local domain, with what its metadata says."""
-
-    uuid: str
-    """The VM's UUID: it is the domain's too."""
-    project: str
-    name: str
-    state: DomainState
-    end: EndReason = EndReason.NONE
-    session: int = 0
-    epoch: int = 0
-    run: int = 0
-    volume_uuid: str = ""
-    managed: bool = True
-    """False: its metadata is not ours; leave it alone."""
 
 
 class DomainEvent(Struct, frozen=True, kw_only=True):
@@ -451,6 +416,10 @@ class Network(Protocol):
 
     async def check(self, bridge: str) -> None:
         """Raises NotFound when this node has no such bridge."""
+        ...
+
+    def bridges(self) -> tuple[str, ...]:
+        """Names of the bridges that this node has, sorted."""
         ...
 
     def addresses(self, mac: str) -> tuple[str, ...]:

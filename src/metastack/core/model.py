@@ -355,6 +355,8 @@ class NodeAlive(Record):
     """How that was proven."""
     storage: str = ""
     """``ceph`` or ``file``."""
+    bridges: tuple[str, ...] = ()
+    """Bridges that a NIC can be plugged into."""
     versions: dict[str, str] = {}
     lag_ms: int = 0
     blocked: bool = False

@@ -1,0 +1,54 @@
+"""What a node sees of its own domains: the local half of a view.
+
+Owns: the vocabulary shared by :mod:`metastack.core.plan` and the Hypervisor port.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class DomainState(StrEnum):
+    """What a domain is doing."""
+
+    DEFINED = "defined"
+    """Defined and not running (never started, or ended)."""
+    RUNNING = "running"
+    PAUSED = "paused"
+    """By a person, or started paused."""
+    IO_ERROR = "io_error"
+    """Paused by ``error_policy=stop``: the storage refuses or fails."""
+    SHUTTING_DOWN = "shutting_down"
+
+
+class EndReason(StrEnum):
+    """Why a domain that ran is not running."""
+
+    NONE = ""
+    SHUTDOWN = "shutdown"
+    """The guest powered itself off, or followed our graceful request."""
+    DESTROYED = "destroyed"
+    """By us."""
+    CRASHED = "crashed"
+    """QEMU died, or the guest panicked."""
+    FAILED = "failed"
+    """It never started."""
+
+
+class Domain(Struct, frozen=True, kw_only=True):
+    """A local domain, with what its metadata says."""
+
+    uuid: str
+    """The VM's UUID: it is the domain's too."""
+    project: str
+    name: str
+    state: DomainState
+    end: EndReason = EndReason.NONE
+    session: int = 0
+    epoch: int = 0
+    run: int = 0
+    volume_uuid: str = ""
+    managed: bool = True
+    """False: its metadata is not ours; leave it alone."""
