@@ -98,7 +98,7 @@ class Power(StrEnum):
 # config/
 
 
-class ClusterConfig(Record):
+class ClusterConfig(Record, frozen=True, kw_only=True):
     """``config/cluster``: the platform's settings, typed and bounded; agents follow changes live."""
 
     lease_ttl_s: Annotated[int, Meta(ge=2, le=60)] = 5
@@ -145,7 +145,7 @@ class ImageState(StrEnum):
     DELETING = "deleting"
 
 
-class Image(Record):
+class Image(Record, frozen=True, kw_only=True):
     """``config/images/<name>``: what disks are cloned from. While ``importing`` the key is leased."""
 
     name: str
@@ -185,7 +185,7 @@ class Placement(Struct, frozen=True, kw_only=True):
     """Pin by hand: only this node may take the VM."""
 
 
-class VmSpec(Record):
+class VmSpec(Record, frozen=True, kw_only=True):
     """``desired/vms/<project>/<vm>``: what a person wants."""
 
     project: str
@@ -218,7 +218,7 @@ class VmSpec(Record):
         return VmId(self.project, self.name)
 
 
-class NodeSpec(Record):
+class NodeSpec(Record, frozen=True, kw_only=True):
     """``desired/nodes/<node>``: what a person wants of a node."""
 
     cordoned: bool = False
@@ -235,7 +235,7 @@ class NodeSpec(Record):
 # claims/, nodes/, fences/, halts/: durable facts written by agents
 
 
-class Claim(Record):
+class Claim(Record, frozen=True, kw_only=True):
     """``claims/<project>/<vm>``: which node session answers for a VM. Durable, never leased."""
 
     node: str
@@ -256,7 +256,7 @@ class Claim(Record):
     """After a takeover: the VM was paused there; it runs again here, and says so."""
 
 
-class NodeFacts(Record):
+class NodeFacts(Record, frozen=True, kw_only=True):
     """``nodes/<node>``: durable facts that outlive the lease; what a fencer needs to know."""
 
     name: str
@@ -266,7 +266,7 @@ class NodeFacts(Record):
     joined: str = ""
 
 
-class Fence(Record):
+class Fence(Record, frozen=True, kw_only=True):
     """``fences/<node>``: every session up to ``through`` is shut out of the storage. Only grows."""
 
     through: int = 0
@@ -297,7 +297,7 @@ class FenceReceipt(Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class Halt(Record):
+class Halt(Record, frozen=True, kw_only=True):
     """``halts/<project>/<vm>``: the guest switched itself off in this run; it stays off until ``vm start``."""
 
     uuid: str
@@ -307,7 +307,7 @@ class Halt(Record):
     message: str = ""
 
 
-class Volume(Record):
+class Volume(Record, frozen=True, kw_only=True):
     """``actual/volumes/<project>/<uuid>``: a disk that exists or may exist; written before the disk is made."""
 
     uuid: str
@@ -331,7 +331,7 @@ class Resources(Struct, frozen=True, kw_only=True):
     memory_mib: int = 0
 
 
-class NodeAlive(Record):
+class NodeAlive(Record, frozen=True, kw_only=True):
     """``actual/nodes/<node>``: leased. Its create revision at registration is the session."""
 
     name: str
@@ -364,7 +364,7 @@ class NodeAlive(Record):
     message: str = ""
 
 
-class VmStatus(Record):
+class VmStatus(Record, frozen=True, kw_only=True):
     """``actual/vms/<project>/<vm>``: leased, by the owner."""
 
     uuid: str
@@ -387,7 +387,7 @@ class VmStatus(Record):
 # the rest
 
 
-class Event(Record):
+class Event(Record, frozen=True, kw_only=True):
     """``events/<time>-<id>``: who did what to which object, and why."""
 
     at: str
@@ -399,7 +399,7 @@ class Event(Record):
     request_id: str = ""
 
 
-class Ticket(Record):
+class Ticket(Record, frozen=True, kw_only=True):
     """``tickets/<id>``: one console, one use; leased for 30 s."""
 
     project: str
@@ -410,7 +410,7 @@ class Ticket(Record):
     by: str = ""
 
 
-class Generation(Record):
+class Generation(Record, frozen=True, kw_only=True):
     """``config/generation``: raised when etcd is restored from a backup."""
 
     generation: int = 0
