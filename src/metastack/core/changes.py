@@ -1,0 +1,354 @@
+"""Every guarded transaction of the protocol (DESIGN 3), each with the argument for its guards.
+
+Owns: what is compared and written when a node registers, claims, takes over, adopts, releases or fences.
+Refuses: deciding *when*; that is :mod:`metastack.core.plan`.
+Rule: a change carries its whole proof. ``alive = S`` (the create revision of my alive key) is in every change
+that only a living session may make: a node that lost its lease can still send, but not commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+from msgspec import Struct
+
+from .change import Change, Delete, Guard, Put
+from .codec import encode
+from .keys import Keys
+from .model import (
+    Claim,
+    Event,
+    Fence,
+    FenceReceipt,
+    Halt,
+    NodeAlive,
+    NodeFacts,
+    Record,
+    VmId,
+    VmSpec,
+    VmStatus,
+    Volume,
+    resolved_intent,
+    token_revision,
+)
+from .world import Seen, mod_of
+
+Extra = Iterable[tuple[str, Record]]
+"""Unguarded records that ride along in the same transaction: events."""
+
+
+class Me(Struct, frozen=True, kw_only=True):
+    """Who commits: a node in one session under one lease."""
+
+    node: str
+    session: int
+    lease: int
+    generation: int = 0
+
+
+def _absent(key: str) -> Guard:
+    return Guard(key, "mod", 0)
+
+
+def _unchanged(key: str, found: Seen[Record] | None) -> Guard:
+    return Guard(key, "mod", mod_of(found))
+
+
+def _alive(keys: Keys, me: Me) -> Guard:
+    return Guard(keys.node_alive(me.node), "create", token_revision(me.session))
+
+
+def _ride(extra: Extra) -> tuple[Put, ...]:
+    return tuple(Put(key, encode(record)) for key, record in extra)
+
+
+# --- sessions -------------------------------------------------------------------------------------------
+
+
+def register(keys: Keys, alive: NodeAlive, lease: int, fence: Seen[Fence] | None) -> Change:
+    """Begin a session: its number is the create revision of the key that this puts.
+
+    Safety: the alive key must be absent, since a put over a living key keeps its create revision (CE8).
+    ``fences/me`` unchanged: a fence that was decided on since I looked makes me look again. An open intent
+    whose fencer is not alive is cancelled here (waiting for it would be for ever, CE2): its ``done`` compares
+    the fence's revision, so that a fencer that comes back too late cannot finish it.
+    """
+    key = keys.fence(alive.name)
+    guards = [_absent(keys.node_alive(alive.name)), _unchanged(key, fence)]
+    effects: list[Put | Delete] = [Put(keys.node_alive(alive.name), encode(alive), leased=True)]
+    if fence is not None and fence.ok.intent:
+        guards.append(_absent(keys.node_alive(fence.ok.intent_by)))
+        cancelled = msgspec.structs.replace(
+            fence.ok, intent=False, intent_by="", intent_session=0, intent_through=0
+        )
+        effects.append(Put(key, encode(cancelled)))
+    return Change(name="register", guards=tuple(guards), effects=tuple(effects), lease=lease)
+
+
+def declare(keys: Keys, me: Me, facts: NodeFacts, found: Seen[NodeFacts] | None) -> Change:
+    """Write down the storage addresses before the first of them is used in this session.
+
+    Safety: a fencer reads them *after* its intent committed, and the intent needs me dead; ``alive = S``
+    makes sure that no address is added behind its back.
+    """
+    key = keys.node_facts(me.node)
+    return Change(
+        name="declare",
+        guards=(_alive(keys, me), _unchanged(key, found)),
+        effects=(Put(key, encode(facts)),),
+    )
+
+
+def announce(keys: Keys, me: Me, alive: NodeAlive, extra: Extra = ()) -> Change:
+    """Publish the node's state; with ``ready=True`` for the first time this is DESIGN's *ready*.
+
+    Safety: ``alive = S``. Only after my unblock was confirmed, or I saw that I am not blocked; one way within
+    a session (CE1).
+    """
+    return Change(
+        name="ready" if alive.ready else "announce",
+        guards=(_alive(keys, me),),
+        effects=(Put(keys.node_alive(me.node), encode(alive), leased=True), *_ride(extra)),
+        lease=me.lease,
+    )
+
+
+# --- claims ---------------------------------------------------------------------------------------------
+
+
+def claim(
+    keys: Keys,
+    me: Me,
+    vm: VmId,
+    spec: Seen[VmSpec],
+    new: Claim,
+    status: VmStatus,
+    volume: Volume | None,
+    extra: Extra = (),
+) -> Change:
+    """Answer for a VM that nobody answers for.
+
+    Safety: claim absent, so one wins; the spec is the one I decided on; ``alive = S``. The epoch is stored as
+    0, "the revision of this put": a number chosen before could repeat (CE4). The volume's record is written
+    here, before the disk exists, so that nothing is ever made that no record leads to.
+    """
+    effects: list[Put | Delete] = [
+        Put(keys.claim(vm), encode(new)),
+        Put(keys.vm_status(vm), encode(status), leased=True),
+    ]
+    if volume is not None:
+        effects.append(Put(keys.volume(volume.project, volume.uuid), encode(volume)))
+    return Change(
+        name="claim",
+        guards=(_absent(keys.claim(vm)), _unchanged(keys.vm_spec(vm), spec), _alive(keys, me)),
+        effects=(*effects, *_ride(extra)),
+        lease=me.lease,
+    )
+
+
+def takeover(
+    keys: Keys,
+    me: Me,
+    vm: VmId,
+    old: Seen[Claim],
+    fence: Seen[Fence],
+    spec: Seen[VmSpec] | None,
+    new: Claim,
+    status: VmStatus,
+    extra: Extra = (),
+) -> Change:
+    """Answer for a VM whose node was shut out of the storage.
+
+    Safety: the fence record that I read says done through the claim's session, and is unchanged; the claim and
+    the spec are the ones I decided on. A VM whose spec is gone is taken over too, to be released.
+    """
+    if fence.ok.through < old.ok.session:
+        raise ValueError(f"takeover of {vm}: session {old.ok.session} of {old.ok.node} is not fenced")
+    return Change(
+        name="takeover",
+        guards=(
+            _unchanged(keys.claim(vm), old),
+            _unchanged(keys.vm_spec(vm), spec),
+            _unchanged(keys.fence(old.ok.node), fence),
+            _alive(keys, me),
+        ),
+        effects=(
+            Put(keys.claim(vm), encode(new)),
+            Put(keys.vm_status(vm), encode(status), leased=True),
+            *_ride(extra),
+        ),
+        lease=me.lease,
+    )
+
+
+def adopt(keys: Keys, me: Me, vm: VmId, old: Seen[Claim], status: VmStatus, extra: Extra = ()) -> Change:
+    """Bring my own claim of an older session into this one; the VM never stopped and keeps its epoch.
+
+    Safety: only a claim whose session is not fenced (the caller's plan says so, and it may not change while I
+    am alive: an intent needs my alive key absent). Stored epoch 0 becomes a number here: this put has another
+    revision.
+    """
+    new = msgspec.structs.replace(old.ok, session=me.session)
+    return Change(
+        name="adopt",
+        guards=(_unchanged(keys.claim(vm), old), _alive(keys, me)),
+        effects=(
+            Put(keys.claim(vm), encode(new)),
+            Put(keys.vm_status(vm), encode(status), leased=True),
+            *_ride(extra),
+        ),
+        lease=me.lease,
+    )
+
+
+def publish(keys: Keys, me: Me, vm: VmId, held: Seen[Claim], status: VmStatus, extra: Extra = ()) -> Change:
+    """Say how a VM of mine is doing. Safety: only its claimant in a living session may."""
+    return Change(
+        name="publish",
+        guards=(_unchanged(keys.claim(vm), held), _alive(keys, me)),
+        effects=(Put(keys.vm_status(vm), encode(status), leased=True), *_ride(extra)),
+        lease=me.lease,
+    )
+
+
+def halt(
+    keys: Keys,
+    me: Me,
+    vm: VmId,
+    held: Seen[Claim],
+    spec: Seen[VmSpec],
+    record: Halt,
+    status: VmStatus,
+    extra: Extra = (),
+) -> Change:
+    """Record for good that the guest switched itself off, before its claim is released.
+
+    Safety: durable and before the release, so that my death in between does not start the VM elsewhere. The
+    spec is unchanged: a ``vm start`` that came meanwhile wins.
+    """
+    return Change(
+        name="halt",
+        guards=(
+            _unchanged(keys.claim(vm), held),
+            _unchanged(keys.vm_spec(vm), spec),
+            _alive(keys, me),
+        ),
+        effects=(
+            Put(keys.halt(vm), encode(record)),
+            Put(keys.vm_status(vm), encode(status), leased=True),
+            *_ride(extra),
+        ),
+        lease=me.lease,
+    )
+
+
+def release(keys: Keys, me: Me, vm: VmId, held: Seen[Claim], drop_halt: bool, extra: Extra = ()) -> Change:
+    """Answer for a VM no longer.
+
+    Safety: the caller has seen the domain undefined and no call in flight for it.
+    """
+    effects: list[Put | Delete] = [Delete(keys.claim(vm)), Delete(keys.vm_status(vm))]
+    if drop_halt:
+        effects.append(Delete(keys.halt(vm)))
+    return Change(
+        name="release",
+        guards=(_unchanged(keys.claim(vm), held), _alive(keys, me)),
+        effects=(*effects, *_ride(extra)),
+    )
+
+
+def forget_halt(keys: Keys, me: Me, vm: VmId, found: Seen[Halt], spec: Seen[VmSpec] | None) -> Change:
+    """Drop a halt whose VM is gone or was started again. Safety: the spec is the one that voids it."""
+    return Change(
+        name="forget_halt",
+        guards=(
+            _unchanged(keys.halt(vm), found),
+            _unchanged(keys.vm_spec(vm), spec),
+            _alive(keys, me),
+        ),
+        effects=(Delete(keys.halt(vm)),),
+    )
+
+
+def forget_volume(keys: Keys, me: Me, found: Seen[Volume], vm: VmId, extra: Extra = ()) -> Change:
+    """Drop the record of a disk that was removed. After the removal: a crash in between repeats it."""
+    key = keys.volume(found.ok.project, found.ok.uuid)
+    return Change(
+        name="forget_volume",
+        guards=(_unchanged(key, found), _alive(keys, me)),
+        effects=(Delete(key), *_ride(extra)),
+    )
+
+
+# --- fences ---------------------------------------------------------------------------------------------
+
+
+def intent(keys: Keys, me: Me, victim: str, found: Seen[Fence] | None, extra: Extra = ()) -> Change:
+    """Open a fence of another node.
+
+    Safety: its alive key is absent *in this transaction*, so ``through`` (the revision of this put) lies
+    above every session it had and below every one it will get.
+    """
+    old = found.ok if found is not None else Fence()
+    new = msgspec.structs.replace(
+        old,
+        intent=True,
+        intent_by=me.node,
+        intent_session=me.session,
+        intent_through=0,
+        generation=me.generation,
+    )
+    return Change(
+        name="intent",
+        guards=(
+            _absent(keys.node_alive(victim)),
+            _unchanged(keys.fence(victim), found),
+            _alive(keys, me),
+        ),
+        effects=(Put(keys.fence(victim), encode(new)), *_ride(extra)),
+    )
+
+
+def take_over_intent(keys: Keys, me: Me, victim: str, found: Seen[Fence], extra: Extra = ()) -> Change:
+    """Finish what a dead fencer began; also how a fencer goes on with its own after a restart.
+
+    Safety: its ``through`` is kept, not raised: the victim may be registered again by now. The guard on the
+    fencer's alive key is mine to give only when it is another node.
+    """
+    guards = [_unchanged(keys.fence(victim), found), _alive(keys, me)]
+    if found.ok.intent_by != me.node:
+        guards.append(_absent(keys.node_alive(found.ok.intent_by)))
+    new = msgspec.structs.replace(
+        found.ok,
+        intent_by=me.node,
+        intent_session=me.session,
+        intent_through=resolved_intent(found.ok, found.mod),
+    )
+    return Change(
+        name="take_over_intent",
+        guards=tuple(guards),
+        effects=(Put(keys.fence(victim), encode(new)), *_ride(extra)),
+    )
+
+
+def done(keys: Keys, victim: str, mine: Seen[Fence], receipt: FenceReceipt, extra: Extra = ()) -> Change:
+    """Close my fence after the storage confirmed the block.
+
+    Safety: ``fences/victim`` is still my intent. Not ``alive = S``: a block that landed is true whoever lives.
+    """
+    new = Fence(
+        through=max(mine.ok.through, resolved_intent(mine.ok, mine.mod)),
+        generation=mine.ok.generation,
+        receipt=receipt,
+    )
+    return Change(
+        name="done",
+        guards=(_unchanged(keys.fence(victim), mine),),
+        effects=(Put(keys.fence(victim), encode(new)), *_ride(extra)),
+    )
+
+
+def event_of(keys: Keys, at_ms: int, ident: str, event: Event) -> tuple[str, Record]:
+    """An event as an extra of a change."""
+    return keys.event(at_ms, ident), event

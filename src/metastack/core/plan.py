@@ -1,0 +1,345 @@
+"""The rulebook: ``plan(view) -> one Action``. Facts in, one step out; nothing is remembered.
+
+Owns: what a node does about one VM (:func:`plan`) and about one other node (:func:`plan_fence`).
+Refuses: clocks, I/O and steps stored from last time; whoever crashed, the next look finds the same facts.
+Rule: boot only if ready and the claim is (me, this session); kill whatever no unfenced claim of mine covers.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from .facts import Domain, DomainState, EndReason
+from .model import Claim, Fence, Halt, Power, VmId, VmSpec
+from .world import Seen
+
+
+class View(Struct, frozen=True, kw_only=True):
+    """Everything that bears on one VM at this node, looked at once."""
+
+    vm: VmId
+    node: str
+    """Me."""
+    session: int
+    """My living session; 0 while I have none."""
+    ready: bool
+    """My session may claim, boot and resume."""
+    fenced_through: int = 0
+    """My sessions up to this one are shut out of the storage."""
+    spec: Seen[VmSpec] | None = None
+    claim: Seen[Claim] | None = None
+    halt: Seen[Halt] | None = None
+    owner_fence: Seen[Fence] | None = None
+    """Fence record of the claim's node."""
+    domains: tuple[Domain, ...] = ()
+    """Local domains of this VM's name, of whatever UUID."""
+    rank: int | None = None
+    """My place among those who would take it (0 first); None when I would not."""
+    waited_s: float = 0.0
+    """Since this rank was computed."""
+    rank_delay_s: float = 0.03
+    retry_in_s: float = 0.0
+    """Wait left before the next boot of a crashing guest, or of a boot that was refused."""
+    stop_left_s: float | None = None
+    """Patience left for a graceful stop; None: not asked yet."""
+    ask_again_in_s: float = 0.0
+    """Wait left before the guest is asked to stop once more."""
+
+
+# --- actions --------------------------------------------------------------------------------------------
+
+
+class Idle(Struct, frozen=True):
+    """Nothing to do; look again in ``again_in_s`` seconds if it is above 0."""
+
+    why: str
+    again_in_s: float = 0.0
+
+
+class TakeClaim(Struct, frozen=True):
+    """Claim the VM."""
+
+
+class TakeOver(Struct, frozen=True):
+    """Take the claim of a fenced session."""
+
+
+class Adopt(Struct, frozen=True):
+    """Bring my older claim into this session."""
+
+
+class Boot(Struct, frozen=True):
+    """Make the disk if needed, define and start."""
+
+
+class Kill(Struct, frozen=True):
+    """Destroy and undefine a domain."""
+
+    uuid: str
+    why: str
+    crashed: bool = False
+    """It ended by itself: count it, and wait longer before the next boot."""
+
+
+class AskToStop(Struct, frozen=True):
+    """Send the guest its power button."""
+
+    uuid: str
+
+
+class PauseGuest(Struct, frozen=True):
+    uuid: str
+
+
+class ResumeGuest(Struct, frozen=True):
+    uuid: str
+    why: str = ""
+
+
+class Retag(Struct, frozen=True):
+    """Write my session into the domain's metadata."""
+
+    uuid: str
+
+
+class RecordHalt(Struct, frozen=True):
+    """The guest switched itself off: make that durable."""
+
+
+class Release(Struct, frozen=True):
+    """Give the claim back."""
+
+    drop_halt: bool = False
+
+
+class Publish(Struct, frozen=True):
+    """Nothing to change; see that the published status says how it is."""
+
+
+class ForgetHalt(Struct, frozen=True):
+    """Drop a halt record that nothing refers to any more."""
+
+
+Action = (
+    Idle
+    | TakeClaim
+    | TakeOver
+    | Adopt
+    | Boot
+    | Kill
+    | AskToStop
+    | PauseGuest
+    | ResumeGuest
+    | Retag
+    | RecordHalt
+    | Release
+    | Publish
+    | ForgetHalt
+)
+
+
+def _halted(view: View) -> bool:
+    if view.spec is None or view.spec.record is None or view.halt is None or view.halt.record is None:
+        return False
+    spec, halt = view.spec.record, view.halt.record
+    return halt.uuid == spec.uuid and halt.run >= spec.run
+
+
+def _wants_on(view: View) -> bool:
+    return (
+        view.spec is not None
+        and view.spec.record is not None
+        and view.spec.record.power is Power.ON
+        and not _halted(view)
+    )
+
+
+def _covered(view: View, domain: Domain) -> bool:
+    """The domain runs under a claim of this node that no fence reached.
+
+    Safety: by node, not by session. A session that was lost keeps its guests (Ceph's quorum decides who may
+    write, not etcd's); one that was fenced does not.
+    """
+    if view.claim is None or view.claim.record is None:
+        return False
+    claim = view.claim.record
+    return claim.node == view.node and claim.uuid == domain.uuid and claim.session > view.fenced_through
+
+
+def plan(view: View) -> Action:
+    """One step towards what the spec wants, or why there is none."""
+    if view.claim is not None and view.claim.record is None:
+        return Idle(f"its claim cannot be read: {view.claim.why}")
+    if view.spec is not None and view.spec.record is None:
+        return Idle(f"its spec cannot be read: {view.spec.why}")
+
+    # Domains first: nothing that is not covered may live, whatever else is true.
+    for domain in view.domains:
+        if not domain.managed:
+            continue
+        if not _covered(view, domain):
+            return Kill(domain.uuid, "claimed elsewhere, fenced, or not claimed")
+        if view.claim is not None and domain.epoch != view.claim.ok.epoch:
+            # Safety: a domain of another epoch was booted under a claim that has been lost since.
+            return Kill(domain.uuid, f"stale epoch {domain.epoch}")
+
+    if not view.session:
+        return Idle("no session: start nothing, kill nothing that is covered")
+    if not view.ready:
+        return Idle("not ready")
+    if view.claim is None:
+        return _unclaimed(view)
+    if view.claim.ok.node != view.node or view.claim.ok.session <= view.fenced_through:
+        return _foreign(view)
+    if view.claim.ok.session != view.session:
+        return Adopt()
+    return _mine(view)
+
+
+def _unclaimed(view: View) -> Action:
+    if view.halt is not None and (view.spec is None or not _halted(view)):
+        return ForgetHalt()
+    if not _wants_on(view):
+        return Idle("nothing to run")
+    return _in_turn(view, TakeClaim())
+
+
+def _in_turn(view: View, action: Action) -> Action:
+    if view.rank is None:
+        return Idle("this node would not take it")
+    wait_s = view.rank * view.rank_delay_s - view.waited_s
+    if wait_s > 0:
+        return Idle(f"rank {view.rank}: others first", wait_s)
+    return action
+
+
+def _foreign(view: View) -> Action:
+    """Somebody else's claim, or mine of a fenced session: take it over once its session is fenced."""
+    claim = view.claim.ok if view.claim is not None else None
+    fence = view.owner_fence
+    if claim is None or fence is None or fence.record is None or fence.record.through < claim.session:
+        return Idle("claimed by another node")
+    return _in_turn(view, TakeOver())
+
+
+def _mine(view: View) -> Action:
+    spec = view.spec.record if view.spec is not None else None
+    claim = view.claim.ok if view.claim is not None else None
+    domain = view.domains[0] if view.domains else None
+    assert claim is not None
+    if spec is None or spec.uuid != claim.uuid:
+        # Deleted, or made anew under the same name: the disk goes too, so there is nothing to save.
+        return Kill(domain.uuid, "deleted") if domain is not None else Release(drop_halt=spec is None)
+    if not _wants_on(view):
+        return _stop(view, spec, domain) or Release()
+    if domain is None:
+        if view.retry_in_s > 0:
+            return Idle("waiting before the next boot", view.retry_in_s)
+        return Boot()
+    if domain.run < spec.run:
+        return _stop(view, spec, domain) or Boot()
+    if domain.state is DomainState.DEFINED:
+        if domain.end is EndReason.SHUTDOWN:
+            return RecordHalt()
+        crashed = domain.end in (EndReason.CRASHED, EndReason.FAILED)
+        return Kill(domain.uuid, f"ended: {domain.end.value or 'never started'}", crashed=crashed)
+    if domain.session != claim.session:
+        return Retag(domain.uuid)
+    if domain.state is DomainState.IO_ERROR:
+        if view.retry_in_s > 0:
+            return Idle("paused by an I/O error; will try to resume", view.retry_in_s)
+        return ResumeGuest(domain.uuid, "I/O error")
+    # A pause belongs to one epoch: a VM that was paused where it was lost comes back running.
+    pause = spec.paused_epoch == claim.epoch
+    if pause and domain.state is DomainState.RUNNING:
+        return PauseGuest(domain.uuid)
+    if not pause and domain.state is DomainState.PAUSED:
+        return ResumeGuest(domain.uuid)
+    return Publish()
+
+
+def _stop(view: View, spec: VmSpec, domain: Domain | None) -> Action | None:
+    """The next step of stopping a domain; None when it is gone."""
+    if domain is None:
+        return None
+    if domain.state is DomainState.DEFINED:
+        return Kill(domain.uuid, "stopped")
+    if spec.force or domain.state in (DomainState.PAUSED, DomainState.IO_ERROR):
+        return Kill(domain.uuid, "forced off" if spec.force else "stopped while paused")
+    if view.stop_left_s is not None and view.stop_left_s <= 0:
+        return Kill(domain.uuid, "did not shut down in time")
+    if view.ask_again_in_s > 0:
+        return Idle("shutting down", view.ask_again_in_s)
+    return AskToStop(domain.uuid)
+
+
+# --- fencing --------------------------------------------------------------------------------------------
+
+
+class FenceView(Struct, frozen=True, kw_only=True):
+    """Everything that bears on another node's death."""
+
+    victim: str
+    node: str
+    session: int
+    ready: bool
+    victim_alive: bool
+    absent_for_s: float
+    """Since its alive key was seen to be absent."""
+    grace_s: float
+    unfenced_claims: int
+    """Claims of its sessions that no done fence reaches."""
+    fence: Seen[Fence] | None
+    fencer_alive: bool
+    """The node that holds an open intent is alive."""
+    working: bool
+    """I am blocking that node right now."""
+    braked: str
+    """Why the mass brake holds; empty when it does not."""
+    rank: int | None
+    waited_s: float
+    rank_delay_s: float
+
+
+class OpenIntent(Struct, frozen=True):
+    """Open a fence."""
+
+
+class TakeOverIntent(Struct, frozen=True):
+    """Go on with an open fence."""
+
+
+FenceAction = Idle | OpenIntent | TakeOverIntent
+
+
+def plan_fence(view: FenceView) -> FenceAction:
+    """Whether I should fence that node now."""
+    if not view.session or not view.ready:
+        return Idle("not ready")
+    if view.working:
+        return Idle("fencing it right now")
+    if view.fence is not None and view.fence.record is None:
+        return Idle(f"its fence record cannot be read: {view.fence.why}")
+    if view.fence is not None and view.fence.ok.intent:
+        # Also when the victim is back: it waits for this intent to end (a live fencer) or cancels it.
+        if view.fence.ok.intent_by == view.node:
+            return TakeOverIntent()
+        if view.fencer_alive or view.rank is None:
+            return Idle("another node is fencing it")
+        return _fence_in_turn(view, TakeOverIntent())
+    if view.victim_alive:
+        return Idle("it is alive")
+    if not view.unfenced_claims:
+        return Idle("it answers for nothing")
+    if view.absent_for_s < view.grace_s:
+        return Idle("grace", view.grace_s - view.absent_for_s)
+    if view.braked:
+        return Idle(view.braked, 5.0)
+    return _fence_in_turn(view, OpenIntent())
+
+
+def _fence_in_turn(view: FenceView, action: FenceAction) -> FenceAction:
+    if view.rank is None:
+        return Idle("others fence")
+    wait_s = view.rank * view.rank_delay_s * 4 - view.waited_s
+    return Idle(f"rank {view.rank}: others first", wait_s) if wait_s > 0 else action

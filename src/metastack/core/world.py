@@ -1,0 +1,239 @@
+"""The world: every record that etcd holds, folded from a snapshot and the events after it.
+
+Owns: the one picture that agents, CLI and web decide and read from.
+Refuses: to guess. A record that does not parse is kept as *unreadable* with its reason, so that one broken
+VM is left alone and the rest goes on.
+Rule: events are applied in revision order and ``revision`` never goes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, Generic, TypeVar
+
+from msgspec import Struct
+
+from .change import Batch, Entry, KeyEvent, Snapshot
+from .codec import Unreadable, decode
+from .keys import Keys, Kind, ParsedKey
+from .model import (
+    Claim,
+    ClusterConfig,
+    Fence,
+    Generation,
+    Halt,
+    Image,
+    NodeAlive,
+    NodeFacts,
+    NodeSpec,
+    Record,
+    VmId,
+    VmSpec,
+    VmStatus,
+    Volume,
+    resolved_claim,
+    token,
+)
+
+R = TypeVar("R", bound=Record)
+
+_TYPES: Final[dict[Kind, type[Record]]] = {
+    Kind.CLUSTER: ClusterConfig,
+    Kind.GENERATION: Generation,
+    Kind.IMAGE: Image,
+    Kind.VM_SPEC: VmSpec,
+    Kind.NODE_SPEC: NodeSpec,
+    Kind.CLAIM: Claim,
+    Kind.NODE_FACTS: NodeFacts,
+    Kind.FENCE: Fence,
+    Kind.HALT: Halt,
+    Kind.NODE_ALIVE: NodeAlive,
+    Kind.VM_STATUS: VmStatus,
+    Kind.VOLUME: Volume,
+}
+"""Kinds that are part of the picture; events, history and tickets are read on demand."""
+
+
+class Seen(Struct, Generic[R], frozen=True):
+    """A record as it was seen: with the revisions that guards compare."""
+
+    record: R | None
+    """None when it does not parse; then ``why`` says so."""
+    mod: int
+    create: int
+    lease: int = 0
+    why: str = ""
+
+    @property
+    def ok(self) -> R:
+        """The record; only for callers that have checked that it parses."""
+        if self.record is None:
+            raise ValueError(f"unreadable record used: {self.why}")
+        return self.record
+
+
+def mod_of(seen: Seen[R] | None) -> int:
+    """The mod revision to guard with; 0 ("absent") for none."""
+    return seen.mod if seen is not None else 0
+
+
+def seen(kind: type[R], entry: Entry) -> Seen[R]:
+    """An entry as a typed, seen record."""
+    try:
+        record: R | None = decode(kind, entry.value, entry.key)
+    except Unreadable as error:
+        return Seen(None, entry.mod_revision, entry.create_revision, entry.lease, str(error))
+    if isinstance(record, Claim):
+        record = resolved_claim(record, entry.mod_revision)  # type: ignore[assignment]
+    return Seen(record, entry.mod_revision, entry.create_revision, entry.lease)
+
+
+class World:
+    """Everything known, at one revision."""
+
+    def __init__(self, keys: Keys) -> None:
+        self.keys = keys
+        self.revision = 0
+        self._tables: dict[Kind, dict[tuple[str, ...], Seen[Record]]] = {kind: {} for kind in _TYPES}
+
+    # --- folding
+    def load(self, snapshot: Snapshot) -> set[ParsedKey]:
+        """Replace the picture by a snapshot; returns every key that differs from the one before."""
+        fresh: dict[Kind, dict[tuple[str, ...], Seen[Record]]] = {kind: {} for kind in _TYPES}
+        for entry in snapshot.entries:
+            parsed = self.keys.parse(entry.key)
+            if parsed is not None and parsed.kind in _TYPES:
+                fresh[parsed.kind][parsed.names] = seen(_TYPES[parsed.kind], entry)
+        changed: set[ParsedKey] = set()
+        for kind, table in fresh.items():
+            old = self._tables[kind]
+            for names in old.keys() | table.keys():
+                before, after = old.get(names), table.get(names)
+                if mod_of(before) != mod_of(after):
+                    changed.add(ParsedKey(kind, names))
+        self._tables = fresh
+        self.revision = max(self.revision, snapshot.revision)
+        return changed
+
+    def apply(self, batch: Batch) -> set[ParsedKey]:
+        """Fold a batch in; returns the keys that it touched."""
+        changed: set[ParsedKey] = set()
+        for event in batch.events:
+            parsed = self._apply_one(event)
+            if parsed is not None:
+                changed.add(parsed)
+        self.revision = max(self.revision, batch.revision)
+        return changed
+
+    def _apply_one(self, event: KeyEvent) -> ParsedKey | None:
+        parsed = self.keys.parse(event.key)
+        if parsed is None or parsed.kind not in _TYPES:
+            return None
+        table = self._tables[parsed.kind]
+        old = table.get(parsed.names)
+        if old is not None and old.mod >= event.revision:
+            return None  # a snapshot was newer than this event
+        if event.entry is None:
+            table.pop(parsed.names, None)
+        else:
+            table[parsed.names] = seen(_TYPES[parsed.kind], event.entry)
+        return parsed
+
+    # --- reading
+    def _get(self, kind: Kind, cls: type[R], *names: str) -> Seen[R] | None:
+        return self._tables[kind].get(names)  # type: ignore[return-value]
+
+    def names(self, kind: Kind) -> Iterator[tuple[str, ...]]:
+        """The names of every object of a kind."""
+        return iter(self._tables[kind])
+
+    @property
+    def config(self) -> ClusterConfig:
+        """The platform's settings; defaults when absent or unreadable."""
+        found = self._get(Kind.CLUSTER, ClusterConfig)
+        return found.record if found is not None and found.record is not None else ClusterConfig()
+
+    @property
+    def generation(self) -> int:
+        found = self._get(Kind.GENERATION, Generation)
+        return found.record.generation if found is not None and found.record is not None else 0
+
+    def image(self, name: str) -> Seen[Image] | None:
+        return self._get(Kind.IMAGE, Image, name)
+
+    def spec(self, vm: VmId) -> Seen[VmSpec] | None:
+        return self._get(Kind.VM_SPEC, VmSpec, vm.project, vm.name)
+
+    def claim(self, vm: VmId) -> Seen[Claim] | None:
+        return self._get(Kind.CLAIM, Claim, vm.project, vm.name)
+
+    def status(self, vm: VmId) -> Seen[VmStatus] | None:
+        return self._get(Kind.VM_STATUS, VmStatus, vm.project, vm.name)
+
+    def halt(self, vm: VmId) -> Seen[Halt] | None:
+        return self._get(Kind.HALT, Halt, vm.project, vm.name)
+
+    def volume(self, project: str, uuid: str) -> Seen[Volume] | None:
+        return self._get(Kind.VOLUME, Volume, project, uuid)
+
+    def alive(self, node: str) -> Seen[NodeAlive] | None:
+        return self._get(Kind.NODE_ALIVE, NodeAlive, node)
+
+    def facts(self, node: str) -> Seen[NodeFacts] | None:
+        return self._get(Kind.NODE_FACTS, NodeFacts, node)
+
+    def fence(self, node: str) -> Seen[Fence] | None:
+        return self._get(Kind.FENCE, Fence, node)
+
+    def node_spec(self, node: str) -> Seen[NodeSpec] | None:
+        return self._get(Kind.NODE_SPEC, NodeSpec, node)
+
+    def session(self, node: str) -> int:
+        """The node's living session, or 0."""
+        found = self.alive(node)
+        if found is None:
+            return 0
+        return token(found.record.generation if found.record is not None else 0, found.create)
+
+    def fenced_through(self, node: str) -> int:
+        """Every session of the node up to this one is shut out of the storage."""
+        found = self.fence(node)
+        return found.record.through if found is not None and found.record is not None else 0
+
+    def vms(self) -> set[VmId]:
+        """Every VM that anything is known of."""
+        tables = (Kind.VM_SPEC, Kind.CLAIM, Kind.VM_STATUS, Kind.HALT)
+        return {VmId(*names) for kind in tables for names in self._tables[kind]}
+
+    def specs(self) -> Iterator[tuple[VmId, Seen[VmSpec]]]:
+        for names, found in self._tables[Kind.VM_SPEC].items():
+            yield VmId(*names), found  # type: ignore[misc]
+
+    def claims(self) -> Iterator[tuple[VmId, Seen[Claim]]]:
+        for names, found in self._tables[Kind.CLAIM].items():
+            yield VmId(*names), found  # type: ignore[misc]
+
+    def images(self) -> Iterator[tuple[str, Seen[Image]]]:
+        for names, found in self._tables[Kind.IMAGE].items():
+            yield names[0], found  # type: ignore[misc]
+
+    def volumes(self) -> Iterator[tuple[tuple[str, str], Seen[Volume]]]:
+        for names, found in self._tables[Kind.VOLUME].items():
+            yield (names[0], names[1]), found  # type: ignore[misc]
+
+    def nodes(self) -> list[str]:
+        """Every node that joined or is alive, sorted."""
+        return sorted(
+            {names[0] for kind in (Kind.NODE_FACTS, Kind.NODE_ALIVE) for names in self._tables[kind]}
+        )
+
+
+def wants_on(world: World, vm: VmId) -> bool:
+    """True when the spec asks for the VM to run and its guest has not switched itself off in this run."""
+    found = world.spec(vm)
+    if found is None or found.record is None or found.record.power != "on":
+        return False
+    halt = world.halt(vm)
+    if halt is None or halt.record is None:
+        return True
+    return not (halt.record.uuid == found.record.uuid and halt.record.run >= found.record.run)
