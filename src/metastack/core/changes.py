@@ -32,7 +32,7 @@ from .model import (
     resolved_intent,
     token_revision,
 )
-from .world import Seen, mod_of
+from .world import R, Seen, mod_of
 
 Extra = Iterable[tuple[str, Record]]
 """Unguarded records that ride along in the same transaction: events."""
@@ -51,7 +51,7 @@ def _absent(key: str) -> Guard:
     return Guard(key, "mod", 0)
 
 
-def _unchanged(key: str, found: Seen[Record] | None) -> Guard:
+def _unchanged(key: str, found: Seen[R] | None) -> Guard:
     return Guard(key, "mod", mod_of(found))
 
 

@@ -223,9 +223,7 @@ class World:
 
     def nodes(self) -> list[str]:
         """Every node that joined or is alive, sorted."""
-        return sorted(
-            {names[0] for kind in (Kind.NODE_FACTS, Kind.NODE_ALIVE) for names in self._tables[kind]}
-        )
+        return sorted({names[0] for kind in (Kind.NODE_FACTS, Kind.NODE_ALIVE) for names in self._tables[kind]})
 
 
 def wants_on(world: World, vm: VmId) -> bool:
