@@ -93,8 +93,8 @@ class Store(Protocol):
         """One key, linearizable."""
         ...
 
-    async def list(self, prefix: str) -> Snapshot:
-        """Every entry under a prefix at one revision, paged, sorted by key."""
+    async def list(self, *prefixes: str) -> Snapshot:
+        """Every entry under these prefixes at one revision, paged, in the order of the prefixes, then keys."""
         ...
 
     async def commit(self, change: Change) -> Outcome:

@@ -21,6 +21,7 @@ class Kind(StrEnum):
     CLUSTER = "config/cluster"
     GENERATION = "config/generation"
     IMAGE = "config/images"
+    PROJECT = "config/projects"
     VM_SPEC = "desired/vms"
     NODE_SPEC = "desired/nodes"
     CLAIM = "claims"
@@ -39,6 +40,7 @@ _PARTS: Final[dict[Kind, int]] = {
     Kind.CLUSTER: 0,
     Kind.GENERATION: 0,
     Kind.IMAGE: 1,
+    Kind.PROJECT: 1,
     Kind.VM_SPEC: 2,
     Kind.NODE_SPEC: 1,
     Kind.CLAIM: 2,
@@ -91,6 +93,9 @@ class Keys:
 
     def image(self, name: str) -> str:
         return self._key(Kind.IMAGE, name)
+
+    def project(self, name: str) -> str:
+        return self._key(Kind.PROJECT, name)
 
     def vm_spec(self, vm: VmId) -> str:
         return self._key(Kind.VM_SPEC, vm.project, vm.name)

@@ -139,6 +139,16 @@ class ClusterConfig(Record, frozen=True, kw_only=True):
     """Central syslog server as ``tcp://HOST:PORT``; empty: none."""
 
 
+class Project(Record, frozen=True, kw_only=True):
+    """``config/projects/<name>``: a room for VMs. ``default`` exists without a record."""
+
+    name: str
+    created: str = ""
+    by: str = ""
+    reason: str = ""
+    request_id: str = ""
+
+
 class ImageState(StrEnum):
     IMPORTING = "importing"
     READY = "ready"
@@ -418,6 +428,7 @@ class Generation(Record, frozen=True, kw_only=True):
 
 RECORDS: Final[dict[str, type[Record]]] = {
     "cluster": ClusterConfig,
+    "project": Project,
     "image": Image,
     "vm_spec": VmSpec,
     "node_spec": NodeSpec,

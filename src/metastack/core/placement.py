@@ -169,9 +169,17 @@ def _with_promise(nodes: list[NodeView], name: str, spec: VmSpec) -> list[NodeVi
     return out
 
 
+def unanswered(world: World, vm: VmId) -> bool:
+    """Nobody answers for the VM, or only a session that is shut out of the storage."""
+    found = world.claim(vm)
+    if found is None:
+        return True
+    return found.record is not None and found.record.session <= world.fenced_through(found.record.node)
+
+
 def waiting(world: World) -> list[VmId]:
     """VMs that should run and that nobody answers for, the oldest wish first."""
-    found = [(spec.mod, vm) for vm, spec in world.specs() if world.claim(vm) is None and wants_on(world, vm)]
+    found = [(spec.mod, vm) for vm, spec in world.specs() if unanswered(world, vm) and wants_on(world, vm)]
     return [vm for _, vm in sorted(found)]
 
 

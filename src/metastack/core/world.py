@@ -94,6 +94,7 @@ class World:
     def __init__(self, keys: Keys) -> None:
         self.keys = keys
         self.revision = 0
+        self._floor = 0
         self._tables: dict[Kind, dict[tuple[str, ...], Seen[Record]]] = {kind: {} for kind in _TYPES}
 
     # --- folding
@@ -112,13 +113,15 @@ class World:
                 if mod_of(before) != mod_of(after):
                     changed.add(ParsedKey(kind, names))
         self._tables = fresh
-        self.revision = max(self.revision, snapshot.revision)
+        self.revision = self._floor = max(self.revision, snapshot.revision)
         return changed
 
     def apply(self, batch: Batch) -> set[ParsedKey]:
         """Fold a batch in; returns the keys that it touched."""
         changed: set[ParsedKey] = set()
         for event in batch.events:
+            if event.revision <= self._floor:
+                continue  # the snapshot has it already; its put may have been deleted since
             parsed = self._apply_one(event)
             if parsed is not None:
                 changed.add(parsed)
@@ -130,9 +133,6 @@ class World:
         if parsed is None or parsed.kind not in _TYPES:
             return None
         table = self._tables[parsed.kind]
-        old = table.get(parsed.names)
-        if old is not None and old.mod >= event.revision:
-            return None  # a snapshot was newer than this event
         if event.entry is None:
             table.pop(parsed.names, None)
         else:

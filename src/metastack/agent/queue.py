@@ -1,0 +1,80 @@
+"""A fair queue of keys: deduplicating, level-triggered, one worker a key.
+
+Owns: which key is worked on next. Refuses: payloads; a worker looks at the world afresh.
+Rule: a key that is added while it is being worked on is worked on once more afterwards, never at once.
+Bound: it holds each key at most once, so it is as long as there are objects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Queue(Generic[K]):
+    """First come, first served."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[K, None] = OrderedDict()
+        self._working: set[K] = set()
+        self._again: set[K] = set()
+        self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._ready = asyncio.Event()
+
+    def add(self, key: K) -> None:
+        """Work on the key soon; a later appointment for it is void."""
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+        if key in self._working:
+            self._again.add(key)
+        elif key not in self._waiting:
+            self._waiting[key] = None
+            self._ready.set()
+
+    def add_after(self, key: K, delay_s: float) -> None:
+        """Work on the key in ``delay_s`` seconds, unless an earlier appointment exists."""
+        if delay_s <= 0:
+            self.add(key)
+            return
+        loop = asyncio.get_running_loop()
+        due = loop.time() + delay_s
+        timer = self._timers.get(key)
+        if timer is not None:
+            if timer.when() <= due:
+                return
+            timer.cancel()
+        self._timers[key] = loop.call_at(due, self._fire, key)
+
+    def _fire(self, key: K) -> None:
+        self._timers.pop(key, None)
+        self.add(key)
+
+    async def get(self) -> K:
+        """The next key; :meth:`done` must follow."""
+        while not self._waiting:
+            self._ready.clear()
+            await self._ready.wait()
+        key, _ = self._waiting.popitem(last=False)
+        self._working.add(key)
+        return key
+
+    def done(self, key: K) -> None:
+        """The work on the key has ended."""
+        self._working.discard(key)
+        if key in self._again:
+            self._again.discard(key)
+            self.add(key)
+
+    def close(self) -> None:
+        """Cancel every appointment."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._working)
