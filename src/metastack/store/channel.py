@@ -1,0 +1,254 @@
+"""Endpoints, their channels, and which member is asked next.
+
+Owns: one gRPC channel per endpoint, rotation between them, and the deadlines of a call.
+Refuses: gRPC's own load balancing and retries, which know neither etcd's errors nor what may run twice.
+Rule: a request waits for the connection apart from its answer. Whatever fails before the connection stands
+was certainly not applied; whatever fails after it may have been, unless the error itself says otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+import structlog
+from aetcd import rpc
+from msgspec import Struct
+
+from metastack.ports import Denied, Refused, Unavailable, UnknownOutcome
+from metastack.settings import StoreSettings
+
+from .errors import Verdict, judge
+
+ATTEMPT_S: Final = 1.5
+"""How long one member may take before the next is asked."""
+TOTAL_S: Final = 5.0
+PAUSE_S: Final = (0.05, 0.5)
+"""Shortest and longest pause after every endpoint was tried in vain."""
+METADATA: Final = (("hasleader", "true"),)
+"""A member cut off from its peers then answers "no leader" instead of waiting for one."""
+
+OPTIONS: Final = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # etcd ends a connection that is pinged more often than every 5 s.
+    ("grpc.keepalive_time_ms", 6000),
+    ("grpc.keepalive_timeout_ms", 3000),
+    # Without it a stopped server is noticed after 70 s: keepalive_timeout_ms has no effect in grpcio 1.85.
+    ("grpc.http2.ping_timeout_ms", 3000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Stores of one process share no connections: one's broken member is not the other's.
+    ("grpc.use_local_subchannel_pool", 1),
+    # A proxy of the environment is for the web, not for the cluster's own traffic.
+    ("grpc.enable_http_proxy", 0),
+)
+
+_DECIDED: Final = (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE)
+
+log = structlog.get_logger()
+
+
+class NotSent(Exception):
+    """No connection to this endpoint came about in time: nothing was sent."""
+
+
+class Answer(Struct, frozen=True):
+    """A response, and the loop time just before the request that it answers was sent."""
+
+    response: Any
+    sent_s: float
+
+
+class Link:
+    """One endpoint: its channel and stubs, made when first used."""
+
+    def __init__(self, endpoint: str, settings: StoreSettings) -> None:
+        self.endpoint = endpoint
+        self._settings = settings
+        self._channel: Any = None
+        self._target, self._secure = target_of(endpoint)
+        self.kv: Any = None
+        self.lease: Any = None
+        self.watch: Any = None
+        self.maintenance: Any = None
+
+    async def ready(self, timeout_s: float) -> None:
+        """Return when the connection stands or is known to be broken; raises NotSent when time is up.
+
+        A request over a broken one fails at once, unsent, and its error says why (refused, TLS, DNS).
+        """
+        if self._channel is None:
+            self._open()
+        channel = self._channel
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (state := channel.get_state(try_to_connect=True)) not in _DECIDED:
+                    await channel.wait_for_state_change(state)
+        except TimeoutError:
+            raise NotSent(f"no connection within {timeout_s:.2g} s") from None
+        except grpc.aio.UsageError as error:
+            raise NotSent(str(error)) from None
+
+    async def close(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+
+    def _open(self) -> None:
+        if self._secure:
+            credentials = grpc.ssl_channel_credentials(
+                _pem(self._settings.ca), _pem(self._settings.key), _pem(self._settings.cert)
+            )
+            self._channel = grpc.aio.secure_channel(self._target, credentials, options=OPTIONS)
+        else:
+            self._channel = grpc.aio.insecure_channel(self._target, options=OPTIONS)
+        self.kv = rpc.KVStub(self._channel)
+        self.lease = rpc.LeaseStub(self._channel)
+        self.watch = rpc.WatchStub(self._channel)
+        self.maintenance = rpc.MaintenanceStub(self._channel)
+
+
+def broken_off(why: str) -> grpc.aio.AioRpcError:
+    """The error of a stream that ended without one of its own."""
+    return grpc.aio.AioRpcError(grpc.StatusCode.UNKNOWN, grpc.aio.Metadata(), grpc.aio.Metadata(), why)
+
+
+Send = Callable[[Link, float], Awaitable[Any]]
+"""Sends one request over a link whose connection stands, with a deadline in seconds."""
+
+
+class Channels:
+    """Every endpoint of one store, and the one in use."""
+
+    def __init__(self, settings: StoreSettings, total_timeout_s: float) -> None:
+        if not settings.endpoints:
+            raise Refused("no etcd endpoints are configured")
+        self.links = [Link(endpoint, settings) for endpoint in settings.endpoints]
+        self.total_timeout_s = total_timeout_s
+        # Spreads many processes over the members.
+        self._current = random.randrange(len(self.links))
+        self._closed = False
+
+    @property
+    def current(self) -> Link:
+        return self.links[self._current]
+
+    def leave(self, link: Link, why: str) -> None:
+        """Ask another endpoint from now on, if ``link`` is the one in use."""
+        if link is self.current and len(self.links) > 1:
+            self._current = (self._current + 1) % len(self.links)
+            log.debug("store_rotated", left=link.endpoint, to=self.current.endpoint, why=why)
+
+    async def ask(
+        self,
+        what: str,
+        send: Send,
+        *,
+        twice: bool,
+        attempt_s: float = ATTEMPT_S,
+        total_s: float | None = None,
+    ) -> Answer:
+        """Send one request, to one member after the other, until it is answered or time is up.
+
+        ``twice``: it may run twice (reads, renewals); otherwise it is sent again only when it certainly was
+        not applied. Raises the families of the ports; Unavailable names every endpoint that was tried.
+        """
+        if self._closed:
+            raise Unavailable(f"{what}: the store is closed")
+        loop = asyncio.get_running_loop()
+        total_s = self.total_timeout_s if total_s is None else total_s
+        deadline_s = loop.time() + total_s
+        tried: dict[str, str] = {}
+        failures = 0
+        while (left_s := deadline_s - loop.time()) > 0.001:
+            link = self.current
+            timeout_s = min(attempt_s, left_s)
+            try:
+                await link.ready(timeout_s)
+                sent_s = loop.time()
+                timeout_s = min(attempt_s, max(deadline_s - sent_s, 0.001))
+                return Answer(await send(link, timeout_s), sent_s)
+            except NotSent as error:
+                tried[link.endpoint] = str(error)
+            except grpc.aio.AioRpcError as error:
+                text = text_of(error)
+                judgement = judge(error.code(), text)
+                tried[link.endpoint] = text
+                if judgement.verdict is Verdict.FINAL:
+                    raise judgement.error(f"{what}: {text} ({link.endpoint})") from None
+                if judgement.verdict is Verdict.UNSURE and not twice:
+                    self.leave(link, text)
+                    raise UnknownOutcome(f"{what}: {text} ({link.endpoint})") from None
+            self.leave(link, tried[link.endpoint])
+            failures += 1
+            if failures % len(self.links) == 0:
+                await asyncio.sleep(min(jitter_s(failures // len(self.links)), deadline_s - loop.time()))
+        seen = "; ".join(f"{endpoint}: {brief(why)}" for endpoint, why in tried.items())
+        raise Unavailable(f"{what}: etcd is unreachable after {total_s:g} s ({seen})")
+
+    @contextlib.asynccontextmanager
+    async def refusals_named(self, what: str, link: Link) -> AsyncIterator[None]:
+        """Turn a gRPC error of a single request to a single member into the families of the ports."""
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            text = text_of(error)
+            raise judge(error.code(), text).error(f"{what}: {text} ({link.endpoint})") from None
+        except NotSent as error:
+            raise Unavailable(f"{what}: {error} ({link.endpoint})") from None
+
+    async def close(self) -> None:
+        self._closed = True
+        for link in self.links:
+            await link.close()
+
+
+def text_of(error: grpc.aio.AioRpcError) -> str:
+    """What an error says."""
+    return error.details() or error.code().name
+
+
+def brief(text: str) -> str:
+    """An error's text for people: gRPC puts the reason of a failed connection last."""
+    return text.rpartition("last error: ")[2].removeprefix("UNKNOWN: ").removeprefix("UNAVAILABLE: ")
+
+
+def jitter_s(round_: int) -> float:
+    """Pause before round 2, 3, …: doubling up to a bound, drawn from its upper half."""
+    shortest_s, longest_s = PAUSE_S
+    return min(shortest_s * 2.0 ** min(round_, 10), longest_s) * random.uniform(0.5, 1.0)
+
+
+def target_of(endpoint: str) -> tuple[str, bool]:
+    """gRPC's name for an endpoint of the settings, and whether it is TLS; raises Refused."""
+    scheme, _, rest = endpoint.partition(":")
+    match scheme:
+        case "http" | "https" if rest.startswith("//") and rest.count(":") and not rest.endswith("/"):
+            return rest[2:], scheme == "https"
+        case "unix" if rest.startswith("/"):
+            return endpoint, False
+        case _:
+            raise Refused(
+                f"etcd endpoint {endpoint!r}: expected http://host:port, https://host:port or unix:/path"
+            )
+
+
+def _pem(path: str) -> bytes | None:
+    """A PEM file's bytes, None for no path; raises Denied or Refused naming the file."""
+    if not path:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except PermissionError:
+        raise Denied(f"{path}: this user may not read it") from None
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror}") from None

@@ -1,0 +1,195 @@
+"""The store on a real etcd: one method of the port, one request.
+
+Owns: how the port's data become etcd's requests and back. Refuses: to retry a transaction that may have run.
+Rule: every request has a deadline, and says truthfully whether it was applied, was not, or cannot tell.
+aetcd gives the generated stubs only: its own client knows one endpoint, no TLS, and loses cancelled watches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, Final
+
+from aetcd import rpc
+from msgspec import Struct
+
+from metastack.core.change import (
+    Batch,
+    Change,
+    Committed,
+    Entry,
+    Lease,
+    Lost,
+    Outcome,
+    Snapshot,
+)
+from metastack.ports import Broken, Compacted, LeaseGone, Refused, Unavailable
+from metastack.settings import StoreSettings
+
+from .channel import ATTEMPT_S, METADATA, TOTAL_S, Channels, Link, Send, broken_off
+from .messages import entry_of, key_of, prefix_end, txn_of
+from .watch import Watching
+
+PAGE: Final = 2000
+LIST_TRIES: Final = 3
+"""How often a listing starts anew when its revision is compacted under it."""
+
+_ALARMS: Final = ("NOSPACE", "CORRUPT")
+
+
+class MemberStatus(Struct, frozen=True, kw_only=True):
+    """What one endpoint says about itself."""
+
+    endpoint: str
+    error: str = ""
+    """Why it did not answer; every other field is empty then."""
+    version: str = ""
+    member_id: int = 0
+    leader_id: int = 0
+    """0: it sees no leader."""
+    revision: int = 0
+    db_size_bytes: int = 0
+    db_in_use_bytes: int = 0
+    alarms: tuple[str, ...] = ()
+    """``NOSPACE``, ``CORRUPT``: of the whole cluster."""
+
+    @property
+    def is_leader(self) -> bool:
+        return self.leader_id != 0 and self.leader_id == self.member_id
+
+
+class EtcdStore:
+    """The ``Store`` port on etcd. Connects when first used; belongs to the event loop that uses it first."""
+
+    def __init__(self, settings: StoreSettings, *, total_timeout_s: float = TOTAL_S) -> None:
+        self._channels = Channels(settings, total_timeout_s)
+
+    async def get(self, key: str) -> Entry | None:
+        request = rpc.RangeRequest(key=key_of(key))
+        answer = await self._channels.ask(f"get {key}", _range(request), twice=True)
+        return entry_of(answer.response.kvs[0]) if answer.response.kvs else None
+
+    async def list(self, prefix: str) -> Snapshot:
+        for _ in range(LIST_TRIES):
+            try:
+                return await self._list_once(prefix)
+            except Compacted:
+                continue
+        raise Unavailable(f"list {prefix}: compacted {LIST_TRIES} times while it was read")
+
+    async def _list_once(self, prefix: str) -> Snapshot:
+        end = prefix_end(key_of(prefix))
+        request = rpc.RangeRequest(key=key_of(prefix), range_end=end, limit=PAGE)
+        entries: list[Entry] = []
+        revision = 0
+        while True:
+            answer = await self._channels.ask(f"list {prefix}", _range(request), twice=True)
+            response = answer.response
+            entries.extend(entry_of(kv) for kv in response.kvs)
+            revision = revision or response.header.revision
+            if not response.more:
+                return Snapshot(revision, tuple(entries))
+            request = rpc.RangeRequest(
+                key=response.kvs[-1].key + b"\0", range_end=end, limit=PAGE, revision=revision
+            )
+
+    async def commit(self, change: Change) -> Outcome:
+        request = txn_of(change)
+
+        async def send(link: Link, timeout_s: float) -> Any:
+            return await link.kv.Txn(request, timeout=timeout_s, metadata=METADATA)
+
+        answer = await self._channels.ask(f"commit {change.name}", send, twice=False)
+        revision = answer.response.header.revision
+        return Committed(revision) if answer.response.succeeded else Lost(revision)
+
+    async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Batch, None]:
+        watching = Watching(self._channels, key_of(prefix), prefix_end(key_of(prefix)), after_revision)
+        try:
+            while True:
+                yield await watching.next()
+        finally:
+            watching.close()
+
+    async def grant(self, ttl_s: int) -> Lease:
+        async def send(link: Link, timeout_s: float) -> Any:
+            request = rpc.LeaseGrantRequest(TTL=ttl_s)
+            return await link.lease.LeaseGrant(request, timeout=timeout_s, metadata=METADATA)
+
+        # May run twice: a lease that nobody learnt of holds no keys and expires.
+        answer = await self._channels.ask("grant a lease", send, twice=True)
+        return _lease(answer.response.ID, answer.response.TTL, answer.sent_s)
+
+    async def renew(self, lease: Lease) -> Lease:
+        async def send(link: Link, timeout_s: float) -> Any:
+            call = link.lease.LeaseKeepAlive(timeout=timeout_s, metadata=METADATA)
+            try:
+                await call.write(rpc.LeaseKeepAliveRequest(ID=lease.id))
+                response = await call.read()
+                if not isinstance(response, rpc.LeaseKeepAliveResponse):
+                    raise broken_off("the stream ended without an answer")
+                return response
+            finally:
+                call.cancel()
+
+        answer = await self._channels.ask(
+            f"renew lease {lease.id:x}",
+            send,
+            twice=True,
+            attempt_s=max(0.25, min(ATTEMPT_S, lease.ttl_s / 4)),
+            total_s=min(self._channels.total_timeout_s, lease.ttl_s),
+        )
+        if answer.response.TTL <= 0:
+            raise LeaseGone(f"lease {lease.id:x} does not exist any more")
+        return _lease(lease.id, answer.response.TTL, answer.sent_s)
+
+    async def revoke(self, lease: Lease) -> None:
+        async def send(link: Link, timeout_s: float) -> Any:
+            request = rpc.LeaseRevokeRequest(ID=lease.id)
+            return await link.lease.LeaseRevoke(request, timeout=timeout_s, metadata=METADATA)
+
+        try:
+            await self._channels.ask(f"revoke lease {lease.id:x}", send, twice=True)
+        except LeaseGone:
+            return
+
+    async def status(self) -> tuple[MemberStatus, ...]:
+        """What every endpoint says about itself, asked side by side; never raises for one that is down."""
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(self._status_of(link)) for link in self._channels.links]
+        return tuple(task.result() for task in asked)
+
+    async def _status_of(self, link: Link) -> MemberStatus:
+        try:
+            async with self._channels.refusals_named("status", link):
+                await link.ready(ATTEMPT_S)
+                status = await link.maintenance.Status(rpc.StatusRequest(), timeout=ATTEMPT_S)
+        except (Unavailable, Refused, Broken) as error:
+            return MemberStatus(endpoint=link.endpoint, error=str(error))
+        return MemberStatus(
+            endpoint=link.endpoint,
+            version=status.version,
+            member_id=status.header.member_id,
+            leader_id=status.leader,
+            revision=status.header.revision,
+            db_size_bytes=status.dbSize,
+            db_in_use_bytes=status.dbSizeInUse,
+            # The Alarm request itself would need a quorum; the status repeats every alarm as text.
+            alarms=tuple(sorted({name for name in _ALARMS for text in status.errors if name in text})),
+        )
+
+    async def close(self) -> None:
+        await self._channels.close()
+
+
+def _range(request: Any) -> Send:
+    async def send(link: Link, timeout_s: float) -> Any:
+        return await link.kv.Range(request, timeout=timeout_s, metadata=METADATA)
+
+    return send
+
+
+def _lease(id_: int, ttl_s: int, sent_s: float) -> Lease:
+    """Safety: etcd counts from the moment it answers, which is later than the moment we asked."""
+    return Lease(id_, ttl_s, sent_s + ttl_s)

@@ -1,0 +1,78 @@
+"""Between the port's data and etcd's messages: pure functions.
+
+Owns: keys as bytes, the end of a prefix, transactions, entries and events.
+Refuses: changes that etcd would refuse anyway: they are our bugs and never leave the process.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from aetcd import rpc
+
+from metastack.core.change import MAX_OPERATIONS, Change, Delete, Entry, Guard, KeyEvent, Put
+from metastack.ports import Broken
+
+_TARGETS: Final[dict[str, tuple[Any, str]]] = {
+    "mod": (rpc.Compare.MOD, "mod_revision"),
+    "create": (rpc.Compare.CREATE, "create_revision"),
+    "version": (rpc.Compare.VERSION, "version"),
+    "lease": (rpc.Compare.LEASE, "lease"),
+}
+
+
+def key_of(key: str) -> bytes:
+    """A key as etcd takes it; an empty one would mean something else to it."""
+    if not key:
+        raise Broken("an empty key")
+    return key.encode()
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """The first key after every key that starts with ``prefix``; ``\\0`` means "no end" to etcd."""
+    trimmed = prefix.rstrip(b"\xff")
+    if not trimmed:
+        return b"\0"
+    return trimmed[:-1] + bytes([trimmed[-1] + 1])
+
+
+def check(change: Change) -> None:
+    """Raise Broken for what etcd would refuse by its size or by a missing lease."""
+    for what, count in (("guards", len(change.guards)), ("effects", len(change.effects))):
+        if count > MAX_OPERATIONS:
+            raise Broken(f"{change.name}: {count} {what}, etcd takes at most {MAX_OPERATIONS}")
+    if not change.lease and any(isinstance(e, Put) and e.leased for e in change.effects):
+        raise Broken(f"{change.name}: a leased put without a lease")
+
+
+def txn_of(change: Change) -> Any:
+    """The change as one TxnRequest; raises Broken."""
+    check(change)
+    return rpc.TxnRequest(
+        compare=[_compare(guard) for guard in change.guards],
+        success=[_operation(effect, change.lease) for effect in change.effects],
+    )
+
+
+def entry_of(kv: Any) -> Entry:
+    return Entry(kv.key.decode(), kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease)
+
+
+def event_of(event: Any) -> KeyEvent:
+    kv = event.kv
+    if event.type == rpc.Event.DELETE:
+        return KeyEvent(kv.key.decode(), kv.mod_revision, None)
+    return KeyEvent(kv.key.decode(), kv.mod_revision, entry_of(kv))
+
+
+def _compare(guard: Guard) -> Any:
+    target, field = _TARGETS[guard.field]
+    return rpc.Compare(result=rpc.Compare.EQUAL, target=target, key=key_of(guard.key), **{field: guard.value})
+
+
+def _operation(effect: Put | Delete, lease: int) -> Any:
+    if isinstance(effect, Put):
+        put = rpc.PutRequest(key=key_of(effect.key), value=effect.value, lease=lease if effect.leased else 0)
+        return rpc.RequestOp(request_put=put)
+    delete = rpc.DeleteRangeRequest(key=key_of(effect.key), range_end=effect.range_end.encode())
+    return rpc.RequestOp(request_delete_range=delete)

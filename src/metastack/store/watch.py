@@ -1,0 +1,185 @@
+"""One watch: a stream of its own, resumed for ever.
+
+Owns: creating the stream, noticing that it is dead, resuming after the last delivered revision.
+Refuses: a queue. The reader pulls from the stream, and HTTP/2 flow control holds etcd back behind it.
+Rule: the revision to resume from moves only with what was delivered whole: never with half of a fragmented
+response, and never with the header of one, which can be ahead of the events in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, Final
+
+import grpc.aio
+import structlog
+from aetcd import rpc
+
+from metastack.core.change import Batch
+from metastack.ports import Compacted, Denied
+
+from .channel import ATTEMPT_S, METADATA, Channels, Link, NotSent, brief, broken_off, jitter_s, text_of
+from .errors import Verdict, judge, judge_text
+from .messages import event_of
+
+QUIET_S: Final = 2.0
+"""After this long without a word the member is asked for one."""
+SILENT_S: Final = 2.5
+"""And this long after the question it counts as dead: before gRPC's keepalive would say so (6 to 9 s)."""
+STEADY_S: Final = 5.0
+"""A stream that lived this long is no sign of trouble: the next pause is short again."""
+
+log = structlog.get_logger()
+
+
+class Watching:
+    """State of one watch between and across streams."""
+
+    def __init__(self, channels: Channels, key: bytes, range_end: bytes, after_revision: int) -> None:
+        self._channels = channels
+        self._key = key
+        self._range_end = range_end
+        self._last = after_revision
+        self._link: Link | None = None
+        self._call: Any = None
+        self._reading: asyncio.Task[Any] | None = None
+        self._cluster_id = 0
+        self._opened_s = 0.0
+        self._failures = 0
+
+    async def next(self) -> Batch:
+        """The next batch, over as many streams as it takes; raises Compacted and Denied."""
+        while True:
+            try:
+                if self._call is None:
+                    await self._open()
+                batch = await self._receive()
+            except NotSent as error:
+                await self._break(str(error))
+            except grpc.aio.AioRpcError as error:
+                text = text_of(error)
+                judgement = judge(error.code(), text)
+                if judgement.verdict is Verdict.FINAL and judgement.error in (Denied, Compacted):
+                    self.close()
+                    raise judgement.error(f"watch {self._key.decode()}: {text}") from None
+                await self._break(text)
+            else:
+                if batch is not None:
+                    return batch
+
+    def close(self) -> None:
+        """End the stream, whatever it is doing."""
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    async def _open(self) -> None:
+        """A new stream from the revision after the last delivered one, on the member in use."""
+        link = self._link = self._channels.current
+        await link.ready(ATTEMPT_S)
+        self._opened_s = asyncio.get_running_loop().time()
+        self._call = link.watch.Watch(metadata=METADATA)
+        create = rpc.WatchCreateRequest(
+            key=self._key,
+            range_end=self._range_end,
+            start_revision=self._last + 1,
+            progress_notify=True,
+            fragment=True,
+        )
+        await self._write(rpc.WatchRequest(create_request=create))
+        response = await self._read(ATTEMPT_S)
+        if response is None:
+            raise broken_off(f"no watch within {ATTEMPT_S:g} s")
+        self._refuse_cancelled(response)
+        if not response.created:
+            raise broken_off("the first answer is not the watch's creation")
+        # Safety: revisions of two clusters cannot be compared. A cluster restored from a backup has a new id.
+        if self._cluster_id not in (0, response.header.cluster_id):
+            raise Compacted(f"watch {self._key.decode()}: {link.endpoint} is another cluster than before")
+        self._cluster_id = response.header.cluster_id
+        if self._failures:
+            log.info("watch_resumed", prefix=self._key.decode(), endpoint=link.endpoint, after=self._last)
+
+    async def _receive(self) -> Batch | None:
+        """What the stream says next; None for an answer that only proves that it lives."""
+        pending: list[Any] = []
+        while True:
+            response = await self._read(QUIET_S)
+            if response is None:
+                await self._write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
+                response = await self._read(SILENT_S)
+            if response is None:
+                raise broken_off(f"silent for {QUIET_S + SILENT_S:g} s")
+            self._refuse_cancelled(response)
+            pending.extend(response.events)
+            if not response.fragment:
+                break
+        if pending:
+            # Safety: a resumed stream starts after the last one delivered; the filter says so twice.
+            events = tuple(event_of(event) for event in pending if event.kv.mod_revision > self._last)
+            if not events:
+                return None
+            self._last = events[-1].revision
+            self._failures = 0
+            return Batch(self._last, events)
+        # Safety: an answer to our own question (watch id -1) may overtake events before etcd 3.4.25 and
+        # 3.5.8, so it moves nothing. One that etcd sends by itself comes in the watch's own order.
+        if response.watch_id == -1 or response.header.revision <= self._last:
+            return None
+        self._last = response.header.revision
+        return Batch(self._last, ())
+
+    def _refuse_cancelled(self, response: Any) -> None:
+        if not response.canceled:
+            return
+        if response.compact_revision:
+            self.close()
+            raise Compacted(
+                f"watch {self._key.decode()}: revision {self._last + 1} is gone, "
+                f"the oldest is {response.compact_revision}"
+            )
+        judgement = judge_text(response.cancel_reason)
+        if judgement.verdict is Verdict.FINAL and judgement.error in (Denied, Compacted):
+            self.close()
+            raise judgement.error(f"watch {self._key.decode()}: {response.cancel_reason}")
+        raise broken_off(f"cancelled: {response.cancel_reason or 'no reason given'}")
+
+    async def _read(self, timeout_s: float) -> Any:
+        """The next response, or None when the time is up; the read goes on and the next call joins it."""
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self._call.read())
+        done, _ = await asyncio.wait({self._reading}, timeout=timeout_s)
+        if not done:
+            return None
+        reading, self._reading = self._reading, None
+        response = reading.result()
+        if not isinstance(response, rpc.WatchResponse):
+            raise broken_off("the stream ended")
+        return response
+
+    async def _write(self, request: Any) -> None:
+        try:
+            async with asyncio.timeout(ATTEMPT_S):
+                await self._call.write(request)
+        except TimeoutError:
+            raise broken_off("the stream takes no requests") from None
+        except asyncio.InvalidStateError as error:
+            raise broken_off(str(error)) from None
+
+    async def _break(self, why: str) -> None:
+        """After a stream ended: another member, after a pause that grows while nothing works."""
+        link = self._link
+        assert link is not None
+        self.close()
+        lived_s = asyncio.get_running_loop().time() - self._opened_s
+        self._failures = 1 if lived_s > STEADY_S else self._failures + 1
+        if self._failures == 1:
+            log.warning("watch_broken", prefix=self._key.decode(), endpoint=link.endpoint, why=brief(why))
+        self._channels.leave(link, why)
+        if self._failures > 1:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.sleep(jitter_s(self._failures))
