@@ -1,0 +1,413 @@
+"""The Hypervisor port on libvirt and QEMU.
+
+Owns: domains, their events, the libvirt secret of the Ceph key, the proof of KVM.
+Refuses: domains without our metadata: it lists them as unmanaged and the agent leaves them alone.
+Rule: every blocking call goes through :class:`Connection`, so that ``quiesce`` covers it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+from xml.etree import ElementTree as ET
+
+import libvirt
+import msgspec
+import structlog
+
+from metastack.core.model import Resources
+from metastack.ports import (
+    CephSecret,
+    ConsoleStream,
+    Domain,
+    DomainEvent,
+    DomainSpec,
+    DomainState,
+    EndReason,
+    Exists,
+    HostFacts,
+    Refused,
+    Unavailable,
+)
+
+from . import xml
+from .connection import Connection
+from .console import Console
+from .events import RECONNECTED, EventStream, lifecycle
+from .kvm import Accel, probe
+from .state import state_and_end
+
+log = structlog.get_logger()
+
+_UNDEFINE: Final = (
+    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+)
+
+
+class LibvirtHypervisor:
+    """One libvirtd. ``force`` is ``kvm``, ``qemu`` or empty (prove it)."""
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        force: str = "",
+        barrier_command: tuple[str, ...] = (),
+        vnc_dir: str,
+        call_timeout_s: float = 30,
+        probe_cache: str = "",
+    ) -> None:
+        if force not in ("", "kvm", "qemu"):
+            raise ValueError(f"force {force!r} is not kvm, qemu or empty")
+        self._force = force
+        self._barrier_command = barrier_command
+        self._vnc_dir = vnc_dir
+        self._probe_cache = probe_cache
+        self._call_timeout_s = call_timeout_s
+        self._connection = Connection(
+            uri,
+            call_timeout_s=call_timeout_s,
+            on_connect=self._register,
+            on_reconnected=lambda: self._post(RECONNECTED),
+        )
+        self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
+        self._secret: CephSecret | None = None
+        self._accel: Accel | None = None
+        self._facts: HostFacts | None = None
+        self._ends: dict[str, EndReason] = {}
+
+    # --- life
+
+    async def open(self) -> None:
+        if self._vnc_dir:
+            _make_folder(self._vnc_dir)
+        await self._connection.open()
+        try:
+            self._accel = await self._prove_accel()
+        except BaseException:
+            await self._connection.close()
+            raise
+        log.info("hypervisor_open", uri=self._connection.uri, accel=self._accel.kind, why=self._accel.why)
+
+    async def close(self) -> None:
+        await self._connection.close()
+        for stream in list(self._streams):
+            stream.close()
+
+    async def quiesce(self) -> None:
+        await self._connection.quiesce()
+
+    async def barrier(self) -> None:
+        """Restart libvirtd; running guests survive, queued calls of dead clients do not.
+
+        A daemon that starts has forgotten why the domains ended that are off: that is written into their
+        metadata first, so that a guest that switched itself off stays off.
+        """
+        command = self._barrier_command or _systemd_restart()
+        for domain in await self.domains():
+            if domain.managed and domain.end is not EndReason.NONE:
+                await self._write_metadata(domain)
+        generation = self._connection.generation
+        await self.quiesce()
+        await _run(command, self._call_timeout_s)
+        await self._connection.wait_reconnected(generation, self._call_timeout_s)
+
+    def _register(self, virt: libvirt.virConnect) -> None:
+        """With every new connection, in a thread: callbacks, and the secret that a daemon's death lost."""
+        virt.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None)
+        virt.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, self._on_reboot, None)
+        virt.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, self._on_io_error, None)
+        if self._secret is not None:
+            _define_secret(virt, self._secret)
+
+    # --- facts
+
+    async def facts(self) -> HostFacts:
+        if self._facts is None:
+            assert self._accel is not None, "open() first"
+            accel = self._accel
+
+            def look(virt: libvirt.virConnect) -> HostFacts:
+                info = virt.getInfo()
+                host = ET.fromstring(virt.getCapabilities()).findtext("host/uuid") or ""
+                return HostFacts(
+                    uuid=host,
+                    capacity=Resources(cpus=info[2], memory_mib=_memory_mib()),
+                    hypervisor=accel.kind,
+                    hypervisor_why=accel.why,
+                    versions={
+                        "libvirt": _version(virt.getLibVersion()),
+                        "qemu": _version(virt.getVersion()),
+                    },
+                )
+
+            self._facts = await self._connection.call("facts", look)
+        return self._facts
+
+    async def _prove_accel(self) -> Accel:
+        def look(virt: libvirt.virConnect) -> tuple[str, str]:
+            driver = virt.getType()
+            if driver != "QEMU":
+                return driver, ""
+            caps = ET.fromstring(virt.getDomainCapabilities(None, "x86_64", None, None, 0))
+            return driver, caps.findtext("path") or "qemu-system-x86_64"
+
+        driver, emulator = await self._connection.call("capabilities", look)
+        if driver == "TEST":
+            return Accel("test", "libvirt's test driver runs nothing")
+        if self._force:
+            return Accel(self._force, "forced by the operator")
+        return await probe(emulator, self._probe_cache)
+
+    async def teach_secret(self, secret: CephSecret) -> None:
+        self._secret = secret
+        await self._connection.call("teach secret", lambda virt: _define_secret(virt, secret), changes=True)
+
+    # --- looking
+
+    async def domains(self) -> list[Domain]:
+        def look(virt: libvirt.virConnect) -> list[Domain]:
+            found = (self._look(handle) for handle in virt.listAllDomains())
+            return [domain for domain in found if domain is not None]
+
+        return await self._connection.call("list domains", look)
+
+    async def domain(self, uuid: str) -> Domain | None:
+        def look(virt: libvirt.virConnect) -> Domain | None:
+            handle = _find(virt, uuid)
+            return None if handle is None else self._look(handle)
+
+        return await self._connection.call("look at domain", look)
+
+    def _look(self, handle: libvirt.virDomain) -> Domain | None:
+        """None when the domain went away while we looked."""
+        try:
+            uuid = handle.UUIDString()
+            text = _metadata(handle)
+            state, end = state_and_end(*handle.state())
+            domain = xml.parse_metadata(uuid, handle.name(), text, state)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+        if state is not DomainState.DEFINED:
+            self._ends.pop(uuid, None)
+            return domain
+        if end is not EndReason.NONE:
+            self._ends[uuid] = end
+        elif domain.end is EndReason.NONE:
+            end = self._ends.get(uuid, EndReason.NONE)
+        else:
+            end = domain.end
+        return msgspec.structs.replace(domain, end=end)
+
+    # --- events
+
+    def events(self) -> AsyncIterator[DomainEvent]:
+        stream = EventStream(asyncio.get_running_loop())
+        self._streams.add(stream)
+        return stream
+
+    def _post(self, event: DomainEvent) -> None:
+        for stream in list(self._streams):
+            stream.post(event)
+
+    def _on_lifecycle(
+        self, _virt: libvirt.virConnect, handle: libvirt.virDomain, event: int, detail: int, _opaque: object
+    ) -> None:
+        self._post(DomainEvent(uuid=handle.UUIDString(), what=lifecycle(event, detail)))
+
+    def _on_reboot(self, _virt: libvirt.virConnect, handle: libvirt.virDomain, _opaque: object) -> None:
+        self._post(DomainEvent(uuid=handle.UUIDString(), what="rebooted"))
+
+    def _on_io_error(self, _virt: libvirt.virConnect, handle: libvirt.virDomain, *_details: object) -> None:
+        self._post(DomainEvent(uuid=handle.UUIDString(), what="io_error"))
+
+    # --- acting
+
+    async def boot(self, spec: DomainSpec, paused: bool = False) -> None:
+        assert self._accel is not None, "open() first"
+        text = xml.build(spec, accel=self._accel.kind, vnc_dir=self._vnc_dir)
+        flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
+
+        def start(virt: libvirt.virConnect) -> None:
+            if _find(virt, spec.uuid) is not None:
+                raise Exists(f"boot {spec.project}/{spec.name}: a domain of this UUID is still defined")
+            handle = virt.defineXMLFlags(text, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+            self._ends.pop(spec.uuid, None)
+            try:
+                handle.createWithFlags(flags)
+            except libvirt.libvirtError:
+                # Only when the daemon still talks: a lost one may have started it, and then it must be found.
+                with suppress(libvirt.libvirtError):
+                    if not handle.isActive():
+                        handle.undefineFlags(_UNDEFINE)
+                raise
+
+        await self._change(f"boot {spec.project}/{spec.name}", start)
+
+    async def shutdown(self, uuid: str) -> None:
+        await self._ask(uuid, "shutdown", lambda handle: handle.shutdownFlags(0))
+
+    async def pause(self, uuid: str) -> None:
+        def pause(handle: libvirt.virDomain) -> None:
+            if handle.state()[0] != libvirt.VIR_DOMAIN_PAUSED:
+                handle.suspend()
+
+        await self._must(uuid, "pause", pause)
+
+    async def resume(self, uuid: str) -> None:
+        def resume(handle: libvirt.virDomain) -> None:
+            if handle.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
+                handle.resume()
+
+        await self._must(uuid, "resume", resume)
+
+    async def kill(self, uuid: str) -> None:
+        def kill(virt: libvirt.virConnect) -> None:
+            handle = _find(virt, uuid)
+            if handle is None:
+                return
+            with _ignoring(libvirt.VIR_ERR_NO_DOMAIN):
+                with _ignoring(libvirt.VIR_ERR_OPERATION_INVALID):  # it is not running
+                    handle.destroyFlags(0)
+                # Safety: undefining a running domain would leave it running, only invisible next time.
+                if handle.isActive():
+                    raise Unavailable(f"kill {uuid}: still running after destroy")
+                handle.undefineFlags(_UNDEFINE)
+            if _find(virt, uuid) is not None:
+                raise Unavailable(f"kill {uuid}: still defined after undefine")
+            self._ends.pop(uuid, None)
+
+        await self._change(f"kill {uuid}", kill)
+
+    async def retag(self, uuid: str, session: int, epoch: int) -> None:
+        domain = await self.domain(uuid)
+        if domain is None or not domain.managed:
+            raise Refused(f"retag {uuid}: no such domain of ours")
+        await self._write_metadata(msgspec.structs.replace(domain, session=session, epoch=epoch))
+
+    async def _write_metadata(self, domain: Domain) -> None:
+        text = xml.metadata_xml(domain)
+
+        def write(handle: libvirt.virDomain) -> None:
+            flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+            if handle.isActive():
+                flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
+            handle.setMetadata(
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, xml.NAMESPACE_KEY, xml.NAMESPACE, flags
+            )
+
+        await self._must(domain.uuid, "retag", write)
+
+    async def console(self, uuid: str) -> ConsoleStream:
+        console = Console(self._connection, asyncio.get_running_loop())
+        await self._must(uuid, "console", console.attach)
+        return console
+
+    async def _ask(self, uuid: str, what: str, function: Callable[[libvirt.virDomain], object]) -> None:
+        """Something that is void when the domain is gone or not running."""
+
+        def run(virt: libvirt.virConnect) -> None:
+            handle = _find(virt, uuid)
+            if handle is not None:
+                with _ignoring(libvirt.VIR_ERR_NO_DOMAIN), _ignoring(libvirt.VIR_ERR_OPERATION_INVALID):
+                    function(handle)
+
+        await self._change(f"{what} {uuid}", run)
+
+    async def _must(self, uuid: str, what: str, function: Callable[[libvirt.virDomain], object]) -> None:
+        """Something that needs the domain; raises NotFound or Refused."""
+        await self._change(f"{what} {uuid}", lambda virt: function(virt.lookupByUUIDString(uuid)))
+
+    async def _change(self, what: str, function: Callable[[libvirt.virConnect], object]) -> None:
+        await self._connection.call(what, function, changes=True)
+
+
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _make_folder(path: str) -> None:
+    Path(path).mkdir(mode=0o711, parents=True, exist_ok=True)
+
+
+class _ignoring:
+    """Suppress libvirt errors of one code."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: object, _trace: object) -> bool:
+        return isinstance(error, libvirt.libvirtError) and error.get_error_code() == self._code
+
+
+def _find(virt: libvirt.virConnect, uuid: str) -> libvirt.virDomain | None:
+    try:
+        return virt.lookupByUUIDString(uuid)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
+
+
+def _metadata(handle: libvirt.virDomain) -> str | None:
+    try:
+        text: str = handle.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, xml.NAMESPACE, 0)
+        return text
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
+            return None
+        raise
+
+
+def _define_secret(virt: libvirt.virConnect, secret: CephSecret) -> None:
+    handle = virt.secretDefineXML(xml.secret_xml(secret.uuid, secret.name))
+    handle.setValue(secret.key)
+
+
+def _memory_mib() -> int:
+    """Of this machine. libvirt's own figure is NUMA node 0's, which is short where memory was hot-plugged."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+def _version(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+
+
+def _systemd_restart() -> tuple[str, ...]:
+    """The command that restarts whichever daemon this host has."""
+    if not Path("/run/systemd/system").is_dir() or shutil.which("systemctl") is None:
+        raise Unavailable("barrier: no systemd here and no barrier_command configured")
+    modular = Path("/run/libvirt/virtqemud-sock").exists() and not Path("/run/libvirt/libvirt-sock").exists()
+    return ("systemctl", "restart", "virtqemud.service" if modular else "libvirtd.service")
+
+
+async def _run(command: tuple[str, ...], timeout_s: float) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(timeout_s):
+            _, stderr = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise Unavailable(f"barrier: {command[0]} did not end within {timeout_s} s") from None
+    if process.returncode:
+        said = stderr.decode(errors="replace").strip()[-500:]
+        raise Unavailable(f"barrier: {' '.join(command)} exited {process.returncode}: {said}")
