@@ -13,15 +13,24 @@ import ipaddress
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from ..ports import Broken, Unavailable
+from metastack.ports import Broken, Unavailable
 
 CUTS = ("etcd", "storage", "all")
 Cut = Literal["etcd", "storage", "all"]
 _MNT_DETACH = 2
+_TX_OFF = """
+import array, fcntl, socket, struct, sys
+SIOCETHTOOL, ETHTOOL_STXCSUM = 0x8946, 0x17
+value = array.array("B", struct.pack("II", ETHTOOL_STXCSUM, 0))
+request = struct.pack("16sP", sys.argv[1].encode(), value.buffer_info()[0])
+with socket.socket() as any_socket:
+    fcntl.ioctl(any_socket, SIOCETHTOOL, request)
+"""
 
 
 class Subnets:
@@ -97,6 +106,9 @@ class Fabric:
         lines += [f"address replace {address}/24 dev control" for address in addresses]
         lines += [f"address replace {self.subnets.fabric_guests}/24 dev guests"]
         self.ip(lines)
+        if "guests" not in present:
+            # Without whole checksums in its packets a guest's DHCP client drops the offer.
+            _run([*self.prefix, sys.executable, "-I", "-S", "-c", _TX_OFF, "guests"])
         for net in (self.subnets.control, self.subnets.guests):
             # Safety: without it a packet for a cluster that is down would leave by the default route.
             _run(["ip", "route", "replace", "unreachable", str(net)])
@@ -142,11 +154,6 @@ class Fabric:
                 "link set br0 up",
             ],
         )
-        # Guests' packets keep whole checksums: a DHCP client that checks them would drop the offer.
-        for device in ("eth1", "br0"):
-            subprocess.run(
-                [*inside, "ethtool", "-K", device, "tx", "off"], capture_output=True, check=False, timeout=10
-            )
 
     def unplug(self, node: str) -> None:
         """Pull a node's cables; absent ones are fine."""

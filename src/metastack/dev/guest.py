@@ -20,14 +20,24 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..ports import Unavailable
+from metastack.ports import Unavailable
 
 INIT = Path(__file__).with_name("guest-init.sh")
 BUSYBOX = Path("/bin/busybox")
 MBR = Path("/usr/lib/syslinux/mbr/mbr.bin")
 MIB = 1 << 20
 DATA_MIB = 16
-_MODULES = "virtio_pci virtio_blk virtio_net virtio_console virtio_rng virtio_balloon button evdev ext4".split()
+_MODULES = [
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_console",
+    "virtio_rng",
+    "virtio_balloon",
+    "button",
+    "evdev",
+    "ext4",
+]
 _APPEND = (
     "console=ttyS0 quiet loglevel=3 nokaslr mitigations=off no_timer_check random.trust_cpu=on "
     "rcupdate.rcu_expedited=1 tsc=reliable panic=5"
@@ -134,7 +144,7 @@ def _kernel(work: Path) -> tuple[Path, Path]:
 
 def _initrd(work: Path, modules: Path) -> None:
     root = work / "root"
-    for folder in "bin sbin proc sys dev run tmp etc data lib/modules".split():
+    for folder in ["bin", "sbin", "proc", "sys", "dev", "run", "tmp", "etc", "data", "lib/modules"]:
         (root / folder).mkdir(parents=True)
     shutil.copy(BUSYBOX, root / "bin" / "busybox")
     (root / "bin" / "sh").symlink_to("busybox")
@@ -195,7 +205,9 @@ def _run(cwd: Path, argv: Sequence[str], stdin: str = "", timeout_s: float = 60)
             env=environment,
         )
     except FileNotFoundError as error:
-        raise Unavailable(f"the guest image: {error.filename} is missing: deploy/quickstart installs it") from None
+        raise Unavailable(
+            f"the guest image: {error.filename} is missing: deploy/quickstart installs it"
+        ) from None
     except subprocess.TimeoutExpired:
         raise Unavailable(f"the guest image: {argv[0]} took longer than {timeout_s:g} s") from None
     if done.returncode:

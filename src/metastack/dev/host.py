@@ -19,7 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..ports import Refused, Unavailable
+from metastack.ports import Refused, Unavailable
+
 from . import proc
 from .fabric import Fabric, tool_environment
 from .proc import MARKER, Proc, wait_for

@@ -6,6 +6,8 @@ Refuses: knowing what a service is; it is told over its socket.
 Rule: everything on the host is below this process, so killing it is a power cut.
 """
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 import json
@@ -16,6 +18,7 @@ import socket
 import stat
 import sys
 import time
+from typing import Any
 
 NEWNS, NEWUTS, NEWIPC, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x20000000, 0x40000000
 MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 0x1000, 0x4000, 0x40000, 2
@@ -24,17 +27,15 @@ PR_SET_CHILD_SUBREAPER = 36
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def check(result, what):
+def check(result: int, what: str) -> None:
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def mount(source, target, kind=None, flags=0, data=None):
+def mount(source: str, target: str, kind: str | None = None, flags: int = 0, data: str | None = None) -> None:
     check(
-        libc.mount(
-            source.encode(), target.encode(), kind and kind.encode(), flags, data and data.encode()
-        ),
+        libc.mount(source.encode(), target.encode(), kind and kind.encode(), flags, data and data.encode()),
         f"mount {source} on {target}",
     )
 
@@ -42,7 +43,7 @@ def mount(source, target, kind=None, flags=0, data=None):
 # --- the host's root: what libvirt has one of on a machine is bound from the host's own folder
 
 
-def hollow(parent):
+def hollow(parent: str) -> None:
     """Make a folder writable for mount points without touching the real one: a tmpfs that binds its entries."""
     real = os.open(parent, os.O_PATH | os.O_DIRECTORY)
     mode = os.fstat(real).st_mode & 0o7777
@@ -61,7 +62,7 @@ def hollow(parent):
     os.close(real)
 
 
-def make_root(settings):
+def make_root(settings: dict[str, Any]) -> None:
     mount("none", "/", flags=MS_REC | MS_PRIVATE)
     with open("/proc/self/mountinfo") as file:
         rows = [line.split() for line in file]
@@ -93,13 +94,14 @@ def make_root(settings):
 
 
 class Service:
-    def __init__(self, name, argv, env, log):
+    def __init__(self, name: str, argv: list[str], env: dict[str, str], log: str) -> None:
         self.name, self.argv, self.env, self.log = name, argv, env, log
-        self.pid, self.wanted, self.starts, self.due_s, self.ended = 0, True, 0, 0.0, None
-        self.waiting = []
+        self.pid, self.wanted, self.starts, self.due_s = 0, True, 0, 0.0
+        self.ended: int | str | None = None
+        self.waiting: list[socket.socket] = []
         """Calls that are answered when the running process has ended."""
 
-    def start(self):
+    def start(self) -> None:
         log = (1, self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             self.pid = os.posix_spawn(
@@ -121,13 +123,13 @@ class Service:
         self.starts += 1
         self.due_s = time.monotonic() + 1.0  # the earliest restart: no busy loop of a service that fails
 
-    def facts(self):
+    def facts(self) -> dict[str, Any]:
         return {"pid": self.pid, "wanted": self.wanted, "starts": self.starts, "ended": self.ended}
 
 
 class Init:
-    def __init__(self, control):
-        self.services = {}
+    def __init__(self, control: socket.socket) -> None:
+        self.services: dict[str, Service] = {}
         self.control = control
         self.selector = selectors.DefaultSelector()
         self.selector.register(control, selectors.EVENT_READ, self.accept)
@@ -136,7 +138,7 @@ class Init:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self.selector.register(read, selectors.EVENT_READ, lambda fd: os.read(fd, 4096))
 
-    def accept(self, control):
+    def accept(self, control: socket.socket) -> None:
         peer, _ = control.accept()
         peer.settimeout(5)
         try:
@@ -147,12 +149,12 @@ class Init:
         if answer is not None:
             self.reply(peer, answer)
 
-    def reply(self, peer, answer):
+    def reply(self, peer: socket.socket, answer: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             peer.sendall(json.dumps(answer).encode() + b"\n")
         peer.close()
 
-    def request(self, request, peer):
+    def request(self, request: dict[str, Any], peer: socket.socket) -> dict[str, Any] | None:
         operation = request["op"]
         if operation == "status":
             return {name: service.facts() for name, service in self.services.items()}
@@ -181,7 +183,7 @@ class Init:
         service.waiting.append(peer)
         return None
 
-    def reap(self):
+    def reap(self) -> None:
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -198,7 +200,7 @@ class Init:
                         self.reply(peer, service.facts())
                     service.waiting = []
 
-    def run(self):
+    def run(self) -> None:
         while True:
             down = [s for s in self.services.values() if s.wanted and not s.pid]
             wait_s = max(0.0, min(s.due_s for s in down) - time.monotonic()) if down else None
@@ -210,19 +212,19 @@ class Init:
                     service.start()
 
 
-def call(path, request):
+def call(path: str, request: dict[str, Any]) -> dict[str, Any]:
     """Ask the init behind a socket; used by the barrier script."""
     with socket.socket(socket.AF_UNIX) as peer:
         peer.settimeout(30)
         peer.connect(path)
         peer.sendall(json.dumps(request).encode() + b"\n")
-        answer = json.loads(peer.makefile().readline())
+        answer: dict[str, Any] = json.loads(peer.makefile().readline())
     if "error" in answer:
         raise SystemExit(answer["error"])
     return answer
 
 
-def barrier(path, libvirt_socket):
+def barrier(path: str, libvirt_socket: str) -> int:
     """Restart libvirtd so that nothing queued in it can land; returns when the new one accepts calls."""
     # Safety: SIGKILL, not SIGTERM: an orderly end would let queued calls finish. init answers after it has
     # reaped the old process, so what answers on the socket afterwards is the new one.
@@ -237,7 +239,7 @@ def barrier(path, libvirt_socket):
     return 1
 
 
-def main(arguments):
+def main(arguments: list[str]) -> int:
     if arguments[0] == "barrier":
         return barrier(*arguments[1:])
     with open(arguments[0]) as file:

@@ -20,8 +20,9 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from ..core.model import valid_name
-from ..ports import NotFound, Refused
+from metastack.core.model import valid_name
+from metastack.ports import NotFound, Refused
+
 from .proc import Proc
 
 ENV_STATE = "METASTACK_DEV_STATE"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from ..ports import Unavailable
+from metastack.ports import Unavailable
 
 MARKER = "METASTACK_DEV_CLUSTER"
 """Environment variable of every process of a cluster: the cluster's state folder."""

@@ -1,0 +1,161 @@
+"""``metastack dev``: the one-machine cluster's commands.
+
+Owns: their options and what they print. Refuses: doing anything itself (see :mod:`.cluster`).
+Rule: data goes to stdout, progress to stderr; an error is one message that says what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from metastack.contexts import ContextError
+from metastack.ports import Broken, NotFound, Refused, Unavailable
+
+from .cluster import Cluster
+from .etcd import EtcdFailed
+from .status import report
+
+app = typer.Typer(
+    name="dev",
+    help="A whole cluster on this machine: simulated hosts, etcd, storage.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+class Storage(StrEnum):
+    CEPH = "ceph"
+    FILE = "file"
+
+
+class From(StrEnum):
+    ETCD = "etcd"
+    STORAGE = "storage"
+    ALL = "all"
+
+
+class Output(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+
+
+Name = Annotated[str, typer.Option("--name", help="The cluster's name; also its context's.")]
+Node = Annotated[str, typer.Argument(metavar="NODE", help="n1, n2, …")]
+Format = Annotated[Output, typer.Option("-o", "--output", help="table or json")]
+
+
+@app.command()
+def up(
+    name: Name = "dev",
+    nodes: Annotated[int | None, typer.Option(min=1, max=30, help="Simulated hosts. [default: 3]")] = None,
+    etcd: Annotated[int | None, typer.Option(help="etcd members, 1 or 3. [default: 1]")] = None,
+    storage: Annotated[
+        Storage | None, typer.Option(help="[default: ceph as root with namespaces, else file]")
+    ] = None,
+    ttl: Annotated[int | None, typer.Option(min=2, max=60, help="Node lease, seconds. [default: 5]")] = None,
+    output: Format = Output.TABLE,
+) -> None:
+    """Start the cluster, or what is missing of it, and select its context."""
+    with _errors(output):
+        cluster = Cluster(name)
+        cluster.up(nodes, etcd, storage.value if storage else None, ttl, say=_progress)
+        _show(report(cluster), output)
+
+
+@app.command()
+def down(name: Name = "dev", output: Format = Output.TABLE) -> None:
+    """End the cluster and remove everything of it; works on what SIGKILL or a reboot left, too."""
+    with _errors(output):
+        Cluster(name).down(say=_progress)
+
+
+@app.command()
+def status(name: Name = "dev", output: Format = Output.TABLE) -> None:
+    """What runs, and its memory."""
+    with _errors(output):
+        _show(report(Cluster(name)), output)
+
+
+@app.command("kill-node")
+def kill_node(node: Node, name: Name = "dev", output: Format = Output.TABLE) -> None:
+    """Cut a node's power."""
+    with _errors(output):
+        Cluster(name).kill_node(node)
+
+
+@app.command("start-node")
+def start_node(node: Node, name: Name = "dev", output: Format = Output.TABLE) -> None:
+    """Switch a node on again."""
+    with _errors(output):
+        Cluster(name).start_node(node)
+
+
+@app.command()
+def cut(
+    node: Node,
+    name: Name = "dev",
+    from_: Annotated[From, typer.Option("--from", help="What the node shall not reach.")] = From.ALL,
+    output: Format = Output.TABLE,
+) -> None:
+    """Cut a node's network: from etcd, from storage, or from everything."""
+    with _errors(output):
+        Cluster(name).cut(node, from_.value)
+
+
+@app.command()
+def heal(node: Node, name: Name = "dev", output: Format = Output.TABLE) -> None:
+    """Take a node's cuts back."""
+    with _errors(output):
+        Cluster(name).heal(node)
+
+
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _show(found: dict[str, Any], output: Output) -> None:
+    if output is Output.JSON:
+        print(json.dumps(found))
+        return
+    print(f"{found['name']}: {found['mode']}, {found['storage']} storage, {found['rss_mib']:.0f} MiB resident")
+    print(f"{'NODE':<6}{'POWER':<7}{'READY':<7}{'ADDRESS':<14}{'VMS':<5}{'MIB':<7}{'SERVICES':<18}CUTS")
+    for node in found["nodes"]:
+        print(
+            f"{node['name']:<6}{node['power']:<7}{'yes' if node['ready'] else 'no':<7}{node['address']:<14}"
+            f"{node['vms']:<5}{node['rss_mib']:<7.0f}{','.join(node['services']):<18}{','.join(node['cuts'])}"
+        )
+    for row in found["processes"]:
+        if row["node"] is None:
+            print(f"{row['role']:<20}pid {row['pid']:<8}{row['rss_mib']:.0f} MiB")
+
+
+@contextlib.contextmanager
+def _errors(output: Output) -> Iterator[None]:
+    """Every expected failure as one message, with the CLI's exit codes."""
+    try:
+        yield
+    except NotFound as error:
+        _fail(output, 3, "not_found", str(error))
+    except ContextError as error:
+        _fail(output, 1, "failed", f"{error.message}: {error.hint}")
+    except (Unavailable, Refused, EtcdFailed, Broken) as error:
+        _fail(output, 1, "failed", str(error))
+    except PermissionError as error:
+        _fail(output, 6, "denied", f"{error.filename}: {error.strerror}: whose cluster is it? Try with sudo")
+
+
+def _fail(output: Output, code: int, kind: str, message: str) -> None:
+    if output is Output.JSON:
+        error = {"code": kind, "object": "cluster", "message": message, "hint": None}
+        print(json.dumps({"error": error}), file=sys.stderr)
+    else:
+        print(f"error: {message}", file=sys.stderr)
+    raise typer.Exit(code)

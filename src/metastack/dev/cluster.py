@@ -1,0 +1,440 @@
+"""The one-machine cluster: bring it up, repair it, break it on purpose, and take it away without a trace.
+
+Owns: the order in which its parts start and end, and the record of them. Refuses: VMs and images, which are
+the CLI's. Everything here blocks: call it from a thread where a loop runs.
+Rule: ``up`` makes what is missing and touches nothing that runs; ``down`` needs no part of it to be alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
+import msgspec
+
+from metastack import contexts
+from metastack.core.model import NodeAlive
+from metastack.ports import NotFound, Refused, Unavailable
+from metastack.settings import StorageSettings, StoreSettings
+
+from . import proc
+from .ceph import MiniCeph
+from .etcd import EtcdCluster, EtcdMember, free_ports
+from .fabric import Cut, Fabric, free_index, tool_environment
+from .host import Host
+from .layout import Layout, State, base, clusters, invoker
+from .preflight import choose
+from .proc import MARKER, Proc, wait_for
+from .records import Records
+
+Say = Callable[[str], None]
+ROOT = "/metastack"
+POOL = "vms"
+MANAGEMENT_USER = "metastack"
+CONSOLE_PORT = 7800
+NODE_CPUS, NODE_MEMORY_MIB = 2, 4096
+READY_TIMEOUT_S = 90.0
+
+
+def quiet(_text: str) -> None:
+    """Say nothing."""
+
+
+class Cluster:
+    """One cluster by name; what it is comes from its record."""
+
+    def __init__(self, name: str = "dev") -> None:
+        self.layout = Layout(name)
+        self._state: State | None = None
+
+    @property
+    def state(self) -> State:
+        if self._state is None:
+            self._state = self.layout.need()
+        return self._state
+
+    @property
+    def namespaces(self) -> bool:
+        return self.state.mode == "namespaces"
+
+    # --- the parts
+
+    @cached_property
+    def fabric(self) -> Fabric | None:
+        return Fabric(self.layout.fabric, self.state.index) if self.namespaces else None
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """Runs a command where etcd, Ceph and consoles are reached."""
+        return self.fabric.prefix if self.fabric else ()
+
+    @cached_property
+    def etcd(self) -> EtcdCluster:
+        members = []
+        for number in range(self.state.etcd):
+            name = f"e{number + 1}"
+            ports = self.state.ports
+            members.append(
+                EtcdMember(
+                    name=name,
+                    directory=self.layout.etcd / name,
+                    host=self.fabric.subnets.etcd(number) if self.fabric else "127.0.0.1",
+                    client_port=2379 if self.fabric else ports[f"{name}.client"],
+                    peer_port=2380 if self.fabric else ports[f"{name}.peer"],
+                    argv_prefix=self.prefix,
+                    token=f"metastack-{self.layout.name}",
+                )
+            )
+        return EtcdCluster(members)
+
+    @cached_property
+    def ceph(self) -> MiniCeph | None:
+        if self.state.storage != "ceph" or self.fabric is None:
+            return None
+        return MiniCeph(
+            self.layout.ceph,
+            address=self.fabric.subnets.ceph,
+            v2_port=3300,
+            v1_port=6789,
+            prefix=self.fabric.prefix,
+        )
+
+    @property
+    def hosts(self) -> dict[str, Host]:
+        short = None if self.fabric else self.layout.short
+        folder = self.layout.folder
+        return {
+            name: Host(folder, self.layout.node(name), name, number, self.fabric, short)
+            for number, name in enumerate(self.state.nodes)
+        }
+
+    def host(self, name: str) -> Host:
+        try:
+            return self.hosts[name]
+        except KeyError:
+            raise NotFound(f"no node {name}: there are {', '.join(self.state.nodes)}") from None
+
+    def init(self, name: str) -> Proc | None:
+        """A node's init while it runs."""
+        recorded = self.state.procs.get(f"host.{name}")
+        return recorded if recorded and proc.alive(recorded) else None
+
+    @property
+    def records(self) -> Records:
+        return Records(self.prefix, self.etcd.endpoints, ROOT)
+
+    @property
+    def store_settings(self) -> StoreSettings:
+        """How this machine reaches etcd from any network namespace."""
+        return StoreSettings(endpoints=self.etcd.socket_endpoints, root=ROOT)
+
+    def storage_settings(self, node: str = "") -> StorageSettings:
+        """For one node's agent, or for the person's commands."""
+        if self.ceph:
+            return self.ceph.settings(f"node-{node}" if node else MANAGEMENT_USER, POOL)
+        return StorageSettings(kind="file", directory=str(self.layout.disks))
+
+    # --- up
+
+    def up(
+        self,
+        nodes: int | None = None,
+        etcd: int | None = None,
+        storage: str | None = None,
+        ttl_s: int | None = None,
+        say: Say = quiet,
+        select: bool = True,
+        agents: bool = True,
+    ) -> None:
+        """Make what is missing. None keeps what an existing cluster has (a new one: 3 nodes, 1 etcd, 5 s).
+
+        Without ``agents`` the hosts have a libvirtd only: a laboratory for adapters.
+        """
+        made = not self.layout.folder.exists()
+        self.layout.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with self.layout.locked():
+                self._plan(nodes, etcd, storage, ttl_s)
+                self._start(say, select, agents)
+        except Refused:
+            if made and self.layout.load() is None:
+                self._remove_folders()
+            raise
+
+    def _plan(self, nodes: int | None, etcd: int | None, storage: str | None, ttl_s: int | None) -> None:
+        state = self.layout.load()
+        if state is None:
+            choice = choose(storage)
+            size, members = nodes or 3, etcd or 1
+            if not 1 <= size <= 30 or members not in (1, 3):
+                raise Refused("--nodes 1 to 30, --etcd 1 or 3")
+            uid, gid = invoker()
+            taken = {other.index for name in clusters() if (other := Layout(name).load())}
+            state = State(
+                name=self.layout.name,
+                mode=choice.mode,
+                why=choice.why,
+                storage=choice.storage,
+                index=free_index(taken) if choice.mode == "namespaces" else -1,
+                nodes=[f"n{number + 1}" for number in range(size)],
+                etcd=members,
+                lease_ttl_s=ttl_s or 5,
+                uid=uid,
+                gid=gid,
+            )
+        else:
+            if storage not in (None, state.storage):
+                raise Refused(f"cluster {state.name} has {state.storage} storage: metastack dev down first")
+            if etcd not in (None, state.etcd):
+                raise Refused(f"cluster {state.name} has {state.etcd} etcd members: metastack dev down first")
+            if nodes is not None and nodes < len(state.nodes):
+                raise Refused(
+                    f"cluster {state.name} has {len(state.nodes)} nodes: kill-node one, or down first"
+                )
+            if nodes:
+                state.nodes = [f"n{number + 1}" for number in range(nodes)]
+            state.lease_ttl_s = ttl_s or state.lease_ttl_s
+        if state.mode == "plain":
+            wanted = [f"e{n + 1}.{what}" for n in range(state.etcd) for what in ("client", "peer")]
+            wanted += [f"{node}.console" for node in state.nodes]
+            new = [name for name in wanted if name not in state.ports]
+            state.ports |= dict(zip(new, free_ports(len(new)), strict=True)) if new else {}
+        self._state = state
+        self.layout.save(state)
+
+    def _start(self, say: Say, select: bool, agents: bool) -> None:
+        begun = time.monotonic()
+
+        def step(text: str) -> None:
+            say(f"{time.monotonic() - begun:6.1f} s  {text}")
+
+        state = self.state
+        step(f"{state.mode}, {state.storage} storage: {state.why}")
+        for folder in (self.layout.log, self.layout.etcd, self.layout.disks):
+            folder.mkdir(exist_ok=True)
+        if self.fabric:
+            self.fabric.make(state.etcd, state.storage == "ceph")
+            self._dnsmasq()
+            step(f"network {self.fabric.subnets.control}, guests {self.fabric.subnets.guests}")
+        with ThreadPoolExecutor(2) as pool:
+            storage = pool.submit(self._storage)
+            powered = pool.submit(self._power_on_all)
+            self._etcd()
+            step(f"etcd: {', '.join(self.etcd.endpoints)}")
+            self.records.configure(state.lease_ttl_s, "br0" if self.fabric else "")
+            for name, init in powered.result().items():
+                state.procs[f"host.{name}"] = init
+            self.layout.save(state)
+            step(f"{len(state.nodes)} hosts with libvirtd")
+            storage.result()
+            if self.ceph:
+                step(f"ceph: {', '.join(self.ceph.monitors)}")
+        context = contexts.Context(
+            name=state.name,
+            store=self.store_settings,
+            storage=self.storage_settings(),
+            netns=str(self.layout.fabric) if self.fabric else "",
+        )
+        path = contexts.save_context(context, select=select)
+        step(f"context {state.name} in {path}")
+        if agents:
+            for host in self.hosts.values():
+                self._agent(host)
+            self.wait_ready()
+            step(f"{len(state.nodes)} nodes ready")
+
+    def _record(self, role: str, process: Proc) -> None:
+        self.state.procs[role] = process
+        self.layout.save(self.state)
+
+    def _runs(self, role: str) -> bool:
+        recorded = self.state.procs.get(role)
+        return recorded is not None and proc.alive(recorded)
+
+    def _environment(self) -> dict[str, str]:
+        return {**tool_environment(), MARKER: str(self.layout.folder)}
+
+    def _dnsmasq(self) -> None:
+        if self.fabric and not self._runs("dnsmasq"):
+            log = self.layout.log / "dnsmasq.log"
+            argv = self.fabric.dnsmasq(self.layout.folder)
+            self._record("dnsmasq", proc.spawn(argv, log, self._environment()))
+
+    def _etcd(self) -> None:
+        for member in self.etcd.members:
+            self.start_etcd(member.name, wait=False)
+        for member in self.etcd.members:
+            asyncio.run(member.wait_ready())
+            # The person behind sudo talks to etcd through this socket; nobody else may.
+            for path in (member.directory, member.socket_path):
+                os.chown(path, self.state.uid, self.state.gid)
+
+    def _storage(self) -> None:
+        if self.ceph is None:
+            return
+
+        async def prepare(ceph: MiniCeph) -> None:
+            if ceph.conf.exists() and ceph.keyring(MANAGEMENT_USER).exists():
+                await ceph.start()
+            else:
+                await ceph.destroy()  # a creation that was interrupted
+                await ceph.create()
+                await ceph.create_pool(POOL)
+                await ceph.create_management_user(MANAGEMENT_USER, POOL)
+            for host in self.hosts.values():
+                if not ceph.keyring(f"node-{host.name}").exists():
+                    await ceph.create_node_user(f"node-{host.name}", host.address, pool=POOL)
+
+        asyncio.run(prepare(self.ceph))
+
+    def _power_on_all(self) -> dict[str, Proc]:
+        # Not recorded here, because another thread writes the record too; the marker finds them meanwhile.
+        return {name: self.init(name) or host.power_on() for name, host in self.hosts.items()}
+
+    def _agent(self, host: Host) -> None:
+        port = CONSOLE_PORT if self.fabric else self.state.ports[f"{host.name}.console"]
+        config = {
+            "name": host.name,
+            "endpoints": list(self.etcd.endpoints),
+            "root": ROOT,
+            "address": host.address,
+            "storage_addresses": [host.address],
+            "console_listen": f"{host.address}:{port}",
+            "libvirt_uri": host.libvirt_uri,
+            "libvirtd_restart_command": [str(host.barrier)],
+            "hypervisor": "auto",
+            "state_dir": str(host.folder / "agent"),
+            "cpus": NODE_CPUS,
+            "memory_mib": NODE_MEMORY_MIB,
+            "log_format": "json",
+            "storage": msgspec.to_builtins(self.storage_settings(host.name)),
+        }
+        host.agent_config.write_text(contexts.to_toml(config))
+        host.start_agent()
+
+    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Wait until every node that is switched on says ready; raises Unavailable with the agents' logs."""
+        waiting = [name for name in self.state.nodes if self.init(name)]
+
+        def missing() -> list[str]:
+            alive = self.alive()
+            return [name for name in waiting if name not in alive or not alive[name].ready]
+
+        def seen() -> str:
+            logs = [f"--- {name}\n{proc.tail(self.host(name).agent_log)}" for name in missing()]
+            return "nodes that are not ready:\n" + "\n".join(logs)
+
+        wait_for(lambda: not missing(), timeout_s, seen, every_s=0.1)
+
+    def alive(self) -> dict[str, NodeAlive]:
+        """Nodes that etcd knows to be alive; empty when etcd does not answer."""
+        try:
+            return self.records.ready()
+        except Unavailable:
+            return {}
+
+    # --- parts on their own, for people and tests
+
+    def start_etcd(self, name: str, wait: bool = True) -> None:
+        """Start a member that does not run."""
+        member = self.etcd.member(name)
+        if not self._runs(f"etcd.{name}"):
+            member.directory.mkdir(parents=True, exist_ok=True)
+            member.directory.chmod(0o700)
+            member.socket_path.unlink(missing_ok=True)
+            log = member.directory.absolute() / "etcd.log"
+            process = proc.spawn(member.argv(), log, self._environment(), cwd=member.directory)
+            self._record(f"etcd.{name}", process)
+        if wait:
+            self._etcd()
+
+    def stop_etcd(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
+        """End a member; its data stays."""
+        if recorded := self.state.procs.get(f"etcd.{name}"):
+            proc.stop([recorded], how=how)
+
+    def signal_etcd(self, name: str, how: signal.Signals) -> None:
+        """SIGSTOP and SIGCONT make an outage without an end of the process."""
+        proc.send(self.state.procs[f"etcd.{name}"], how)
+
+    def kill_node(self, name: str) -> None:
+        """Power cut; off already is fine."""
+        self.host(name)
+        if init := self.init(name):
+            self.host(name).cut_power(init)
+
+    def start_node(self, name: str, agent: bool = True) -> None:
+        """Switch a node on again, as the same machine; on already is fine."""
+        host = self.host(name)
+        if not self.init(name):
+            self._record(f"host.{name}", host.power_on())
+        if agent:
+            self._agent(host)
+
+    def cut(self, name: str, what: Cut = "all") -> None:
+        """Drop a node's packets to etcd, storage or everybody."""
+        fabric, init = self._cuttable(name)
+        fabric.cut(init.pid, what, self.state.etcd)
+
+    def heal(self, name: str) -> None:
+        """Take back every cut of a node."""
+        fabric, init = self._cuttable(name)
+        fabric.heal(init.pid)
+
+    def _cuttable(self, name: str) -> tuple[Fabric, Proc]:
+        self.host(name)
+        init = self.init(name)
+        if self.fabric is None:
+            raise Refused(f"{name} shares this machine's network: nothing can be cut ({self.state.why})")
+        if init is None:
+            raise Refused(f"{name} is switched off: metastack dev start-node {name}")
+        return self.fabric, init
+
+    # --- down
+
+    def down(self, say: Say = quiet) -> None:
+        """End and remove everything, whatever is left of it. Raises NotFound when there is nothing."""
+        if not self.layout.folder.exists():
+            raise NotFound(f"there is no cluster {self.layout.name} in {base()}")
+        with self.layout.locked():
+            state = self._state = self._recorded()
+            if state:
+                for name in state.nodes:
+                    if state.mode == "plain" or os.path.ismount(self.layout.fabric):
+                        self.kill_node(name)
+                proc.stop([p for p in state.procs.values() if proc.alive(p)], how=signal.SIGKILL)
+                if self.ceph and self.ceph.directory.exists():
+                    # Its data goes too: no reason to wait for a graceful end.
+                    for daemon in self.ceph.status().running:
+                        self.ceph.kill(daemon)
+                    asyncio.run(self.ceph.destroy())
+                say("hosts, etcd and storage ended")
+            folders = [self.layout.folder, self.layout.short]
+            while left := [one for folder in folders for one in proc.marked(folder)]:
+                proc.stop(left, how=signal.SIGKILL)
+            if self.fabric if state else None:
+                assert self.fabric is not None
+                self.fabric.remove()
+            self._remove_folders()
+        contexts.remove_context(self.layout.name)
+        say("state folder and context removed")
+
+    def _recorded(self) -> State | None:
+        try:
+            return self.layout.load()
+        except Refused:
+            return None  # unreadable: the marker finds the processes
+
+    def _remove_folders(self) -> None:
+        for folder in (self.layout.folder, self.layout.short):
+            if folder.exists():
+                shutil.rmtree(folder)
+        for parent in (base(), base().parent):
+            if parent.name in ("dev", "metastack") and parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()

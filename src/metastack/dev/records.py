@@ -1,0 +1,85 @@
+"""The few etcd records that the laboratory itself reads and writes, through ``etcdctl``.
+
+Owns: ``config/cluster`` at start, and reading which nodes are ready. Refuses: everything that a person would
+do with the CLI.
+Rule: a command of its own instead of our store, because this process starts others for its whole life and
+nothing may be forked after gRPC is loaded.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from collections.abc import Sequence
+
+import msgspec
+
+from metastack.core import codec
+from metastack.core.keys import Keys, Kind
+from metastack.core.model import ClusterConfig, NodeAlive
+from metastack.ports import Unavailable
+
+from .fabric import tool_environment
+
+Row = tuple[str, bytes, int]
+"""Key, value, mod revision."""
+
+
+class Records:
+    """etcd as seen from where ``prefix`` runs commands."""
+
+    def __init__(self, prefix: Sequence[str], endpoints: Sequence[str], root: str) -> None:
+        self.prefix = tuple(prefix)
+        self.endpoints = tuple(endpoints)
+        self.keys = Keys(root)
+
+    def configure(self, lease_ttl_s: int, default_network: str) -> ClusterConfig:
+        """Make ``config/cluster`` say this much; the rest of an existing one stays."""
+        key = self.keys.cluster()
+        rows = self._get(key)
+        old = codec.decode(ClusterConfig, rows[0][1], key) if rows else ClusterConfig()
+        new = msgspec.structs.replace(old, lease_ttl_s=lease_ttl_s)
+        if not rows:
+            new = msgspec.structs.replace(new, default_network=default_network)
+        if new != old or not rows:
+            revision = rows[0][2] if rows else 0
+            change = f'mod("{key}") = "{revision}"\n\nput {key} \'{codec.encode(new).decode()}\'\n\n\n'
+            if not self._etcdctl("txn", stdin=change).startswith("SUCCESS"):
+                raise Unavailable(f"{key} was changed by somebody else at this moment: try again")
+        return new
+
+    def ready(self) -> dict[str, NodeAlive]:
+        """Living nodes by name; those that do not parse are left out."""
+        found = {}
+        prefix = self.keys.prefix(Kind.NODE_ALIVE)
+        for key, value, _ in self._get(prefix, "--prefix"):
+            try:
+                found[key[len(prefix) :]] = codec.decode(NodeAlive, value, key)
+            except codec.Unreadable:
+                continue
+        return found
+
+    def _get(self, key: str, *flags: str) -> list[Row]:
+        answer = json.loads(self._etcdctl("get", key, *flags, "-w", "json"))
+        return [
+            (base64.b64decode(kv["key"]).decode(), base64.b64decode(kv["value"]), kv["mod_revision"])
+            for kv in answer.get("kvs", [])
+        ]
+
+    def _etcdctl(self, *argv: str, stdin: str = "") -> str:
+        try:
+            done = subprocess.run(
+                [*self.prefix, "etcdctl", f"--endpoints={','.join(self.endpoints)}", *argv],
+                input=stdin,
+                capture_output=True,
+                text=True,
+                timeout=15,
+                check=False,
+                env={**tool_environment(), "ETCDCTL_API": "3"},
+            )
+        except subprocess.TimeoutExpired:
+            raise Unavailable("etcdctl: no answer within 15 s") from None
+        if done.returncode:
+            raise Unavailable(f"etcdctl {argv[0]}: {done.stderr.strip()[-400:]}")
+        return done.stdout
