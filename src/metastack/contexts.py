@@ -22,8 +22,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from .core.model import valid_name
-from .settings import StorageSettings, StoreSettings
+from metastack.core.model import valid_name
+from metastack.settings import StorageSettings, StoreSettings
 
 ENV_CONFIG: Final = "METASTACK_CONFIG"
 ENV_CONTEXT: Final = "METASTACK_CONTEXT"

@@ -1,0 +1,285 @@
+"""Images: bring one in, take one away.
+
+Owns: ``config/images`` and what belongs to it in the storage. Refuses: deciding formats (the storage does).
+Rule: the record is there before the first byte and after the last one is gone, so whatever lies in the
+storage has a record or is rubbish that anybody may remove. While importing, the record hangs on a lease that
+this process keeps alive: should it die, the record goes and the agents remove the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+from msgspec.structs import replace
+
+from metastack.core.change import Delete, Guard, Lease, Put
+from metastack.core.codec import encode
+from metastack.core.keys import Kind
+from metastack.core.model import Image, ImageState, VmSpec
+from metastack.core.world import Seen, mod_of, seen
+from metastack.ports import DiskFormat, InUse, LeaseGone, Progress, Storage, Unavailable
+
+from . import names
+from .deed import Cluster, Deed, Kept, Plan, commit, readable
+from .problem import Code, Problem, conflict, from_storage, not_found
+
+IMPORT_LEASE_S = 15
+CLEANUP_S = 60.0
+"""How long tidying up after a failed import may take, seconds."""
+
+
+async def import_image(
+    cluster: Cluster,
+    storage: Storage,
+    deed: Deed,
+    name: str,
+    path: str,
+    fmt: DiskFormat | None = None,
+    source: str = "",
+    progress: Progress | None = None,
+) -> Image:
+    """Copy a local file into the storage under a name; raises Problem, and then leaves nothing behind."""
+    names.name("image", name)
+    names.reason(deed.reason)
+    object, key, uuid = f"image {name}", cluster.keys.image(name), str(uuid4())
+    record = Image(
+        name=name,
+        uuid=uuid,
+        state=ImageState.IMPORTING,
+        source=source or os.path.basename(path),
+        created=deed.at,
+        by=deed.by,
+        importer=f"{socket.gethostname()}:{os.getpid()}",
+    )
+    async with _lease(cluster, object) as lease:
+
+        async def announce() -> Plan[None]:
+            taken = await cluster.read(Image, key)
+            if taken is not None:
+                raise _taken(object, taken)
+            return Plan(
+                guards=(Guard(key, "mod", 0),),
+                effects=(Put(key, encode(record), leased=True),),
+                what="image.import",
+                object=object,
+                message=f"from {record.source}",
+                answer=None,
+                lease=lease.id,
+            )
+
+        await commit(cluster, deed, announce, "begin")
+        try:
+            info = await storage.import_image(uuid, path, fmt, progress)
+            ready = replace(
+                record,
+                state=ImageState.READY,
+                format=info.format.value,
+                size_bytes=info.size_bytes,
+                sha256=info.sha256,
+                importer="",
+            )
+            return await commit(cluster, deed, lambda: _finish(cluster, ready), "end")
+        except BaseException as error:
+            await _tidy(cluster, storage, deed, record)
+            if isinstance(error, Problem) or not isinstance(error, Exception):
+                raise
+            raise from_storage(error, object) from error
+
+
+async def _finish(cluster: Cluster, ready: Image) -> Plan[Image]:
+    """Put the record for good: the put without a lease takes it off the lease."""
+    object, key = f"image {ready.name}", cluster.keys.image(ready.name)
+    found = await cluster.read(Image, key)
+    if found is None or found.record is None or found.record.uuid != ready.uuid:
+        raise Problem(
+            Code.FAILED, object, "its record vanished during the import: the lease was lost", "import it again"
+        )
+    return Plan(
+        guards=(Guard(key, "mod", found.mod),),
+        effects=(Put(key, encode(ready)),),
+        what="image.ready",
+        object=object,
+        message=f"{ready.size_bytes} bytes, sha256 {ready.sha256}",
+        answer=ready,
+    )
+
+
+def _taken(object: str, found: Seen[Image]) -> Problem:
+    image = found.record
+    if image is not None and image.state is ImageState.IMPORTING:
+        return conflict(object, f"is being imported by {image.by} ({image.importer})", "wait for it")
+    return conflict(object, "exists already", f"choose another name, or `metastack image delete {object[6:]}`")
+
+
+async def _tidy(cluster: Cluster, storage: Storage, deed: Deed, record: Image) -> None:
+    """Remove what an import left, even while being cancelled; what fails here the agents do later."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
+    object, key = f"image {record.name}", cluster.keys.image(record.name)
+
+    async def forget() -> Plan[None] | Kept[None]:
+        found = await cluster.read(Image, key)
+        if found is None or found.record is None or found.record.uuid != record.uuid:
+            return Kept(None)
+        return Plan(
+            guards=(Guard(key, "mod", found.mod),),
+            effects=(Delete(key),),
+            what="image.failed",
+            object=object,
+            answer=None,
+        )
+
+    try:
+        async with asyncio.timeout(CLEANUP_S):
+            # Safety: a cancelled import may still be writing in its thread; nothing is removed before it ended.
+            await storage.quiesce()
+            await storage.delete_image(record.uuid)
+            await commit(cluster, deed, forget, "failed")
+    except Exception:  # the failure that brought us here is the one to tell
+        return
+
+
+@asynccontextmanager
+async def _lease(cluster: Cluster, object: str) -> AsyncIterator[Lease]:
+    """A lease kept alive as long as the body runs; its loss ends the body with a Problem."""
+    lease = await cluster.store.grant(IMPORT_LEASE_S)
+    try:
+        async with asyncio.TaskGroup() as group:
+            keeper = group.create_task(_keep(cluster, lease, object))
+            yield lease
+            keeper.cancel()
+    except BaseExceptionGroup as errors:
+        raise _first(errors) from None
+    finally:
+        try:
+            async with asyncio.timeout(5.0):
+                await cluster.store.revoke(lease)
+        except (Unavailable, TimeoutError):
+            pass  # it ends by itself
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The exception that tells most: a problem if there is one."""
+    found: list[BaseException] = []
+    queue: list[BaseException] = [group]
+    while queue:
+        error = queue.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            queue.extend(error.exceptions)
+        else:
+            found.append(error)
+    return next((error for error in found if isinstance(error, Problem)), found[0])
+
+
+async def _keep(cluster: Cluster, lease: Lease, object: str) -> None:
+    """Renew until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(IMPORT_LEASE_S / 4)
+        try:
+            lease = await cluster.store.renew(lease)
+        except LeaseGone:
+            raise Problem(Code.FAILED, object, "the import's lease ended", "import it again") from None
+        except Unavailable as error:
+            if loop.time() > lease.deadline_s:
+                raise Problem(
+                    Code.UNREACHABLE, object, f"etcd was away too long: {error}", "import it again"
+                ) from None
+
+
+# ---------------------------------------------------------------------------------------------------------
+
+
+async def delete_image(cluster: Cluster, storage: Storage, deed: Deed, name: str) -> None:
+    """Remove an image that no VM uses."""
+    names.name("image", name)
+    names.reason(deed.reason)
+    object, key = f"image {name}", cluster.keys.image(name)
+    uuid = ""
+
+    async def mark() -> Plan[Image]:
+        nonlocal uuid
+        found = await cluster.read(Image, key)
+        if found is None:
+            raise not_found(object, "`metastack image list` shows the images")
+        image = readable(found, object)
+        if image.state is ImageState.IMPORTING:
+            raise conflict(object, f"is being imported by {image.by} ({image.importer})", "wait for it")
+        if uuid and image.uuid != uuid:
+            raise conflict(object, "was deleted and imported anew meanwhile")
+        uuid = image.uuid
+        await _refuse_users(cluster, object, uuid)
+        return Plan(
+            guards=(Guard(key, "mod", mod_of(found)),),
+            effects=(Put(key, encode(replace(image, state=ImageState.DELETING, message=""))),),
+            what="image.delete",
+            object=object,
+            answer=image,
+        )
+
+    before = await commit(cluster, deed, mark, "begin")
+    try:
+        # Safety: from the mark on no VM can be created from it; whoever was faster is seen by this look.
+        await _refuse_users(cluster, object, uuid)
+        await storage.delete_image(uuid)
+    except BaseException as error:
+        why = str(error) or type(error).__name__
+        await commit(cluster, deed, lambda: _put_back(cluster, key, before, why), "kept")
+        if isinstance(error, InUse):
+            config = await cluster.config()
+            raise conflict(
+                object,
+                f"disks still depend on it: {error}",
+                f"deleted disks stay in the trash for {config.trash_retention_s} s; try again later",
+            ) from None
+        if isinstance(error, Problem) or not isinstance(error, Exception):
+            raise
+        raise from_storage(error, object) from error
+
+    async def forget() -> Plan[None] | Kept[None]:
+        found = await cluster.read(Image, key)
+        if found is None or found.record is None or found.record.uuid != uuid:
+            return Kept(None)
+        return Plan(
+            guards=(Guard(key, "mod", found.mod),),
+            effects=(Delete(key),),
+            what="image.deleted",
+            object=object,
+            answer=None,
+        )
+
+    await commit(cluster, deed, forget, "end")
+
+
+async def _put_back(cluster: Cluster, key: str, before: Image, why: str) -> Plan[None] | Kept[None]:
+    """The record as it was, with what stood in the way."""
+    found = await cluster.read(Image, key)
+    if found is None or found.record is None or found.record.uuid != before.uuid:
+        return Kept(None)
+    kept = replace(before, state=ImageState.READY, message=f"not deleted: {why}"[:300])
+    return Plan(
+        guards=(Guard(key, "mod", found.mod),),
+        effects=(Put(key, encode(kept)),),
+        what="image.kept",
+        object=f"image {before.name}",
+        message=kept.message,
+        answer=None,
+    )
+
+
+async def _refuse_users(cluster: Cluster, object: str, uuid: str) -> None:
+    snapshot = await cluster.store.list(cluster.keys.prefix(Kind.VM_SPEC))
+    users = [
+        str(spec.id)
+        for entry in snapshot.entries
+        if (spec := seen(VmSpec, entry).record) is not None and spec.image_uuid == uuid
+    ]
+    if users:
+        shown = ", ".join(sorted(users)[:5]) + (f" and {len(users) - 5} more" if len(users) > 5 else "")
+        raise conflict(object, f"is used by {shown}", "delete these VMs first")

@@ -1,0 +1,86 @@
+"""Why a command could not be done, in words for the person who asked.
+
+Owns: the codes that become exit statuses (CLI) and HTTP statuses (web).
+Refuses: stack traces, and errors that do not say what to do next when that is known.
+Rule: one problem names one object, says what is wrong with it and why; ``hint`` is the next thing to type.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from metastack.ports import Broken, Denied, Exists, InUse, InvalidImage, NoSpace, NotFound, Refused, Unavailable
+
+
+class Code(StrEnum):
+    """What kind of failure it is."""
+
+    FAILED = "failed"
+    USAGE = "usage"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    TIMEOUT = "timeout"
+    DENIED = "denied"
+    UNREACHABLE = "unreachable"
+
+
+class Problem(Exception):
+    """A command that was not done."""
+
+    def __init__(self, code: Code, object: str, message: str, hint: str = "") -> None:
+        super().__init__(f"{object}: {message}" if object else message)
+        self.code = code
+        self.object = object
+        """Such as ``vm default/hello``; empty when no object is to blame."""
+        self.message = message
+        self.hint = hint
+
+
+def usage(object: str, message: str, hint: str = "") -> Problem:
+    return Problem(Code.USAGE, object, message, hint)
+
+
+def not_found(object: str, hint: str = "") -> Problem:
+    return Problem(Code.NOT_FOUND, object, "does not exist", hint)
+
+
+def conflict(object: str, message: str, hint: str = "") -> Problem:
+    return Problem(Code.CONFLICT, object, message, hint)
+
+
+def from_storage(error: Exception, object: str) -> Problem:
+    """An error of the Storage port as a problem of the object at hand."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, InvalidImage):
+        return Problem(Code.FAILED, object, text, "check the file, or name its format with --format raw|qcow2")
+    if isinstance(error, NoSpace):
+        return Problem(Code.FAILED, object, text, "free some space and try again")
+    if isinstance(error, InUse):
+        return conflict(object, text, "delete what still uses it first")
+    if isinstance(error, Denied):
+        return Problem(Code.DENIED, object, text, "check the storage user and its key in the context")
+    if isinstance(error, Exists):
+        return conflict(object, text)
+    if isinstance(error, NotFound):
+        return Problem(Code.NOT_FOUND, object, text)
+    return Problem(Code.FAILED, object, text, "check that the storage is up: `metastack status`")
+
+
+def from_store(error: Exception, endpoints: tuple[str, ...]) -> Problem:
+    """An error of the Store port that no command could make more of."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, NoSpace):
+        return Problem(Code.FAILED, "etcd", text, "compact and defragment it, then `etcdctl alarm disarm`")
+    if isinstance(error, Denied):
+        return Problem(Code.DENIED, "etcd", text, "check the certificate or user in the context")
+    if isinstance(error, Unavailable):
+        tried = ", ".join(endpoints) or "none"
+        return Problem(
+            Code.UNREACHABLE,
+            "etcd",
+            f"does not answer (endpoints tried: {tried}): {text}",
+            "check that etcd runs and that the endpoints are right: `metastack context list -o wide`",
+        )
+    if isinstance(error, Refused | Broken):
+        return Problem(Code.FAILED, "etcd", text)
+    return Problem(Code.FAILED, "", f"{type(error).__name__}: {text}")

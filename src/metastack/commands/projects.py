@@ -1,0 +1,47 @@
+"""Projects: the rooms in which VM names are unique.
+
+Owns: ``config/projects``. Refuses: removing one (quotas and members come with identities).
+Rule: ``default`` exists without a record, every other project only with one.
+"""
+
+from __future__ import annotations
+
+from metastack.core.change import Guard, Put
+from metastack.core.codec import encode
+from metastack.core.keys import Kind
+from metastack.core.model import Project
+from metastack.core.world import Seen, seen
+
+from . import names
+from .deed import Cluster, Deed, Plan, commit
+from .problem import conflict
+
+
+async def create_project(cluster: Cluster, deed: Deed, name: str) -> Project:
+    """Make a project."""
+    names.name("project", name)
+    names.reason(deed.reason)
+    key = cluster.keys.project(name)
+    project = Project(name=name, created=deed.at, by=deed.by, reason=deed.reason, request_id=deed.request_id)
+
+    async def look() -> Plan[Project]:
+        if name == names.DEFAULT_PROJECT or await cluster.store.get(key) is not None:
+            raise conflict(f"project {name}", "exists already")
+        return Plan(
+            guards=(Guard(key, "mod", 0),),
+            effects=(Put(key, encode(project)),),
+            what="project.create",
+            object=f"project {name}",
+            answer=project,
+        )
+
+    return await commit(cluster, deed, look)
+
+
+async def list_projects(cluster: Cluster) -> list[tuple[str, Seen[Project]]]:
+    """Every project with its record, ``default`` always among them."""
+    prefix = cluster.keys.prefix(Kind.PROJECT)
+    snapshot = await cluster.store.list(prefix)
+    found = {entry.key.removeprefix(prefix): seen(Project, entry) for entry in snapshot.entries}
+    found.setdefault(names.DEFAULT_PROJECT, Seen(Project(name=names.DEFAULT_PROJECT), 0, 0))
+    return sorted(found.items())
