@@ -1,0 +1,231 @@
+"""The Storage port on Ceph RBD.
+
+Owns: the connection to Ceph, its threads, and which calls they run. Refuses: a ceph.conf, waits without
+bounds, and calling a node fenced that the OSD map does not say is.
+Rule: after an unblock, only Rados handles made after it are used.
+
+Two pools of threads: images and disks in one, fencing in the other, so that a stuck OSD never delays a fence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import threading
+import uuid as uuids
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import structlog
+
+from metastack.core.model import FenceReceipt
+from metastack.ports import (
+    CephSecret,
+    DiskFormat,
+    DiskInfo,
+    DiskSource,
+    Fenced,
+    ImageInfo,
+    NoSpace,
+    Progress,
+    Unavailable,
+)
+from metastack.settings import StorageSettings
+
+from . import ceph_fence, ceph_images, ceph_import
+from .ceph_handle import Handle, host_of
+from .source import Stopped, check_uuid
+from .threads import Workers
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+_SECRETS = uuids.UUID("4d6f4a53-6f0e-5c0b-9f43-8a2d3b6f5e10")
+"""Namespace of libvirt secret UUIDs; fixed for ever, else nodes would define a second secret."""
+_REMOVAL_S = 3600.0
+
+
+class CephStorage:
+    """See :class:`metastack.ports.Storage`."""
+
+    kind = "ceph"
+    remote_fence = True
+
+    def __init__(self, settings: StorageSettings) -> None:
+        self._settings = settings
+        self._handle: Handle | None = None
+        self._data = Workers("storage", 4)
+        self._control = Workers("storage-control", 2)
+        # Several bounded steps make one call: a few time-outs of Ceph's own fit in.
+        self._deadline_s = 4 * settings.timeout_s + 5
+
+    # --- life
+
+    async def open(self) -> None:
+        """Connect and read from the pool. On Fenced the connection stays: blocked() and unfence() work."""
+        if self._handle is None:
+            self._handle = await self._control.run(
+                "connecting to Ceph", lambda: Handle(self._settings), self._deadline_s
+            )
+        await self._on(self._control, "probing the pool", Handle.probe)
+
+    async def close(self) -> None:
+        await self.quiesce()
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            await self._control.run("disconnecting from Ceph", handle.retire, self._deadline_s)
+        self._data.shutdown()
+        self._control.shutdown()
+
+    async def quiesce(self) -> None:
+        await self._data.quiesce()
+        await self._control.quiesce()
+
+    def libvirt_secret(self) -> CephSecret:
+        handle = self._opened()
+        return CephSecret(
+            uuid=self._secret_uuid(handle),
+            name=f"metastack client.{self._settings.user} {handle.fsid}",
+            key=base64.b64decode(handle.key),
+        )
+
+    # --- images
+
+    async def import_image(
+        self,
+        uuid: str,
+        path: str,
+        fmt: DiskFormat | None,
+        progress: Progress | None = None,
+        size_limit: int = 0,
+    ) -> ImageInfo:
+        check_uuid(uuid)
+        handle, stop = self._opened(), threading.Event()
+        report = progress or (lambda _done, _total: None)
+
+        def run() -> ImageInfo:
+            with handle.use():
+                return ceph_import.run(handle, uuid, path, fmt, report, size_limit, stop)
+
+        try:
+            return await self._data.run(f"importing {path}", run, None)
+        except Stopped:
+            raise Unavailable(f"the import of {path} was cancelled") from None
+        finally:
+            stop.set()  # a cancelled await ends its thread at the next chunk, which cleans up
+
+    async def delete_image(self, uuid: str) -> None:
+        check_uuid(uuid)
+        what = f"deleting image {uuid}"
+        await self._on(self._data, what, lambda h: ceph_images.delete_image(h, uuid), _REMOVAL_S)
+
+    async def images(self) -> list[str]:
+        return await self._on(self._data, "listing images", ceph_images.images)
+
+    # --- disks
+
+    async def create_disk(self, uuid: str, image_uuid: str, size_bytes: int) -> None:
+        check_uuid(uuid)
+        check_uuid(image_uuid)
+
+        def create(handle: Handle) -> None:
+            try:
+                ceph_images.create_disk(handle, uuid, image_uuid, size_bytes)
+            except Unavailable as error:
+                if not isinstance(error, Fenced | NoSpace):
+                    handle.refuse_when_full()
+                raise
+
+        await self._on(self._data, f"creating disk {uuid}", create)
+
+    async def delete_disk(self, uuid: str, retention_s: int) -> None:
+        check_uuid(uuid)
+        what = f"deleting disk {uuid}"
+        await self._on(self._data, what, lambda h: ceph_images.delete_disk(h, uuid, retention_s))
+
+    async def purge_trash(self) -> int:
+        return await self._on(self._data, "purging the trash", ceph_images.purge_trash, _REMOVAL_S)
+
+    async def disk(self, uuid: str) -> DiskInfo | None:
+        check_uuid(uuid)
+        return await self._on(self._data, f"reading disk {uuid}", lambda h: ceph_images.disk(h, uuid))
+
+    async def disks(self) -> list[str]:
+        return await self._on(self._data, "listing disks", ceph_images.disks)
+
+    async def disk_source(self, uuid: str) -> DiskSource:
+        return DiskSource(
+            kind="rbd",
+            format=DiskFormat.RAW,
+            path=f"{self._settings.pool}/{ceph_images.DISK}{check_uuid(uuid)}",
+            monitors=self._settings.monitors,
+            user=self._settings.user,
+            secret_uuid=self._secret_uuid(self._opened()),
+        )
+
+    async def locked(self, uuid: str) -> bool:
+        name = ceph_images.DISK + check_uuid(uuid)
+        return bool(
+            await self._on(self._data, f"looking who has {name}", lambda h: ceph_images.watchers(h, name))
+        )
+
+    # --- fencing
+
+    async def fence(self, addresses: tuple[str, ...], by: str, reason: str) -> FenceReceipt:
+        done = await self._on(self._control, "fencing", lambda h: ceph_fence.add(h, addresses))
+        log.info("blocked", addresses=addresses, osd_epoch=done.osd_epoch, by=by, reason=reason)
+        return FenceReceipt(
+            at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            by=by,
+            method="ceph-blocklist",
+            addresses=addresses,
+            osd_epoch=done.osd_epoch,
+            verified=done.verified,
+            reason=reason,
+        )
+
+    async def break_locks(self, disk_uuid: str, addresses: tuple[str, ...]) -> None:
+        check_uuid(disk_uuid)
+        what = f"breaking locks of {disk_uuid}"
+        await self._on(self._data, what, lambda h: ceph_images.break_locks(h, disk_uuid, addresses))
+
+    async def blocked(self, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        return await self._on(
+            self._control, "reading the blocklist", lambda h: ceph_fence.blocked(h, addresses)
+        )
+
+    async def unfence(self, addresses: tuple[str, ...]) -> None:
+        await self._on(self._control, "unblocking", lambda h: ceph_fence.remove(h, addresses))
+        # Safety: a handle that was refused may hold writes that it would send now. It is never used again.
+        fresh = await self._control.run("reconnecting", lambda: Handle(self._settings), self._deadline_s)
+        old, self._handle = self._handle, fresh
+        if old is not None:
+            await self._control.run("closing the old connection", old.retire, self._deadline_s)
+        await self._on(self._control, "probing the pool", Handle.probe)
+        log.info("unblocked", addresses=addresses)
+
+    async def own_address(self) -> str:
+        await asyncio.sleep(0)
+        return host_of(self._opened().address)
+
+    # --- inside
+
+    def _opened(self) -> Handle:
+        if self._handle is None:
+            raise Unavailable("the Ceph storage is not open")
+        return self._handle
+
+    def _secret_uuid(self, handle: Handle) -> str:
+        return str(uuids.uuid5(_SECRETS, f"{handle.fsid}:{self._settings.user}"))
+
+    async def _on(
+        self, workers: Workers, what: str, call: Callable[[Handle], T], timeout_s: float | None = None
+    ) -> T:
+        handle = self._opened()
+
+        def run() -> T:
+            with handle.use():
+                return call(handle)
+
+        return await workers.run(what, run, timeout_s or self._deadline_s)

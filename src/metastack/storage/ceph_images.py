@@ -1,0 +1,172 @@
+"""Images and disks as RBD images: the deeds, each safe to repeat after a crash at any step.
+
+Owns: the names ``image-UUID`` (complete, with a protected snapshot ``base``), ``import-UUID`` (a half import)
+and ``vm-UUID`` (a disk). Refuses: removing what a live client has open or what clones depend on.
+Rule: an ``image-`` is complete, because it gets that name last.
+
+Everything here blocks: it runs in the adapter's threads.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import rbd
+
+from metastack.ports import DiskInfo, Exists, InUse, InvalidImage, NotFound
+
+from . import ceph_fence
+from .ceph_errors import mapped
+from .ceph_handle import Handle, host_of, plain
+
+FEATURES = 61
+"""layering, exclusive-lock, object-map, fast-diff, deep-flatten."""
+ORDER = 22
+"""4 MiB objects."""
+BASE = "base"
+IMAGE, IMPORT, DISK = "image-", "import-", "vm-"
+
+
+def start_import(handle: Handle, uuid: str, size_bytes: int) -> None:
+    if IMAGE + uuid in rbd.RBD().list(handle.ioctx):
+        raise Exists(f"image {uuid} exists already in {handle.who}")
+    with mapped(
+        f"creating {IMPORT}{uuid} (an import of it may be under way or have died: delete the image first)"
+    ):
+        rbd.RBD().create(handle.ioctx, IMPORT + uuid, size_bytes, ORDER, old_format=False, features=FEATURES)
+
+
+def finish_import(handle: Handle, uuid: str) -> None:
+    """Snapshot, protect, and only then give it its name."""
+    with mapped(f"finishing {IMPORT}{uuid}"):
+        with handle.image(IMPORT + uuid, read_only=False) as image:
+            image.create_snap(BASE)
+            image.protect_snap(BASE)
+        rbd.RBD().rename(handle.ioctx, IMPORT + uuid, IMAGE + uuid)
+
+
+def delete_image(handle: Handle, uuid: str) -> None:
+    """A complete image, the rest of a failed import, or nothing at all."""
+    for name in (IMAGE + uuid, IMPORT + uuid):
+        _refuse_open(handle, name)
+        try:
+            with mapped(f"deleting {name}: a disk still depends on it, or an importer has it open"):
+                _drop_base(handle, name)
+                rbd.RBD().remove(handle.ioctx, name)
+        except NotFound:
+            continue
+
+
+def _drop_base(handle: Handle, name: str) -> None:
+    with handle.image(name, read_only=False) as image:
+        if any(snap["name"] == BASE for snap in image.list_snaps()):
+            if image.is_protected_snap(BASE):
+                image.unprotect_snap(BASE)
+            image.remove_snap(BASE)
+
+
+def images(handle: Handle) -> list[str]:
+    with mapped("listing images"):
+        names = rbd.RBD().list(handle.ioctx)
+    return sorted({n.removeprefix(p) for n in names for p in (IMAGE, IMPORT) if n.startswith(p)})
+
+
+def create_disk(handle: Handle, uuid: str, image_uuid: str, size_bytes: int) -> None:
+    parent, name = IMAGE + image_uuid, DISK + uuid
+    existing = disk(handle, uuid)
+    if existing is None:
+        try:
+            with mapped(f"reading {parent}"), handle.image(parent) as image:
+                image_bytes = image.size()
+        except NotFound:
+            raise NotFound(f"image {image_uuid} does not exist in {handle.who}: import it first") from None
+        if size_bytes < image_bytes:
+            raise InvalidImage(
+                f"disk {uuid} of {size_bytes} bytes is smaller than its image {image_uuid} of {image_bytes}: "
+                "ask for a larger disk"
+            )
+        try:
+            with mapped(f"cloning {parent} to {name}"):
+                rbd.RBD().clone(handle.ioctx, parent, BASE, handle.ioctx, name, features=FEATURES)
+        except Exists:
+            pass  # somebody else was faster, or the answer to our own first try was lost
+        existing = disk(handle, uuid)
+    if existing and existing.size_bytes < size_bytes:
+        # Also the second half of a creation that died between its two steps.
+        with mapped(f"growing {name} to {size_bytes} bytes"), handle.image(name, read_only=False) as image:
+            image.resize(size_bytes)
+
+
+def delete_disk(handle: Handle, uuid: str, retention_s: int) -> None:
+    name = DISK + uuid
+    _refuse_open(handle, name)
+    try:
+        with mapped(f"moving {name} to the trash"):
+            rbd.RBD().trash_move(handle.ioctx, name, retention_s)
+    except NotFound:
+        return
+
+
+def purge_trash(handle: Handle) -> int:
+    with mapped("listing the trash"):
+        entries = list(rbd.RBD().trash_list(handle.ioctx))
+    now, removed = datetime.now(UTC).replace(tzinfo=None), 0
+    for entry in entries:
+        if not entry["name"].startswith(DISK) or entry["deferment_end_time"] > now:
+            continue
+        try:
+            with mapped(f"removing {entry['name']} from the trash"):
+                rbd.RBD().trash_remove(handle.ioctx, entry["id"], False)
+            removed += 1
+        except (NotFound, InUse):
+            continue  # another node was faster, or is at it
+    return removed
+
+
+def disk(handle: Handle, uuid: str) -> DiskInfo | None:
+    try:
+        with mapped(f"reading {DISK}{uuid}"), handle.image(DISK + uuid) as image:
+            try:
+                parent = str(image.parent_info()[1]).removeprefix(IMAGE)
+            except rbd.ImageNotFound:
+                parent = ""
+            return DiskInfo(uuid=uuid, size_bytes=int(image.size()), parent_image_uuid=parent)
+    except NotFound:
+        return None
+
+
+def disks(handle: Handle) -> list[str]:
+    with mapped("listing disks"):
+        return sorted(n.removeprefix(DISK) for n in rbd.RBD().list(handle.ioctx) if n.startswith(DISK))
+
+
+def watchers(handle: Handle, name: str) -> list[str]:
+    """Clients that have the image open for writing and are neither ours nor fenced."""
+    try:
+        with mapped(f"reading who has {name} open"), handle.image(name) as image:
+            found = [str(w["addr"]) for w in image.watchers_list()]
+    except NotFound:
+        return []
+    others = [client for client in found if plain(client) != plain(handle.address)]
+    if not others:
+        return []
+    # A killed client stays for 30 s more; a fenced one too, but it can do no harm.
+    listed = ceph_fence.entries(handle)
+    return [client for client in others if not ceph_fence.shut_out(client, listed)]
+
+
+def _refuse_open(handle: Handle, name: str) -> None:
+    if found := watchers(handle, name):
+        raise InUse(f"{name} is open in {', '.join(found)} (a client that died counts for 30 s more)")
+
+
+def break_locks(handle: Handle, uuid: str, addresses: tuple[str, ...]) -> None:
+    # Safety: a lock is broken only when its owner is shut out at this moment, whoever asks.
+    shut_out = set(ceph_fence.blocked(handle, addresses))
+    try:
+        with mapped(f"breaking locks of {DISK}{uuid}"), handle.image(DISK + uuid, read_only=False) as image:
+            for owner in list(image.lock_get_owners()):
+                if host_of(str(owner["owner"])) in shut_out:
+                    image.lock_break(owner["mode"], owner["owner"])
+    except NotFound:
+        return

@@ -1,0 +1,95 @@
+"""A local file becomes an RBD image, in chunks, without its zeros.
+
+Owns: one import from opening the file to the finished image. Refuses: leaving half an image behind.
+Rule: whatever goes wrong, also a cancelled await, what this import created is removed before it returns.
+
+Everything here blocks: it runs in the adapter's threads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import rbd
+import structlog
+
+from metastack.ports import (
+    DiskFormat,
+    Fenced,
+    ImageInfo,
+    NoSpace,
+    Progress,
+    Refused,
+    Unavailable,
+)
+
+from . import ceph_images, source
+from .ceph_errors import mapped
+from .ceph_handle import Handle
+
+log = structlog.get_logger()
+
+
+def run(
+    handle: Handle,
+    uuid: str,
+    path: str,
+    fmt: DiskFormat | None,
+    progress: Progress,
+    size_limit: int,
+    stop: threading.Event,
+) -> ImageInfo:
+    opened = source.open_source(path, fmt, size_limit)
+    try:
+        handle.refuse_when_full()
+        if opened.format is DiskFormat.RAW:
+            sha256 = _fill(handle, uuid, opened.fd, opened.size_bytes, progress, stop)
+        else:
+            # Three passes: read for the checksum, unpack, copy. Progress counts the first and the last.
+            total = opened.file_bytes + opened.size_bytes
+            sha256 = source.checksum(opened, lambda done, _: progress(done, total), stop)
+            unpacked = source.spool(opened, "", stop)
+            try:
+                _fill(
+                    handle,
+                    uuid,
+                    unpacked,
+                    opened.size_bytes,
+                    lambda done, _: progress(opened.file_bytes + done, total),
+                    stop,
+                )
+            finally:
+                os.close(unpacked)
+    finally:
+        source.close(opened)
+    return ImageInfo(size_bytes=opened.size_bytes, sha256=sha256, format=opened.format)
+
+
+def _fill(
+    handle: Handle, uuid: str, fd: int, size_bytes: int, progress: Progress, stop: threading.Event
+) -> str:
+    """Copy an open raw file into a new image; sha256 of its bytes."""
+    ceph_images.start_import(handle, uuid, size_bytes)
+    try:
+        with (
+            mapped(f"writing image {uuid}"),
+            handle.image(ceph_images.IMPORT + uuid, read_only=False) as image,
+        ):
+            sha256 = source.copy(fd, size_bytes, image.write, progress, stop)
+            image.flush()
+        ceph_images.finish_import(handle, uuid)
+    except BaseException as error:
+        _undo(handle, uuid)
+        if isinstance(error, Unavailable) and not isinstance(error, Fenced | NoSpace):
+            handle.refuse_when_full()
+        raise
+    return sha256
+
+
+def _undo(handle: Handle, uuid: str) -> None:
+    try:
+        ceph_images.delete_image(handle, uuid)
+    except (Refused, Unavailable, rbd.Error) as error:
+        # Whoever reads the record's "importing" finds it dead and deletes the image again.
+        log.warning("half_import_left", image=uuid, error=str(error))

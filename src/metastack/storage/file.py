@@ -1,0 +1,146 @@
+"""The Storage port on one shared folder: raw images, qcow2 overlays, QEMU's image lock.
+
+Owns: the adapter's threads and which calls they run. Refuses: claiming a fence that it does not have.
+Rule: nothing here shuts a node out; a takeover must find the disk unlocked (:meth:`FileStorage.locked`),
+and QEMU itself refuses a second writer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from metastack.core.model import FenceReceipt
+from metastack.ports import DiskFormat, DiskInfo, DiskSource, ImageInfo, Progress, Unavailable
+from metastack.settings import StorageSettings
+
+from . import file_images
+from .source import Stopped, check_uuid
+from .threads import Workers
+
+T = TypeVar("T")
+
+
+class FileStorage:
+    """See :class:`metastack.ports.Storage`."""
+
+    kind = "file"
+    remote_fence = False
+
+    def __init__(self, settings: StorageSettings) -> None:
+        self._folder = file_images.Folder(settings.directory, settings.timeout_s)
+        self._workers = Workers("storage", 4)
+        self._deadline_s = 4 * settings.timeout_s + 5
+
+    # --- life
+
+    async def open(self) -> None:
+        await self._on("opening the storage folder", self._folder.prepare)
+
+    async def close(self) -> None:
+        await self.quiesce()
+        self._workers.shutdown()
+
+    async def quiesce(self) -> None:
+        await self._workers.quiesce()
+
+    def libvirt_secret(self) -> None:
+        return None
+
+    # --- images
+
+    async def import_image(
+        self,
+        uuid: str,
+        path: str,
+        fmt: DiskFormat | None,
+        progress: Progress | None = None,
+        size_limit: int = 0,
+    ) -> ImageInfo:
+        check_uuid(uuid)
+        folder, stop = self._folder, threading.Event()
+        report = progress or (lambda _done, _total: None)
+        try:
+            return await self._workers.run(
+                f"importing {path}",
+                lambda: file_images.import_image(folder, uuid, path, fmt, report, size_limit, stop),
+                None,
+            )
+        except Stopped:
+            raise Unavailable(f"the import of {path} was cancelled") from None
+        finally:
+            stop.set()  # a cancelled await ends its thread at the next chunk, which cleans up
+
+    async def delete_image(self, uuid: str) -> None:
+        check_uuid(uuid)
+        await self._on(f"deleting image {uuid}", lambda: file_images.delete_image(self._folder, uuid))
+
+    async def images(self) -> list[str]:
+        return await self._on("listing images", lambda: file_images.images(self._folder))
+
+    # --- disks
+
+    async def create_disk(self, uuid: str, image_uuid: str, size_bytes: int) -> None:
+        check_uuid(uuid)
+        check_uuid(image_uuid)
+        await self._on(
+            f"creating disk {uuid}",
+            lambda: file_images.create_disk(self._folder, uuid, image_uuid, size_bytes),
+        )
+
+    async def delete_disk(self, uuid: str, retention_s: int) -> None:
+        check_uuid(uuid)
+        await self._on(
+            f"deleting disk {uuid}", lambda: file_images.delete_disk(self._folder, uuid, retention_s)
+        )
+
+    async def purge_trash(self) -> int:
+        return await self._on("purging the trash", lambda: file_images.purge_trash(self._folder))
+
+    async def disk(self, uuid: str) -> DiskInfo | None:
+        check_uuid(uuid)
+        return await self._on(f"reading disk {uuid}", lambda: file_images.disk(self._folder, uuid))
+
+    async def disks(self) -> list[str]:
+        return await self._on("listing disks", lambda: file_images.disks(self._folder))
+
+    async def disk_source(self, uuid: str) -> DiskSource:
+        path = str(self._folder.disk(check_uuid(uuid)))
+        return DiskSource(kind="file", format=DiskFormat.QCOW2, path=path)
+
+    async def locked(self, uuid: str) -> bool:
+        check_uuid(uuid)
+        return await self._on(f"looking at the lock of {uuid}", lambda: file_images.locked(self._folder, uuid))
+
+    # --- fencing: there is none
+
+    async def fence(self, addresses: tuple[str, ...], by: str, reason: str) -> FenceReceipt:
+        """A receipt that says that nothing was blocked: QEMU's image lock guards each disk."""
+        await asyncio.sleep(0)
+        return FenceReceipt(
+            at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            by=by,
+            method="image-lock",
+            verified="nothing is blocked remotely: QEMU's image lock refuses a second writer",
+            reason=reason,
+        )
+
+    async def break_locks(self, disk_uuid: str, addresses: tuple[str, ...]) -> None:
+        """The kernel drops a lock with its process; there is nothing to break."""
+
+    async def blocked(self, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        return ()
+
+    async def unfence(self, addresses: tuple[str, ...]) -> None:
+        """Nothing was blocked."""
+
+    async def own_address(self) -> str:
+        return ""
+
+    # --- inside
+
+    async def _on(self, what: str, call: Callable[[], T]) -> T:
+        return await self._workers.run(what, call, self._deadline_s)
