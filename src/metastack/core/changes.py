@@ -51,11 +51,13 @@ def _absent(key: str) -> Guard:
     return Guard(key, "mod", 0)
 
 
-def _unchanged(key: str, found: Seen[R] | None) -> Guard:
+def unchanged(key: str, found: Seen[R] | None) -> Guard:
+    """The key is as it was seen; absent when it was not there."""
     return Guard(key, "mod", mod_of(found))
 
 
-def _alive(keys: Keys, me: Me) -> Guard:
+def in_session(keys: Keys, me: Me) -> Guard:
+    """``alive = S``: my alive key still has the create revision that is my session."""
     return Guard(keys.node_alive(me.node), "create", token_revision(me.session))
 
 
@@ -75,7 +77,7 @@ def register(keys: Keys, alive: NodeAlive, lease: int, fence: Seen[Fence] | None
     the fence's revision, so that a fencer that comes back too late cannot finish it.
     """
     key = keys.fence(alive.name)
-    guards = [_absent(keys.node_alive(alive.name)), _unchanged(key, fence)]
+    guards = [_absent(keys.node_alive(alive.name)), unchanged(key, fence)]
     effects: list[Put | Delete] = [Put(keys.node_alive(alive.name), encode(alive), leased=True)]
     if fence is not None and fence.ok.intent:
         guards.append(_absent(keys.node_alive(fence.ok.intent_by)))
@@ -95,7 +97,7 @@ def declare(keys: Keys, me: Me, facts: NodeFacts, found: Seen[NodeFacts] | None)
     key = keys.node_facts(me.node)
     return Change(
         name="declare",
-        guards=(_alive(keys, me), _unchanged(key, found)),
+        guards=(in_session(keys, me), unchanged(key, found)),
         effects=(Put(key, encode(facts)),),
     )
 
@@ -108,10 +110,22 @@ def announce(keys: Keys, me: Me, alive: NodeAlive, extra: Extra = ()) -> Change:
     """
     return Change(
         name="ready" if alive.ready else "announce",
-        guards=(_alive(keys, me),),
+        guards=(in_session(keys, me),),
         effects=(Put(keys.node_alive(me.node), encode(alive), leased=True), *_ride(extra)),
         lease=me.lease,
     )
+
+
+def relet(
+    keys: Keys, me: Me, lease: int, alive: NodeAlive, statuses: Iterable[tuple[str, VmStatus | None]]
+) -> Change:
+    """Move what this session publishes to another lease.
+
+    Safety: ``alive = S``; a put over a living key keeps its create revision, so the session stays the same.
+    """
+    puts = [Put(keys.node_alive(me.node), encode(alive), leased=True)]
+    puts += [Put(key, encode(status), leased=True) for key, status in statuses if status is not None]
+    return Change(name="relet", guards=(in_session(keys, me),), effects=tuple(puts), lease=lease)
 
 
 # --- claims ---------------------------------------------------------------------------------------------
@@ -141,7 +155,7 @@ def claim(
         effects.append(Put(keys.volume(volume.project, volume.uuid), encode(volume)))
     return Change(
         name="claim",
-        guards=(_absent(keys.claim(vm)), _unchanged(keys.vm_spec(vm), spec), _alive(keys, me)),
+        guards=(_absent(keys.claim(vm)), unchanged(keys.vm_spec(vm), spec), in_session(keys, me)),
         effects=(*effects, *_ride(extra)),
         lease=me.lease,
     )
@@ -168,10 +182,10 @@ def takeover(
     return Change(
         name="takeover",
         guards=(
-            _unchanged(keys.claim(vm), old),
-            _unchanged(keys.vm_spec(vm), spec),
-            _unchanged(keys.fence(old.ok.node), fence),
-            _alive(keys, me),
+            unchanged(keys.claim(vm), old),
+            unchanged(keys.vm_spec(vm), spec),
+            unchanged(keys.fence(old.ok.node), fence),
+            in_session(keys, me),
         ),
         effects=(
             Put(keys.claim(vm), encode(new)),
@@ -192,7 +206,7 @@ def adopt(keys: Keys, me: Me, vm: VmId, old: Seen[Claim], status: VmStatus, extr
     new = msgspec.structs.replace(old.ok, session=me.session)
     return Change(
         name="adopt",
-        guards=(_unchanged(keys.claim(vm), old), _alive(keys, me)),
+        guards=(unchanged(keys.claim(vm), old), in_session(keys, me)),
         effects=(
             Put(keys.claim(vm), encode(new)),
             Put(keys.vm_status(vm), encode(status), leased=True),
@@ -206,7 +220,7 @@ def publish(keys: Keys, me: Me, vm: VmId, held: Seen[Claim], status: VmStatus, e
     """Say how a VM of mine is doing. Safety: only its claimant in a living session may."""
     return Change(
         name="publish",
-        guards=(_unchanged(keys.claim(vm), held), _alive(keys, me)),
+        guards=(unchanged(keys.claim(vm), held), in_session(keys, me)),
         effects=(Put(keys.vm_status(vm), encode(status), leased=True), *_ride(extra)),
         lease=me.lease,
     )
@@ -230,9 +244,9 @@ def halt(
     return Change(
         name="halt",
         guards=(
-            _unchanged(keys.claim(vm), held),
-            _unchanged(keys.vm_spec(vm), spec),
-            _alive(keys, me),
+            unchanged(keys.claim(vm), held),
+            unchanged(keys.vm_spec(vm), spec),
+            in_session(keys, me),
         ),
         effects=(
             Put(keys.halt(vm), encode(record)),
@@ -253,7 +267,7 @@ def release(keys: Keys, me: Me, vm: VmId, held: Seen[Claim], drop_halt: bool, ex
         effects.append(Delete(keys.halt(vm)))
     return Change(
         name="release",
-        guards=(_unchanged(keys.claim(vm), held), _alive(keys, me)),
+        guards=(unchanged(keys.claim(vm), held), in_session(keys, me)),
         effects=(*effects, *_ride(extra)),
     )
 
@@ -263,9 +277,9 @@ def forget_halt(keys: Keys, me: Me, vm: VmId, found: Seen[Halt], spec: Seen[VmSp
     return Change(
         name="forget_halt",
         guards=(
-            _unchanged(keys.halt(vm), found),
-            _unchanged(keys.vm_spec(vm), spec),
-            _alive(keys, me),
+            unchanged(keys.halt(vm), found),
+            unchanged(keys.vm_spec(vm), spec),
+            in_session(keys, me),
         ),
         effects=(Delete(keys.halt(vm)),),
     )
@@ -276,7 +290,7 @@ def forget_volume(keys: Keys, me: Me, found: Seen[Volume], vm: VmId, extra: Extr
     key = keys.volume(found.ok.project, found.ok.uuid)
     return Change(
         name="forget_volume",
-        guards=(_unchanged(key, found), _alive(keys, me)),
+        guards=(unchanged(key, found), in_session(keys, me)),
         effects=(Delete(key), *_ride(extra)),
     )
 
@@ -303,8 +317,8 @@ def intent(keys: Keys, me: Me, victim: str, found: Seen[Fence] | None, extra: Ex
         name="intent",
         guards=(
             _absent(keys.node_alive(victim)),
-            _unchanged(keys.fence(victim), found),
-            _alive(keys, me),
+            unchanged(keys.fence(victim), found),
+            in_session(keys, me),
         ),
         effects=(Put(keys.fence(victim), encode(new)), *_ride(extra)),
     )
@@ -316,7 +330,7 @@ def take_over_intent(keys: Keys, me: Me, victim: str, found: Seen[Fence], extra:
     Safety: its ``through`` is kept, not raised: the victim may be registered again by now. The guard on the
     fencer's alive key is mine to give only when it is another node.
     """
-    guards = [_unchanged(keys.fence(victim), found), _alive(keys, me)]
+    guards = [unchanged(keys.fence(victim), found), in_session(keys, me)]
     if found.ok.intent_by != me.node:
         guards.append(_absent(keys.node_alive(found.ok.intent_by)))
     new = msgspec.structs.replace(
@@ -344,7 +358,7 @@ def done(keys: Keys, victim: str, mine: Seen[Fence], receipt: FenceReceipt, extr
     )
     return Change(
         name="done",
-        guards=(_unchanged(keys.fence(victim), mine),),
+        guards=(unchanged(keys.fence(victim), mine),),
         effects=(Put(keys.fence(victim), encode(new)), *_ride(extra)),
     )
 

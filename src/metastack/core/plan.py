@@ -145,7 +145,7 @@ def _halted(view: View) -> bool:
     return halt.uuid == spec.uuid and halt.run >= spec.run
 
 
-def _wants_on(view: View) -> bool:
+def wants_on(view: View) -> bool:
     return (
         view.spec is not None
         and view.spec.record is not None
@@ -199,7 +199,7 @@ def plan(view: View) -> Action:
 def _unclaimed(view: View) -> Action:
     if view.halt is not None and (view.spec is None or not _halted(view)):
         return ForgetHalt()
-    if not _wants_on(view):
+    if not wants_on(view):
         return Idle("nothing to run")
     return _in_turn(view, TakeClaim())
 
@@ -230,7 +230,7 @@ def _mine(view: View) -> Action:
     if spec is None or spec.uuid != claim.uuid:
         # Deleted, or made anew under the same name: the disk goes too, so there is nothing to save.
         return Kill(domain.uuid, "deleted") if domain is not None else Release(drop_halt=spec is None)
-    if not _wants_on(view):
+    if not wants_on(view):
         return _stop(view, spec, domain) or Release()
     if domain is None:
         if view.retry_in_s > 0:

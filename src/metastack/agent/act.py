@@ -1,0 +1,452 @@
+"""Acting: look, decide one action, prove in the transaction that it is still allowed, do it, look again.
+
+Owns: one VM's reconciliation at this node. Refuses: deciding (core/plan) and guarding (core/changes).
+Rule: after a transaction whose outcome is unknown, nothing is decided on that VM until it is settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import structlog
+
+from ..core import changes, plan
+from ..core.facts import Domain, DomainState
+from ..core.model import Claim, Halt, Phase, VmId, VmStatus, Volume
+from ..core.plan import View
+from ..core.plan import plan as decide
+from ..core.world import Seen, seen
+from ..ports import DomainSpec, Fenced, InUse, NicSpec, NotFound, Refused, Unavailable, UnknownOutcome
+from .look import look, status_of, was_paused
+from .memory import VmMemory
+from .node import Node
+
+log = structlog.get_logger()
+
+MOST_STEPS = 32
+"""Steps of one VM before others get their turn."""
+IO_RETRY_S = 5.0
+HEALTHY_S = 60.0
+"""A guest that ran this long has recovered: its crash count starts anew."""
+
+
+class Reconciler:
+    """Works on VMs, one look at a time."""
+
+    def __init__(self, node: Node, boots_at_once: int) -> None:
+        self._node = node
+        self._boots = asyncio.Semaphore(boots_at_once)
+        self._claiming = asyncio.Lock()
+        self.known: dict[VmId, set[str]] = {}
+        """UUIDs of local domains by VM name, as last seen."""
+
+    async def reconcile(self, vm: VmId) -> float:
+        """Bring one VM a few steps on; returns seconds until it should be looked at again (0: on change)."""
+        memory = self._node.memory.of(vm)
+        for _ in range(MOST_STEPS):
+            if memory.unsettled:
+                await self._settle(vm, memory)
+            view = await look(self._node, vm, await self._domains(vm))
+            self._note(view, memory)
+            action = decide(view)
+            if isinstance(action, plan.Idle):
+                return await self._idle(view, action, memory)
+            if isinstance(action, plan.Publish):
+                await self._publish(view)
+                return self._watch_health(view, memory)
+            try:
+                await self._do(view, action, memory)
+            except UnknownOutcome:
+                memory.unsettled = True
+                raise
+        return 0.05
+
+    # --- looking
+
+    async def _domains(self, vm: VmId) -> tuple[Domain, ...]:
+        """Local domains of this name, read now; libvirt is asked only when there can be any."""
+        world = self._node.world
+        uuids = set(self.known.get(vm, ()))
+        claim = world.claim(vm)
+        if claim is not None and claim.record is not None and claim.record.node == self._node.name:
+            uuids.add(claim.record.uuid)
+        found = [await self._node.hypervisor.domain(uuid) for uuid in sorted(uuids)]
+        domains = tuple(domain for domain in found if domain is not None)
+        if domains:
+            self.known[vm] = {domain.uuid for domain in domains}
+        else:
+            self.known.pop(vm, None)
+        return domains
+
+    def _note(self, view: View, memory: VmMemory) -> None:
+        """Forget a stop that is over: another domain, or none."""
+        domain = view.domains[0] if view.domains else None
+        key = (domain.uuid, domain.epoch) if domain is not None else ("", 0)
+        running = domain is not None and domain.state is not DomainState.DEFINED
+        again = domain is not None and plan.wants_on(view) and domain.run >= view.spec.ok.run  # type: ignore[union-attr]
+        if memory.stop_from_s is not None and (not running or key != memory.stop_key or again):
+            memory.forget_stop()
+
+    async def _settle(self, vm: VmId, memory: VmMemory) -> None:
+        """Make sure that no transaction of mine whose outcome is unknown can still land.
+
+        Safety: a release that lands after I booted again would leave a running VM that nobody answers for.
+        Every late change of mine compares the claim's revision or its absence; putting my own claim once
+        more moves that revision.
+        """
+        node = self._node
+        entry = await node.store.get(node.keys.claim(vm))
+        if entry is not None:
+            held = seen(Claim, entry)
+            if held.record is not None and held.record.session == node.session.token:
+                found = node.world.status(vm)
+                status = found.record if found is not None and found.record is not None else None
+                fresh = status or VmStatus(
+                    uuid=held.record.uuid,
+                    phase=Phase.STARTING,
+                    node=node.name,
+                    session=held.record.session,
+                    epoch=held.record.epoch,
+                    since=node.clock.stamp(),
+                )
+                if not await node.commit(changes.adopt(node.keys, node.session.me, vm, held, fresh)):
+                    raise Unavailable(f"{vm}: the outcome of the last transaction is still open")
+            else:
+                await node.mirror.reached(entry.mod_revision)
+        memory.unsettled = False
+
+    # --- acting
+
+    async def _do(self, view: View, action: plan.Action, memory: VmMemory) -> None:
+        match action:
+            case plan.TakeClaim():
+                await self._claim(view)
+            case plan.TakeOver():
+                await self._take_over(view)
+            case plan.Adopt():
+                await self._adopt(view, memory)
+            case plan.Boot():
+                await self._boot(view, memory)
+            case plan.Kill():
+                await self._kill(view, action, memory)
+            case plan.AskToStop():
+                await self._ask_to_stop(view, action.uuid, memory)
+            case plan.PauseGuest():
+                await self._node.hypervisor.pause(action.uuid)
+                log.info("paused", vm=str(view.vm), node=self._node.name)
+            case plan.ResumeGuest():
+                await self._resume(view, action, memory)
+            case plan.Retag():
+                claim = self._held(view).ok
+                await self._node.hypervisor.retag(action.uuid, claim.session, claim.epoch)
+            case plan.RecordHalt():
+                await self._halt(view)
+            case plan.Release():
+                await self._release(view, action)
+            case plan.ForgetHalt() if view.halt is not None:
+                node = self._node
+                await node.commit(
+                    changes.forget_halt(node.keys, node.session.me, view.vm, view.halt, view.spec)
+                )
+            case _:
+                raise AssertionError(f"no way to do {action}")
+
+    def _held(self, view: View) -> Seen[Claim]:
+        assert view.claim is not None
+        return view.claim
+
+    async def _claim(self, view: View) -> None:
+        node, vm = self._node, view.vm
+        assert view.spec is not None
+        spec = view.spec.ok
+        async with self._claiming:
+            # Hard limits once more, by the claimer itself: my own claims of this moment are in the view now.
+            if node.turn(vm) is None or node.world.claim(vm) is not None:
+                return
+            me = node.session.me
+            new = Claim(
+                node=node.name,
+                session=me.session,
+                uuid=spec.uuid,
+                volume_uuid=spec.volume_uuid,
+                claim_id=node.clock.ident(),
+                generation=me.generation,
+            )
+            status = self._first_status(spec.uuid, me.session)
+            volume = None
+            if node.world.volume(spec.project, spec.volume_uuid) is None:
+                volume = Volume(
+                    uuid=spec.volume_uuid,
+                    project=spec.project,
+                    vm=spec.name,
+                    vm_uuid=spec.uuid,
+                    size_bytes=spec.disk_bytes,
+                    image_uuid=spec.image_uuid,
+                    pool=node.world.config.default_pool,
+                    trash_retention_s=node.world.config.trash_retention_s,
+                )
+            change = changes.claim(
+                node.keys, me, vm, view.spec, new, status, volume, node.event("vm.claimed", str(vm))
+            )
+            won = await node.commit(change)
+        if won:
+            self._say_claimed("claimed", vm)
+
+    def _first_status(self, uuid: str, session: int) -> VmStatus:
+        node = self._node
+        return VmStatus(
+            uuid=uuid,
+            phase=Phase.STARTING,
+            node=node.name,
+            session=session,
+            epoch=0,
+            since=node.clock.stamp(),
+        )
+
+    def _say_claimed(self, what: str, vm: VmId, **more: object) -> None:
+        held = self._node.world.claim(vm)
+        if held is not None and held.record is not None:
+            log.info(
+                what,
+                vm=str(vm),
+                node=self._node.name,
+                session=held.record.session,
+                epoch=held.record.epoch,
+                **more,
+            )
+
+    async def _take_over(self, view: View) -> None:
+        node, vm, old = self._node, view.vm, self._held(view)
+        assert view.owner_fence is not None
+        async with self._claiming:
+            if node.turn(vm) is None:
+                return
+            me = node.session.me
+            spec = view.spec.record if view.spec is not None else None
+            same = spec is not None and spec.uuid == old.ok.uuid
+            new = Claim(
+                node=node.name,
+                session=me.session,
+                uuid=old.ok.uuid,
+                volume_uuid=old.ok.volume_uuid,
+                claim_id=node.clock.ident(),
+                generation=me.generation,
+                taken_from=old.ok.node,
+                was_paused=same and was_paused(view),
+            )
+            status = self._first_status(old.ok.uuid, me.session)
+            change = changes.takeover(
+                node.keys,
+                me,
+                vm,
+                old,
+                view.owner_fence,
+                view.spec,
+                new,
+                status,
+                node.event("vm.taken_over", str(vm), f"from {old.ok.node}"),
+            )
+            won = await node.commit(change)
+        if won:
+            self._say_claimed("taken_over", vm, taken_from=old.ok.node)
+
+    async def _adopt(self, view: View, memory: VmMemory) -> None:
+        node, old = self._node, self._held(view)
+        before = node.world.status(view.vm)
+        if before is not None and before.record is not None and not memory.crashes:
+            memory.crashes = before.record.crashes
+        status = status_of(node, view, view.domains[0] if view.domains else None)
+        status = msgspec.structs.replace(status, session=node.session.token)
+        if await node.commit(changes.adopt(node.keys, node.session.me, view.vm, old, status)):
+            self._say_claimed("adopted", view.vm)
+
+    async def _boot(self, view: View, memory: VmMemory) -> None:
+        node, vm, held = self._node, view.vm, self._held(view)
+        assert view.spec is not None
+        spec, claim = view.spec.ok, held.ok
+        async with self._boots:
+            now = node.world.claim(vm)
+            if now is None or now.mod != held.mod or not node.session.ready:
+                return  # it waited for its turn: look again
+            try:
+                for nic in spec.nics:
+                    await node.network.check(nic.bridge)
+                await self._break_old_locks(claim, memory)
+                await node.storage.create_disk(spec.volume_uuid, spec.image_uuid, spec.disk_bytes)
+                source = await node.storage.disk_source(spec.volume_uuid)
+                await node.hypervisor.boot(
+                    DomainSpec(
+                        uuid=spec.uuid,
+                        project=spec.project,
+                        name=spec.name,
+                        cpus=spec.cpus,
+                        memory_mib=spec.memory_mib,
+                        disk=source,
+                        nics=tuple(NicSpec(mac=nic.mac, bridge=nic.bridge) for nic in spec.nics),
+                        session=claim.session,
+                        epoch=claim.epoch,
+                        run=spec.run,
+                        volume_uuid=spec.volume_uuid,
+                        claim_node=node.name,
+                    )
+                )
+            except Fenced as error:
+                node.session.lose(f"the storage shuts this node out: {error}")
+                raise
+            except InUse as error:
+                self._back_off(
+                    memory, f"its disk is locked by a live writer; waiting for it to let go: {error}", 2.0
+                )
+                return
+            except (Refused, Unavailable) as error:
+                memory.failed = isinstance(error, Refused)
+                what = "image or disk is missing: " if isinstance(error, NotFound) else ""
+                self._back_off(memory, f"cannot start on {node.name}: {what}{error}", None)
+                log.warning("boot_failed", vm=str(vm), node=node.name, epoch=claim.epoch, error=str(error))
+                return
+        self.known.setdefault(vm, set()).add(spec.uuid)
+        memory.failed, memory.message, memory.retry_at_s = False, "", 0.0
+        memory.healthy_from_s = asyncio.get_running_loop().time()
+        if memory.crashes:
+            memory.message = f"crashed {memory.crashes} times; started again"
+        log.info("booted", vm=str(vm), node=node.name, session=claim.session, epoch=claim.epoch, run=spec.run)
+
+    async def _break_old_locks(self, claim: Claim, memory: VmMemory) -> None:
+        if not claim.taken_from or memory.locks_broken == claim.epoch:
+            return
+        facts = self._node.world.facts(claim.taken_from)
+        if facts is not None and facts.record is not None and facts.record.storage_addresses:
+            await self._node.storage.break_locks(claim.volume_uuid, facts.record.storage_addresses)
+        memory.locks_broken = claim.epoch
+
+    def _back_off(self, memory: VmMemory, message: str, wait_s: float | None) -> None:
+        """Wait before the next boot: a given time, or doubling with every crash or failure."""
+        config = self._node.world.config
+        if wait_s is None:
+            memory.crashes += 1
+            wait_s = min(config.crash_backoff_max_s, config.crash_backoff_s * 2 ** min(20, memory.crashes - 1))
+        memory.message = message
+        memory.retry_at_s = asyncio.get_running_loop().time() + wait_s
+
+    async def _kill(self, view: View, action: plan.Kill, memory: VmMemory) -> None:
+        node = self._node
+        await node.hypervisor.kill(action.uuid)
+        log.info("killed", vm=str(view.vm), node=node.name, uuid=action.uuid, why=action.why)
+        if action.crashed:
+            now_s = asyncio.get_running_loop().time()
+            if memory.healthy_from_s is not None and now_s - memory.healthy_from_s > HEALTHY_S:
+                memory.crashes = 0
+            self._back_off(memory, "", None)
+            memory.message = f"QEMU or the guest crashed ({memory.crashes} times); it is started again"
+            log.warning("crashed", vm=str(view.vm), node=node.name, crashes=memory.crashes)
+        if memory.stop_from_s is not None:
+            memory.forget_stop()
+
+    async def _ask_to_stop(self, view: View, uuid: str, memory: VmMemory) -> None:
+        now_s = asyncio.get_running_loop().time()
+        domain = next(d for d in view.domains if d.uuid == uuid)
+        first = memory.stop_from_s is None
+        if first:
+            memory.stop_from_s, memory.stop_key = now_s, (uuid, domain.epoch)
+        memory.asked_at_s = now_s
+        await self._node.hypervisor.shutdown(uuid)
+        if first:
+            log.info("asked_to_stop", vm=str(view.vm), node=self._node.name)
+            await self._publish(await look(self._node, view.vm, view.domains))
+
+    async def _resume(self, view: View, action: plan.ResumeGuest, memory: VmMemory) -> None:
+        node = self._node
+        if action.why:
+            # Safety: resumed only when the storage says that this node is not shut out; a fenced guest that
+            # is resumed would only fail again, but its session is over anyway.
+            if node.addresses and await node.storage.blocked(node.addresses):
+                node.session.lose("the storage shuts this node out")
+                raise Refused("this node is shut out of the storage")
+            memory.retry_at_s = asyncio.get_running_loop().time() + IO_RETRY_S
+        await node.hypervisor.resume(action.uuid)
+        log.info("resumed", vm=str(view.vm), node=node.name, why=action.why)
+
+    async def _halt(self, view: View) -> None:
+        node, held = self._node, self._held(view)
+        assert view.spec is not None
+        spec = view.spec.ok
+        message = "the guest powered itself off; it stays off until it is started"
+        record = Halt(uuid=spec.uuid, run=spec.run, at=node.clock.stamp(), node=node.name, message=message)
+        status = VmStatus(
+            uuid=spec.uuid,
+            phase=Phase.STOPPED,
+            node=node.name,
+            session=held.ok.session,
+            epoch=held.ok.epoch,
+            run=spec.run,
+            since=node.clock.stamp(),
+            message=message,
+        )
+        change = changes.halt(
+            node.keys,
+            node.session.me,
+            view.vm,
+            held,
+            view.spec,
+            record,
+            status,
+            node.event("vm.halted", str(view.vm), message),
+        )
+        if await node.commit(change):
+            log.info("halted", vm=str(view.vm), node=node.name, epoch=held.ok.epoch)
+
+    async def _release(self, view: View, action: plan.Release) -> None:
+        node, held = self._node, self._held(view)
+        drop = action.drop_halt and view.halt is not None
+        change = changes.release(
+            node.keys, node.session.me, view.vm, held, drop, node.event("vm.released", str(view.vm))
+        )
+        if await node.commit(change):
+            node.memory.forget(view.vm)
+            log.info("released", vm=str(view.vm), node=node.name, epoch=held.ok.epoch)
+
+    # --- telling
+
+    async def _publish(self, view: View) -> None:
+        """Publish the status if it differs from what is there."""
+        node, held = self._node, view.claim
+        if held is None or held.record is None or held.record.session != node.session.token:
+            return
+        status = status_of(node, view, view.domains[0] if view.domains else None)
+        old = node.world.status(view.vm)
+        before = old.record if old is not None else None
+        if before == status:
+            return
+        moved = before is None or before.phase is not status.phase
+        extra = node.event(f"vm.{status.phase.value}", str(view.vm), status.message) if moved else ()
+        if (
+            await node.commit(changes.publish(node.keys, node.session.me, view.vm, held, status, extra))
+            and moved
+        ):
+            log.info(
+                status.phase.value,
+                vm=str(view.vm),
+                node=node.name,
+                session=status.session,
+                epoch=status.epoch,
+                message=status.message,
+            )
+
+    async def _idle(self, view: View, action: plan.Idle, memory: VmMemory) -> float:
+        mine = view.claim is not None and view.claim.record is not None
+        if mine and view.session and view.claim is not None and view.claim.ok.session == view.session:
+            await self._publish(view)
+        elif view.claim is None and view.spec is None and not view.domains:
+            self._node.memory.forget(view.vm)
+        return action.again_in_s
+
+    def _watch_health(self, view: View, memory: VmMemory) -> float:
+        """A guest that crashed before is looked at again when it counts as recovered."""
+        if not memory.crashes or memory.healthy_from_s is None:
+            return 0.0
+        left_s = memory.healthy_from_s + HEALTHY_S - asyncio.get_running_loop().time()
+        if left_s > 0:
+            return left_s + 0.1
+        memory.crashes, memory.message = 0, ""
+        return 0.05

@@ -1,0 +1,400 @@
+"""The agent: one loop that looks and acts, fed by watch events, libvirt callbacks and a periodic full look.
+
+Owns: the tasks and the queue between them. Refuses: knowing which adapters it was given.
+Rule: every task lives in one TaskGroup; a bug in any of them ends the process loudly, and the next one starts
+from what exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+from ..core import changes
+from ..core.keys import Keys, Kind, ParsedKey
+from ..core.model import NodeAlive, VmId
+from ..core.placement import waiting
+from ..core.world import World
+from ..ports import HostFacts, Hypervisor, Network, Refused, Storage, Store, Unavailable
+from .act import Reconciler
+from .clock import Clock
+from .fencer import Fencer
+from .marks import Marks
+from .mirror import Mirror
+from .node import Node, describe
+from .queue import Queue
+from .session import Session
+from .sweeper import Sweeper, orphans
+
+log = structlog.get_logger()
+
+Key = tuple[str, str, str]
+"""``("vm", project, name)``, ``("node", name, "")``, ``("disk", project, uuid)`` or ``("task", what, "")``."""
+
+RETRY_S: Final = 1.0
+SWEEP_EVERY_S: Final = 60.0
+ANNOUNCE_EVERY_S: Final = 1.0
+
+
+class Agent:
+    """One compute node's daemon, over whatever adapters it is given."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        keys: Keys,
+        store: Store,
+        storage: Storage,
+        hypervisor: Hypervisor,
+        network: Network,
+        marks: Marks,
+        clock: Clock,
+        addresses: tuple[str, ...] = (),
+        address: str = "",
+        console: str = "",
+        cpus: int = 0,
+        memory_mib: int = 0,
+        workers: int = 16,
+        boots_at_once: int = 4,
+        config_changed: Callable[[World], None] = lambda world: None,
+    ) -> None:
+        self._queue: Queue[Key] = Queue()
+        self._facts: HostFacts | None = None
+        self._address, self._console = address, console
+        self._cpus, self._memory_mib, self._workers = cpus, memory_mib, workers
+        self._config_changed = config_changed
+        self._busy = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._disk_since: dict[Key, float] = {}
+        self.marks = marks
+        mirror = Mirror(store, keys, self._changed)
+        session = Session(
+            name=name,
+            keys=keys,
+            store=store,
+            storage=storage,
+            hypervisor=hypervisor,
+            mirror=mirror,
+            marks=marks,
+            clock=clock,
+            addresses=addresses,
+            describe=self.describe,
+            drained=self._drained,
+            changed=self._look_at_everything,
+        )
+        self.node = Node(
+            name=name,
+            keys=keys,
+            store=store,
+            storage=storage,
+            hypervisor=hypervisor,
+            network=network,
+            clock=clock,
+            mirror=mirror,
+            session=session,
+            addresses=addresses,
+        )
+        self._reconciler = Reconciler(self.node, boots_at_once)
+        self.fencer = Fencer(self.node)
+        self._sweeper = Sweeper(self.node)
+
+    # --- life
+
+    async def run(self, stop: asyncio.Event, ready: Callable[[], None] = lambda: None) -> None:
+        """Work until ``stop`` is set, then leave the guests running."""
+        node = self.node
+        await self._patiently("hypervisor", node.hypervisor.open, stop)
+        if stop.is_set():
+            return
+        self._facts = self._capacity(await node.hypervisor.facts())
+        await self._patiently("storage", node.storage.open, stop)
+        if stop.is_set():
+            return
+        await node.network.open(node.network.bridges())
+        secret = node.storage.libvirt_secret()
+        if secret is not None:
+            await self._patiently("secret", lambda: node.hypervisor.teach_secret(secret), stop)
+        ready()
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(work)
+                for work in (
+                    node.mirror.run(),
+                    node.session.run(),
+                    self._announce(),
+                    self._full_look(),
+                    self._domain_events(),
+                    self._address_changes(),
+                    self._sweep(),
+                    *(self._work() for _ in range(self._workers)),
+                )
+            ]
+            await stop.wait()
+            for task in tasks:
+                task.cancel()
+        self._queue.close()
+        log.info("stopping", node=node.name)
+        await node.session.leave()
+        await node.network.close()
+        await node.hypervisor.close()
+        await node.storage.close()
+
+    async def _patiently(self, what: str, step: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+        """Do a step of the start until it works: what it needs may be down just now."""
+        backoff_s = 0.5
+        while not stop.is_set():
+            try:
+                await step()
+                return
+            except (Unavailable, Refused) as error:
+                log.warning("start_waits", waits_for=what, error=str(error), retry_in_s=backoff_s)
+            try:
+                async with asyncio.timeout(backoff_s):
+                    await stop.wait()
+            except TimeoutError:
+                backoff_s = min(10.0, backoff_s * 2)
+
+    def _capacity(self, facts: HostFacts) -> HostFacts:
+        capacity = msgspec.structs.replace(
+            facts.capacity,
+            cpus=self._cpus or facts.capacity.cpus,
+            memory_mib=self._memory_mib or facts.capacity.memory_mib,
+        )
+        return msgspec.structs.replace(facts, capacity=capacity)
+
+    def describe(self) -> NodeAlive:
+        """What this node publishes about itself right now."""
+        assert self._facts is not None
+        node = self.node
+        return describe(
+            name=node.name,
+            facts=self._facts,
+            world=node.world,
+            address=self._address,
+            storage_address=node.addresses[0] if node.addresses else "",
+            console=self._console,
+            storage=node.storage.kind,
+            bridges=node.network.bridges(),
+            since=node.session.since,
+            message=self.fencer.braked or node.session.message,
+        )
+
+    # --- what changed
+
+    def _changed(self, touched: set[ParsedKey]) -> None:
+        """The mirror has news: queue what they bear on."""
+        wake_waiting = False
+        for key in touched:
+            match key.kind:
+                case Kind.VM_SPEC | Kind.CLAIM | Kind.HALT | Kind.VM_STATUS:
+                    if key.kind is Kind.VM_STATUS and not self._mine(key.vm):
+                        continue
+                    self._queue.add(("vm", key.names[0], key.names[1]))
+                    if self.node.world.spec(key.vm) is None and key.kind is not Kind.VM_STATUS:
+                        self._queue.add(("task", "orphans", ""))
+                    wake_waiting = wake_waiting or key.kind is Kind.CLAIM
+                case Kind.VOLUME:
+                    self._queue.add(("task", "orphans", ""))
+                case Kind.NODE_ALIVE | Kind.FENCE | Kind.NODE_SPEC | Kind.NODE_FACTS:
+                    self.fencer.observe()
+                    for name in self.node.world.nodes():
+                        self._queue.add(("node", name, ""))
+                    wake_waiting = True
+                    if key.kind is Kind.NODE_ALIVE and key.names[0] == self.node.name:
+                        self.node.session.check()
+                    if key.kind is Kind.FENCE and key.names[0] == self.node.name:
+                        self._queue.add(("task", "blocked", ""))
+                case Kind.CLUSTER:
+                    self._config_changed(self.node.world)
+                    self._queue.add(("task", "ttl", ""))
+                    wake_waiting = True
+                case _:
+                    pass
+        if wake_waiting:
+            for vm in waiting(self.node.world):
+                self._queue.add(("vm", vm.project, vm.name))
+            self._queue_lost()
+
+    def _queue_lost(self) -> None:
+        """Claims of sessions that a fence reached: whoever may takes them over, wanted or not."""
+        world = self.node.world
+        for vm, claim in world.claims():
+            if claim.record is not None and claim.record.session <= world.fenced_through(claim.record.node):
+                self._queue.add(("vm", vm.project, vm.name))
+
+    def _mine(self, vm: VmId) -> bool:
+        claim = self.node.world.claim(vm)
+        return claim is not None and claim.record is not None and claim.record.node == self.node.name
+
+    def _look_at_everything(self) -> None:
+        """My session changed: everything may have another answer now."""
+        self.fencer.observe()
+        world = self.node.world
+        for vm in world.vms() | set(self._reconciler.known):
+            if self._mine(vm) or world.claim(vm) is None or vm in self._reconciler.known:
+                self._queue.add(("vm", vm.project, vm.name))
+        for name in world.nodes():
+            self._queue.add(("node", name, ""))
+        self._queue_lost()
+        self._queue.add(("task", "orphans", ""))
+
+    # --- tasks
+
+    async def _work(self) -> None:
+        """One worker: the next key, a look, a step, again."""
+        while True:
+            key = await self._queue.get()
+            self._busy += 1
+            self._idle.clear()
+            again_s = 0.0
+            try:
+                again_s = await self._one(key)
+            except Refused as error:
+                log.debug("refused", key=key, error=str(error))
+                again_s = RETRY_S
+            except Unavailable as error:
+                log.warning("unavailable", key=key, error=str(error), retry_in_s=RETRY_S)
+                again_s = RETRY_S
+            finally:
+                self._busy -= 1
+                if not self._busy:
+                    self._idle.set()
+                self._queue.done(key)
+            if again_s > 0:
+                self._queue.add_after(key, again_s)
+
+    async def _one(self, key: Key) -> float:
+        match key:
+            case ("vm", project, name):
+                if not self.node.mirror.listed.is_set():
+                    return RETRY_S  # Safety: an agent that has not listed etcd since it started kills nothing.
+                return await self._reconciler.reconcile(VmId(project, name))
+            case ("node", name, _):
+                return await self.fencer.consider(name)
+            case ("disk", project, uuid):
+                now_s = asyncio.get_running_loop().time()
+                since_s = self._disk_since.setdefault(key, now_s)
+                again_s = await self._sweeper.disk(project, uuid, now_s - since_s)
+                if not again_s:
+                    self._disk_since.pop(key, None)
+                return again_s
+            case ("task", "orphans", _):
+                for project, uuid in orphans(self.node.world):
+                    self._queue.add(("disk", project, uuid))
+                return 0.0
+            case ("task", "blocked", _):
+                await self._check_blocked()
+                return 0.0
+            case ("task", "ttl", _):
+                await self.node.session.follow_ttl()
+                return 0.0
+            case _:
+                raise AssertionError(f"no such work: {key}")
+
+    async def _check_blocked(self) -> None:
+        """A ready node that finds itself blocked leaves its session and takes the whole way back (CE1)."""
+        node = self.node
+        if node.session.ready and node.addresses and await node.storage.blocked(node.addresses):
+            node.session.lose("the storage shuts this node out")
+
+    async def _drained(self) -> None:
+        """Return when no worker is in the middle of anything; bounded, since guards refuse what is left."""
+        try:
+            async with asyncio.timeout(30):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("drain_slow", busy=self._busy)
+
+    async def _announce(self) -> None:
+        """Publish the node's state when it differs from what is published."""
+        while True:
+            await asyncio.sleep(ANNOUNCE_EVERY_S)
+            node = self.node
+            if not node.session.ready:
+                continue
+            found = node.world.alive(node.name)
+            wanted = msgspec.structs.replace(self.describe(), ready=True, generation=node.session.generation)
+            if found is not None and found.record == wanted:
+                continue
+            try:
+                await node.commit(changes.announce(node.keys, node.session.me, wanted))
+            except (Unavailable, Refused) as error:
+                log.info("announce_failed", error=str(error))
+
+    async def _full_look(self) -> None:
+        """The net under events: everything, every now and then."""
+        while True:
+            await asyncio.sleep(self.node.world.config.full_look_s)
+            try:
+                await self.node.mirror.look()
+                await self._note_domains()
+                await self._check_blocked()
+            except (Unavailable, Refused) as error:
+                log.info("full_look_failed", error=str(error))
+            self._look_at_everything()
+
+    async def _note_domains(self) -> None:
+        for domain in await self.node.hypervisor.domains():
+            if domain.managed:
+                vm = VmId(domain.project, domain.name)
+                self._reconciler.known.setdefault(vm, set()).add(domain.uuid)
+                self._queue.add(("vm", vm.project, vm.name))
+
+    async def _domain_events(self) -> None:
+        """libvirt's callbacks, as keys."""
+        names: dict[str, VmId] = {}
+        await self._note_soon()
+        async for event in self.node.hypervisor.events():
+            if not event.uuid:
+                log.info("hypervisor_reconnected", node=self.node.name)
+                await self._note_soon()
+                self._look_at_everything()
+                continue
+            vm = self._name_of(event.uuid) or names.get(event.uuid)
+            if vm is None:
+                await self._note_soon()
+                vm = self._name_of(event.uuid)
+            if vm is not None:
+                names = {event.uuid: vm} if len(names) > 4096 else {**names, event.uuid: vm}
+                self._queue.add(("vm", vm.project, vm.name))
+
+    async def _note_soon(self) -> None:
+        try:
+            await self._note_domains()
+        except (Unavailable, Refused) as error:
+            log.info("domains_not_listed", error=str(error))
+
+    def _name_of(self, uuid: str) -> VmId | None:
+        for vm, uuids in self._reconciler.known.items():
+            if uuid in uuids:
+                return vm
+        return None
+
+    async def _address_changes(self) -> None:
+        """A guest got an address: publish it."""
+        async for mac in self.node.network.changes():
+            for vm, spec in self.node.world.specs():
+                if spec.record is not None and any(nic.mac == mac for nic in spec.record.nics):
+                    self._queue.add(("vm", vm.project, vm.name))
+
+    async def _sweep(self) -> None:
+        """Remains, trash and old events; orphaned disks come by events too."""
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            self._queue.add(("task", "orphans", ""))
+            for sweep in (
+                self._sweeper.images_being_deleted,
+                self._sweeper.images,
+                self._sweeper.trash,
+                self._sweeper.events,
+            ):
+                try:
+                    await sweep()
+                except (Unavailable, Refused) as error:
+                    log.info("sweep_failed", sweep=sweep.__name__, error=str(error))

@@ -1,0 +1,49 @@
+"""``metastack agent``: the node daemon's command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="The node daemon.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def agent() -> None:
+    """The node daemon: takes VMs, boots them, fences the dead."""
+
+
+@app.command()
+def run(
+    config: Annotated[Path | None, typer.Option(help="TOML file, see docs/agent-config.md.")] = None,
+    name: Annotated[str | None, typer.Option(help="The node's name.")] = None,
+    endpoint: Annotated[list[str] | None, typer.Option(help="etcd endpoint; may be repeated.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting as NAME=VALUE; may be repeated.")
+    ] = None,
+) -> None:
+    """Run the node daemon until SIGTERM; guests run on."""
+    from .settings import SettingsError, load
+
+    flags: dict[str, str] = {}
+    for pair in setting or []:
+        key, sep, value = pair.partition("=")
+        if not sep:
+            typer.echo(f"error: --set {pair!r}: write NAME=VALUE", err=True)
+            raise typer.Exit(2)
+        flags[key] = value
+    if name:
+        flags["name"] = name
+    if endpoint:
+        flags["endpoints"] = ",".join(endpoint)
+    try:
+        settings = load(config, flags=flags)
+    except SettingsError as error:
+        typer.echo(f"error: {error}", err=True)
+        typer.echo("hint: every setting is documented in docs/agent-config.md", err=True)
+        raise typer.Exit(2) from None
+    from .main import run as run_agent
+
+    raise typer.Exit(run_agent(settings))

@@ -1,0 +1,113 @@
+"""Looking: put together, at one moment, everything that bears on one VM or one other node.
+
+Owns: the views that :mod:`metastack.core.plan` decides from. Refuses: deciding or changing anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..core.facts import Domain, DomainState
+from ..core.model import Phase, Power, VmId, VmStatus
+from ..core.plan import View
+from .memory import VmMemory
+from .node import Node
+
+ASK_EVERY_S = 5.0
+"""A guest that is still booting misses its power button: press it again."""
+
+
+async def look(node: Node, vm: VmId, domains: tuple[Domain, ...]) -> View:
+    """The view of one VM; ``domains`` were just read from the hypervisor."""
+    world, memory, session = node.world, node.memory.of(vm), node.session
+    now_s = asyncio.get_running_loop().time()
+    claim = world.claim(vm)
+    owner = claim.record.node if claim is not None and claim.record is not None else ""
+    rank = node.turn(vm) if session.ready and (claim is None or owner != node.name) else None
+    if claim is not None and owner == node.name and claim.ok.session <= world.fenced_through(node.name):
+        rank = node.turn(vm)
+    if rank != memory.rank:
+        memory.rank, memory.rank_since_s = rank, now_s
+    held = 0 if world.config is None else world.config.stop_timeout_s
+    stop_left_s = None if memory.stop_from_s is None else memory.stop_from_s + held - now_s
+    return View(
+        vm=vm,
+        node=node.name,
+        session=0 if node.mirror.went_back else session.token,
+        ready=session.ready,
+        fenced_through=world.fenced_through(node.name),
+        spec=world.spec(vm),
+        claim=claim,
+        halt=world.halt(vm),
+        owner_fence=world.fence(owner) if owner else None,
+        domains=domains,
+        rank=rank,
+        waited_s=now_s - memory.rank_since_s,
+        rank_delay_s=world.config.rank_delay_ms / 1000,
+        retry_in_s=max(0.0, memory.retry_at_s - now_s),
+        stop_left_s=stop_left_s,
+        ask_again_in_s=max(0.0, memory.asked_at_s + ASK_EVERY_S - now_s) if memory.asked_at_s else 0.0,
+    )
+
+
+def _phase(view: View, memory: VmMemory, domain: Domain | None) -> Phase:
+    if memory.stop_from_s is not None:
+        return Phase.STOPPING
+    if domain is None or domain.state is DomainState.DEFINED:
+        return Phase.FAILED if memory.failed else Phase.STARTING
+    if domain.state is DomainState.RUNNING:
+        return Phase.RUNNING
+    if domain.state is DomainState.SHUTTING_DOWN:
+        return Phase.STOPPING
+    return Phase.PAUSED
+
+
+def status_of(node: Node, view: View, domain: Domain | None) -> VmStatus:
+    """What the claimant should publish about its VM right now."""
+    memory = node.memory.of(view.vm)
+    claim = view.claim.ok if view.claim is not None else None
+    assert claim is not None
+    spec = view.spec.record if view.spec is not None else None
+    phase = _phase(view, memory, domain)
+    message = memory.message
+    if domain is not None and domain.state is DomainState.IO_ERROR:
+        message = "paused by an I/O error of its disk; it resumes when the storage answers"
+    elif not message and claim.taken_from and phase in (Phase.RUNNING, Phase.STARTING):
+        how = "was paused there; it runs again here" if claim.was_paused else "was started again here"
+        message = f"taken over from {claim.taken_from}, which was lost; {how}"
+    ips: list[str] = []
+    if spec is not None and phase in (Phase.RUNNING, Phase.PAUSED):
+        for nic in spec.nics:
+            ips.extend(node.network.addresses(nic.mac))
+    old = node.world.status(view.vm)
+    before = old.record if old is not None else None
+    same = before is not None and before.phase is phase and before.uuid == claim.uuid
+    retry = view.retry_in_s > 0 and (memory.crashes > 0 or memory.failed)
+    return VmStatus(
+        uuid=claim.uuid,
+        phase=phase,
+        node=node.name,
+        session=claim.session,
+        epoch=claim.epoch,
+        run=domain.run if domain is not None else 0,
+        ips=tuple(ips),
+        since=before.since if same and before is not None else node.clock.stamp(),
+        message=message,
+        crashes=memory.crashes,
+        retry_at=(before.retry_at if same and before and before.retry_at else node.clock.stamp(view.retry_in_s))
+        if retry
+        else "",
+    )
+
+
+def was_paused(view: View) -> bool:
+    """The VM was meant to be paused in the epoch that is being taken over."""
+    spec = view.spec.record if view.spec is not None else None
+    claim = view.claim.record if view.claim is not None else None
+    return (
+        spec is not None
+        and claim is not None
+        and spec.power is Power.ON
+        and bool(spec.paused_epoch)
+        and spec.paused_epoch == claim.epoch
+    )

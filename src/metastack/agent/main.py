@@ -1,0 +1,106 @@
+"""The agent's composition root: settings in, adapters joined to the logic, signals out."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import uuid
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from ..core.keys import Keys
+from ..core.world import World
+from ..hypervisor.libvirt import LibvirtHypervisor
+from ..network.linux import LinuxNetwork
+from ..ports import Broken
+from ..storage.main import build
+from ..store.etcd import EtcdStore
+from ..telemetry import logs
+from ..telemetry.syslog import Syslog
+from .agent import Agent
+from .clock import Clock
+from .console import ConsoleServer
+from .marks import Marks
+from .settings import AgentSettings
+from .systemd import Notifier
+
+log = structlog.get_logger()
+
+
+async def serve(settings: AgentSettings) -> None:
+    """Run one agent until SIGTERM or SIGINT; guests run on."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    marks = Marks(Path(settings.state_dir))
+    marks.lock()
+    marks.node_uuid(str(uuid.uuid4()))
+    vnc = Path(settings.run_dir) / "vnc"
+    vnc.mkdir(parents=True, exist_ok=True)
+    host, port = settings.console_address
+    syslog = Syslog(host=settings.name)
+    logs.forward_to(syslog.offer)
+
+    def config_changed(world: World) -> None:
+        syslog.set_target(world.config.syslog)
+
+    store = EtcdStore(settings.store)
+    agent = Agent(
+        name=settings.name,
+        keys=Keys(settings.root),
+        store=store,
+        storage=build(settings.storage),
+        hypervisor=LibvirtHypervisor(
+            settings.libvirt_uri,
+            force="" if settings.hypervisor == "auto" else settings.hypervisor,
+            barrier_command=settings.libvirtd_restart_command,
+            vnc_dir=str(vnc),
+            probe_cache=str(Path(settings.state_dir) / "kvm-probe.json"),
+        ),
+        network=LinuxNetwork(),
+        marks=marks,
+        clock=Clock(),
+        addresses=settings.storage_addresses,
+        address=settings.address,
+        console=f"{host}:{port}",
+        cpus=settings.cpus,
+        memory_mib=settings.memory_mib,
+        workers=settings.workers,
+        boots_at_once=settings.boots_at_once,
+        config_changed=config_changed,
+    )
+    notifier = Notifier()
+    log.info("agent_started", node=settings.name, endpoints=list(settings.endpoints))
+    try:
+        async with asyncio.TaskGroup() as group:
+            helpers = [
+                group.create_task(syslog.run()),
+                group.create_task(notifier.watchdog()),
+                group.create_task(ConsoleServer(agent.node, host, port).run()),
+            ]
+            await agent.run(stop, lambda: notifier.say("READY=1"))
+            notifier.say("STOPPING=1")
+            for helper in helpers:
+                helper.cancel()
+    finally:
+        await syslog.close(2.0)
+        await store.close()
+        marks.unlock()
+    log.info("agent_stopped", node=settings.name)
+
+
+def run(settings: AgentSettings) -> int:
+    """Entry: uvloop, logs, exit code."""
+    logs.configure(settings.log_format, settings.log_level, settings.name)
+    broken: list[BaseException] = []
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings))
+    except* Broken as errors:
+        broken.extend(errors.exceptions)
+    for error in broken:
+        log.error("agent_broken", error=str(error))
+    return 1 if broken else 0

@@ -1,0 +1,83 @@
+"""Durable local marks: one agent per host, the clean exit, the unblock under way.
+
+Owns: three files in ``state_dir``. Rule: a mark is on the disk before what it announces is done.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from ..ports import Broken
+
+
+class Marks:
+    """The folder of marks of one node."""
+
+    def __init__(self, directory: Path) -> None:
+        self._dir = directory
+        self._lock: int | None = None
+
+    def lock(self) -> None:
+        """Be the only agent on this host; raises Broken when another one runs."""
+        self._dir.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self._dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            raise Broken(f"another agent runs on this host: {self._dir / 'agent.lock'} is locked") from None
+        self._lock = handle
+
+    def unlock(self) -> None:
+        """Let the next agent start."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _write(self, name: str, text: str) -> None:
+        path = self._dir / name
+        with path.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        self._sync()
+
+    def _sync(self) -> None:
+        handle = os.open(self._dir, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def take_clean_exit(self) -> bool:
+        """True when the last agent left nothing in flight; the mark is gone afterwards."""
+        try:
+            (self._dir / "clean-exit").unlink()
+        except FileNotFoundError:
+            return False
+        self._sync()
+        return True
+
+    def leave_clean_exit(self) -> None:
+        """Nothing of mine is in flight any more."""
+        self._write("clean-exit", "")
+
+    def unblock_pending(self) -> bool:
+        """An unblock of mine may still be on its way (CE7)."""
+        return (self._dir / "unblock-pending").exists()
+
+    def begin_unblock(self) -> None:
+        self._write("unblock-pending", "")
+
+    def end_unblock(self) -> None:
+        (self._dir / "unblock-pending").unlink(missing_ok=True)
+        self._sync()
+
+    def node_uuid(self, fresh: str) -> str:
+        """This node's identity, made once."""
+        path = self._dir / "node-uuid"
+        if not path.exists():
+            self._write("node-uuid", fresh)
+        return path.read_text().strip()

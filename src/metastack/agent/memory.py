@@ -1,0 +1,48 @@
+"""What a node remembers about a VM between two looks: timers and counters for comfort, never for safety.
+
+Everything here may be lost at any moment (an agent that restarts has none of it) without harm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..core.model import VmId
+
+
+@dataclass
+class VmMemory:
+    """Timers of one VM, loop seconds."""
+
+    rank: int | None = None
+    rank_since_s: float = 0.0
+    crashes: int = 0
+    retry_at_s: float = 0.0
+    stop_from_s: float | None = None
+    stop_key: tuple[str, int] = ("", 0)
+    """UUID and epoch of the domain that is being stopped."""
+    asked_at_s: float = 0.0
+    healthy_from_s: float | None = None
+    message: str = ""
+    failed: bool = False
+    """The last boot was refused for a reason that stays."""
+    unsettled: bool = False
+    """The outcome of a transaction of mine is unknown."""
+    locks_broken: int = 0
+    """Epoch for which the locks of the node before were broken."""
+
+    def forget_stop(self) -> None:
+        self.stop_from_s, self.stop_key, self.asked_at_s = None, ("", 0), 0.0
+
+
+@dataclass
+class Memory:
+    """Memories of every VM that this node deals with."""
+
+    vms: dict[VmId, VmMemory] = field(default_factory=dict)
+
+    def of(self, vm: VmId) -> VmMemory:
+        return self.vms.setdefault(vm, VmMemory())
+
+    def forget(self, vm: VmId) -> None:
+        self.vms.pop(vm, None)

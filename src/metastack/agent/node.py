@@ -1,0 +1,105 @@
+"""A node: everything that its parts share. No behaviour of its own beyond commits and lookups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ..core import changes
+from ..core.change import Change, Committed
+from ..core.keys import Keys
+from ..core.model import Event, NodeAlive, Record, VmId
+from ..core.placement import promised, successors, turns
+from ..core.world import World, wants_on
+from ..ports import HostFacts, Hypervisor, Network, Storage, Store
+from .clock import Clock
+from .memory import Memory
+from .mirror import Mirror
+from .session import Session
+
+
+@dataclass
+class Node:
+    """The shared parts of one agent."""
+
+    name: str
+    keys: Keys
+    store: Store
+    storage: Storage
+    hypervisor: Hypervisor
+    network: Network
+    clock: Clock
+    mirror: Mirror
+    session: Session
+    addresses: tuple[str, ...]
+    memory: Memory = field(default_factory=Memory)
+    _turns: tuple[int, dict[VmId, list[str]]] = (-1, {})
+
+    @property
+    def world(self) -> World:
+        return self.mirror.world
+
+    async def commit(self, change: Change) -> bool:
+        """Commit, then wait until the mirror shows it; False when a guard failed.
+
+        Raises UnknownOutcome (the caller must settle it before it decides anything else), Unavailable.
+        """
+        outcome = await self.store.commit(change)
+        await self.mirror.reached(outcome.revision)
+        return isinstance(outcome, Committed)
+
+    def event(self, what: str, subject: str, message: str = "") -> Iterable[tuple[str, Record]]:
+        """An event of this node, to ride along in a change."""
+        record = Event(
+            at=self.clock.stamp(), by=f"node/{self.name}", what=what, object=subject, message=message
+        )
+        return (changes.event_of(self.keys, self.clock.ms(), self.clock.ident()[:12], record),)
+
+    def turn(self, vm: VmId) -> int | None:
+        """My rank among the nodes that would take this VM; None when I would not. Computed once a revision."""
+        if self._turns[0] != self.world.revision:
+            self._turns = (self.world.revision, turns(self.world))
+        if wants_on(self.world, vm):
+            order = self._turns[1].get(vm, [])
+        else:
+            # Not wanted on: somebody has to take it over all the same, to release it.
+            order = successors(self.world, None, str(vm))
+        return order.index(self.name) if self.name in order else None
+
+    def rank_of(self, subject: str) -> int | None:
+        """My rank for a job that only one node needs to do."""
+        order = successors(self.world, None, subject)
+        return order.index(self.name) if self.name in order else None
+
+
+def describe(
+    *,
+    name: str,
+    facts: HostFacts,
+    world: World,
+    address: str,
+    storage_address: str,
+    console: str,
+    storage: str,
+    bridges: tuple[str, ...],
+    since: str,
+    message: str,
+) -> NodeAlive:
+    """The node's published state, from what is known right now."""
+    taken = promised(world).get(name)
+    return NodeAlive(
+        name=name,
+        since=since,
+        address=address,
+        storage_address=storage_address,
+        console=console,
+        capacity=facts.capacity,
+        allocated=taken or type(facts.capacity)(),
+        vms=sum(1 for _, claim in world.claims() if claim.record is not None and claim.record.node == name),
+        hypervisor=facts.hypervisor,
+        hypervisor_why=facts.hypervisor_why,
+        storage=storage,
+        bridges=bridges,
+        versions=facts.versions,
+        message=message,
+    )

@@ -1,0 +1,331 @@
+"""The session: a lease, a registration, and the way back after either was lost.
+
+Owns: when this node has a session, and when that session is ready.
+Refuses: touching VMs that no fence reached; losing etcd costs no guest anything.
+Rule (DESIGN 3): drain, barrier, kill what is fenced, register, declare, unblock, ready. One way; a session that
+finds itself blocked after it was ready ends, and the next one takes the whole way again (CE1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+
+from ..core import changes
+from ..core.change import Committed, Lease
+from ..core.keys import Keys
+from ..core.model import Fence, NodeAlive, NodeFacts, token
+from ..core.world import Seen, seen
+from ..ports import Broken, Hypervisor, LeaseGone, Refused, Storage, Store, Unavailable
+from .clock import Clock
+from .marks import Marks
+from .mirror import Mirror
+
+log = structlog.get_logger()
+
+AWAY_TTL_S = 60
+"""Life of the lease that a gracefully stopped agent leaves behind: the time that an upgrade may take."""
+
+PENDING_UNBLOCK_S = 15.0
+"""How long an unblock of a dead agent may still be on its way to the monitors (CE7's one timing assumption)."""
+
+
+class Session:
+    """This node's session; ``token`` is 0 while there is none."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        keys: Keys,
+        store: Store,
+        storage: Storage,
+        hypervisor: Hypervisor,
+        mirror: Mirror,
+        marks: Marks,
+        clock: Clock,
+        addresses: tuple[str, ...],
+        describe: Callable[[], NodeAlive],
+        drained: Callable[[], Awaitable[None]],
+        changed: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.token = 0
+        self.ready = False
+        self.generation = 0
+        self.since = ""
+        self.message = "starting"
+        self._keys, self._store, self._storage, self._hypervisor = keys, store, storage, hypervisor
+        self._mirror, self._marks, self._clock = mirror, marks, clock
+        self._addresses = addresses
+        self._describe, self._drained, self._changed = describe, drained, changed
+        self._lease: Lease | None = None
+        self._end = asyncio.Event()
+        self._why = ""
+        self._unclean = True
+
+    @property
+    def me(self) -> changes.Me:
+        """Who commits; raises Refused without a session."""
+        if not self.token or self._lease is None:
+            raise Refused("no session")
+        return changes.Me(node=self.name, session=self.token, lease=self._lease.id, generation=self.generation)
+
+    async def run(self) -> None:
+        """Have a session for as long as this process lives."""
+        self._unclean = not self._marks.take_clean_exit()
+        backoff_s = 0.2
+        while True:
+            try:
+                await self._join()
+                backoff_s = 0.2
+                await self._hold()
+            except (Unavailable, Refused) as error:
+                log.warning("session_retry", error=str(error), retry_in_s=backoff_s)
+                self.message = str(error)
+                self._leave(str(error))
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(5.0, backoff_s * 2)
+
+    def lose(self, why: str) -> None:
+        """End this session now; the next one takes the whole way back."""
+        self._why = self._why or why
+        self._end.set()
+
+    async def leave(self) -> None:
+        """Graceful stop: claims stay and guests run on, under a lease long enough for an upgrade."""
+        await self._drained()
+        await self._quiesce()
+        try:
+            if self.token and self._lease is not None:
+                if any(
+                    claim.record and claim.record.node == self.name for _, claim in self._mirror.world.claims()
+                ):
+                    self.message = "the agent was stopped; its guests run on"
+                    await self._move_to_lease(AWAY_TTL_S)
+                else:
+                    await self._store.revoke(self._lease)
+        except (Unavailable, Refused) as error:
+            log.info("lease_left_to_expire", error=str(error))
+        self._marks.leave_clean_exit()
+
+    async def follow_ttl(self) -> None:
+        """Bring the session under a lease of the configured TTL, when that was changed."""
+        ttl_s = self._mirror.world.config.lease_ttl_s
+        if self.ready and self._lease is not None and self._lease.ttl_s != ttl_s:
+            log.info("lease_ttl_changed", before_s=self._lease.ttl_s, now_s=ttl_s)
+            await self._move_to_lease(ttl_s)
+
+    async def _move_to_lease(self, ttl_s: int) -> None:
+        """Put the alive key and every status of mine under a new lease; the session stays.
+
+        Safety: a put over a living key keeps its create revision, which is the session; guarded by it.
+        """
+        world, old, me = self._mirror.world, self._lease, self.me
+        lease = await self._store.grant(ttl_s)
+        alive = msgspec.structs.replace(self._describe(), ready=self.ready, generation=self.generation)
+        mine = [
+            (world.keys.vm_status(vm), status.record)
+            for vm, claim in world.claims()
+            if claim.record is not None
+            and claim.record.session == self.token
+            and (status := world.status(vm)) is not None
+            and status.record is not None
+        ]
+        for batch in [mine[at : at + 100] for at in range(0, len(mine), 100)] or [[]]:
+            change = changes.relet(self._keys, me, lease.id, alive, batch)
+            if not isinstance(await self._store.commit(change), Committed):
+                raise Refused("the session was lost while it moved to another lease")
+        self._lease = lease
+        if old is not None:
+            await self._store.revoke(old)
+
+    def _leave(self, why: str) -> None:
+        if self.token:
+            log.warning("session_lost", node=self.name, session=self.token, why=why)
+        self.token, self.ready, self._lease = 0, False, None
+        self._changed()
+
+    async def _quiesce(self) -> None:
+        """No call of an older session may land in the next one.
+
+        Safety: cancelling an await does not stop its thread; without this, a boot that was decided in a lost
+        session could finish in the next (two writers in 57 of 60 seeds of DESIGN's probe).
+        """
+        await self._hypervisor.quiesce()
+        await self._storage.quiesce()
+
+    async def _join(self) -> None:
+        self._end.clear()
+        self._why = ""
+        await self._drained()
+        await self._quiesce()
+        await asyncio.wait_for(self._mirror.listed.wait(), 3600)
+        if self._unclean:
+            # Safety: calls that a dead agent left queued in libvirtd would land after we looked (CE3).
+            await self._hypervisor.barrier()
+            self._unclean = False
+            log.info("libvirtd_barrier", node=self.name)
+        fence = await self._fence_record()
+        await self._kill_fenced(fence)
+        lease = await self._store.grant(self._mirror.world.config.lease_ttl_s)
+        # Last before the registration: between the two I look dead, and the others wait only for the grace.
+        await self._retire_old_key()
+        generation = self._mirror.world.generation
+        self.since = self._clock.stamp()
+        alive = msgspec.structs.replace(self._describe(), ready=False, generation=generation)
+        outcome = await self._store.commit(changes.register(self._keys, alive, lease.id, fence))
+        if not isinstance(outcome, Committed):
+            await self._store.revoke(lease)
+            raise Refused("registration lost a race: looking again")
+        self._lease, self.generation = lease, generation
+        self.token = token(generation, outcome.revision)
+        await self._mirror.reached(outcome.revision)
+        log.info("registered", node=self.name, session=self.token)
+        async with asyncio.TaskGroup() as group:
+            keeper = group.create_task(self._keep())
+            try:
+                await self._declare()
+                await self._unblock()
+                await self._become_ready()
+            finally:
+                keeper.cancel()
+
+    async def _retire_old_key(self) -> None:
+        """Delete the alive key that an earlier process of this node left (CE8: its session would go on)."""
+        entry = await self._store.get(self._keys.node_alive(self.name))
+        if entry is None:
+            return
+        facts = await self._store.get(self._keys.node_facts(self.name))
+        if facts is not None:
+            known = seen(NodeFacts, facts).record
+            mine = self._marks.node_uuid("")
+            if known is not None and known.uuid != mine:
+                raise Broken(
+                    f"a node called {self.name!r} with another identity ({known.uuid}, mine is {mine}) "
+                    "is alive: give this node another name"
+                )
+        if entry.lease:
+            await self._store.revoke(Lease(entry.lease, 0, 0.0))
+
+    async def _fence_record(self) -> Seen[Fence] | None:
+        """My fence record, fresh; raises Refused while a living fencer is at work on me."""
+        entry = await self._store.get(self._keys.fence(self.name))
+        if entry is None:
+            return None
+        found = seen(Fence, entry)
+        if found.record is None:
+            raise Refused(f"the fence record of this node cannot be read: {found.why}")
+        if found.record.intent:
+            fencer = await self._store.get(self._keys.node_alive(found.record.intent_by))
+            if fencer is not None:
+                raise Refused(f"{found.record.intent_by} is fencing this node: waiting for it to finish")
+        return found
+
+    async def _kill_fenced(self, fence: Seen[Fence] | None) -> None:
+        """Kill and undefine what runs under a fenced session; everything, if storage shuts us out."""
+        blocked = await self._storage.blocked(self._addresses) if self._addresses else ()
+        through = fence.ok.through if fence is not None else 0
+        for domain in await self._hypervisor.domains():
+            if domain.managed and (blocked or domain.session <= through):
+                log.warning(
+                    "killed",
+                    vm=f"{domain.project}/{domain.name}",
+                    uuid=domain.uuid,
+                    session=domain.session,
+                    epoch=domain.epoch,
+                    why="fenced" if not blocked else "this node is shut out of the storage",
+                )
+                await self._hypervisor.kill(domain.uuid)
+
+    async def _declare(self) -> None:
+        found = self._mirror.world.facts(self.name)
+        known = found.record if found is not None else None
+        wanted = NodeFacts(
+            name=self.name,
+            uuid=self._marks.node_uuid(""),
+            storage_addresses=tuple(
+                dict.fromkeys((*(known.storage_addresses if known else ()), *self._addresses))
+            ),
+            joined=known.joined if known else self._clock.stamp(),
+        )
+        if wanted != known:
+            outcome = await self._store.commit(changes.declare(self._keys, self.me, wanted, found))
+            if not isinstance(outcome, Committed):
+                raise Refused("declaring the storage addresses lost a race")
+            await self._mirror.reached(outcome.revision)
+
+    async def _unblock(self) -> None:
+        """Lift my own blocks. Only here: registered, not ready, with no domain and no call in flight."""
+        if not self._addresses:
+            return
+        if self._marks.unblock_pending():
+            # Safety (CE7): an unblock that a dead agent sent could land after a later fence.
+            log.warning("waiting_for_pending_unblock", seconds=PENDING_UNBLOCK_S)
+            await asyncio.sleep(PENDING_UNBLOCK_S)
+        blocked = await self._storage.blocked(self._addresses)
+        if blocked:
+            if any(domain.managed for domain in await self._hypervisor.domains()):
+                raise Refused("shut out of the storage with domains still here: taking the whole way back")
+            self._marks.begin_unblock()
+            await self._storage.unfence(blocked)
+            log.info("unblocked", node=self.name, session=self.token, addresses=list(blocked))
+        self._marks.end_unblock()
+        address = await self._storage.own_address()
+        if address and address not in self._addresses:
+            raise Refused(
+                f"the storage sees this node as {address}, which is not among storage_addresses "
+                f"({', '.join(self._addresses)}): a fence would not block it; correct the agent's configuration"
+            )
+
+    async def _become_ready(self) -> None:
+        alive = msgspec.structs.replace(self._describe(), ready=True, generation=self.generation)
+        outcome = await self._store.commit(changes.announce(self._keys, self.me, alive))
+        if not isinstance(outcome, Committed):
+            raise Refused("the session was lost before it became ready")
+        await self._mirror.reached(outcome.revision)
+        self.ready, self.message = True, ""
+        log.info("ready", node=self.name, session=self.token)
+        self._changed()
+
+    async def _hold(self) -> None:
+        """Keep the session until it is lost."""
+        async with asyncio.TaskGroup() as group:
+            keeper = group.create_task(self._keep())
+            waiter = group.create_task(self._end.wait())
+            await asyncio.wait((keeper, waiter), return_when=asyncio.FIRST_COMPLETED)
+            keeper.cancel()
+            waiter.cancel()
+        lease = self._lease
+        self._leave(self._why or "lease lost")
+        if lease is not None:
+            try:
+                await self._store.revoke(lease)
+            except (Unavailable, Refused):
+                pass  # it expires by itself
+
+    async def _keep(self) -> None:
+        """Renew at a quarter of the TTL; return when the lease is gone or may be."""
+        loop = asyncio.get_running_loop()
+        while self._lease is not None:
+            lease = self._lease
+            await asyncio.sleep(min(lease.ttl_s / 4, max(0.0, lease.deadline_s - loop.time())))
+            if loop.time() >= lease.deadline_s:
+                self.lose("the lease ran out before it could be renewed")
+                return
+            try:
+                async with asyncio.timeout_at(lease.deadline_s):
+                    self._lease = await self._store.renew(lease)
+            except LeaseGone:
+                self.lose("etcd says that the lease is gone")
+                return
+            except (Unavailable, TimeoutError) as error:
+                log.info("renewal_failed", error=str(error), left_s=round(lease.deadline_s - loop.time(), 2))
+
+    def check(self) -> None:
+        """My alive key may have changed: a session whose key is gone is over, whatever renewals say."""
+        if self.token and self._mirror.world.session(self.name) != self.token:
+            self.lose("my alive key is gone")

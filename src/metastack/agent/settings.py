@@ -1,0 +1,166 @@
+"""The agent's configuration: TOML file, environment, flags, in rising precedence.
+
+Owns: every field, documented; validation with the name of the field that is wrong.
+Every field ``name`` is also ``METASTACK_AGENT_NAME`` in the environment (lists: comma-separated; storage
+fields: ``METASTACK_AGENT_STORAGE_POOL``) and ``--set name=value`` on the command line.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from ..core.model import valid_name
+from ..settings import StorageSettings, StoreSettings
+
+ENV_PREFIX: Final = "METASTACK_AGENT_"
+
+
+class SettingsError(ValueError):
+    """A setting is wrong; the message names it."""
+
+
+class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one compute node must know."""
+
+    name: str
+    """The node's name, a DNS label; default: the host name's first part."""
+    endpoints: tuple[str, ...]
+    """etcd: ``http://host:port``, ``https://host:port`` or ``unix:/path``, tried in this order."""
+    root: str = "/metastack"
+    """Prefix of every key in etcd."""
+    ca: str = ""
+    """File of etcd's certificate authority."""
+    cert: str = ""
+    """File of the client certificate for etcd."""
+    key: str = ""
+    """File of the client certificate's private key."""
+    address: str = ""
+    """IP address under which peers and tools reach this node; default: the one that routes to etcd."""
+    storage_addresses: tuple[str, ...] = ()
+    """Every IP address from which this node may reach the storage; a fence blocks them all."""
+    console_listen: str = ""
+    """``IP:PORT`` of the console endpoint; default: ``address`` with port 7410."""
+    libvirt_uri: str = "qemu:///system"
+    """Where libvirt is."""
+    libvirtd_restart_command: tuple[str, ...] = ()
+    """How to restart libvirtd without stopping guests; default: systemctl restart of the unit that runs."""
+    hypervisor: Literal["auto", "kvm", "qemu"] = "auto"
+    """``auto`` uses KVM only when a probe proved it; ``kvm`` and ``qemu`` force it."""
+    state_dir: str = "/var/lib/metastack"
+    """Durable local files: the lock, the clean-exit mark, the unblock mark."""
+    run_dir: str = "/run/metastack"
+    """Sockets that end with a reboot: VNC."""
+    cpus: Annotated[int, Meta(ge=0)] = 0
+    """CPUs to publish as capacity; 0: those of the machine."""
+    memory_mib: Annotated[int, Meta(ge=0)] = 0
+    """Memory to publish as capacity, MiB; 0: that of the machine."""
+    boots_at_once: Annotated[int, Meta(ge=1, le=256)] = 4
+    """How many guests may be booting at one time."""
+    workers: Annotated[int, Meta(ge=1, le=256)] = 16
+    """How many VMs are worked on at one time."""
+    storage: StorageSettings = StorageSettings()
+    """Where disks are: table ``[storage]``."""
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """``auto``: readable on a terminal, JSON otherwise."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe event that is written."""
+
+    @property
+    def store(self) -> StoreSettings:
+        return StoreSettings(endpoints=self.endpoints, root=self.root, ca=self.ca, cert=self.cert, key=self.key)
+
+    @property
+    def console_address(self) -> tuple[str, int]:
+        """Host and port of the console endpoint."""
+        if not self.console_listen:
+            return self.address or "127.0.0.1", 7410
+        host, _, port = self.console_listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+def _parse_text(kind: Any, text: str) -> Any:
+    """A value from the environment or a flag, in the type that the field has."""
+    if "tuple" in str(kind):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if "int" in str(kind) or "float" in str(kind):
+        return float(text) if "float" in str(kind) else int(text)
+    return text
+
+
+def _overlay(raw: dict[str, Any], name: str, text: str, source: str) -> None:
+    """Lay one textual setting over the raw tree; ``storage.pool`` and ``storage_pool`` both reach the table."""
+    own, nested = AgentSettings.__annotations__, StorageSettings.__annotations__
+    field = name.replace("-", "_").replace(".", "_")
+    try:
+        if field in own and field != "storage":
+            raw[field] = _parse_text(own[field], text)
+        elif field.startswith("storage_") and field[8:] in nested:
+            raw.setdefault("storage", {})[field[8:]] = _parse_text(nested[field[8:]], text)
+        else:
+            raise SettingsError(f"{source}: no setting is called {name!r}")
+    except ValueError as error:
+        if isinstance(error, SettingsError):
+            raise
+        raise SettingsError(f"{source}: {name}: {text!r} is not a number") from None
+
+
+def load(
+    path: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
+) -> AgentSettings:
+    """Read the settings; raises :class:`SettingsError` that names file, field and what is wrong."""
+    raw: dict[str, Any] = {}
+    where = str(path) if path is not None else "settings"
+    if path is not None:
+        try:
+            raw = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise SettingsError(f"{path}: {error.strerror}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsError(f"{path}: {error}") from None
+    for key, text in sorted((os.environ if environ is None else environ).items()):
+        if key.startswith(ENV_PREFIX):
+            _overlay(raw, key[len(ENV_PREFIX) :].lower(), text, key)
+    for key, text in (flags or {}).items():
+        _overlay(raw, key, text, f"--set {key}")
+    raw.setdefault("name", socket.gethostname().split(".")[0])
+    try:
+        settings = msgspec.convert(raw, AgentSettings)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{where}: {error}") from None
+    _check(settings, where)
+    return settings
+
+
+def _check(settings: AgentSettings, where: str) -> None:
+    if not valid_name(settings.name):
+        raise SettingsError(f"{where}: name: {settings.name!r} is not a DNS label (a-z, 0-9, -)")
+    if not settings.endpoints:
+        raise SettingsError(f"{where}: endpoints: name at least one etcd endpoint")
+    for address in (*settings.storage_addresses, *((settings.address,) if settings.address else ())):
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            raise SettingsError(f"{where}: {address!r} is not an IP address") from None
+    try:
+        settings.console_address  # noqa: B018
+    except ValueError:
+        raise SettingsError(f"{where}: console_listen: {settings.console_listen!r} is not IP:PORT") from None
+    if settings.storage.kind not in ("ceph", "file"):
+        raise SettingsError(f"{where}: storage.kind: {settings.storage.kind!r} is neither ceph nor file")
+    if settings.storage.kind == "ceph" and not settings.storage_addresses:
+        raise SettingsError(
+            f"{where}: storage_addresses: a node on Ceph must name every address that a fence has to block"
+        )
+    if settings.storage.kind == "file" and not settings.storage.directory:
+        raise SettingsError(f"{where}: storage.directory: the file backend needs a folder that all nodes share")

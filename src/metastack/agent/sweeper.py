@@ -1,0 +1,140 @@
+"""Sweeping: what exists minus what is desired. Disks of deleted VMs, remains of imports, old events.
+
+Owns: removal of everything that no record asks for any more, by whoever may.
+Refuses: acting on having seen an event; each look starts from what exists.
+Rule: a disk goes only when no spec and no claim refers to its UUID; as a UUID never returns, that stays true.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from ..core import changes
+from ..core.change import Change, Delete
+from ..core.model import ImageState, VmId
+from ..core.world import World
+from ..ports import InUse, Refused
+from .node import Node
+
+log = structlog.get_logger()
+
+RANK_DELAY_S = 2.0
+"""Between two nodes that may do the same sweep."""
+DAY_MS = 86_400_000
+
+
+def orphans(world: World) -> list[tuple[str, str]]:
+    """Volumes that no spec and no claim refers to, as (project, UUID).
+
+    Safety: the volume's record is younger than the spec that it was made for, so a world that shows the
+    volume and not the spec has seen the spec's deletion.
+    """
+    found = []
+    for names, volume in world.volumes():
+        if volume.record is None:
+            continue
+        vm = VmId(volume.record.project, volume.record.vm)
+        spec, claim = world.spec(vm), world.claim(vm)
+        if spec is not None and (spec.record is None or spec.record.volume_uuid == volume.record.uuid):
+            continue
+        if claim is not None and (claim.record is None or claim.record.volume_uuid == volume.record.uuid):
+            continue
+        found.append(names)
+    return found
+
+
+class Sweeper:
+    """Removes what nothing asks for."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def disk(self, project: str, uuid: str, waited_s: float) -> float:
+        """Remove one orphaned disk when it is my turn; returns seconds until the next look (0: never)."""
+        node = self._node
+        if not node.session.ready or node.mirror.went_back or (project, uuid) not in orphans(node.world):
+            return 0.0
+        rank = node.rank_of(f"volume:{uuid}")
+        if rank is None:
+            return 0.0
+        if rank * RANK_DELAY_S > waited_s:
+            return rank * RANK_DELAY_S - waited_s
+        volume = node.world.volume(project, uuid)
+        if volume is None or volume.record is None:
+            return 0.0
+        try:
+            await node.storage.delete_disk(uuid, volume.record.trash_retention_s)
+        except InUse as error:
+            log.info("disk_in_use", volume=uuid, error=str(error))
+            return 5.0
+        vm = VmId(volume.record.project, volume.record.vm)
+        extra = node.event("volume.removed", uuid, f"disk of {vm}")
+        if await node.commit(changes.forget_volume(node.keys, node.session.me, volume, vm, extra)):
+            log.info("disk_removed", volume=uuid, vm=str(vm), node=node.name)
+        return 0.0
+
+    async def images(self) -> None:
+        """Remove images that no record names: the remains of an importer that died, or of a deletion.
+
+        Safety: the storage is listed first and the records after it, fresh; an import writes its record
+        before it makes the image.
+        """
+        node = self._node
+        if not node.session.ready or node.rank_of("sweep:images") != 0:
+            return
+        there = await node.storage.images()
+        if not there:
+            return
+        await node.mirror.look()
+        named = {seen.record.uuid for _, seen in node.world.images() if seen.record is not None}
+        if any(seen.record is None for _, seen in node.world.images()):
+            return  # an unreadable record may name any of them
+        for uuid in there:
+            if uuid not in named:
+                try:
+                    await node.storage.delete_image(uuid)
+                    log.info("image_remains_removed", image=uuid, node=node.name)
+                except Refused as error:
+                    log.info("image_remains_kept", image=uuid, error=str(error))
+
+    async def images_being_deleted(self) -> None:
+        """Finish deletions whose caller died: the record says ``deleting``, the image may be gone or not."""
+        node = self._node
+        if not node.session.ready or node.rank_of("sweep:images") != 0:
+            return
+        for name, found in list(node.world.images()):
+            if found.record is None or found.record.state is not ImageState.DELETING:
+                continue
+            try:
+                await node.storage.delete_image(found.record.uuid)
+            except Refused as error:
+                log.info("image_deletion_waits", image=name, error=str(error))
+                continue
+            await node.commit(
+                Change(
+                    name="forget_image",
+                    guards=(changes.unchanged(node.keys.image(name), found),),
+                    effects=(Delete(node.keys.image(name)),),
+                )
+            )
+
+    async def trash(self) -> None:
+        """Remove what has outlived its retention."""
+        if self._node.session.ready and self._node.rank_of("sweep:trash") == 0:
+            removed = await self._node.storage.purge_trash()
+            if removed:
+                log.info("trash_purged", removed=removed, node=self._node.name)
+
+    async def events(self) -> None:
+        """Trim events/ to its retention: keys sort by time, so the old ones are one range."""
+        node = self._node
+        if not node.session.ready or node.rank_of("sweep:events") != 0:
+            return
+        before_ms = node.clock.ms() - node.world.config.event_retention_days * DAY_MS
+        start, end = node.keys.events_before(max(0, before_ms))
+        change = Change(
+            name="trim_events",
+            guards=(changes.in_session(node.keys, node.session.me),),
+            effects=(Delete(start, end),),
+        )
+        await node.store.commit(change)
