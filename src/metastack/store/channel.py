@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 import grpc.aio
-import structlog
 from aetcd import rpc
 from msgspec import Struct
 
@@ -53,8 +53,6 @@ OPTIONS: Final = (
 )
 
 _DECIDED: Final = (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE)
-
-log = structlog.get_logger()
 
 
 class NotSent(Exception):
@@ -146,7 +144,7 @@ class Channels:
         """Ask another endpoint from now on, if ``link`` is the one in use."""
         if link is self.current and len(self.links) > 1:
             self._current = (self._current + 1) % len(self.links)
-            log.debug("store_rotated", left=link.endpoint, to=self.current.endpoint, why=why)
+            say("debug", "store_rotated", left=link.endpoint, to=self.current.endpoint, why=why)
 
     async def ask(
         self,
@@ -162,8 +160,7 @@ class Channels:
         ``twice``: it may run twice (reads, renewals); otherwise it is sent again only when it certainly was
         not applied. Raises the families of the ports; Unavailable names every endpoint that was tried.
         """
-        if self._closed:
-            raise Unavailable(f"{what}: the store is closed")
+        self.refuse_if_closed(what)
         loop = asyncio.get_running_loop()
         total_s = self.total_timeout_s if total_s is None else total_s
         deadline_s = loop.time() + total_s
@@ -179,6 +176,12 @@ class Channels:
                 return Answer(await send(link, timeout_s), sent_s)
             except NotSent as error:
                 tried[link.endpoint] = str(error)
+            except asyncio.CancelledError:
+                # close() cancels the requests of others, who were not cancelled themselves.
+                task = asyncio.current_task()
+                if self._closed and task is not None and not task.cancelling():
+                    raise (Unavailable if twice else UnknownOutcome)(f"{what}: the store was closed") from None
+                raise
             except grpc.aio.AioRpcError as error:
                 text = text_of(error)
                 judgement = judge(error.code(), text)
@@ -206,6 +209,11 @@ class Channels:
         except NotSent as error:
             raise Unavailable(f"{what}: {error} ({link.endpoint})") from None
 
+    def refuse_if_closed(self, what: str) -> None:
+        """Raise Unavailable after :meth:`close`."""
+        if self._closed:
+            raise Unavailable(f"{what}: the store is closed")
+
     async def close(self) -> None:
         self._closed = True
         for link in self.links:
@@ -214,12 +222,19 @@ class Channels:
 
 def text_of(error: grpc.aio.AioRpcError) -> str:
     """What an error says."""
-    return error.details() or error.code().name
+    return str(error.details() or error.code().name)
 
 
 def brief(text: str) -> str:
     """An error's text for people: gRPC puts the reason of a failed connection last."""
-    return text.rpartition("last error: ")[2].removeprefix("UNKNOWN: ").removeprefix("UNAVAILABLE: ")
+    return re.sub("^[A-Z_]+: ", "", text.rpartition("last error: ")[2])
+
+
+def say(level: str, event: str, **fields: object) -> None:
+    """Log an event; structlog is loaded with the first one, because it doubles the CLI's start-up."""
+    import structlog
+
+    getattr(structlog.get_logger(), level)(event, **fields)
 
 
 def jitter_s(round_: int) -> float:

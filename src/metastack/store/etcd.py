@@ -70,29 +70,32 @@ class EtcdStore:
         answer = await self._channels.ask(f"get {key}", _range(request), twice=True)
         return entry_of(answer.response.kvs[0]) if answer.response.kvs else None
 
-    async def list(self, prefix: str) -> Snapshot:
+    async def list(self, *prefixes: str) -> Snapshot:
+        if not prefixes:
+            raise Broken("list of no prefix")
         for _ in range(LIST_TRIES):
             try:
-                return await self._list_once(prefix)
+                return await self._list_once(prefixes)
             except Compacted:
                 continue
-        raise Unavailable(f"list {prefix}: compacted {LIST_TRIES} times while it was read")
+        raise Unavailable(f"list {' '.join(prefixes)}: compacted {LIST_TRIES} times while it was read")
 
-    async def _list_once(self, prefix: str) -> Snapshot:
-        end = prefix_end(key_of(prefix))
-        request = rpc.RangeRequest(key=key_of(prefix), range_end=end, limit=PAGE)
+    async def _list_once(self, prefixes: tuple[str, ...]) -> Snapshot:
         entries: list[Entry] = []
-        revision = 0
-        while True:
-            answer = await self._channels.ask(f"list {prefix}", _range(request), twice=True)
-            response = answer.response
-            entries.extend(entry_of(kv) for kv in response.kvs)
-            revision = revision or response.header.revision
-            if not response.more:
-                return Snapshot(revision, tuple(entries))
-            request = rpc.RangeRequest(
-                key=response.kvs[-1].key + b"\0", range_end=end, limit=PAGE, revision=revision
-            )
+        revision = 0  # The newest; every page after the first is read at the first one's revision.
+        for prefix in prefixes:
+            key, end = key_of(prefix), prefix_end(key_of(prefix))
+            more = True
+            while more:
+                request = rpc.RangeRequest(key=key, range_end=end, limit=PAGE, revision=revision)
+                answer = await self._channels.ask(f"list {prefix}", _range(request), twice=True)
+                response = answer.response
+                entries.extend(entry_of(kv) for kv in response.kvs)
+                revision = revision or response.header.revision
+                more = response.more
+                if more:
+                    key = response.kvs[-1].key + b"\0"
+        return Snapshot(revision, tuple(entries))
 
     async def commit(self, change: Change) -> Outcome:
         request = txn_of(change)

@@ -10,8 +10,10 @@ from typing import Any, Final
 
 from aetcd import rpc
 
-from metastack.core.change import MAX_OPERATIONS, Change, Delete, Entry, Guard, KeyEvent, Put
+from metastack.core.change import Change, Delete, Entry, Guard, KeyEvent, Put
 from metastack.ports import Broken
+
+from .limits import check
 
 _TARGETS: Final[dict[str, tuple[Any, str]]] = {
     "mod": (rpc.Compare.MOD, "mod_revision"),
@@ -34,15 +36,6 @@ def prefix_end(prefix: bytes) -> bytes:
     if not trimmed:
         return b"\0"
     return trimmed[:-1] + bytes([trimmed[-1] + 1])
-
-
-def check(change: Change) -> None:
-    """Raise Broken for what etcd would refuse by its size or by a missing lease."""
-    for what, count in (("guards", len(change.guards)), ("effects", len(change.effects))):
-        if count > MAX_OPERATIONS:
-            raise Broken(f"{change.name}: {count} {what}, etcd takes at most {MAX_OPERATIONS}")
-    if not change.lease and any(isinstance(e, Put) and e.leased for e in change.effects):
-        raise Broken(f"{change.name}: a leased put without a lease")
 
 
 def txn_of(change: Change) -> Any:

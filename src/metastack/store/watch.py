@@ -13,13 +13,12 @@ import contextlib
 from typing import Any, Final
 
 import grpc.aio
-import structlog
 from aetcd import rpc
 
 from metastack.core.change import Batch
 from metastack.ports import Compacted, Denied
 
-from .channel import ATTEMPT_S, METADATA, Channels, Link, NotSent, brief, broken_off, jitter_s, text_of
+from .channel import ATTEMPT_S, METADATA, Channels, Link, NotSent, brief, broken_off, jitter_s, say, text_of
 from .errors import Verdict, judge, judge_text
 from .messages import event_of
 
@@ -29,8 +28,6 @@ SILENT_S: Final = 2.5
 """And this long after the question it counts as dead: before gRPC's keepalive would say so (6 to 9 s)."""
 STEADY_S: Final = 5.0
 """A stream that lived this long is no sign of trouble: the next pause is short again."""
-
-log = structlog.get_logger()
 
 
 class Watching:
@@ -51,6 +48,7 @@ class Watching:
     async def next(self) -> Batch:
         """The next batch, over as many streams as it takes; raises Compacted and Denied."""
         while True:
+            self._channels.refuse_if_closed(f"watch {self._key.decode()}")
             try:
                 if self._call is None:
                     await self._open()
@@ -102,7 +100,7 @@ class Watching:
             raise Compacted(f"watch {self._key.decode()}: {link.endpoint} is another cluster than before")
         self._cluster_id = response.header.cluster_id
         if self._failures:
-            log.info("watch_resumed", prefix=self._key.decode(), endpoint=link.endpoint, after=self._last)
+            say("info", "watch_resumed", prefix=self._key.decode(), endpoint=link.endpoint, after=self._last)
 
     async def _receive(self) -> Batch | None:
         """What the stream says next; None for an answer that only proves that it lives."""
@@ -156,6 +154,8 @@ class Watching:
         if not done:
             return None
         reading, self._reading = self._reading, None
+        if reading.cancelled():
+            raise broken_off("the channel was closed")
         response = reading.result()
         if not isinstance(response, rpc.WatchResponse):
             raise broken_off("the stream ended")
@@ -178,7 +178,7 @@ class Watching:
         lived_s = asyncio.get_running_loop().time() - self._opened_s
         self._failures = 1 if lived_s > STEADY_S else self._failures + 1
         if self._failures == 1:
-            log.warning("watch_broken", prefix=self._key.decode(), endpoint=link.endpoint, why=brief(why))
+            say("warning", "watch_broken", prefix=self._key.decode(), endpoint=link.endpoint, why=brief(why))
         self._channels.leave(link, why)
         if self._failures > 1:
             with contextlib.suppress(TimeoutError):
