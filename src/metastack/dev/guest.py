@@ -85,7 +85,8 @@ def image(cache: Path) -> Path:
 
 def ring_offset(image_file: Path) -> int:
     """Where the heartbeat ring begins on any disk made from the image, bytes."""
-    entry = image_file.open("rb").read(512)[446 + 2 * 16 : 446 + 3 * 16]
+    with image_file.open("rb") as file:
+        entry = file.read(512)[446 + 2 * 16 : 446 + 3 * 16]
     return int.from_bytes(entry[8:12], "little") * 512
 
 
