@@ -166,6 +166,7 @@ class Console:
         if stream is not None:
             with suppress(libvirt.libvirtError):
                 stream.eventRemoveCallback()
+            # What the guest has not fetched yet is lost either way: QEMU drops it when the pty closes.
             with suppress(libvirt.libvirtError):
                 stream.abort()
 

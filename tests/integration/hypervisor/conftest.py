@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
-from libvirt_host import LibvirtHost
+from libvirt_host import LibvirtHost, host
 
 from metastack.hypervisor.libvirt import LibvirtHypervisor
 
-
-@pytest.fixture(scope="session")
-def host() -> Iterator[LibvirtHost]:
-    missing = [tool for tool in ("libvirtd", "virtlogd", "unshare", "nsenter") if not shutil.which(tool)]
-    if missing or os.geteuid() != 0:
-        pytest.skip(f"needs root and {missing or 'namespaces'}")
-    host = LibvirtHost(Path(tempfile.mkdtemp(prefix="mshv")))
-    try:
-        host.start()
-        yield host
-    finally:
-        host.stop()
+__all__ = ["host", "hypervisor"]
 
 
 @pytest.fixture

@@ -5,15 +5,21 @@ Owns: the processes and folders of one such host; everything ends with the SIGKI
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
+
+import pytest
+
+from metastack.ports import ConsoleStream, DiskFormat, DiskSource, DomainSpec, NicSpec
 
 T = TypeVar("T")
 
@@ -197,3 +203,49 @@ def until(found: Callable[[], T], deadline_s: float, seen: Callable[[], object])
         if time.monotonic() > end:
             raise AssertionError(f"not within {deadline_s} s; seen: {seen()}")
         time.sleep(0.02)
+
+
+def spec(disk: Path, name: str = "tiny", *, nic: bool = False, run: int = 1) -> DomainSpec:
+    """A VM of the smallest kind on that disk."""
+    nics = (NicSpec(mac="52:54:00:12:34:56", bridge="br0"),) if nic else ()
+    return DomainSpec(
+        uuid=str(uuid.uuid4()),
+        project="default",
+        name=name,
+        cpus=1,
+        memory_mib=32,
+        disk=DiskSource(kind="file", format=DiskFormat.RAW, path=str(disk)),
+        nics=nics,
+        session=11,
+        epoch=22,
+        run=run,
+        volume_uuid=str(uuid.uuid4()),
+        claim_node="hv1",
+    )
+
+
+async def read_until(console: ConsoleStream, wanted: bytes, deadline_s: float = 30) -> bytes:
+    """Read a console until the text came, or say what came instead."""
+    seen = b""
+    try:
+        async with asyncio.timeout(deadline_s):
+            while wanted not in seen:
+                data = await console.read()
+                assert data, f"console ended; seen: {seen!r}"
+                seen += data
+    except TimeoutError:
+        raise AssertionError(f"no {wanted!r} within {deadline_s} s; seen: {seen!r}") from None
+    return seen
+
+
+@pytest.fixture(scope="session")
+def host() -> Iterator[LibvirtHost]:
+    missing = [tool for tool in ("libvirtd", "virtlogd", "unshare", "nsenter") if not shutil.which(tool)]
+    if missing or os.geteuid() != 0:
+        pytest.skip(f"needs root with namespaces and libvirtd; missing: {missing or 'root'}")
+    host = LibvirtHost(Path(tempfile.mkdtemp(prefix="mshv")))
+    try:
+        host.start()
+        yield host
+    finally:
+        host.stop()

@@ -1,0 +1,409 @@
+"""The in-memory twin of the Hypervisor port: a host whose guests are entries in a dictionary.
+
+Owns: enough of libvirt's manners that an agent cannot tell the difference, on any event loop.
+Refuses: clocks, threads, randomness: only ``asyncio.sleep``, so that a simulator's loop decides about time.
+Rule: as with a thread, cancelling an await does not stop the call: it takes effect when its time has come,
+unless a barrier came first. ``quiesce`` waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator, Callable
+from typing import Final, TypeVar
+
+import msgspec
+
+from metastack.core.model import Resources
+from metastack.ports import (
+    CephSecret,
+    ConsoleStream,
+    Domain,
+    DomainEvent,
+    DomainSpec,
+    DomainState,
+    EndReason,
+    Exists,
+    HostFacts,
+    InUse,
+    NotFound,
+    Refused,
+    Unavailable,
+    UnknownOutcome,
+)
+
+T = TypeVar("T")
+
+_BOUND: Final = 4096
+_ACTIVE: Final = frozenset(DomainState) - {DomainState.DEFINED}
+
+
+class MemoryHypervisor:
+    """A host. ``locks`` (disk path to host uuid) is shared between hosts whose disks are the same.
+
+    It outlives the agents that use it: ``open`` and ``close`` may be called again and again.
+    """
+
+    def __init__(
+        self,
+        *,
+        uuid: str = "00000000-0000-4000-8000-000000000001",
+        capacity: Resources | None = None,
+        call_s: float = 0.0,
+        boot_s: float = 0.0,
+        graceful_s: float | None = 0.0,
+        locks: dict[str, str] | None = None,
+    ) -> None:
+        self.uuid = uuid
+        self.capacity = capacity or Resources(cpus=8, memory_mib=16_384)
+        self.call_s = call_s
+        """How long any call takes, seconds."""
+        self.boot_s = boot_s
+        """How long a start takes more, seconds."""
+        self.graceful_s = graceful_s
+        """How long a guest takes to follow a shutdown request; None: it ignores it."""
+        self.specs: dict[str, DomainSpec] = {}
+        self.secret: CephSecret | None = None
+        self.fail: Callable[[str, str], Exception | None] = lambda _what, _uuid: None
+        """Fault injection: asked with the call's name and the domain's uuid when it takes effect."""
+        self._domains: dict[str, Domain] = {}
+        self._locks = {} if locks is None else locks
+        self._consoles: dict[str, MemoryConsole] = {}
+        self._streams: weakref.WeakSet[_Stream] = weakref.WeakSet()
+        self._calls: set[asyncio.Task[object]] = set()
+        self._daemon = 1
+        """Number of the daemon's life; 0 while it is down."""
+        self._lives = 1
+
+    # --- what a test or the simulator does to the host
+
+    def guest_powers_off(self, uuid: str) -> None:
+        self._ended(uuid, EndReason.SHUTDOWN)
+
+    def crash(self, uuid: str) -> None:
+        """QEMU dies."""
+        self._ended(uuid, EndReason.CRASHED)
+
+    def io_error(self, uuid: str) -> None:
+        """The storage refuses a write: the guest stops."""
+        self._set(uuid, state=DomainState.IO_ERROR)
+        self._post(uuid, "io_error")
+
+    def daemon_dies(self) -> None:
+        """Every call fails from now on, and those under way have no effect; guests carry on."""
+        self._daemon = 0
+
+    def daemon_returns(self) -> None:
+        self._lives += 1
+        self._daemon = self._lives
+        self._post("", "reconnected")
+
+    def power_cut(self) -> None:
+        """Guests and definitions are gone, without an event."""
+        for uuid in list(self._domains):
+            self._unlock(uuid)
+        self._domains.clear()
+        self.specs.clear()
+        self.daemon_dies()
+
+    def add_foreign(self, uuid: str, name: str) -> None:
+        """A domain that somebody else defined."""
+        self._domains[uuid] = Domain(uuid=uuid, project="", name=name, state=DomainState.RUNNING, managed=False)
+
+    def active(self) -> list[Domain]:
+        """Guests that run or could write, seen from outside."""
+        return [domain for domain in self._domains.values() if domain.state in _ACTIVE]
+
+    # --- the port
+
+    async def open(self) -> None:
+        if not self._daemon:
+            raise Unavailable("open: the daemon is down")
+
+    async def close(self) -> None:
+        for stream in list(self._streams):
+            stream.close()
+
+    async def quiesce(self) -> None:
+        while self._calls:
+            await asyncio.wait(list(self._calls))
+
+    async def barrier(self) -> None:
+        self.daemon_dies()
+        await asyncio.sleep(self.call_s)
+        self.daemon_returns()
+
+    async def facts(self) -> HostFacts:
+        return HostFacts(
+            uuid=self.uuid,
+            capacity=self.capacity,
+            hypervisor="qemu",
+            hypervisor_why="in memory",
+            versions={"memory": "1"},
+        )
+
+    async def teach_secret(self, secret: CephSecret) -> None:
+        def teach() -> None:
+            self.secret = secret
+
+        await self._call("teach_secret", "", teach)
+
+    async def domains(self) -> list[Domain]:
+        return await self._call("domains", "", lambda: list(self._domains.values()), changes=False)
+
+    async def domain(self, uuid: str) -> Domain | None:
+        return await self._call("domain", uuid, lambda: self._domains.get(uuid), changes=False)
+
+    def events(self) -> AsyncIterator[DomainEvent]:
+        stream = _Stream()
+        self._streams.add(stream)
+        return stream
+
+    async def boot(self, spec: DomainSpec, paused: bool = False) -> None:
+        def define() -> None:
+            if spec.uuid in self._domains:
+                raise Exists(f"boot {spec.project}/{spec.name}: a domain of this UUID is still defined")
+            self._domains[spec.uuid] = _defined(spec)
+            self.specs[spec.uuid] = spec
+            self._post(spec.uuid, "defined")
+
+        def start() -> None:
+            if spec.uuid not in self._domains:
+                raise Refused(f"boot {spec.project}/{spec.name}: undefined while it was starting")
+            holder = self._locks.setdefault(spec.disk.path, self.uuid)
+            if holder != self.uuid or self._disk_in_use_here(spec):
+                self._forget(spec.uuid)
+                raise InUse(f'boot {spec.project}/{spec.name}: Failed to get "write" lock')
+            self._set(spec.uuid, state=DomainState.PAUSED if paused else DomainState.RUNNING)
+            self._post(spec.uuid, "started")
+
+        def boot() -> None:
+            failure = self.fail("start", spec.uuid)
+            if failure is not None:
+                self._forget(spec.uuid)
+                raise failure
+            start()
+
+        await self._call("boot", spec.uuid, define, then=(self.boot_s, boot))
+
+    async def shutdown(self, uuid: str) -> None:
+        def request() -> None:
+            domain = self._domains.get(uuid)
+            if domain is None or domain.state is not DomainState.RUNNING or self.graceful_s is None:
+                return
+            asyncio.get_running_loop().call_later(self.graceful_s, self._guest_follows, uuid)
+
+        await self._call("shutdown", uuid, request)
+
+    def _guest_follows(self, uuid: str) -> None:
+        domain = self._domains.get(uuid)
+        if domain is not None and domain.state is DomainState.RUNNING:
+            self.guest_powers_off(uuid)
+
+    async def kill(self, uuid: str) -> None:
+        def kill() -> None:
+            if uuid not in self._domains:
+                return
+            if self._domains[uuid].state in _ACTIVE:
+                self._ended(uuid, EndReason.DESTROYED)
+            self._forget(uuid)
+
+        await self._call("kill", uuid, kill)
+
+    async def pause(self, uuid: str) -> None:
+        await self._call("pause", uuid, lambda: self._switch(uuid, DomainState.PAUSED, "suspended"))
+
+    async def resume(self, uuid: str) -> None:
+        await self._call("resume", uuid, lambda: self._switch(uuid, DomainState.RUNNING, "resumed"))
+
+    async def retag(self, uuid: str, session: int, epoch: int) -> None:
+        def retag() -> None:
+            if not self._must(uuid).managed:
+                raise Refused(f"retag {uuid}: no such domain of ours")
+            self._domains[uuid] = msgspec.structs.replace(self._domains[uuid], session=session, epoch=epoch)
+
+        await self._call("retag", uuid, retag)
+
+    async def console(self, uuid: str) -> ConsoleStream:
+        def attach() -> MemoryConsole:
+            if self._must(uuid).state not in _ACTIVE:
+                raise Refused(f"console {uuid}: not running")
+            former = self._consoles.get(uuid)
+            if former is not None:
+                former.end()
+            self._consoles[uuid] = MemoryConsole()
+            return self._consoles[uuid]
+
+        return await self._call("console", uuid, attach)
+
+    # --- inside
+
+    async def _call(
+        self,
+        what: str,
+        uuid: str,
+        effect: Callable[[], T],
+        *,
+        changes: bool = True,
+        then: tuple[float, Callable[[], T]] | None = None,
+    ) -> T:
+        if not self._daemon:
+            raise Unavailable(f"{what} {uuid}: the daemon is down")
+        call = asyncio.get_running_loop().create_task(self._run(what, uuid, effect, changes, then))
+        self._calls.add(call)
+        call.add_done_callback(self._returned)
+        return await asyncio.shield(call)
+
+    async def _run(
+        self,
+        what: str,
+        uuid: str,
+        effect: Callable[[], T],
+        changes: bool,
+        then: tuple[float, Callable[[], T]] | None,
+    ) -> T:
+        life = self._daemon
+        lost = (UnknownOutcome if changes else Unavailable)(f"{what} {uuid}: the daemon died")
+        await asyncio.sleep(self.call_s)
+        if self._daemon != life:
+            raise lost
+        failure = self.fail(what, uuid)
+        if failure is not None:
+            raise failure
+        result = effect()
+        if then is not None:
+            wait_s, effect = then
+            await asyncio.sleep(wait_s)
+            if self._daemon != life:
+                raise lost
+            result = effect()
+        return result
+
+    def _returned(self, call: asyncio.Task[object]) -> None:
+        self._calls.discard(call)
+        if not call.cancelled():
+            call.exception()  # seen: whoever awaited may be gone
+
+    def _must(self, uuid: str) -> Domain:
+        domain = self._domains.get(uuid)
+        if domain is None:
+            raise NotFound(f"no domain {uuid}")
+        return domain
+
+    def _set(self, uuid: str, *, state: DomainState, end: EndReason = EndReason.NONE) -> None:
+        self._domains[uuid] = msgspec.structs.replace(self._must(uuid), state=state, end=end)
+
+    def _switch(self, uuid: str, state: DomainState, what: str) -> None:
+        domain = self._must(uuid)
+        if domain.state not in _ACTIVE:
+            raise Refused(f"{what} {uuid}: not running")
+        if domain.state is not state:
+            self._set(uuid, state=state)
+            self._post(uuid, what)
+
+    def _ended(self, uuid: str, end: EndReason) -> None:
+        self._set(uuid, state=DomainState.DEFINED, end=end)
+        self._unlock(uuid)
+        self._post(uuid, "crashed" if end is EndReason.CRASHED else "stopped")
+
+    def _unlock(self, uuid: str) -> None:
+        console = self._consoles.pop(uuid, None)
+        if console is not None:
+            console.end()
+        spec = self.specs.get(uuid)
+        if spec is not None and self._locks.get(spec.disk.path) == self.uuid:
+            del self._locks[spec.disk.path]
+
+    def _disk_in_use_here(self, spec: DomainSpec) -> bool:
+        return any(
+            domain.uuid != spec.uuid
+            and domain.uuid in self.specs
+            and self.specs[domain.uuid].disk.path == spec.disk.path
+            for domain in self.active()
+        )
+
+    def _forget(self, uuid: str) -> None:
+        if self._domains.pop(uuid, None) is not None:
+            self._post(uuid, "undefined")
+        self.specs.pop(uuid, None)
+
+    def _post(self, uuid: str, what: str) -> None:
+        for stream in list(self._streams):
+            stream.post(DomainEvent(uuid=uuid, what=what))
+
+
+def _defined(spec: DomainSpec) -> Domain:
+    return Domain(
+        uuid=spec.uuid,
+        project=spec.project,
+        name=spec.name,
+        state=DomainState.DEFINED,
+        session=spec.session,
+        epoch=spec.epoch,
+        run=spec.run,
+        volume_uuid=spec.volume_uuid,
+    )
+
+
+class _Stream:
+    """Bounded like the real one's; overflow means: look at everything."""
+
+    def __init__(self) -> None:
+        self._pending: dict[DomainEvent, None] = {}
+        self._arrived = asyncio.Event()
+        self._closed = False
+
+    def post(self, event: DomainEvent) -> None:
+        if event not in self._pending and len(self._pending) >= _BOUND:
+            self._pending.clear()
+            event = DomainEvent(uuid="", what="reconnected")
+        self._pending.pop(event, None)
+        self._pending[event] = None
+        self._arrived.set()
+
+    def close(self) -> None:
+        self._closed = True
+        self._arrived.set()
+
+    def __aiter__(self) -> _Stream:
+        return self
+
+    async def __anext__(self) -> DomainEvent:
+        while not self._closed:
+            if self._pending:
+                event = next(iter(self._pending))
+                del self._pending[event]
+                return event
+            self._arrived.clear()
+            await self._arrived.wait()
+        raise StopAsyncIteration
+
+
+class MemoryConsole:
+    """A guest that echoes."""
+
+    def __init__(self) -> None:
+        self._text = b""
+        self._ended = False
+        self._arrived = asyncio.Event()
+
+    def end(self) -> None:
+        self._ended = True
+        self._arrived.set()
+
+    async def read(self) -> bytes:
+        while not self._text and not self._ended:
+            self._arrived.clear()
+            await self._arrived.wait()
+        text, self._text = self._text, b""
+        return text
+
+    async def write(self, data: bytes) -> None:
+        if self._ended:
+            raise Unavailable("console: it has ended")
+        self._text = (self._text + data)[-65_536:]
+        self._arrived.set()
+
+    async def close(self) -> None:
+        self.end()

@@ -1,0 +1,214 @@
+"""What every Hypervisor must do, the twin and the real one alike."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import msgspec
+import pytest
+from hypervisor_rig import Rig, Watcher, eventually, look_until
+from libvirt_host import read_until
+
+from metastack.ports import DomainState, EndReason, Exists, InUse, NotFound, Refused
+
+
+async def test_boot_shows_the_metadata_and_kill_leaves_nothing(rig: Rig) -> None:
+    spec = rig.spec()
+    await rig.hypervisor.boot(spec)
+    domain = await rig.hypervisor.domain(spec.uuid)
+    assert domain is not None
+    assert domain.state is DomainState.RUNNING
+    assert (domain.project, domain.name, domain.uuid) == (spec.project, spec.name, spec.uuid)
+    assert (domain.session, domain.epoch, domain.run) == (spec.session, spec.epoch, spec.run)
+    assert (domain.volume_uuid, domain.managed, domain.end) == (spec.volume_uuid, True, EndReason.NONE)
+    assert domain in await rig.hypervisor.domains()
+    await rig.hypervisor.kill(spec.uuid)
+    assert await rig.hypervisor.domain(spec.uuid) is None
+    await rig.hypervisor.kill(spec.uuid)
+
+
+async def test_a_second_boot_of_the_same_uuid_is_refused_and_changes_nothing(rig: Rig) -> None:
+    spec = rig.spec()
+    await rig.hypervisor.boot(spec)
+    with pytest.raises(Exists):
+        await rig.hypervisor.boot(msgspec.structs.replace(spec, epoch=spec.epoch + 1))
+    domain = await rig.hypervisor.domain(spec.uuid)
+    assert domain is not None
+    assert (domain.state, domain.epoch) == (DomainState.RUNNING, spec.epoch)
+
+
+async def test_two_vms_of_the_same_name_coexist(rig: Rig) -> None:
+    first, second = rig.spec(), rig.spec()
+    await rig.hypervisor.boot(first)
+    await rig.hypervisor.boot(second)
+    assert {first.uuid, second.uuid} <= {domain.uuid for domain in await rig.hypervisor.domains()}
+
+
+async def test_a_disk_in_use_is_in_use_and_nothing_stays_defined(rig: Rig) -> None:
+    first = rig.spec()
+    await rig.hypervisor.boot(first)
+    second = msgspec.structs.replace(rig.spec(), disk=first.disk)
+    with pytest.raises(InUse):
+        await rig.hypervisor.boot(second)
+    assert await rig.hypervisor.domain(second.uuid) is None
+    await rig.hypervisor.kill(first.uuid)
+    await rig.hypervisor.boot(second)
+
+
+async def test_pause_and_resume(rig: Rig) -> None:
+    spec = rig.spec()
+    watcher = Watcher(rig.hypervisor)
+    await rig.hypervisor.boot(spec, paused=True)
+    assert (await look_until(rig.hypervisor, spec.uuid, lambda _: True)).state is DomainState.PAUSED
+    await rig.hypervisor.resume(spec.uuid)
+    await rig.hypervisor.resume(spec.uuid)
+    assert (await look_until(rig.hypervisor, spec.uuid, lambda _: True)).state is DomainState.RUNNING
+    await rig.hypervisor.pause(spec.uuid)
+    await rig.hypervisor.pause(spec.uuid)
+    assert (await look_until(rig.hypervisor, spec.uuid, lambda _: True)).state is DomainState.PAUSED
+    await watcher.wait(spec.uuid, "defined", "started", "resumed", "suspended")
+    await watcher.close()
+
+
+async def test_a_guest_that_powers_itself_off_is_shut_down(rig: Rig) -> None:
+    spec = rig.spec()
+    watcher = Watcher(rig.hypervisor)
+    await rig.hypervisor.boot(spec)
+    await rig.guest_is_up(spec.uuid)
+    await rig.guest_powers_off(spec.uuid)
+    await watcher.wait(spec.uuid, "stopped")
+    domain = await rig.hypervisor.domain(spec.uuid)
+    assert domain is not None
+    assert (domain.state, domain.end) == (DomainState.DEFINED, EndReason.SHUTDOWN)
+    assert domain.epoch == spec.epoch
+    await watcher.close()
+
+
+async def test_a_guest_follows_a_graceful_request(rig: Rig) -> None:
+    spec = rig.spec()
+    await rig.hypervisor.boot(spec)
+    await rig.guest_is_up(spec.uuid)
+    await rig.hypervisor.shutdown(spec.uuid)
+    domain = await look_until(rig.hypervisor, spec.uuid, lambda seen: seen.state is DomainState.DEFINED)
+    assert domain.end is EndReason.SHUTDOWN
+    await rig.hypervisor.shutdown(spec.uuid)
+    await rig.hypervisor.kill(spec.uuid)
+    await rig.hypervisor.shutdown(spec.uuid)
+
+
+async def test_a_dead_qemu_is_a_crash(rig: Rig) -> None:
+    spec = rig.spec()
+    watcher = Watcher(rig.hypervisor)
+    await rig.hypervisor.boot(spec)
+    await rig.qemu_dies(spec.uuid)
+    await watcher.wait(spec.uuid, "crashed")
+    domain = await rig.hypervisor.domain(spec.uuid)
+    assert domain is not None
+    assert (domain.state, domain.end) == (DomainState.DEFINED, EndReason.CRASHED)
+    await rig.hypervisor.kill(spec.uuid)
+    await rig.hypervisor.boot(spec)
+    await watcher.close()
+
+
+async def test_retag_of_a_running_and_of_an_ended_domain(rig: Rig) -> None:
+    spec = rig.spec()
+    await rig.hypervisor.boot(spec)
+    await rig.hypervisor.retag(spec.uuid, 1 << 45, (1 << 45) + 1)
+    domain = await rig.hypervisor.domain(spec.uuid)
+    assert domain is not None
+    assert (domain.session, domain.epoch, domain.run) == (1 << 45, (1 << 45) + 1, spec.run)
+    assert (domain.volume_uuid, domain.state) == (spec.volume_uuid, DomainState.RUNNING)
+    await rig.qemu_dies(spec.uuid)
+    await look_until(rig.hypervisor, spec.uuid, lambda seen: seen.state is DomainState.DEFINED)
+    await rig.hypervisor.retag(spec.uuid, 3, 4)
+    domain = await rig.hypervisor.domain(spec.uuid)
+    assert domain is not None
+    assert (domain.session, domain.epoch, domain.end) == (3, 4, EndReason.CRASHED)
+
+
+async def test_what_needs_a_domain_says_that_there_is_none(rig: Rig) -> None:
+    absent = str(uuid.uuid4())
+    assert await rig.hypervisor.domain(absent) is None
+    for call in (
+        rig.hypervisor.pause(absent),
+        rig.hypervisor.resume(absent),
+        rig.hypervisor.console(absent),
+    ):
+        with pytest.raises(NotFound):
+            await call
+    with pytest.raises(Refused):
+        await rig.hypervisor.retag(absent, 1, 1)
+    await rig.hypervisor.shutdown(absent)
+
+
+async def test_the_console_echoes_and_is_taken_over(rig: Rig) -> None:
+    spec = rig.spec()
+    await rig.hypervisor.boot(spec)
+    first = await rig.hypervisor.console(spec.uuid)
+    await first.write(b"one")
+    await read_until(first, b"one")
+    second = await rig.hypervisor.console(spec.uuid)
+    async with asyncio.timeout(10):
+        while await first.read():
+            pass
+    await second.write(b"2nd")
+    await read_until(second, b"2nd")
+    await rig.hypervisor.kill(spec.uuid)
+    async with asyncio.timeout(10):
+        while await second.read():
+            pass
+    await second.close()
+    await first.close()
+
+
+async def test_a_cancelled_boot_is_still_in_flight_until_it_has_landed(rig: Rig) -> None:
+    spec = rig.spec()
+    boot = asyncio.create_task(rig.hypervisor.boot(spec))
+    await asyncio.sleep(0.005)
+    boot.cancel()
+    await asyncio.gather(boot, return_exceptions=True)
+    await rig.hypervisor.quiesce()
+    before = await rig.hypervisor.domain(spec.uuid)
+    await asyncio.sleep(0.3)
+    assert await rig.hypervisor.domain(spec.uuid) == before
+    assert before is not None
+    assert before.state is DomainState.RUNNING
+
+
+async def test_a_barrier_keeps_guests_and_how_others_ended(rig: Rig) -> None:
+    running, ended = rig.spec(), rig.spec()
+    await rig.hypervisor.boot(running)
+    await rig.hypervisor.boot(ended)
+    await rig.guest_is_up(ended.uuid)
+    await rig.guest_powers_off(ended.uuid)
+    await look_until(rig.hypervisor, ended.uuid, lambda seen: seen.state is DomainState.DEFINED)
+    watcher = Watcher(rig.hypervisor)
+    await rig.hypervisor.barrier()
+    await watcher.wait("", "reconnected")
+    first = await rig.hypervisor.domain(running.uuid)
+    second = await rig.hypervisor.domain(ended.uuid)
+    assert first is not None
+    assert second is not None
+    assert (first.state, second.end) == (DomainState.RUNNING, EndReason.SHUTDOWN)
+    await rig.qemu_dies(running.uuid)
+    await watcher.wait(running.uuid, "crashed")
+    await watcher.close()
+
+
+async def test_closing_ends_the_event_stream(rig: Rig) -> None:
+    watcher = Watcher(rig.hypervisor)
+    await asyncio.sleep(0)
+    await rig.hypervisor.close()
+    await eventually(lambda: watcher._task.done(), 5, lambda: watcher.seen)
+    await rig.hypervisor.open()
+
+
+async def test_facts(rig: Rig) -> None:
+    facts = await rig.hypervisor.facts()
+    assert facts.uuid
+    assert facts.capacity.cpus >= 1
+    assert facts.capacity.memory_mib > 500
+    assert facts.hypervisor == "qemu"
+    assert facts.hypervisor_why
+    assert facts.versions
