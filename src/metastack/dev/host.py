@@ -50,9 +50,7 @@ namespaces = [ ]
 dynamic_ownership = 0
 remember_owner = 0
 stdio_handler = "file"
-migration_host = "{address}"
-migration_address = "{address}"
-"""
+{migration}"""
 
 
 class Host:
@@ -116,6 +114,7 @@ class Host:
                 "XDG_CONFIG_HOME": str(self.run / "c"),
                 "XDG_CACHE_HOME": str(self.folder / "cache"),
                 "XDG_DATA_HOME": str(self.folder / "share"),
+                "TMPDIR": str(self.run / "tmp"),  # one of the few that libvirt hands on to QEMU
             }
         return env
 
@@ -128,12 +127,15 @@ class Host:
         # /run does not survive a power cut.
         shutil.rmtree(self.run, ignore_errors=True)
         (self.run / "libvirt").mkdir(parents=True, mode=0o700)
+        (self.run / "tmp").mkdir()
         uuid_file = self.folder / "host_uuid"
         if not uuid_file.exists():
             uuid_file.write_text(str(uuid.uuid4()))
         etc = self.folder / "etc" if self.fabric else self.run / "c" / "libvirt"
         etc.mkdir(parents=True, exist_ok=True)
+        migration = f'migration_host = "{self.address}"\nmigration_address = "{self.address}"\n'
         values = {
+            "migration": migration if self.fabric else "",
             "host_uuid": uuid_file.read_text(),
             "address": self.address,
             "tcp": int(bool(self.fabric)),
@@ -246,10 +248,18 @@ class Host:
             argv += [str(self.run / "c" / "libvirt" / "libvirtd.conf")]
         self.start("libvirtd", argv, self.folder / "log" / "libvirtd.log")
         wait_for(
-            lambda: _accepts(self.libvirt_socket),
+            self._libvirtd_answers,
             30.0,
             lambda: f"{self.name}: libvirtd: {proc.tail(self.folder / 'log' / 'libvirtd.log')}",
         )
+
+    def _libvirtd_answers(self) -> bool:
+        # It accepts connections before its drivers are there, and ends when one of them fails.
+        if not _accepts(self.libvirt_socket):
+            return False
+        argv = ["virsh", "-q", "-c", self.libvirt_uri, "list"]
+        done = subprocess.run(argv, env=self.environment(), capture_output=True, timeout=30, check=False)
+        return done.returncode == 0
 
     def restart_libvirtd(self) -> None:
         """What the agent's barrier does."""

@@ -22,6 +22,7 @@ _SBIN = "/usr/sbin:/usr/bin:/sbin:/bin"
 _ALWAYS = {
     "etcd": "etcd-server",
     "etcdctl": "etcd-client",
+    "virsh": "libvirt-clients",
     "libvirtd": "libvirt-daemon libvirt-daemon-driver-qemu",
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-img": "qemu-utils",

@@ -141,15 +141,19 @@ def pids() -> list[int]:
 
 
 def marked(folder: Path) -> list[Proc]:
-    """Every process that carries the cluster's marker (children inherit it), recorded or not."""
-    wanted = f"{MARKER}={folder}".encode()
+    """Every process that carries the cluster's marker (children inherit it), recorded or not.
+
+    QEMU gets a clean environment from libvirt, of which TMPDIR below the folder is the part that is ours.
+    """
+    marker, temporary = f"{MARKER}={folder}".encode(), f"TMPDIR={folder}/".encode()
     found = []
     for pid in pids():
         try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes()
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if wanted in environment.split(b"\0") and pid != os.getpid() and (proc := observe(pid)):
+        ours = any(entry == marker or entry.startswith(temporary) for entry in environment)
+        if ours and pid != os.getpid() and (proc := observe(pid)):
             found.append(proc)
     return found
 
