@@ -64,6 +64,7 @@ class Session:
         self._describe, self._drained, self._changed = describe, drained, changed
         self._lease: Lease | None = None
         self._end = asyncio.Event()
+        self._leased = asyncio.Event()
         self._why = ""
         self._unclean = True
 
@@ -77,6 +78,11 @@ class Session:
     async def run(self) -> None:
         """Have a session for as long as this process lives."""
         self._unclean = not self._marks.take_clean_exit()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep())
+            group.create_task(self._cycle())
+
+    async def _cycle(self) -> None:
         backoff_s = 0.2
         while True:
             try:
@@ -147,6 +153,7 @@ class Session:
         if self.token:
             log.warning("session_lost", node=self.name, session=self.token, why=why)
         self.token, self.ready, self._lease = 0, False, None
+        self._leased.clear()
         self._changed()
 
     async def _quiesce(self) -> None:
@@ -185,14 +192,10 @@ class Session:
         self.token = token(generation, outcome.revision)
         await self._mirror.reached(outcome.revision)
         log.info("registered", node=self.name, session=self.token)
-        async with asyncio.TaskGroup() as group:
-            keeper = group.create_task(self._keep())
-            try:
-                await self._declare()
-                await self._unblock()
-                await self._become_ready()
-            finally:
-                keeper.cancel()
+        self._leased.set()
+        await self._declare()
+        await self._unblock()
+        await self._become_ready()
 
     async def _retire_old_key(self) -> None:
         """Delete the alive key that an earlier process of this node left (CE8: its session would go on)."""
@@ -293,12 +296,7 @@ class Session:
 
     async def _hold(self) -> None:
         """Keep the session until it is lost."""
-        async with asyncio.TaskGroup() as group:
-            keeper = group.create_task(self._keep())
-            waiter = group.create_task(self._end.wait())
-            await asyncio.wait((keeper, waiter), return_when=asyncio.FIRST_COMPLETED)
-            keeper.cancel()
-            waiter.cancel()
+        await self._end.wait()
         lease = self._lease
         self._leave(self._why or "lease lost")
         if lease is not None:
@@ -308,20 +306,30 @@ class Session:
                 pass  # it expires by itself
 
     async def _keep(self) -> None:
-        """Renew at a quarter of the TTL; return when the lease is gone or may be."""
+        """Renew at a quarter of the TTL, as long as there is a lease; end the session when it may be gone."""
         loop = asyncio.get_running_loop()
-        while self._lease is not None:
+        while True:
+            await self._leased.wait()
+            if self._lease is None:
+                self._leased.clear()
+                continue
             lease = self._lease
             await asyncio.sleep(min(lease.ttl_s / 4, max(0.0, lease.deadline_s - loop.time())))
+            if self._lease is not lease:
+                continue  # it was left, or moved to another lease
             if loop.time() >= lease.deadline_s:
+                self._leased.clear()
                 self.lose("the lease ran out before it could be renewed")
-                return
+                continue
             try:
                 async with asyncio.timeout_at(lease.deadline_s):
-                    self._lease = await self._store.renew(lease)
+                    renewed = await self._store.renew(lease)
+                if self._lease is lease:  # it may have moved to another one meanwhile
+                    self._lease = renewed
             except LeaseGone:
-                self.lose("etcd says that the lease is gone")
-                return
+                if self._lease is lease:
+                    self._leased.clear()
+                    self.lose("etcd says that the lease is gone")
             except (Unavailable, TimeoutError) as error:
                 log.info("renewal_failed", error=str(error), left_s=round(lease.deadline_s - loop.time(), 2))
 

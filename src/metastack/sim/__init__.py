@@ -1,0 +1,1 @@
+"""The simulator's parts: the same agent code on a virtual clock."""
