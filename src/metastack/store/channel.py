@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
+
+# gRPC's C core writes failed handshakes to stderr by itself; our errors say the same, to whoever asked.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 import grpc.aio
@@ -52,6 +56,7 @@ OPTIONS: Final = (
     ("grpc.enable_http_proxy", 0),
 )
 
+_WEB: Final = re.compile(r"(?P<scheme>https?)://(?P<target>([\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5})")
 _DECIDED: Final = (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE)
 
 
@@ -227,7 +232,11 @@ def text_of(error: grpc.aio.AioRpcError) -> str:
 
 def brief(text: str) -> str:
     """An error's text for people: gRPC puts the reason of a failed connection last."""
-    return re.sub("^[A-Z_]+: ", "", text.rpartition("last error: ")[2])
+    reason = re.sub("^[A-Z_]+: ", "", text.rpartition("last error: ")[2])
+    if "TSI_DATA_CORRUPTED" in reason:
+        # What is left of the server's TLS alert.
+        reason += ": the server ended the handshake, it may want a client certificate"
+    return reason
 
 
 def say(level: str, event: str, **fields: object) -> None:
@@ -245,16 +254,11 @@ def jitter_s(round_: int) -> float:
 
 def target_of(endpoint: str) -> tuple[str, bool]:
     """gRPC's name for an endpoint of the settings, and whether it is TLS; raises Refused."""
-    scheme, _, rest = endpoint.partition(":")
-    match scheme:
-        case "http" | "https" if rest.startswith("//") and rest.count(":") and not rest.endswith("/"):
-            return rest[2:], scheme == "https"
-        case "unix" if rest.startswith("/"):
-            return endpoint, False
-        case _:
-            raise Refused(
-                f"etcd endpoint {endpoint!r}: expected http://host:port, https://host:port or unix:/path"
-            )
+    if web := _WEB.fullmatch(endpoint):
+        return web["target"], web["scheme"] == "https"
+    if endpoint.startswith("unix:/"):
+        return endpoint, False
+    raise Refused(f"etcd endpoint {endpoint!r}: expected http://host:port, https://host:port or unix:/path")
 
 
 def _pem(path: str) -> bytes | None:
