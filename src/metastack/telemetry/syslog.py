@@ -118,9 +118,19 @@ class Syslog:
         self._notify(self._changed)
 
     async def close(self, drain_s: float = 2.0) -> None:
-        """Take nothing more, send what is queued for at most ``drain_s``, then make :meth:`run` return."""
+        """Take nothing more, send what is queued for at most ``drain_s``, then make :meth:`run` return.
+
+        Also after :meth:`run` was cancelled: then it connects once more for what is left.
+        """
         self._closing = True
         if self._loop is None:
+            # run() was cancelled, or never ran: what is queued gets one more chance.
+            if self._queue and self._target is not None:
+                try:
+                    async with asyncio.timeout(drain_s):
+                        await self.run()
+                except TimeoutError:
+                    pass
             return
         self._wake.set()
         if self._queue and self._target is not None:

@@ -304,6 +304,20 @@ async def test_close_sends_what_is_queued(server: Server, attach: Callable[[Sysl
     await until(lambda: len(server.numbers()) == 5_000, server.size)
 
 
+async def test_close_after_run_was_cancelled_sends_the_last_words(
+    server: Server, attach: Callable[[Syslog], None]
+) -> None:
+    await server.start()
+    sender = Syslog("n1", target=server.url)
+    attach(sender)
+    async with running(sender):
+        await until(lambda: sender.connected, lambda: "no connection")
+    for n in range(100):
+        structlog.get_logger().info("counted", n=n)
+    await sender.close(drain_s=20)
+    await until(lambda: len(server.numbers()) == 100, server.size)
+
+
 async def test_events_from_threads_arrive(server: Server, attach: Callable[[Syslog], None]) -> None:
     await server.start()
     sender = Syslog("n1", target=server.url)
