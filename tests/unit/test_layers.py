@@ -43,6 +43,7 @@ ROOTS: Final[dict[str, str]] = {
     "agent.cli": "the agent's own verbs, mounted by the CLI by name; starts agent.main",
     "cli.main": "mounts the verbs of dev and agent by name",
     "cli.session": "opens the store and the storage that a context names, at the first use",
+    "cli.complete": "opens the store for live names, with a patience of its own and without a message",
     "dev": "the one-machine cluster: starts whole agents and servers, for people and for tests",
     "sim": "the simulator: the agent on in-memory adapters and a virtual clock",
 }
@@ -80,6 +81,7 @@ CLOCK_MODULES: Final = frozenset({"agent.clock", "agent.main"})
 """In the agent only these know clocks and randomness: the simulator runs the rest on a virtual one."""
 
 TASKS: Final[dict[str, str]] = {
+    "cli.console": "the ends of one console; none may end the others by raising; all awaited in its finally",
     "hypervisor.connection": "the keeper of the connection, owned by open() and close()",
     "hypervisor.memory": "models a libvirt call that outlives the await that started it",
     "store.watch": "one outstanding read of the stream, kept across timeouts, ended by close()",
@@ -90,6 +92,7 @@ THREADS: Final = ("hypervisor", "storage", "dev", "sim")
 LINES: Final = 400
 LONG: Final[dict[str, int]] = {
     "agent/act.py": 460,
+    "cli/vm.py": 460,
     "commands/views.py": 470,
     "core/model.py": 480,
     "dev/cluster.py": 450,
