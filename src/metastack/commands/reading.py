@@ -14,17 +14,18 @@ from typing import Final
 
 from metastack.core.change import Batch
 from metastack.core.keys import Keys, Kind
-from metastack.core.model import VmId
+from metastack.core.model import Phase, VmId
 from metastack.core.world import World
 from metastack.ports import Compacted, Store
 
 from .deed import Cluster
+from .views import VmView, vm_view
 
 _BATCHES: Final = 256
 """Watch batches waiting to be folded; a slower reader slows the streams down."""
 
-NODES: Final = (Kind.NODE_ALIVE, Kind.NODE_FACTS, Kind.FENCE, Kind.CLAIM, Kind.NODE_SPEC)
-VMS: Final = (Kind.CLAIM, Kind.VM_STATUS, Kind.HALT, Kind.VM_SPEC)
+IMAGES: Final = (Kind.IMAGE, Kind.VM_SPEC)
+"""What image views are made of."""
 EVERYTHING: Final = (
     Kind.CLAIM,
     Kind.VM_STATUS,
@@ -59,6 +60,16 @@ async def read_world(cluster: Cluster, wanted: Sequence[str]) -> World:
     world = World(cluster.keys)
     world.load(await cluster.store.list(*wanted))
     return world
+
+
+async def look_at_vm(cluster: Cluster, vm: VmId) -> VmView | None:
+    """One VM as it is now; the whole world is read only to explain why nobody takes it."""
+    keys = cluster.keys
+    wanted = [*prefixes(keys, (Kind.NODE_ALIVE, Kind.FENCE)), *prefixes_of_vm(keys, vm)]
+    view = vm_view(await read_world(cluster, wanted), vm, lambda: None)
+    if view is not None and view.phase == Phase.PENDING and view.node is None:
+        view = vm_view(await read_world(cluster, prefixes(keys, EVERYTHING)), vm)
+    return view
 
 
 class Follower:

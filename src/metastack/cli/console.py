@@ -1,0 +1,174 @@
+"""The serial console on this terminal.
+
+Owns: the terminal's mode while the console is open. Refuses: libvirt; it talks to the agent's endpoint.
+Rule: whatever happens, the terminal is as it was when this returns.
+
+Protocol: TCP; the client sends one JSON line ``{"v":1,"ticket":"ID"}``, the server answers one JSON line
+``{"ok":true}`` or ``{"ok":false,"message":"..."}``, then bytes flow both ways.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from metastack.commands.deed import Cluster, new_deed
+from metastack.commands.problem import Code, Problem, conflict
+from metastack.commands.tickets import Opening, create_ticket
+
+from .frame import Frame
+from .netns import inside
+from .session import context_of, note, with_cluster
+
+if TYPE_CHECKING:
+    from metastack.core.model import VmId
+
+LEAVE: Final = 0x1D
+"""Ctrl-]."""
+CONNECT_S: Final = 5.0
+CHUNK: Final = 65_536
+
+
+def run_console(frame: Frame, vm: VmId, timeout_s: float) -> None:
+    """Open it, splice it, close it."""
+    netns = context_of(frame).netns
+
+    async def work(cluster: Cluster) -> None:
+        opened = False
+        try:
+            async with asyncio.timeout(timeout_s or None):
+                with inside(netns):
+                    # A socket belongs to the namespace in which it was made.
+                    plug = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+                opening = await create_ticket(cluster, new_deed(), vm)
+                reader, writer = await _connect(plug, opening, f"vm {vm}")
+                opened = True
+                await _splice(frame, vm, reader, writer)
+        except TimeoutError:
+            what = "console ended" if opened else "console did not open"
+            raise Problem(Code.TIMEOUT, f"vm {vm}", f"{what} after {timeout_s:g} s") from None
+
+    with_cluster(frame, work)
+
+
+async def _connect(
+    plug: socket.socket, opening: Opening, object: str
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect and hand the ticket in."""
+    host, _, port = opening.address.rpartition(":")
+    plug.setblocking(False)
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(plug, (host.strip("[]"), int(port)))
+            reader, writer = await asyncio.open_connection(sock=plug, limit=CHUNK)
+            writer.write(json.dumps({"v": 1, "ticket": opening.ticket}).encode() + b"\n")
+            line = await reader.readline()
+    except (OSError, ValueError, TimeoutError) as error:
+        plug.close()
+        why = str(error) or "no answer"
+        raise Problem(
+            Code.FAILED,
+            object,
+            f"its node's console endpoint {opening.address} ({opening.node}) does not answer: {why}",
+            f"`metastack node show {opening.node}`",
+        ) from None
+    try:
+        answer = json.loads(line)
+        ok, message = bool(answer["ok"]), str(answer.get("message", ""))
+    except (ValueError, TypeError, KeyError):
+        ok, message = False, "the node's answer was not understood"
+    if not ok:
+        writer.close()
+        raise conflict(object, f"no console: {message}", "try again")
+    return reader, writer
+
+
+async def _splice(frame: Frame, vm: VmId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    keyboard = sys.stdin.isatty()
+    if keyboard:
+        note(frame, f"console of {vm}; Ctrl-] leaves")
+    left = False
+
+    async def send() -> None:
+        nonlocal left
+        left = await _send(writer, keyboard)
+        if left:
+            showing.cancel()
+
+    try:
+        with _raw(keyboard):
+            async with asyncio.TaskGroup() as group:
+                # What the guest says ends it, or Ctrl-]; the end of stdin does not.
+                showing = group.create_task(_show(reader))
+                sending = group.create_task(send())
+                showing.add_done_callback(lambda _: sending.cancel())
+    except BaseExceptionGroup as errors:
+        if errors.split(OSError)[1] is not None:
+            raise
+        raise Problem(Code.FAILED, f"vm {vm}", f"the console broke off: {errors.exceptions[0]}") from None
+    finally:
+        writer.close()
+    if keyboard:
+        note(frame, "\nleft the console" if left else "\nthe console was closed")
+
+
+async def _show(reader: asyncio.StreamReader) -> None:
+    """What the guest says, to stdout."""
+    while data := await reader.read(CHUNK):
+        view = memoryview(data)
+        while view:
+            view = view[os.write(1, view) :]
+
+
+async def _send(writer: asyncio.StreamWriter, keyboard: bool) -> bool:
+    """Stdin to the guest; True when the person left, False at the end of stdin."""
+    while data := await _read_stdin():
+        if keyboard and LEAVE in data:
+            writer.write(data[: data.index(LEAVE)])
+            return True
+        writer.write(data)
+        await writer.drain()
+    return False
+
+
+async def _read_stdin() -> bytes:
+    """The next bytes of stdin; regular files and /dev/null are always ready, and cannot be polled."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    try:
+        loop.add_reader(0, wake)
+    except PermissionError:
+        return os.read(0, CHUNK)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(0)
+    return os.read(0, CHUNK)
+
+
+@contextmanager
+def _raw(keyboard: bool) -> Iterator[None]:
+    """The terminal in raw mode."""
+    if not keyboard:
+        yield
+        return
+    before = termios.tcgetattr(0)
+    tty.setraw(0)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSAFLUSH, before)

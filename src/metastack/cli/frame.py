@@ -1,0 +1,257 @@
+"""The frame of every command: options that all of them take, lazily imported nouns, light argument parsing.
+
+Owns: ``-o``, ``--context``, ``--endpoint`` and how typer is used. Refuses: doing a command's work.
+Rule: nothing is imported before it is needed; ``--help`` of the whole program imports no noun.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Annotated, Any, ClassVar, Final, get_args, get_origin
+
+import typer
+from typer import _click, core
+from typer._click.formatting import HelpFormatter
+from typer._click.shell_completion import CompletionItem
+from typer.main import _get_params_name_from_function, get_command
+
+
+class Output(StrEnum):
+    """How data is printed."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
+
+
+@dataclass
+class Frame:
+    """What was said on the command line before and beside the verb's own options."""
+
+    output: Output = Output.TABLE
+    context: str = ""
+    endpoints: tuple[str, ...] = ()
+
+
+def frame_of(ctx: typer.Context) -> Frame:
+    """The frame of this invocation."""
+    found = ctx.find_root().obj
+    return found if isinstance(found, Frame) else Frame()
+
+
+# ---------------------------------------------------------------------------------------------------------
+# options that every verb takes
+
+
+def _output(ctx: typer.Context, value: Output | None) -> None:
+    if value is not None:
+        frame_of(ctx).output = value
+
+
+def _context(ctx: typer.Context, value: str | None) -> None:
+    if value:
+        frame_of(ctx).context = value
+
+
+def _endpoints(ctx: typer.Context, value: list[str] | None) -> None:
+    found = tuple(part.strip() for text in value or () for part in text.split(",") if part.strip())
+    if found:
+        frame_of(ctx).endpoints = found
+
+
+def _context_names(incomplete: str) -> list[str]:
+    from metastack.contexts import ContextError, load
+
+    try:
+        return sorted(load().contexts)
+    except ContextError:
+        return []
+
+
+def _common(
+    output: Annotated[
+        Output | None,
+        typer.Option("-o", "--output", callback=_output, expose_value=False, help="How data is printed."),
+    ] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(
+            "--context",
+            callback=_context,
+            expose_value=False,
+            autocompletion=_context_names,
+            metavar="NAME",
+            help="Cluster to work with; METASTACK_CONTEXT.",
+        ),
+    ] = None,
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--endpoint",
+            callback=_endpoints,
+            expose_value=False,
+            metavar="URL",
+            help="etcd endpoint, repeatable; METASTACK_ENDPOINTS.",
+        ),
+    ] = None,
+) -> None:
+    """The options that every verb has; the callbacks put them into the frame."""
+
+
+def _common_params() -> list[Any]:
+    return list(_get_params_name_from_function(_common)[0])
+
+
+class Verb(core.TyperCommand):
+    """A command with the common options."""
+
+    def __init__(self, name: str | None, **attrs: Any) -> None:
+        attrs["params"] = [*(attrs.get("params") or ()), *_common_params()]
+        super().__init__(name, **attrs)
+
+
+class Noun(core.TyperGroup):
+    """A group of verbs."""
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """Where a noun's ``app`` is, and its line in the help."""
+
+    module: str
+    help: str
+
+
+class Root(core.TyperGroup):
+    """The program: nouns that are imported when they are called."""
+
+    nouns: ClassVar[dict[str, Lazy]] = {}
+
+    def __init__(self, **attrs: Any) -> None:
+        attrs["params"] = [*(attrs.get("params") or ()), *_common_params()]
+        super().__init__(**attrs)
+        # Names for suggestions; the commands themselves come from get_command.
+        self.commands = dict.fromkeys(self.nouns)  # type: ignore[assignment]
+
+    def get_command(self, ctx: _click.Context, cmd_name: str) -> _click.Command | None:
+        lazy = self.nouns.get(cmd_name)
+        if lazy is None:
+            return None
+        command = get_command(importlib.import_module(lazy.module).app)
+        command.name = cmd_name
+        return command
+
+    def format_commands(self, ctx: _click.Context, formatter: HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, lazy.help) for name, lazy in self.nouns.items()])
+
+    def shell_complete(self, ctx: _click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [CompletionItem(name) for name in self.nouns if name.startswith(incomplete)]
+        return [*names, *_click.Command.shell_complete(self, ctx, incomplete)]
+
+
+def noun(name: str, help: str) -> typer.Typer:
+    """A group of verbs in our style."""
+    return typer.Typer(
+        name=name,
+        help=help,
+        cls=Noun,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+
+
+def verb(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a verb with the common options."""
+    return app.command(name, cls=Verb)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Light parsing. This typer converts every value with pydantic, whose import alone costs 60 ms of CPU. Plain
+# types need none of it. Where typer changes inside, its own way is taken: slower, and just as right.
+
+
+class _Plain:
+    """Turns the text of one parameter into str, int, float, bool or an enum."""
+
+    def __init__(self, convert: Callable[[str], Any], wanted: str) -> None:
+        self._convert = convert
+        self._wanted = wanted
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        many = param.multiple or param.nargs == -1
+        if value is None:
+            return () if many else None
+        if many:
+            return tuple(self._one(item, param, ctx) for item in value)
+        return self._one(value, param, ctx)
+
+    def _one(self, value: Any, param: Any, ctx: Any) -> Any:
+        try:
+            found = self._convert(value)
+        except ValueError:
+            raise typer.BadParameter(f"{value!r} is not {self._wanted}.", ctx=ctx, param=param) from None
+        low, high = param.min, param.max
+        if (low is not None and found < low) or (high is not None and found > high):
+            bounds = f"from {low} to {high}" if high is not None else f"{low} or more"
+            raise typer.BadParameter(f"{value!r} is out of range: {bounds}.", ctx=ctx, param=param)
+        return found
+
+
+_BOOLS: Final = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False}
+
+
+def _as_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    try:
+        return _BOOLS[str(value).lower()]
+    except KeyError:
+        raise ValueError(value) from None
+
+
+def _plain(annotation: Any) -> _Plain | None:
+    """A light converter, or None where typer's own is needed."""
+    if get_origin(annotation) is list:
+        annotation = get_args(annotation)[0]
+    if annotation is str:
+        return _Plain(str, "a text")
+    if annotation is int:
+        return _Plain(lambda value: int(value), "a whole number")
+    if annotation is float:
+        return _Plain(_as_float, "a number")
+    if annotation is bool:
+        return _Plain(_as_bool, "true or false")
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        kind = annotation
+        return _Plain(kind, "one of " + ", ".join(str(item.value) for item in kind))
+    return None
+
+
+def _as_float(value: Any) -> float:
+    found = float(value)
+    if found != found or found in (float("inf"), float("-inf")):
+        raise ValueError(value)
+    return found
+
+
+def parse_lightly() -> None:
+    """Make typer convert plain types without pydantic, in this process."""
+    original = core._TyperParameter.get_runtime_param
+    if getattr(original, "light", False):
+        return
+
+    def get_runtime_param(self: Any) -> Any:
+        if self._runtime_param is None:
+            self._runtime_param = _plain(self.type_descriptor.annotation)
+        return original(self)
+
+    get_runtime_param.light = True  # type: ignore[attr-defined]
+    core._TyperParameter.get_runtime_param = get_runtime_param  # type: ignore[method-assign]

@@ -1,0 +1,206 @@
+"""``metastack image``: import, look at, delete.
+
+Owns: the verbs' options, the progress bar, the choice between file and URL.
+Refuses: image formats (the storage's business). Rule: a failed or interrupted import leaves nothing, neither
+in the storage nor in the temporary folder.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .complete import image_names
+from .frame import Frame, Output, frame_of, noun, verb
+from .session import confirm, with_cluster, with_storage
+
+if TYPE_CHECKING:
+    from metastack.commands.deed import Cluster
+    from metastack.commands.views import ImageView
+    from metastack.core.model import Image
+    from metastack.ports import Storage
+
+    from .output import Printer
+
+app = noun("image", "Images that disks are cloned from.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=image_names)]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with the change.")]
+
+
+class Format(StrEnum):
+    RAW = "raw"
+    QCOW2 = "qcow2"
+
+
+def _printer(frame: Frame) -> Printer[ImageView]:
+    from metastack.core.quantity import format_bytes
+
+    from .output import Column, Printer, age
+
+    columns: list[Column[ImageView]] = [
+        Column("NAME", lambda v: v.name),
+        Column("STATE", lambda v: "broken" if v.broken else v.state),
+        Column("FORMAT", lambda v: v.format),
+        Column("SIZE", lambda v: None if v.size_bytes is None else format_bytes(v.size_bytes)),
+        Column("VMS", lambda v: None if v.vms is None else str(v.vms)),
+        Column("AGE", lambda v: age(v.created)),
+        Column("SOURCE", lambda v: v.source, wide=True),
+        Column("BY", lambda v: v.by, wide=True),
+        Column("SHA256", lambda v: v.sha256, wide=True),
+        Column("UUID", lambda v: v.uuid, wide=True),
+        Column("MESSAGE", lambda v: v.message),
+    ]
+    return Printer(frame.output, columns, lambda v: v.name)
+
+
+class Bar:
+    """A progress bar on a terminal, now and then a line elsewhere, nothing beside machine output."""
+
+    def __init__(self, frame: Frame, what: str) -> None:
+        self._quiet = frame.output not in (Output.TABLE, Output.WIDE)
+        self._live = sys.stderr.isatty()
+        self._what = what
+        self._next_s = 0.0
+        self._open = False
+
+    def __call__(self, done: int, total: int) -> None:
+        from metastack.core.quantity import format_bytes
+
+        now = time.monotonic()
+        if self._quiet or (now < self._next_s and done != total):
+            return
+        self._next_s = now + (0.1 if self._live else 5.0)
+        share = f"{done * 100 // total:3d}% of {format_bytes(total)}" if total else format_bytes(done)
+        if not self._live:
+            sys.stderr.write(f"{self._what}: {share}\n")
+            return
+        filled = done * 30 // total if total else 0
+        sys.stderr.write(f"\r\x1b[K{self._what} [{'#' * filled}{'.' * (30 - filled)}] {share}")
+        sys.stderr.flush()
+        self._open = True
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._open:
+            sys.stderr.write("\n")
+            self._open = False
+
+
+@verb(app, "import")
+def import_(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it.")],
+    source: Annotated[str, typer.Argument(metavar="FILE|URL", help="A local file, http:// or https://.")],
+    format: Annotated[Format | None, typer.Option("--format", help="Its format. [default: detected]")] = None,
+    reason: Reason = "",
+) -> None:
+    """Bring an image into the storage."""
+    from metastack.commands import names
+    from metastack.commands.deed import new_deed
+    from metastack.commands.images import import_image
+    from metastack.ports import DiskFormat
+
+    from .download import is_url, local_file, without_password
+
+    frame = frame_of(ctx)
+    deed = new_deed(names.reason(reason))
+    fmt = DiskFormat(format.value) if format is not None else None
+
+    async def work(cluster: Cluster, storage: Storage) -> Image:
+        bar = Bar(frame, f"importing {name}")
+        try:
+            return await import_image(cluster, storage, deed, name, path, fmt, shown, bar)
+        finally:
+            bar.end()
+
+    names.name("image", name)
+    shown = without_password(source) if is_url(source) else source
+    fetching = Bar(frame, f"fetching {name}")
+    with local_file(source, fetching, lambda: _refuse_taken(frame, name)) as path:
+        fetching.end()
+        with_storage(frame, work, f"image {name}")
+    _printer(frame).one(with_cluster(frame, lambda cluster: _show(cluster, name)))
+
+
+def _refuse_taken(frame: Frame, name: str) -> None:
+    """Before a long download: is the name free, and is there a storage at all?"""
+    from metastack.commands.problem import conflict
+    from metastack.core.model import Image
+
+    async def work(cluster: Cluster) -> None:
+        if await cluster.read(Image, cluster.keys.image(name)) is not None:
+            raise conflict(f"image {name}", "exists already", "choose another name, or delete it first")
+
+    with_cluster(frame, work)
+
+
+async def _show(cluster: Cluster, name: str) -> ImageView:
+    from metastack.commands.problem import not_found
+    from metastack.commands.reading import IMAGES, prefixes, read_world
+    from metastack.commands.views import image_views
+
+    world = await read_world(cluster, prefixes(cluster.keys, IMAGES))
+    for view in image_views(world):
+        if view.name == name:
+            return view
+    raise not_found(f"image {name}", "`metastack image list` shows the images")
+
+
+@verb(app, "list")
+def list_(
+    ctx: typer.Context,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on with every change.")] = False,
+) -> None:
+    """List images."""
+    from metastack.commands.reading import IMAGES, prefixes
+    from metastack.commands.views import image_views
+
+    from .watching import print_list
+
+    frame = frame_of(ctx)
+    printer = _printer(frame)
+    with_cluster(
+        frame,
+        lambda cluster: print_list(
+            cluster, prefixes(cluster.keys, IMAGES), image_views, printer, watch, lambda view: view.name
+        ),
+    )
+
+
+@verb(app)
+def show(ctx: typer.Context, name: Name) -> None:
+    """Show everything about one image."""
+    frame = frame_of(ctx)
+    _printer(frame).one(with_cluster(frame, lambda cluster: _show(cluster, name)), detail=True)
+
+
+@verb(app)
+def delete(
+    ctx: typer.Context,
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    reason: Reason = "",
+) -> None:
+    """Delete an image that no VM uses."""
+    from metastack.commands import names
+    from metastack.commands.deed import new_deed
+    from metastack.commands.images import delete_image
+    from metastack.commands.views import ImageView
+
+    names.name("image", name)
+    confirm(f"Delete image {name}?", yes)
+    frame, deed = frame_of(ctx), new_deed(names.reason(reason))
+
+    async def work(cluster: Cluster, storage: Storage) -> Any:
+        await delete_image(cluster, storage, deed, name)
+
+    with_storage(frame, work, f"image {name}")
+    if frame.output in (Output.TABLE, Output.WIDE):
+        print(f"image {name} deleted")
+    else:
+        _printer(frame).one(ImageView(name=name, message="deleted", deleted=True))

@@ -1,0 +1,132 @@
+"""``metastack``: the entry point.
+
+Owns: the list of nouns, and turning whatever happens into one of the exit statuses.
+Refuses: importing any noun before it is called. Rule: with ``-o json`` every error is one JSON object on
+stderr, also those that the parser finds.
+
+Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5 timeout, 6 denied, 7 etcd unreachable.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageError
+from typer.main import get_command
+
+from .frame import Frame, Lazy, Output, Root, parse_lightly
+
+Root.nouns = {
+    "vm": Lazy("metastack.cli.vm", "Virtual machines: create, run, look at, delete."),
+    "node": Lazy("metastack.cli.node", "Compute nodes: look at, label, cordon."),
+    "image": Lazy("metastack.cli.image", "Images that disks are cloned from."),
+    "project": Lazy("metastack.cli.project", "Projects: the rooms in which VM names are unique."),
+    "config": Lazy("metastack.cli.config", "The platform's configuration, live in etcd."),
+    "context": Lazy("metastack.cli.context", "Clusters known on this machine."),
+    "status": Lazy("metastack.cli.status", "Is the cluster fine?"),
+    "version": Lazy("metastack.cli.version", "This program's version."),
+    "agent": Lazy("metastack.agent.cli", "The node daemon."),
+    "dev": Lazy("metastack.dev.cli", "A whole cluster on this one machine."),
+}
+
+root = typer.Typer(
+    name="metastack", cls=Root, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+
+
+@root.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """MetaStack: VMs on many nodes, without a master."""
+    if version:
+        from metastack import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line and leave."""
+    status = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _no_reader()
+    sys.exit(status)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command; its exit status."""
+    parse_lightly()
+    frame = Frame()
+    try:
+        answer = get_command(root).main(list(argv), prog_name="metastack", standalone_mode=False, obj=frame)
+        return answer if isinstance(answer, int) else 0
+    except BrokenPipeError:
+        _no_reader()
+        return 141
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        return _failed(error, _wanted(frame, argv))
+
+
+def _no_reader() -> None:
+    """Whoever read our output has gone: nothing more is written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _wanted(frame: Frame, argv: Sequence[str]) -> Output:
+    """The output format, also when parsing failed before it was reached."""
+    for n, word in enumerate(argv):
+        if word in ("-o", "--output"):
+            value = argv[n + 1] if n + 1 < len(argv) else ""
+        elif word.startswith("--output="):
+            value = word.removeprefix("--output=")
+        elif word.startswith("-o") and not word.startswith("--"):
+            value = word[2:].removeprefix("=")
+        else:
+            continue
+        if value in list(Output):
+            return Output(value)
+    return frame.output
+
+
+def _failed(error: Exception, output: Output) -> int:
+    """Print an error; its exit status."""
+    from metastack.commands.problem import Code, Problem, usage
+    from metastack.contexts import ContextError
+
+    from .session import report
+
+    if isinstance(error, Problem):
+        return report(error, output)
+    if isinstance(error, ContextError):
+        code = Code.NOT_FOUND if error.missing else Code.USAGE
+        return report(Problem(code, "context", error.message, error.hint), output)
+    if isinstance(error, NoArgsIsHelpError) and output is not Output.JSON:
+        error.show(sys.stderr)
+        return 2
+    if isinstance(error, UsageError):
+        where = error.ctx.command_path if error.ctx is not None else "metastack"
+        return report(usage("", error.format_message(), f"`{where} --help` shows how"), output)
+    if isinstance(error, ClickException):
+        return report(usage("", error.format_message()), output)
+    if os.environ.get("METASTACK_TRACEBACK"):
+        raise error
+    told = Problem(
+        Code.FAILED,
+        "",
+        f"{type(error).__name__}: {error}",
+        "this is a bug; METASTACK_TRACEBACK=1 shows where",
+    )
+    return report(told, output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""``metastack node``: look at, label, cordon.
+
+Owns: the verbs' options and what they print. Refuses: rules about nodes (:mod:`metastack.commands.nodes`).
+Rule: a node is what its records say; what it promised is computed, not asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .complete import node_names
+from .frame import Frame, frame_of, noun, verb
+from .session import note, with_cluster
+
+if TYPE_CHECKING:
+    from metastack.commands.deed import Cluster, Deed
+    from metastack.commands.views import NodeInfo
+    from metastack.core.model import Resources
+
+    from .output import Printer
+
+app = noun("node", "Compute nodes.")
+
+Name = Annotated[str, typer.Argument(metavar="NODE", autocompletion=node_names)]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with the change.")]
+
+
+def _printer(frame: Frame) -> Printer[NodeInfo]:
+    from .output import Column, Printer, age
+
+    def cpus(used: Resources | None, all: Resources | None) -> str | None:
+        return None if all is None else f"{used.cpus if used else 0:g}/{all.cpus:g}"
+
+    def memory(used: Resources | None, all: Resources | None) -> str | None:
+        return None if all is None else f"{used.memory_mib if used else 0}/{all.memory_mib}MiB"
+
+    columns: list[Column[NodeInfo]] = [
+        Column("NAME", lambda v: v.name),
+        Column("STATE", lambda v: "broken" if v.broken else v.state),
+        Column("VMS", lambda v: str(v.vms)),
+        Column("CPUS", lambda v: cpus(v.allocated, v.room)),
+        Column("MEMORY", lambda v: memory(v.allocated, v.room)),
+        Column("HYPERVISOR", lambda v: v.hypervisor),
+        Column("ADDRESS", lambda v: v.address),
+        Column("AGE", lambda v: age(v.since)),
+        Column("SESSION", lambda v: v.session, wide=True),
+        Column("STORAGE", lambda v: v.storage, wide=True),
+        Column("STORAGE-ADDRESS", lambda v: v.storage_address, wide=True),
+        Column("BRIDGES", lambda v: v.bridges, wide=True),
+        Column("LABELS", lambda v: v.labels, wide=True),
+        Column("MESSAGE", lambda v: v.message),
+    ]
+    return Printer(frame.output, columns, lambda v: v.name)
+
+
+async def _show(cluster: Cluster, name: str) -> NodeInfo:
+    from metastack.commands.problem import not_found
+    from metastack.commands.reading import EVERYTHING, prefixes, read_world
+    from metastack.commands.views import node_infos
+
+    world = await read_world(cluster, prefixes(cluster.keys, EVERYTHING))
+    for info in node_infos(world):
+        if info.name == name:
+            return info
+    raise not_found(f"node {name}", "`metastack node list` shows the nodes that joined")
+
+
+def _change(
+    frame: Frame, name: str, reason: str, work: Callable[[Cluster, Deed], Awaitable[bool]], done: str
+) -> None:
+    from metastack.commands.deed import new_deed
+
+    deed = new_deed(reason)
+
+    async def both(cluster: Cluster) -> NodeInfo:
+        changed = await work(cluster, deed)
+        note(frame, f"node {name}: {done}" if changed else f"node {name}: is so already")
+        return await _show(cluster, name)
+
+    _printer(frame).one(with_cluster(frame, both))
+
+
+@verb(app, "list")
+def list_(
+    ctx: typer.Context,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on with every change.")] = False,
+) -> None:
+    """List nodes."""
+    from metastack.commands.reading import EVERYTHING, prefixes
+    from metastack.commands.views import node_infos
+
+    from .watching import print_list
+
+    frame = frame_of(ctx)
+    printer = _printer(frame)
+    with_cluster(
+        frame,
+        lambda cluster: print_list(
+            cluster, prefixes(cluster.keys, EVERYTHING), node_infos, printer, watch, lambda view: view.name
+        ),
+    )
+
+
+@verb(app)
+def show(ctx: typer.Context, name: Name) -> None:
+    """Show everything about one node."""
+    frame = frame_of(ctx)
+    _printer(frame).one(with_cluster(frame, lambda cluster: _show(cluster, name)), detail=True)
+
+
+@verb(app)
+def cordon(ctx: typer.Context, name: Name, reason: Reason = "") -> None:
+    """Let a node take no further VM; those it has stay."""
+    from metastack.commands.nodes import cordon_node
+
+    _change(frame_of(ctx), name, reason, lambda c, d: cordon_node(c, d, name), "cordoned")
+
+
+@verb(app)
+def uncordon(ctx: typer.Context, name: Name, reason: Reason = "") -> None:
+    """Let a node take VMs again."""
+    from metastack.commands.nodes import uncordon_node
+
+    _change(frame_of(ctx), name, reason, lambda c, d: uncordon_node(c, d, name), "uncordoned")
+
+
+@verb(app)
+def label(
+    ctx: typer.Context,
+    name: Name,
+    labels: Annotated[list[str], typer.Argument(metavar="K=V|K-...", help="Set a label, or remove it.")],
+    reason: Reason = "",
+) -> None:
+    """Set (K=V) and remove (K-) labels."""
+    from metastack.commands.names import label_changes
+    from metastack.commands.nodes import label_node
+
+    put, drop = label_changes(list(labels))
+    _change(frame_of(ctx), name, reason, lambda c, d: label_node(c, d, name, put, drop), "labelled")

@@ -1,0 +1,190 @@
+"""One invocation: which cluster, the connection to it, progress, questions, and errors.
+
+Owns: stderr and the exit status. Refuses: data on stderr, progress on stdout.
+Rule: every failure leaves as one Problem, with one exit status of eight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from .frame import Frame, Output
+from .output import clean, paint
+
+if TYPE_CHECKING:
+    from metastack.commands.deed import Cluster
+    from metastack.commands.problem import Problem
+    from metastack.commands.views import VmView
+    from metastack.contexts import Context
+    from metastack.ports import Storage
+
+T = TypeVar("T")
+
+CONNECT_S: Final = 4.0
+"""Longest time that one etcd request may take; unreachable is told within 5 s."""
+
+EXIT: Final = {
+    "failed": 1,
+    "usage": 2,
+    "not_found": 3,
+    "conflict": 4,
+    "timeout": 5,
+    "denied": 6,
+    "unreachable": 7,
+}
+
+
+def context_of(frame: Frame) -> Context:
+    """The context to work with."""
+    from metastack.contexts import resolve
+
+    context = resolve(frame.context, frame.endpoints)
+    if not context.store.endpoints:
+        from metastack.commands.problem import usage
+
+        raise usage(f"context {context.name}", "has no etcd endpoints", "say --endpoint http://HOST:2379")
+    return context
+
+
+def with_cluster(frame: Frame, work: Callable[[Cluster], Awaitable[T]]) -> T:
+    """Run something against the cluster, in an event loop of its own."""
+    context = context_of(frame)
+    return asyncio.run(_connected(context, work, CONNECT_S))
+
+
+async def _connected(context: Context, work: Callable[[Cluster], Awaitable[T]], total_s: float) -> T:
+    from metastack.commands.deed import Cluster
+    from metastack.commands.problem import from_store, usage
+    from metastack.core.keys import Keys
+    from metastack.ports import Broken, Refused, Unavailable
+    from metastack.store.etcd import EtcdStore
+
+    try:
+        keys = Keys(context.store.root)
+    except ValueError as error:
+        raise usage("root", str(error), "METASTACK_ROOT is such as /metastack") from None
+    try:
+        store = EtcdStore(context.store, total_timeout_s=total_s)
+        try:
+            return await work(Cluster(store, keys))
+        finally:
+            await store.close()
+    except (Unavailable, Refused, Broken) as error:
+        raise from_store(error, context.store.endpoints) from error
+
+
+def with_storage(frame: Frame, work: Callable[[Cluster, Storage], Awaitable[T]], object: str) -> T:
+    """Run something against the cluster and its storage, inside the context's network namespace.
+
+    The connection to etcd is made first and from outside.
+    """
+    from metastack.commands.problem import usage
+
+    context = context_of(frame)
+    settings = context.storage
+    if settings is None:
+        raise usage(
+            object,
+            "endpoints alone do not say where the storage is",
+            "use a context: `metastack context list`",
+        )
+
+    async def both(cluster: Cluster) -> T:
+        from metastack.commands.problem import from_storage
+        from metastack.ports import Refused, Unavailable
+        from metastack.storage.main import build
+
+        from .netns import inside
+
+        await cluster.config()
+        with inside(context.netns):
+            try:
+                storage = build(settings)
+                await storage.open()
+            except (Unavailable, Refused) as error:
+                raise from_storage(error, object) from error
+            try:
+                return await work(cluster, storage)
+            finally:
+                await storage.close()
+
+    return asyncio.run(_connected(context, both, CONNECT_S))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# stderr
+
+
+def note(frame: Frame, text: str) -> None:
+    """A line of progress: not with machine output, whose stderr holds an error or nothing."""
+    if frame.output in (Output.TABLE, Output.WIDE):
+        sys.stderr.write(clean(text) + "\n")
+        sys.stderr.flush()
+
+
+def vm_progress(frame: Frame) -> Callable[[VmView], None]:
+    """Progress of a wait."""
+
+    def told(view: VmView) -> None:
+        where = f" on {view.node}" if view.node else ""
+        why = f": {view.message}" if view.message else ""
+        note(frame, f"{view.id}: {view.phase or 'broken'}{where}{why}")
+
+    return told
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask before destroying; without a terminal only ``--yes`` will do."""
+    from metastack.commands.problem import Code, Problem, usage
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise usage("", f"{question} Nobody can answer: there is no terminal", "say --yes")
+    sys.stderr.write(f"{clean(question)} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Problem(Code.FAILED, "", "not done: the answer was no")
+
+
+def report(problem: Problem, output: Output) -> int:
+    """Print a problem; the exit status."""
+    if output is Output.JSON:
+        error = {
+            "code": problem.code.value,
+            "object": problem.object or None,
+            "message": problem.message,
+            "hint": problem.hint or None,
+        }
+        sys.stderr.write(json.dumps({"error": error}, ensure_ascii=False) + "\n")
+    else:
+        subject = f"{clean(problem.object)}: " if problem.object else ""
+        head = paint("error:", "failed", sys.stderr)
+        sys.stderr.write(f"{head} {subject}{clean(problem.message)}\n")
+        if problem.hint:
+            sys.stderr.write(f"  {clean(problem.hint)}\n")
+    sys.stderr.flush()
+    return EXIT[problem.code.value]
+
+
+@contextmanager
+def sizes() -> Iterator[None]:
+    """Turn a size that does not parse into a usage error."""
+    from metastack.commands.problem import usage
+    from metastack.core.quantity import InvalidSize
+
+    try:
+        yield
+    except InvalidSize as error:
+        raise usage("", str(error)) from None
+
+
+def sudo_line() -> str:
+    """This very command through sudo."""
+    return "sudo " + shlex.join(sys.argv)

@@ -1,0 +1,46 @@
+"""``metastack status``: is the cluster fine?
+
+Owns: what is printed first. Refuses: judging (:mod:`metastack.commands.views`).
+Rule: the first line says it all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from .frame import Output, frame_of, verb
+from .session import with_cluster
+
+if TYPE_CHECKING:
+    from metastack.commands.deed import Cluster
+    from metastack.commands.views import ClusterView
+
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+
+
+@verb(app)
+def status(ctx: typer.Context) -> None:
+    """Say in the first line whether the cluster is fine, then what is not."""
+    from metastack.commands.reading import EVERYTHING, prefixes, read_world
+    from metastack.commands.views import cluster_view
+
+    from .output import Printer, clean, paint, text_of
+
+    frame = frame_of(ctx)
+
+    async def work(cluster: Cluster) -> ClusterView:
+        return cluster_view(await read_world(cluster, prefixes(cluster.keys, EVERYTHING)))
+
+    view = with_cluster(frame, work)
+    if frame.output not in (Output.TABLE, Output.WIDE):
+        Printer[ClusterView](frame.output, [], lambda v: "ok" if v.ok else "not ok").one(view)
+        return
+    import sys
+
+    print(paint(clean(view.summary), "ok" if view.ok else "not ok", sys.stdout))
+    for problem in view.problems:
+        print(f"  {clean(problem)}")
+    print(f"nodes  {text_of(view.nodes)}")
+    print(f"vms    {text_of(view.vms)}")
