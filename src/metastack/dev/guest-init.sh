@@ -12,7 +12,7 @@ export PATH=/bin:/sbin
 /bin/busybox --install -s /bin
 rm -f /bin/poweroff /bin/reboot /bin/halt
 exec >/dev/console 2>&1 </dev/null
-for module in $(cat /etc/modules); do insmod "/lib/modules/$module" 2>/dev/null; done
+while read -r module; do insmod "/lib/modules/$module" 2>/dev/null; done </etc/modules
 uuid=$(cat /sys/class/dmi/id/product_uuid 2>/dev/null)
 inst=$(cut -c1-8 /proc/sys/kernel/random/uuid)
 echo "GUEST booting uuid=$uuid inst=$inst up=$(cut -d' ' -f1 /proc/uptime)"
