@@ -239,8 +239,19 @@ def brief(text: str) -> str:
     return reason
 
 
+_quiet = False
+
+
+def be_quiet() -> None:
+    """Log nothing in this process: a command line tells of trouble in its one error message."""
+    global _quiet
+    _quiet = True
+
+
 def say(level: str, event: str, **fields: object) -> None:
     """Log an event; structlog is loaded with the first one, because it doubles the CLI's start-up."""
+    if _quiet:
+        return
     import structlog
 
     getattr(structlog.get_logger(), level)(event, **fields)
