@@ -63,8 +63,10 @@ async def _connected(context: Context, work: Callable[[Cluster], Awaitable[T]], 
     from metastack.commands.problem import from_store, usage
     from metastack.core.keys import Keys
     from metastack.ports import Broken, Refused, Unavailable
+    from metastack.store.channel import be_quiet
     from metastack.store.etcd import EtcdStore
 
+    be_quiet()
     try:
         keys = Keys(context.store.root)
     except ValueError as error:
@@ -103,6 +105,7 @@ def with_storage(frame: Frame, work: Callable[[Cluster, Storage], Awaitable[T]],
         from .netns import inside
 
         await cluster.config()
+        _hush_logs()
         with inside(context.netns):
             try:
                 storage = build(settings)
@@ -119,6 +122,19 @@ def with_storage(frame: Frame, work: Callable[[Cluster, Storage], Awaitable[T]],
 
 # ---------------------------------------------------------------------------------------------------------
 # stderr
+
+
+def _hush_logs() -> None:
+    """The storage adapters log as an agent's do; here only warnings and worse are of use, as plain lines."""
+    import logging
+
+    import structlog
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        processors=[lambda _, level, event: f"{level}: " + clean(" ".join(str(v) for v in event.values()))],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def note(frame: Frame, text: str) -> None:

@@ -35,7 +35,8 @@ def status(ctx: typer.Context) -> None:
 
     view = with_cluster(frame, work)
     if frame.output not in (Output.TABLE, Output.WIDE):
-        Printer[ClusterView](frame.output, [], lambda v: "ok" if v.ok else "not ok").one(view)
+        printer: Printer[ClusterView] = Printer(frame.output, [], lambda v: "ok" if v.ok else "not ok")
+        printer.one(view)
         return
     import sys
 
