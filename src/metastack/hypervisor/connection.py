@@ -58,6 +58,7 @@ class Connection:
         self._up = asyncio.Event()
         self._lost = asyncio.Event()
         self._made = asyncio.Event()
+        self._closed_early: libvirt.virConnect | None = None
         self._keeper: asyncio.Task[None] | None = None
         self.generation = 0
         """Counts connections made; a caller waiting for a reconnect compares it."""
@@ -185,6 +186,8 @@ class Connection:
         self.generation += 1
         self._up.set()
         self._made.set()
+        if self._closed_early is virt:  # it died between its birth and this line
+            self._drop(virt)
 
     def _connect_in_thread(self) -> libvirt.virConnect:
         virt = libvirt.open(self.uri)
@@ -205,6 +208,7 @@ class Connection:
 
     def _drop(self, virt: libvirt.virConnect) -> None:
         """This connection is dead: nobody uses it again, and the keeper makes another."""
+        self._closed_early = virt
         if self._virt is virt:
             log.warning("libvirtd_lost", uri=self.uri)
             self._virt = None
@@ -221,6 +225,10 @@ class Connection:
                 log.info("libvirtd_unreachable", uri=self.uri, error=str(error), retry_s=round(wait_s, 2))
                 await asyncio.sleep(wait_s * random.uniform(0.75, 1.25))
                 wait_s = min(wait_s * 1.7, _LONGEST_WAIT_S)
+                continue
+            except Exception:
+                log.exception("libvirtd_reconnect_failed", uri=self.uri)
+                await asyncio.sleep(_LONGEST_WAIT_S)
                 continue
             wait_s = _FIRST_WAIT_S
             log.info("libvirtd_back", uri=self.uri)

@@ -132,6 +132,8 @@ class LibvirtHost:
     def stop(self) -> None:
         """Power cut, then remove every file."""
         if self._unshare is not None:
+            if self.inside("test", "-d", f"/proc/{self.libvirtd_pid()}").returncode:
+                print("libvirtd is dead:", (self.folder / "log/libvirtd.log").read_text()[-4000:])
             try:
                 os.kill(self.init_pid, signal.SIGKILL)
             except (ProcessLookupError, IndexError, FileNotFoundError):
