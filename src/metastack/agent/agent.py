@@ -19,7 +19,7 @@ from ..core.keys import Keys, Kind, ParsedKey
 from ..core.model import NodeAlive, VmId
 from ..core.placement import waiting
 from ..core.world import World
-from ..ports import HostFacts, Hypervisor, Network, Refused, Storage, Store, Unavailable
+from ..ports import Fenced, HostFacts, Hypervisor, Network, Refused, Storage, Store, Unavailable
 from .act import Reconciler
 from .clock import Clock
 from .fencer import Fencer
@@ -113,7 +113,7 @@ class Agent:
         if stop.is_set():
             return
         self._facts = self._capacity(await node.hypervisor.facts())
-        await self._patiently("storage", node.storage.open, stop)
+        await self._patiently("storage", self._open_storage, stop)
         if stop.is_set():
             return
         await node.network.open(node.network.bridges())
@@ -144,6 +144,13 @@ class Agent:
         await node.network.close()
         await node.hypervisor.close()
         await node.storage.close()
+
+    async def _open_storage(self) -> None:
+        """Connect; being shut out is no obstacle here: the session finds it and takes the way back."""
+        try:
+            await self.node.storage.open()
+        except Fenced as error:
+            log.warning("storage_shuts_us_out", node=self.node.name, error=str(error))
 
     async def _patiently(self, what: str, step: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
         """Do a step of the start until it works: what it needs may be down just now."""
