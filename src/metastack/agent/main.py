@@ -95,12 +95,21 @@ async def serve(settings: AgentSettings) -> None:
 def run(settings: AgentSettings) -> int:
     """Entry: uvloop, logs, exit code."""
     logs.configure(settings.log_format, settings.log_level, settings.name)
-    broken: list[BaseException] = []
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
-    except* Broken as errors:
-        broken.extend(errors.exceptions)
-    for error in broken:
-        log.error("agent_broken", error=str(error))
-    return 1 if broken else 0
+    except BaseException as error:
+        # The error may sit in groups of groups; what ends the agent must be in the log, whatever it is.
+        found = _innermost(error)
+        if isinstance(found, Broken):
+            log.error("agent_broken", node=settings.name, error=str(found))
+        else:
+            log.exception("agent_crashed", node=settings.name, error=f"{type(found).__name__}: {found}")
+        return 1
+    return 0
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

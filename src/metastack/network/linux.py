@@ -67,6 +67,9 @@ class LinuxNetwork:
         if self._open:
             self._listen(bridge)
 
+    def bridges(self) -> tuple[str, ...]:
+        return tuple(sorted(found.parent.name for found in Path(self._sysfs).glob("*/bridge")))
+
     def addresses(self, mac: str) -> tuple[str, ...]:
         return self._learned.get(mac.lower(), ())
 
