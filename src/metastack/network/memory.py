@@ -12,13 +12,16 @@ class MemoryNetwork(LinuxNetwork):
 
     def __init__(self, bridges: tuple[str, ...] = ("br0",)) -> None:
         super().__init__()
-        self.bridges = bridges
+        self._names = bridges
 
     async def open(self, bridges: tuple[str, ...]) -> None:
         return None
 
+    def bridges(self) -> tuple[str, ...]:
+        return self._names
+
     async def check(self, bridge: str) -> None:
-        if bridge not in self.bridges:
+        if bridge not in self._names:
             raise NotFound(f"this node has no bridge {bridge!r}")
 
     def teach(self, mac: str, address: str) -> None:
