@@ -1,0 +1,55 @@
+"""A rig on each kind of store."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from commands_rig import Rig
+
+from metastack.commands.deed import Cluster
+from metastack.core.keys import Keys
+from metastack.dev.etcd import EtcdCluster
+from metastack.settings import StoreSettings
+from metastack.store.etcd import EtcdStore
+from metastack.store.memory import MemoryStore
+from metastack.store.memory_cluster import MemoryCluster
+
+_roots = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def commands_etcd() -> Iterator[EtcdCluster]:
+    folder = Path(tempfile.mkdtemp(prefix="ms-cmd-", dir="/tmp"))
+    cluster = EtcdCluster.local(folder)
+    asyncio.run(cluster.start())
+    yield cluster
+    asyncio.run(cluster.kill())
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=[pytest.param("etcd", marks=pytest.mark.etcd), "memory"])
+def kind(request: pytest.FixtureRequest) -> EtcdCluster | None:
+    # Not asynchronous: the member starts on a loop of its own.
+    return request.getfixturevalue("commands_etcd") if request.param == "etcd" else None
+
+
+@pytest.fixture
+async def rig(kind: EtcdCluster | None) -> AsyncIterator[Rig]:
+    """An empty cluster."""
+    keys = Keys(f"/t{next(_roots)}")
+    if kind is None:
+        memory = MemoryCluster()
+        twin = MemoryStore(memory)
+        yield Rig(Cluster(twin, keys))
+        await twin.close()
+        memory.stop()
+    else:
+        store = EtcdStore(StoreSettings(endpoints=kind.endpoints))
+        yield Rig(Cluster(store, keys))
+        await store.close()
