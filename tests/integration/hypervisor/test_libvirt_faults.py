@@ -1,0 +1,187 @@
+"""What only a real libvirtd and a real QEMU can show: deaths, restarts, locks, the proof of KVM."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import uuid
+from pathlib import Path
+
+import msgspec
+import pytest
+from libvirt_host import LibvirtHost, read_until, spec
+
+from metastack.hypervisor.kvm import probe
+from metastack.hypervisor.libvirt import LibvirtHypervisor
+from metastack.ports import CephSecret, DomainState, EndReason, NicSpec, Refused, Unavailable
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "contract" / "hypervisor"))
+from hypervisor_rig import Watcher, look_until
+
+pytestmark = pytest.mark.libvirt
+
+
+def _new(host: LibvirtHost) -> Path:
+    return host.disk(str(uuid.uuid4()))
+
+
+async def _reconnected(watcher: Watcher) -> None:
+    await watcher.wait("", "reconnected")
+
+
+async def _look_for_ever(hypervisor: LibvirtHypervisor) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            await hypervisor.domains()
+
+
+async def test_libvirtd_dies_and_returns(host: LibvirtHost, hypervisor: LibvirtHypervisor) -> None:
+    running = spec(_new(host), "running")
+    await hypervisor.teach_secret(CephSecret(uuid=str(uuid.uuid4()), name="ms-test", key=b"0123456789abcdef"))
+    await hypervisor.boot(running)
+    await hypervisor.retag(running.uuid, 101, 102)
+    watcher = Watcher(hypervisor)
+    host.kill_libvirtd()
+    with pytest.raises(Unavailable):
+        await _look_for_ever(hypervisor)
+    host.start_libvirtd()
+    await _reconnected(watcher)
+    domain = await hypervisor.domain(running.uuid)
+    assert domain is not None
+    assert (domain.state, domain.session, domain.epoch) == (DomainState.RUNNING, 101, 102)
+    secrets = host.inside("virsh", "secret-list").stdout
+    assert "ceph ms-test" in secrets
+    await hypervisor.pause(running.uuid)
+    await watcher.wait(running.uuid, "suspended")
+    await watcher.close()
+
+
+@pytest.mark.parametrize(("how", "end"), [("off", EndReason.SHUTDOWN), ("killed", EndReason.CRASHED)])
+async def test_a_guest_that_ends_while_libvirtd_is_down(
+    host: LibvirtHost, hypervisor: LibvirtHypervisor, how: str, end: EndReason
+) -> None:
+    guest = spec(_new(host))
+    await hypervisor.boot(guest)
+    console = await hypervisor.console(guest.uuid)
+    await console.write(b"!")
+    await read_until(console, b"!")
+    await console.close()
+    watcher = Watcher(hypervisor)
+    pid = host.qemu_pid(guest.uuid)
+    terminal = host.inside("virsh", "ttyconsole", guest.uuid).stdout.strip()
+    host.kill_libvirtd()
+    if how == "off":
+        written = host.inside("sh", "-c", f"exec 3<>{terminal}; printf q >&3; sleep 0.5")
+        assert written.returncode == 0, written.stderr
+    else:
+        os.kill(pid, signal.SIGKILL)
+    host.start_libvirtd()
+    await _reconnected(watcher)
+    domain = await look_until(hypervisor, guest.uuid, lambda seen: seen.state is DomainState.DEFINED)
+    assert domain.end is end
+    await watcher.close()
+
+
+async def test_an_end_survives_two_restarts_by_barrier(
+    host: LibvirtHost, hypervisor: LibvirtHypervisor
+) -> None:
+    guest = spec(_new(host))
+    await hypervisor.boot(guest)
+    os.kill(host.qemu_pid(guest.uuid), signal.SIGKILL)
+    await look_until(hypervisor, guest.uuid, lambda seen: seen.end is EndReason.CRASHED)
+    await hypervisor.barrier()
+    await hypervisor.barrier()
+    fresh = LibvirtHypervisor(host.uri, force="qemu", vnc_dir=str(host.folder / "vnc"))
+    await fresh.open()
+    domain = await fresh.domain(guest.uuid)
+    await fresh.close()
+    assert domain is not None
+    assert (domain.end, domain.epoch) == (EndReason.CRASHED, guest.epoch)
+
+
+async def test_a_panic_is_a_crash_and_a_reset_is_not_an_end(
+    host: LibvirtHost, hypervisor: LibvirtHypervisor
+) -> None:
+    guest = spec(_new(host))
+    watcher = Watcher(hypervisor)
+    await hypervisor.boot(guest)
+    console = await hypervisor.console(guest.uuid)
+    await console.write(b"!")
+    await read_until(console, b"!")
+    await console.write(b"r")
+    await watcher.wait(guest.uuid, "rebooted")
+    await read_until(console, b"TINY GUEST UP")
+    await console.write(b"p")
+    domain = await look_until(hypervisor, guest.uuid, lambda seen: seen.state is DomainState.DEFINED)
+    assert domain.end is EndReason.CRASHED
+    await console.close()
+    await watcher.close()
+
+
+async def test_a_refused_start_leaves_nothing_defined(host: LibvirtHost, hypervisor: LibvirtHypervisor) -> None:
+    guest = msgspec.structs.replace(
+        spec(_new(host)), nics=(NicSpec(mac="52:54:00:00:00:09", bridge="missing0"),)
+    )
+    with pytest.raises(Refused, match="missing0"):
+        await hypervisor.boot(guest)
+    assert await hypervisor.domain(guest.uuid) is None
+
+
+async def test_a_domain_of_somebody_else_is_unmanaged(host: LibvirtHost, hypervisor: LibvirtHypervisor) -> None:
+    foreign = host.folder / "foreign.xml"
+    foreign.write_text(
+        "<domain type='qemu'><name>foreign</name><memory>8192</memory><os><type>hvm</type></os></domain>"
+    )
+    done = host.inside("virsh", "define", str(foreign))
+    assert done.returncode == 0, done.stderr
+    found = [domain for domain in await hypervisor.domains() if domain.name == "foreign"]
+    assert [domain.managed for domain in found] == [False]
+    with pytest.raises(Refused):
+        await hypervisor.retag(found[0].uuid, 1, 1)
+
+
+async def test_calls_never_hold_the_loop(host: LibvirtHost, hypervisor: LibvirtHypervisor) -> None:
+    loop = asyncio.get_running_loop()
+    worst = 0.0
+    guest = spec(_new(host), nic=True)
+    boot = asyncio.create_task(hypervisor.boot(guest))
+    while not boot.done():
+        before = loop.time()
+        await asyncio.sleep(0.001)
+        worst = max(worst, loop.time() - before)
+    await boot
+    print(f"longest turn of the loop while booting: {worst * 1000:.1f} ms")
+    assert worst < 0.05
+    assert (host.folder / "vnc" / f"{guest.uuid}.vnc").is_socket()
+
+
+async def test_a_daemon_that_is_stopped_is_unavailable_and_quiesce_waits(host: LibvirtHost) -> None:
+    hypervisor = LibvirtHypervisor(host.uri, force="qemu", vnc_dir=str(host.folder / "vnc"), call_timeout_s=0.5)
+    await hypervisor.open()
+    pid = str(host.libvirtd_pid())
+    host.inside("kill", "-STOP", pid)
+    try:
+        with pytest.raises(Unavailable, match="no answer within"):
+            await hypervisor.domains()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await hypervisor.quiesce()
+    finally:
+        host.inside("kill", "-CONT", pid)
+    async with asyncio.timeout(20):
+        await hypervisor.quiesce()
+    assert isinstance(await hypervisor.domains(), list)
+    await hypervisor.close()
+
+
+async def test_kvm_is_proven_or_the_reason_is_told(tmp_path: Path) -> None:
+    cache = str(tmp_path / "state" / "kvm.json")
+    found = await probe("/usr/bin/qemu-system-x86_64", cache)
+    print(found)
+    assert found.kind in ("kvm", "qemu")
+    assert found.why
+    assert await probe("/usr/bin/qemu-system-x86_64", cache) == found
+    missing = await probe("/usr/bin/qemu-system-x86_64", device="/dev/no-kvm")
+    assert (missing.kind, missing.why) == ("qemu", "/dev/no-kvm: No such file or directory")
