@@ -77,8 +77,3 @@ def judge(code: grpc.StatusCode, text: str) -> Judgement:
         if part in text:
             return judgement
     return _CODES.get(code, _UNSURE)
-
-
-def judge_text(text: str) -> Judgement:
-    """The same for a cancelled watch, which carries a text and no code."""
-    return judge(Code.UNKNOWN, text)

@@ -19,7 +19,7 @@ from metastack.core.change import Batch
 from metastack.ports import Compacted, Denied
 
 from .channel import ATTEMPT_S, METADATA, Channels, Link, NotSent, brief, broken_off, jitter_s, say, text_of
-from .errors import Verdict, judge, judge_text
+from .errors import Verdict, judge
 from .messages import event_of
 
 QUIET_S: Final = 2.0
@@ -140,10 +140,7 @@ class Watching:
                 f"watch {self._key.decode()}: revision {self._last + 1} is gone, "
                 f"the oldest is {response.compact_revision}"
             )
-        judgement = judge_text(response.cancel_reason)
-        if judgement.verdict is Verdict.FINAL and judgement.error in (Denied, Compacted):
-            self.close()
-            raise judgement.error(f"watch {self._key.decode()}: {response.cancel_reason}")
+        # Its text is judged like that of an error: a denied watch ends, any other is made again.
         raise broken_off(f"cancelled: {response.cancel_reason or 'no reason given'}")
 
     async def _read(self, timeout_s: float) -> Any:
