@@ -1,0 +1,62 @@
+"""``deploy/bench [NAME …] [--json FILE]``: run benches, print their rows; exit 1 when a limit is missed."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from bench.harness import RESULTS, Row, keep, say, table
+
+BENCHES = {
+    "cli": "CPU time of `vm list` with 200 VMs, and of --help",
+}
+"""Each is a module of this package with ``run(runs: int | None) -> Result``."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """0: every limit kept; 1: one was missed, or a bench could not be run; 2: usage."""
+    listed = "\n".join(f"  {name:10} {what}" for name, what in BENCHES.items())
+    parser = argparse.ArgumentParser(
+        prog="deploy/bench",
+        description="Measurements with their baselines.",
+        epilog=f"benches, all of them unless named:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="*", choices=[*BENCHES, []], metavar="NAME")
+    parser.add_argument("--json", metavar="FILE", help="write the rows as JSON; - is stdout")
+    parser.add_argument("--runs", type=int, metavar="N", help="samples of each row, instead of the bench's own")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the raw records")
+    chosen = parser.parse_args(list(argv))
+    rows: list[Row] = []
+    failed: list[str] = []
+    for name in chosen.name or list(BENCHES):
+        say(f"bench {name}: {BENCHES[name]}")
+        try:
+            result = importlib.import_module(f"bench.{name}").run(chosen.runs)
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
+            continue
+        path = keep(name, result, ["deploy/bench", *argv], chosen.results)
+        say(f"bench {name}: raw results in {path}")
+        rows += result.rows
+    told = json.dumps([asdict(row) for row in rows], indent=1) + "\n"
+    if chosen.json == "-":
+        sys.stdout.write(told)
+    else:
+        print(table(rows))
+        if chosen.json:
+            Path(chosen.json).write_text(told)
+    for name in failed:
+        say(f"bench {name} could not be run")
+    return 1 if failed or not all(row.ok for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
