@@ -98,9 +98,12 @@ class Fabric:
             _run(["unshare", f"--net={self.path}", "true"])
         present = {link["ifname"] for link in json.loads(_run([*self.prefix, "ip", "-j", "link"]))}
         lines = ["link set lo up"]
-        for bridge in ("control", "guests"):
+        for number, bridge in enumerate(("control", "guests")):
             if bridge not in present:
-                lines += [f"link add {bridge} type bridge", f"link set {bridge} up"]
+                # Of its own accord a bridge has the lowest address of its ports: with one node's cable gone
+                # etcd would have another one, and every other node would lose it for seconds.
+                mac = f"02:77:{self.subnets.index:02x}:00:00:{number:02x}"
+                lines += [f"link add {bridge} address {mac} type bridge", f"link set {bridge} up"]
         addresses = [self.subnets.etcd(number) for number in range(etcd)]
         addresses += [self.subnets.ceph] if ceph else []
         lines += [f"address replace {address}/24 dev control" for address in addresses]

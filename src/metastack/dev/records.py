@@ -17,7 +17,7 @@ import msgspec
 
 from metastack.core import codec
 from metastack.core.keys import Keys, Kind
-from metastack.core.model import ClusterConfig, NodeAlive
+from metastack.core.model import Claim, ClusterConfig, NodeAlive, VmId, VmStatus
 from metastack.ports import Unavailable
 
 from .fabric import tool_environment
@@ -57,6 +57,13 @@ class Records:
             except codec.Unreadable:
                 continue
         return found
+
+    def placed(self, vm: VmId) -> tuple[str, str]:
+        """Node that answers for a VM and the phase it publishes; empty while there is none."""
+        claims = self._get(self.keys.claim(vm))
+        statuses = self._get(self.keys.vm_status(vm))
+        node = codec.decode(Claim, claims[0][1]).node if claims else ""
+        return node, codec.decode(VmStatus, statuses[0][1]).phase if statuses else ""
 
     def _get(self, key: str, *flags: str) -> list[Row]:
         answer = json.loads(self._etcdctl("get", key, *flags, "-w", "json"))
