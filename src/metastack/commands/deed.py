@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from metastack.core.change import Change, Committed, Delete, Guard, Put
 from metastack.core.codec import Unreadable, decode, encode
@@ -71,6 +72,10 @@ class Deed(Struct, frozen=True, kw_only=True):
     def at(self) -> str:
         """RFC 3339, UTC."""
         return rfc3339(self.at_ms)
+
+    def later(self) -> Deed:
+        """The same request, now: for the last step of something long."""
+        return replace(self, at_ms=time.time_ns() // 1_000_000)
 
 
 class Plan(Struct, Generic[T], frozen=True, kw_only=True):

@@ -83,7 +83,7 @@ async def import_image(
                 sha256=info.sha256,
                 importer="",
             )
-            return await commit(cluster, deed, lambda: _finish(cluster, ready), "end")
+            return await commit(cluster, deed.later(), lambda: _finish(cluster, ready), "end")
         except BaseException as error:
             await _tidy(cluster, storage, deed, record)
             if isinstance(error, Problem) or not isinstance(error, Exception):
@@ -140,7 +140,7 @@ async def _tidy(cluster: Cluster, storage: Storage, deed: Deed, record: Image) -
             # Safety: a cancelled import may still be writing in its thread; nothing is removed before it ended.
             await storage.quiesce()
             await storage.delete_image(record.uuid)
-            await commit(cluster, deed, forget, "failed")
+            await commit(cluster, deed.later(), forget, "failed")
     except Exception:  # the failure that brought us here is the one to tell
         return
 
@@ -230,7 +230,7 @@ async def delete_image(cluster: Cluster, storage: Storage, deed: Deed, name: str
         await storage.delete_image(uuid)
     except BaseException as error:
         why = str(error) or type(error).__name__
-        await commit(cluster, deed, lambda: _put_back(cluster, key, before, why), "kept")
+        await commit(cluster, deed.later(), lambda: _put_back(cluster, key, before, why), "kept")
         if isinstance(error, InUse):
             config = await cluster.config()
             raise conflict(
@@ -254,7 +254,7 @@ async def delete_image(cluster: Cluster, storage: Storage, deed: Deed, name: str
             answer=None,
         )
 
-    await commit(cluster, deed, forget, "end")
+    await commit(cluster, deed.later(), forget, "end")
 
 
 async def _put_back(cluster: Cluster, key: str, before: Image, why: str) -> Plan[None] | Kept[None]:

@@ -129,7 +129,8 @@ class Rig:
 
     async def events(self) -> list[Event]:
         snapshot = await self.store.list(self.keys.prefix(Kind.EVENT))
-        return [decode(Event, entry.value) for entry in snapshot.entries]
+        ordered = sorted(snapshot.entries, key=lambda entry: entry.mod_revision)
+        return [decode(Event, entry.value) for entry in ordered]
 
     async def history(self, vm: VmId = HELLO) -> list[VmSpec]:
         snapshot = await self.store.list(self.keys.history_prefix(vm))

@@ -1,0 +1,322 @@
+"""What readers see of the records, and waiting until it is so."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+from commands_rig import HELLO, Rig, deed
+
+from metastack.commands import nodes, vms
+from metastack.commands.problem import Code, Problem
+from metastack.commands.reading import EVERYTHING, follow, look_at_vm, prefixes, read_world
+from metastack.commands.tickets import create_ticket
+from metastack.commands.views import VmView, cluster_view, node_infos, vm_views
+from metastack.commands.vms import NewVm
+from metastack.commands.wait import Goal, wait_vm
+from metastack.core.change import Delete, Put
+from metastack.core.codec import decode
+from metastack.core.model import Claim, ClusterConfig, Phase, Ticket, VmId
+
+VM_KEYS = (
+    *("name", "project", "uuid", "power", "phase", "node", "epoch", "ips", "labels", "cpus"),
+    *("memory_mib", "message", "since"),
+)
+NODE_KEYS = (
+    *("name", "state", "session", "address", "storage_address", "capacity", "allocated", "vms"),
+    *("hypervisor", "message", "since"),
+)
+
+
+async def see(rig: Rig, vm: VmId = HELLO) -> VmView:
+    world = await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
+    [view] = [view for view in vm_views(world) if view.id == vm]
+    assert await look_at_vm(rig.cluster, vm) == view, "the one-VM look sees the same"
+    return view
+
+
+async def make(rig: Rig, **more: Any) -> None:
+    await rig.image()
+    await vms.create_vm(rig.cluster, deed(), NewVm(**{"vm": HELLO, "image": "tiny", **more}))
+
+
+async def test_keys_are_never_absent(rig: Rig) -> None:
+    await make(rig)
+    await rig.node("n1")
+    world = await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
+    vm = msgspec.json.decode(msgspec.json.encode(vm_views(world)[0]))
+    assert [key for key in VM_KEYS if key not in vm] == []
+    assert (vm["node"], vm["epoch"], vm["since"], vm["ips"]) == (None, None, None, [])
+    node = msgspec.json.decode(msgspec.json.encode(node_infos(world)[0]))
+    assert [key for key in NODE_KEYS if key not in node] == []
+    assert node["capacity"] == {"cpus": 4.0, "memory_mib": 8192}
+
+
+async def test_pending_says_which_nodes_refuse_and_why(rig: Rig) -> None:
+    await make(rig, memory_mib=4096)
+    assert (await see(rig)).message == "no node has joined this cluster yet"
+    await rig.node("n1", memory_mib=2048)
+    await rig.node("n2")
+    await nodes.cordon_node(rig.cluster, deed(), "n2")
+    view = await see(rig)
+    assert view.phase == "pending"
+    assert view.message is not None
+    assert "n1: needs 4096 MiB of memory, 1024 of 1024 are free" in view.message
+    assert "n2: the node is cordoned" in view.message
+    await nodes.uncordon_node(rig.cluster, deed(), "n2")
+    assert (await see(rig)).message == "waits for n2 to take it"
+
+
+async def test_phases_follow_the_records(rig: Rig) -> None:
+    await make(rig)
+    session = await rig.node("n1")
+    await rig.claim("n1", session, phase=None)
+    view = await see(rig)
+    assert (view.phase, view.node, view.session, view.message) == ("claimed", "n1", session, "taken by n1")
+    assert view.epoch
+    await rig.status("n1", session, Phase.RUNNING)
+    view = await see(rig)
+    assert (view.phase, view.ips, view.since) == ("running", ["10.0.0.9"], "2026-01-02T03:04:05Z")
+    await vms.restart_vm(rig.cluster, deed(), HELLO)
+    assert (await see(rig)).message == "asked to restart"
+    await vms.stop_vm(rig.cluster, deed(), HELLO)
+    assert (await see(rig)).message == "asked to stop"
+    await rig.release()
+    assert (await see(rig)).phase == "stopped"
+    await vms.start_vm(rig.cluster, deed(), HELLO)
+    await rig.halt()
+    view = await see(rig)
+    assert (view.phase, view.power, view.since) == ("stopped", "on", "2026-01-03T00:00:00Z")
+    assert "switched itself off" in (view.message or "")
+
+
+async def test_a_lost_node_is_said(rig: Rig) -> None:
+    await make(rig)
+    session = await rig.node("n1")
+    await rig.claim("n1", session)
+    await rig.lose("n1")
+    await rig.write(Delete(rig.keys.vm_status(HELLO)))
+    view = await see(rig)
+    assert view.phase == "claimed"
+    assert "node n1 is lost" in (view.message or "")
+    world = await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
+    [node] = node_infos(world)
+    assert (node.state, node.session, node.vms) == ("lost", None, 1)
+    status = cluster_view(world)
+    assert not status.ok
+    assert status.brake_engaged, "one of one is more than half"
+    assert "brake" in status.summary
+    newer = await rig.node("n1")
+    assert newer > session
+    assert "has not adopted" in ((await see(rig)).message or "")
+
+
+async def test_a_fine_cluster_is_fine(rig: Rig) -> None:
+    await make(rig)
+    await rig.claim("n1", await rig.node("n1"))
+    status = cluster_view(await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING)))
+    assert status.ok, status
+    assert status.summary == "ok: 1 of 1 nodes ready, 1 of 1 VMs running"
+
+
+async def test_broken_records_break_one_vm_only(rig: Rig) -> None:
+    await make(rig)
+    await rig.claim("n1", await rig.node("n1"))
+    bad = VmId("default", "bad")
+    for key, raw in (
+        (rig.keys.vm_spec(bad), b'{"v":7}'),
+        (rig.keys.claim(VmId("default", "worse")), b"\x00"),
+    ):
+        await rig.write(Put(key, raw))
+    world = await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
+    views = {view.name: view for view in vm_views(world)}
+    assert views["bad"].broken
+    assert views["bad"].phase is None
+    assert "newer" in (views["bad"].message or "")
+    assert views["worse"].broken
+    assert views["hello"].phase == "running"
+    status = cluster_view(world)
+    assert any("default/bad" in problem for problem in status.problems)
+    await rig.write(Put(rig.keys.vm_status(HELLO), b"{"))
+    view = await see(rig)
+    assert view.broken
+    assert view.node == "n1", "what can be read is still said"
+    await rig.write(Put(rig.keys.node_alive("n1"), b"{"))
+    [node] = node_infos(await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING)))
+    assert node.broken
+
+
+async def test_the_same_name_made_anew_waits_for_the_old_one(rig: Rig) -> None:
+    await make(rig)
+    await rig.claim("n1", await rig.node("n1"))
+    await vms.delete_vm(rig.cluster, deed(), HELLO)
+    gone = await see(rig)
+    assert (gone.phase, gone.deleted, gone.node) == ("stopping", True, "n1")
+    await make(rig)
+    view = await see(rig)
+    assert view.phase == "pending"
+    assert "earlier VM of this name" in (view.message or "")
+
+
+# ---------------------------------------------------------------------------------------------------------
+
+
+async def problem(awaitable: Any, code: Code, says: str) -> Problem:
+    with pytest.raises(Problem) as caught:
+        await awaitable
+    assert caught.value.code is code, caught.value
+    assert says in f"{caught.value} {caught.value.hint}"
+    return caught.value
+
+
+async def test_wait_until_running(rig: Rig) -> None:
+    await make(rig)
+    spec = await rig.spec()
+    told: list[str | None] = []
+    async with asyncio.TaskGroup() as group:
+        seen_pending = asyncio.Event()
+
+        def progress(view: VmView) -> None:
+            told.append(view.phase)
+            seen_pending.set()
+
+        waiting = group.create_task(wait_vm(rig.cluster, HELLO, Goal.RUNNING, 20, spec, progress))
+        await seen_pending.wait()
+        session = await rig.node("n1")
+        await rig.claim("n1", session, phase=None)
+        await rig.status("n1", session, Phase.STARTING)
+        await rig.status("n1", session, Phase.RUNNING)
+    view = waiting.result()
+    assert view is not None
+    assert (view.phase, view.node) == ("running", "n1")
+    assert told[0] == "pending"
+    assert told[-1] == "running"
+
+
+async def test_running_means_the_run_that_was_asked_for(rig: Rig) -> None:
+    await make(rig)
+    session = await rig.node("n1")
+    await rig.claim("n1", session)
+    asked = (await vms.restart_vm(rig.cluster, deed(), HELLO)).spec
+    stale = await problem(
+        wait_vm(rig.cluster, HELLO, Goal.RUNNING, 0.3, asked), Code.TIMEOUT, "asked to restart"
+    )
+    assert stale.object == "vm default/hello"
+    await rig.status("n1", session, Phase.RUNNING)
+    await wait_vm(rig.cluster, HELLO, Goal.RUNNING, 20, asked)
+
+
+async def test_wait_times_out_saying_why(rig: Rig) -> None:
+    await make(rig, memory_mib=65536)
+    await rig.node("n1")
+    found = await problem(wait_vm(rig.cluster, HELLO, Goal.RUNNING, 2.5), Code.TIMEOUT, "n1: needs 65536 MiB")
+    assert "is pending after 2.5 s, not running" in found.message
+    assert "node list" in found.hint
+
+
+async def test_wait_gives_up_when_it_is_hopeless(rig: Rig) -> None:
+    await make(rig)
+    session = await rig.node("n1")
+    await rig.claim("n1", session)
+    spec = await rig.spec()
+    await rig.status("n1", session, Phase.FAILED, message="no bridge br7")
+    await problem(wait_vm(rig.cluster, HELLO, Goal.RUNNING, 20), Code.FAILED, "no bridge br7")
+    await rig.release()
+    await rig.halt()
+    await problem(wait_vm(rig.cluster, HELLO, Goal.RUNNING, 20), Code.FAILED, "vm start")
+    await vms.delete_vm(rig.cluster, deed(), HELLO)
+    await problem(wait_vm(rig.cluster, HELLO, Goal.RUNNING, 20, spec), Code.CONFLICT, "deleted meanwhile")
+    await problem(wait_vm(rig.cluster, HELLO, Goal.RUNNING, 20), Code.NOT_FOUND, "does not exist")
+    await make(rig)
+    await problem(wait_vm(rig.cluster, HELLO, Goal.STOPPED, 20, spec), Code.CONFLICT, "made anew")
+
+
+async def test_a_crashing_guest_gets_a_few_chances(rig: Rig) -> None:
+    await make(rig)
+    session = await rig.node("n1")
+    await rig.claim("n1", session)
+    told: asyncio.Queue[str | None] = asyncio.Queue()
+    async with asyncio.TaskGroup() as group:
+        await rig.status("n1", session, Phase.FAILED, crashes=1, retry_at="2026-01-01T00:00:00Z", message="1")
+        waiting = group.create_task(
+            wait_vm(rig.cluster, HELLO, Goal.RUNNING, 20, None, lambda view: told.put_nowait(view.message))
+        )
+        assert await told.get() == "1"
+        await rig.status("n1", session, Phase.FAILED, crashes=2, retry_at="2026-01-01T00:00:00Z", message="2")
+        assert await told.get() == "2"
+        await rig.status("n1", session, Phase.RUNNING)
+    view = waiting.result()
+    assert view is not None
+    assert view.phase == "running"
+
+
+async def test_wait_until_stopped_and_deleted(rig: Rig) -> None:
+    await make(rig)
+    session = await rig.node("n1")
+    await rig.claim("n1", session)
+    spec = (await vms.stop_vm(rig.cluster, deed(), HELLO)).spec
+    await problem(wait_vm(rig.cluster, HELLO, Goal.STOPPED, 0.3, spec), Code.TIMEOUT, "--force")
+    await rig.release()
+    await wait_vm(rig.cluster, HELLO, Goal.STOPPED, 20, spec)
+    deleted = await vms.delete_vm(rig.cluster, deed(), HELLO)
+    assert deleted is not None
+    await problem(
+        wait_vm(rig.cluster, HELLO, Goal.DELETED, 0.3, deleted), Code.TIMEOUT, "not all of it is gone"
+    )
+    await make(rig)  # another VM of the same name is not what is waited for
+    async with asyncio.TaskGroup() as group:
+        group.create_task(wait_vm(rig.cluster, HELLO, Goal.DELETED, 20, deleted))
+        await rig.release(volume_uuid=deleted.volume_uuid)
+    await vms.delete_vm(rig.cluster, deed(), HELLO)
+    assert await wait_vm(rig.cluster, HELLO, Goal.DELETED, 20) is None
+
+
+async def test_follow_sees_every_change_once_it_is_there(rig: Rig) -> None:
+    await make(rig)
+    async with asyncio.timeout(20), follow(rig.cluster, prefixes(rig.keys, EVERYTHING)) as follower:
+        assert len(vm_views(follower.world)) == 1
+        session = await rig.node("n1")
+        await rig.claim("n1", session)
+        while (view := vm_views(follower.world)[0]).phase != "running":
+            await follower.changed()
+        assert view.node == "n1"
+        await rig.write(Delete(rig.keys.vm_spec(HELLO)))
+        while not vm_views(follower.world)[0].deleted:
+            await follower.changed()
+
+
+async def test_tickets_are_bound_and_leased(rig: Rig) -> None:
+    await make(rig)
+    await problem(create_ticket(rig.cluster, deed(), HELLO), Code.CONFLICT, "no node runs it")
+    await rig.claim("n1", await rig.node("n1"))
+    opening = await create_ticket(rig.cluster, deed(), HELLO)
+    assert (opening.node, opening.address) == ("n1", "127.0.0.1:1")
+    entry = await rig.store.get(rig.keys.ticket(opening.ticket))
+    assert entry is not None
+    assert entry.lease, "it dies by itself"
+    ticket = decode(Ticket, entry.value)
+    assert (ticket.vm, ticket.uuid, ticket.node) == ("hello", (await rig.spec()).uuid, "n1")
+    assert (await create_ticket(rig.cluster, deed(), HELLO)).ticket != opening.ticket
+    await rig.lose("n1")
+    await problem(create_ticket(rig.cluster, deed(), HELLO), Code.CONFLICT, "lost")
+
+
+async def test_the_claims_epoch_is_a_number(rig: Rig) -> None:
+    await make(rig)
+    await rig.claim("n1", await rig.node("n1"))
+    entry = await rig.store.get(rig.keys.claim(HELLO))
+    assert entry is not None
+    assert decode(Claim, entry.value).epoch == 0, "stored as this put's own revision"
+    assert (await see(rig)).epoch == entry.mod_revision
+
+
+async def test_brake_follows_the_configuration(rig: Rig) -> None:
+    for name in ("n1", "n2", "n3"):
+        await rig.node(name)
+    await rig.lose("n1")
+    status = cluster_view(await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING)))
+    assert (status.brake_engaged, status.nodes_lost) == (False, ["n1"])
+    await rig.put(rig.keys.cluster(), ClusterConfig(brake_percent=30))
+    assert cluster_view(await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))).brake_engaged
