@@ -113,13 +113,23 @@ class LibvirtHypervisor:
         metadata first, so that a guest that switched itself off stays off.
         """
         command = self._barrier_command or _systemd_restart()
-        for domain in await self.domains():
-            if domain.managed and domain.end is not EndReason.NONE:
-                await self._write_metadata(domain)
+        try:
+            for domain in await self.domains():
+                if domain.managed and domain.end is not EndReason.NONE:
+                    await self._write_metadata(domain)
+        except Unavailable as error:  # a daemon that is down or hangs is one more reason to restart it
+            log.warning("ends_not_kept", why=str(error))
         generation = self._connection.generation
-        await self.quiesce()
         await _run(command, self._call_timeout_s)
-        await self._connection.wait_reconnected(generation, self._call_timeout_s)
+        try:
+            await self._connection.wait_reconnected(generation, self._call_timeout_s / 2)
+        except Unavailable:
+            # Seen once: the new daemon died at its start. Restarting is idempotent, and there is no other way.
+            log.warning("barrier_repeated", command=command)
+            await _run(command, self._call_timeout_s)
+            await self._connection.wait_reconnected(generation, self._call_timeout_s / 2)
+        # Safety: calls of our own that were under way died with the daemon; none of their threads is left.
+        await self.quiesce()
 
     def _register(self, virt: libvirt.virConnect) -> None:
         """With every new connection, in a thread: callbacks, and the secret that a daemon's death lost."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from libvirt_host import LibvirtHost, read_until, spec
+from libvirt_host import TINY_GUEST, LibvirtHost, read_until, spec
 
 from metastack.hypervisor.kvm import probe
 from metastack.hypervisor.libvirt import LibvirtHypervisor
@@ -126,6 +126,40 @@ async def test_a_panic_is_a_crash_and_a_reset_is_not_an_end(
     await watcher.close()
 
 
+async def test_a_refused_write_stops_the_guest_until_it_is_resumed(
+    host: LibvirtHost, hypervisor: LibvirtHypervisor
+) -> None:
+    # The guest writes a sector of cylinder 1 instead of 0: outside the only page that this disk's host has.
+    sector = TINY_GUEST.replace(b"\xb9\x02\x00", b"\xb9\x02\x01")
+    assert sector != TINY_GUEST
+    plain = host.disk("plain", sector)
+    full = host.folder / "disks" / "full"
+    full.mkdir()
+    for command in (
+        ("mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(full)),
+        ("cp", "--sparse=always", str(plain), f"{full}/disk.raw"),
+    ):
+        done = host.inside(*command)
+        assert done.returncode == 0, done.stderr
+    guest = spec(full / "disk.raw")
+    watcher = Watcher(hypervisor)
+    await hypervisor.boot(guest)
+    console = await hypervisor.console(guest.uuid)
+    await console.write(b"!")
+    await read_until(console, b"!")
+    await console.write(b"w")
+    await watcher.wait(guest.uuid, "io_error")
+    await look_until(hypervisor, guest.uuid, lambda seen: seen.state is DomainState.IO_ERROR)
+    grown = host.inside("mount", "-o", "remount,size=4m", str(full))
+    assert grown.returncode == 0, grown.stderr
+    await hypervisor.resume(guest.uuid)
+    await read_until(console, b"W")
+    await console.close()
+    await hypervisor.kill(guest.uuid)
+    assert host.inside("umount", str(full)).returncode == 0
+    await watcher.close()
+
+
 async def test_a_refused_start_leaves_nothing_defined(host: LibvirtHost, hypervisor: LibvirtHypervisor) -> None:
     guest = msgspec.structs.replace(
         spec(_new(host)), nics=(NicSpec(mac="52:54:00:00:00:09", bridge="missing0"),)
@@ -191,3 +225,18 @@ async def test_kvm_is_proven_or_the_reason_is_told(tmp_path: Path) -> None:
     assert await probe("/usr/bin/qemu-system-x86_64", cache) == found
     missing = await probe("/usr/bin/qemu-system-x86_64", device="/dev/no-kvm")
     assert (missing.kind, missing.why) == ("qemu", "/dev/no-kvm: No such file or directory")
+
+
+async def test_a_barrier_gets_past_a_daemon_that_hangs(host: LibvirtHost) -> None:
+    hypervisor = LibvirtHypervisor(
+        host.uri,
+        force="qemu",
+        barrier_command=host.barrier_command(),
+        vnc_dir=str(host.folder / "vnc"),
+        call_timeout_s=5,
+    )
+    await hypervisor.open()
+    host.inside("kill", "-STOP", str(host.libvirtd_pid()))
+    await hypervisor.barrier()
+    assert isinstance(await hypervisor.domains(), list)
+    await hypervisor.close()
