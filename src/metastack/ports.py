@@ -295,7 +295,7 @@ class DomainEvent(Struct, frozen=True, kw_only=True):
     uuid: str
     what: str
     """``started``, ``stopped``, ``crashed``, ``suspended``, ``resumed``, ``io_error``, ``defined``,
-    ``undefined``, ``shutdown``."""
+    ``undefined``, ``shutdown``, ``rebooted`` (from inside; same domain), ``changed`` (anything else)."""
 
 
 class NicSpec(Struct, frozen=True, kw_only=True):
