@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 ROOT = "/metastack"
 POOL = "vms"
 MANAGEMENT_USER = "metastack"
-CONSOLE_PORT = 7800
+CONSOLE_PORT = 7410
 NODE_CPUS, NODE_MEMORY_MIB = 2, 4096
 READY_TIMEOUT_S = 90.0
 
@@ -310,6 +310,7 @@ class Cluster:
             "libvirtd_restart_command": [str(host.barrier)],
             "hypervisor": "auto",
             "state_dir": str(host.folder / "agent"),
+            "run_dir": str(host.run / "metastack"),
             "cpus": NODE_CPUS,
             "memory_mib": NODE_MEMORY_MIB,
             "log_format": "json",
