@@ -146,9 +146,7 @@ class MiniCeph:
 
         osd_uuid = str(uuid.uuid4())
         secret = (await self.run("ceph-authtool", "--gen-print-key")).decode().strip()
-        await self.ceph(
-            "osd", "new", osd_uuid, "-i", "-", stdin=json.dumps({"cephx_secret": secret}).encode()
-        )
+        await self.ceph("osd", "new", osd_uuid, "-i", "-", stdin=json.dumps({"cephx_secret": secret}).encode())
         osd_keyring = self.directory / "ceph.osd.0.keyring"
         await self.run(
             "ceph-authtool", str(osd_keyring), "--create-keyring", "--name", "osd.0", "--add-key", secret

@@ -105,8 +105,8 @@ class Handle:
                 "rbd_default_clone_format": "1",
                 # An import writes each block once: caching it would only cost memory.
                 "rbd_cache": "false",
+                # Never librados_thread_count=1: unprotecting a snapshot with clones then waits for itself.
                 "ms_async_op_threads": "1",
-                "librados_thread_count": "1",
             },
         )
         try:
