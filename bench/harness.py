@@ -91,7 +91,7 @@ def row(
 def table(rows: Sequence[Row]) -> str:
     """Rows for a person."""
     head = ("name", "unit", "n", "p50", "p95", "base p50", "base p95", "limit", "")
-    lines = [head]
+    lines: list[tuple[str, ...]] = [head]
     for one in rows:
         cells = (one.p50, one.p95, one.baseline_p50, one.baseline_p95, one.limit)
         told = tuple("-" if cell is None else f"{cell:.3f}" for cell in cells)
