@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -37,6 +36,7 @@ from metastack.ports import (
 )
 
 from . import xml
+from .barrier import run, systemd_restart
 from .connection import Connection
 from .console import Console
 from .events import RECONNECTED, EventStream, lifecycle
@@ -112,7 +112,7 @@ class LibvirtHypervisor:
         A daemon that starts has forgotten why the domains ended that are off: that is written into their
         metadata first, so that a guest that switched itself off stays off.
         """
-        command = self._barrier_command or _systemd_restart()
+        command = self._barrier_command or systemd_restart()
         try:
             for domain in await self.domains():
                 if domain.managed and domain.end is not EndReason.NONE:
@@ -120,13 +120,13 @@ class LibvirtHypervisor:
         except Unavailable as error:  # a daemon that is down or hangs is one more reason to restart it
             log.warning("ends_not_kept", why=str(error))
         generation = self._connection.generation
-        await _run(command, self._call_timeout_s)
+        await run(command, self._call_timeout_s)
         try:
             await self._connection.wait_reconnected(generation, self._call_timeout_s / 2)
         except Unavailable:
             # Seen once: the new daemon died at its start. Restarting is idempotent, and there is no other way.
             log.warning("barrier_repeated", command=command)
-            await _run(command, self._call_timeout_s)
+            await run(command, self._call_timeout_s)
             await self._connection.wait_reconnected(generation, self._call_timeout_s / 2)
         # Safety: calls of our own that were under way died with the daemon; none of their threads is left.
         await self.quiesce()
@@ -397,30 +397,3 @@ def _memory_mib() -> int:
 
 def _version(number: int) -> str:
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
-
-
-def _systemd_restart() -> tuple[str, ...]:
-    """The command that restarts whichever daemon this host has."""
-    if not Path("/run/systemd/system").is_dir() or shutil.which("systemctl") is None:
-        raise Unavailable("barrier: no systemd here and no barrier_command configured")
-    modular = Path("/run/libvirt/virtqemud-sock").exists() and not Path("/run/libvirt/libvirt-sock").exists()
-    return ("systemctl", "restart", "virtqemud.service" if modular else "libvirtd.service")
-
-
-async def _run(command: tuple[str, ...], timeout_s: float) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(timeout_s):
-            _, stderr = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise Unavailable(f"barrier: {command[0]} did not end within {timeout_s} s") from None
-    if process.returncode:
-        said = stderr.decode(errors="replace").strip()[-500:]
-        raise Unavailable(f"barrier: {' '.join(command)} exited {process.returncode}: {said}")
