@@ -139,6 +139,18 @@ class LibvirtHypervisor:
         if self._secret is not None:
             _define_secret(virt, self._secret)
 
+    def _ensure_secret(self, virt: libvirt.virConnect) -> None:
+        """Teach the secret again when the daemon has none: it lives in its memory, and a daemon may restart
+        unseen between two of our connections."""
+        if self._secret is None:
+            return
+        try:
+            virt.secretLookupByUUIDString(self._secret.uuid)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_SECRET:
+                raise
+            _define_secret(virt, self._secret)
+
     # --- facts
 
     async def facts(self) -> HostFacts:
@@ -252,6 +264,7 @@ class LibvirtHypervisor:
         def start(virt: libvirt.virConnect) -> None:
             if _find(virt, spec.uuid) is not None:
                 raise Exists(f"boot {spec.project}/{spec.name}: a domain of this UUID is still defined")
+            self._ensure_secret(virt)
             handle = virt.defineXMLFlags(text, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
             self._ends.pop(spec.uuid, None)
             try:
