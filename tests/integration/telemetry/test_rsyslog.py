@@ -253,9 +253,6 @@ async def test_a_server_that_stops_reading_blocks_nobody(
             return sender.dropped_total > 0
 
         await until(flood, lambda: (n, sender.queued))
-        # What neither waits nor was dropped is in the kernel's socket buffers, which are bounded, or in memory.
-        taken = n - sender.queued - sender.dropped_total
-        assert taken * 4_000 < 24_000_000, f"{taken} events were taken by nobody"
         assert sender.queued == 2_000
         await until(lambda: not sender.connected, lambda: "the stuck connection was not left")
         server.signal(signal.SIGCONT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import time
 
 import pytest
@@ -128,3 +129,30 @@ async def test_close_without_a_target_ends_run() -> None:
         group.create_task(sender.run())
         await asyncio.sleep(0)
         await sender.close()
+
+
+async def test_a_server_that_never_reads_fills_the_queue_and_not_the_memory() -> None:
+    payload = b'"' + b"x" * 4_000 + b'"'
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)  # the kernel accepts; nobody reads
+        sender = Syslog("n1", target=f"tcp://127.0.0.1:{listener.getsockname()[1]}", queue_limit=1_000)
+        task = asyncio.create_task(sender.run())
+        try:
+            offered = 0
+            async with asyncio.timeout(10):  # well below the write timeout: one connection all the time
+                while offered < 10_000:
+                    for _ in range(50):
+                        sender.offer("info", "x", "-", payload)
+                    offered += 50
+                    await asyncio.sleep(0.001)
+            taken = offered - sender.queued - sender.dropped_total
+            assert sender.connected
+            assert sender.dropped_total > 0
+            assert sender.queued == 1_000
+            # 4 MB is the largest send buffer that the kernel grows to; 40 MB were offered.
+            assert taken * len(payload) < 12_000_000, taken
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
