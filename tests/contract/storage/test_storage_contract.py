@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import struct
+import sys
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
+from storage_rig import MIB, content, new_uuid, qcow2_image, raw_image, run, writer
 
 from metastack.ports import (
     DiskFormat,
@@ -24,8 +28,6 @@ from metastack.ports import (
 from metastack.settings import StorageSettings
 from metastack.storage.main import build
 
-from .conftest import MIB, content, new_uuid, qcow2_image, raw_image, run, writer
-
 
 async def _image(storage: Storage, tmp_path: Path, size_bytes: int = 8 * MIB) -> tuple[str, bytes]:
     uuid, path = new_uuid(), tmp_path / "source.raw"
@@ -36,7 +38,7 @@ async def _image(storage: Storage, tmp_path: Path, size_bytes: int = 8 * MIB) ->
 
 async def _nothing_left(storage: Storage, uuid: str, spool: Path) -> None:
     assert uuid not in await storage.images()
-    assert list(spool.iterdir()) == []
+    assert os.listdir(spool) == []
     if storage.kind == "file":
         folder = Path((await storage.disk_source(uuid)).path).parent.parent
         assert [f for f in folder.rglob("*") if uuid in f.name] == []
@@ -88,7 +90,7 @@ async def test_qcow2_import_keeps_the_guest_bytes(
     assert (info.size_bytes, info.format) == (len(data), DiskFormat.QCOW2)
     assert info.sha256 == hashlib.sha256((tmp_path / "a.qcow2").read_bytes()).hexdigest()
     assert seen[-1][0] == seen[-1][1]
-    assert list(spool.iterdir()) == []
+    assert os.listdir(spool) == []
     await storage.create_disk(disk, uuid, len(data))
     assert content(await storage.disk_source(disk), settings, tmp_path / "out.raw") == data
 
@@ -140,13 +142,10 @@ def _bad_images(folder: Path) -> dict[str, Path]:
         str(bad("data-file")),
         "8M",
     )
-    run(
-        "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x",
-        "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", str(bad("luks")), "8M",
-    )  # fmt: skip
     qcow2_image(folder / "good.qcow2", raw)
     good = (folder / "good.qcow2").read_bytes()
     bad("truncated").write_bytes(good[: len(good) // 2])
+    bad("luks").write_bytes(good[:32] + struct.pack(">I", 2) + good[36:])
     bad("header-only").write_bytes(good[:40])
     broken = bytearray(good)
     l1 = struct.unpack_from(">Q", good, 40)[0]
@@ -339,10 +338,6 @@ async def test_half_an_import_is_cleaned(storage: Storage, settings: StorageSett
         "    await storage.import_image(sys.argv[2], sys.argv[3], None, lambda d, t: print(d, flush=True))\n"
         "asyncio.run(main())\n"
     )
-    import sys
-
-    import msgspec
-
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(script), msgspec.json.encode(settings).decode(), uuid, str(path),
         stdout=asyncio.subprocess.PIPE,
@@ -386,10 +381,6 @@ async def test_quiesce_outlasts_a_cancelled_call(storage: Storage, tmp_path: Pat
 
 async def test_memory_stays_bounded(storage: Storage, settings: StorageSettings, tmp_path: Path) -> None:
     """1 GiB, a tenth of it data: the importing process grows by less than 64 MiB, and so does a qcow2's."""
-    import json
-    import sys
-
-    import msgspec
 
     raw = tmp_path / "big.raw"
     block = os.urandom(4 * MIB)
