@@ -20,7 +20,7 @@ class StoreSettings(Struct, frozen=True, kw_only=True):
     """File of the client's private key."""
 
 
-class StorageSettings(Struct, frozen=True, kw_only=True):
+class StorageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where disks are."""
 
     kind: str = "file"
