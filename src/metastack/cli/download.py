@@ -7,6 +7,7 @@ it: whatever happens, nothing is left.
 
 from __future__ import annotations
 
+import base64
 import os
 import stat
 import tempfile
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from typing import IO, Any, Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from metastack.commands.problem import Code, Problem, not_found, usage
 from metastack.core.quantity import format_bytes
@@ -96,12 +97,12 @@ def _fetch(url: str, out: IO[bytes], progress: Callable[[int, int], None]) -> No
     ):
         opener.add_handler(handler)
     try:
-        with opener.open(url, timeout=STALL_S) as answer:
+        with opener.open(_request(url), timeout=STALL_S) as answer:
             total = int(answer.headers.get("Content-Length") or 0)
             if total > MAX_BYTES:
                 raise _too_large(object, total)
             done = 0
-            while chunk := answer.read(CHUNK):
+            while chunk := answer.read1(CHUNK):
                 done += len(chunk)
                 if done > MAX_BYTES:
                     raise _too_large(object, done)
@@ -123,6 +124,17 @@ def _fetch(url: str, out: IO[bytes], progress: Callable[[int, int], None]) -> No
         raise Problem(Code.FAILED, object, f"cannot be fetched: {error!r}", "check the address") from None
     except OSError as error:
         raise Problem(Code.FAILED, object, f"cannot be fetched: {error.strerror or error}") from None
+
+
+def _request(url: str) -> urllib.request.Request:
+    """The request; a user and password in the URL go into a header that redirects to other hosts lose."""
+    parts = urlsplit(url)
+    userinfo, at, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(urlunsplit((parts.scheme, host, parts.path, parts.query, "")))
+    if at:
+        token = base64.b64encode(unquote(userinfo).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {token}")
+    return request
 
 
 def _too_large(object: str, size: int) -> Problem:

@@ -127,6 +127,10 @@ class Lazy:
     help: str
 
 
+class NoReader(Exception):
+    """Whoever read our output has gone."""
+
+
 class Root(core.TyperGroup):
     """The program: nouns that are imported when they are called."""
 
@@ -145,6 +149,12 @@ class Root(core.TyperGroup):
         command = get_command(importlib.import_module(lazy.module).app)
         command.name = cmd_name
         return command
+
+    def invoke(self, ctx: _click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise NoReader from None  # typer would make it a failure
 
     def format_commands(self, ctx: _click.Context, formatter: HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -4,7 +4,8 @@ Owns: the list of nouns, and turning whatever happens into one of the exit statu
 Refuses: importing any noun before it is called. Rule: with ``-o json`` every error is one JSON object on
 stderr, also those that the parser finds.
 
-Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5 timeout, 6 denied, 7 etcd unreachable.
+Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5 timeout, 6 denied, 7 etcd unreachable;
+130 and 141 as shells have them: interrupted, and nobody reads the output any more.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageError
 from typer.main import get_command
 
-from .frame import Frame, Lazy, Output, Root, parse_lightly
+from .frame import Frame, Lazy, NoReader, Output, Root, parse_lightly
 
 Root.nouns = {
     "vm": Lazy("metastack.cli.vm", "Virtual machines: create, run, look at, delete."),
@@ -67,7 +68,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         answer = get_command(root).main(list(argv), prog_name="metastack", standalone_mode=False, obj=frame)
         return answer if isinstance(answer, int) else 0
-    except BrokenPipeError:
+    except NoReader:
         _no_reader()
         return 141
     except KeyboardInterrupt:

@@ -1,0 +1,406 @@
+"""The program against a real etcd: verbs, formats, exit statuses, watches."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from cli_program import DEADLINE_S, Program, finish
+from commands_rig import HELLO, Rig, deed
+
+from metastack.commands.vms import NewVm, create_vm
+from metastack.core.change import Delete, Put
+from metastack.core.model import ClusterConfig, Phase, VmId
+from metastack.dev.etcd import EtcdCluster
+
+pytestmark = pytest.mark.etcd
+FORMATS = ("table", "wide", "json", "yaml", "name")
+
+
+async def one_vm(rig: Rig) -> int:
+    """A running VM hello; the session of its node n1."""
+    await rig.image()
+    session = await rig.node("n1")
+    await create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
+    await rig.claim("n1", session)
+    return session
+
+
+async def test_lists_and_shows_in_every_format(program: Program, rig: Rig) -> None:
+    await one_vm(rig)
+    for words in (
+        ("vm", "list"),
+        ("vm", "show", "hello"),
+        ("node", "list"),
+        ("node", "show", "n1"),
+        ("image", "list"),
+        ("image", "show", "tiny"),
+        ("config", "show"),
+        ("context", "list"),
+        ("project", "list"),
+        ("status",),
+        ("version",),
+    ):
+        said = {}
+        for fmt in FORMATS:
+            answer = await program(*words, "-o", fmt)
+            assert answer.status == 0, answer
+            assert answer.err == "", answer
+            assert answer.out.strip(), (words, fmt)
+            assert "\x1b" not in answer.out
+            said[fmt] = answer.out
+        data = json.loads(said["json"])
+        assert isinstance(data, list) == (words[-1] in ("list",) or words == ("config", "show")), words
+        assert yaml.safe_load(said["yaml"]) == data
+    vm = (await program("vm", "show", "hello", "-o", "json")).json()
+    assert (vm["name"], vm["phase"], vm["node"], vm["ips"]) == ("hello", "running", "n1", ["10.0.0.9"])
+    assert (await program("vm", "list", "-o", "name")).out == "hello\n"
+    assert (await program("vm", "list", "--node", "n2", "-o", "json")).json() == []
+    assert (await program("-o", "json", "vm", "list")).json()[0]["name"] == "hello"
+    table = (await program("vm", "list")).out.splitlines()
+    assert table[0].split()[:4] == ["NAME", "PROJECT", "PHASE", "NODE"]
+    assert table[1].split()[:4] == ["hello", "default", "running", "n1"]
+
+
+async def test_create_waits_until_it_runs(program: Program, rig: Rig) -> None:
+    await rig.image()
+    session = await rig.node("n1")
+    process = await program.start(
+        "vm", "create", "hello", "--image", "tiny", "--label", "a=b", "--memory", "64MiB", "--reason", "why"
+    )
+    await until_written(rig)
+    await rig.claim("n1", session, phase=Phase.STARTING)
+    await rig.status("n1", session, Phase.RUNNING)
+    answer = await finish(process)
+    assert answer.status == 0, answer
+    assert "hello" in answer.out
+    assert "running" in answer.out
+    assert "default/hello: created" in answer.err, "progress goes to stderr"
+    spec = await rig.spec()
+    assert (spec.memory_mib, spec.labels, spec.reason) == (64, {"a": "b"}, "why")
+    assert "@" in spec.by
+    again = await program("vm", "create", "hello", "--image", "tiny", "-o", "json")
+    assert again.status == 4
+    assert again.out == ""
+    assert again.error()["code"] == "conflict"
+
+
+async def until_written(rig: Rig, vm: VmId = HELLO) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        async for _ in rig.store.watch(rig.keys.vm_spec(vm), 0):
+            if await rig.store.get(rig.keys.vm_spec(vm)) is not None:
+                return
+
+
+async def test_power_verbs_and_delete(program: Program, rig: Rig) -> None:
+    session = await one_vm(rig)
+    stopped = await program("vm", "stop", "hello", "--no-wait", "-o", "json")
+    assert stopped.json()["power"] == "off"
+    assert stopped.err == ""
+    late = await program("vm", "stop", "hello", "--timeout", "0.3", "-o", "json")
+    assert late.status == 5
+    assert late.error()["code"] == "timeout"
+    await rig.release()
+    assert (await program("vm", "wait", "hello", "--for", "stopped", "-o", "json")).json()["phase"] == "stopped"
+    started = (await program("vm", "start", "hello", "--no-wait", "-o", "json")).json()
+    assert (started["phase"], started["run"]) == ("pending", 2)
+    await rig.claim("n1", session)
+    assert (await program("vm", "restart", "default/hello", "--force", "--no-wait")).status == 0
+    assert (await program("vm", "pause", "hello", "--no-wait")).status == 0
+    assert (await rig.spec()).paused_epoch > 0
+    assert (await program("vm", "resume", "hello", "--no-wait")).status == 0
+    assert (await program("vm", "label", "hello", "x=1")).status == 0
+    spec = await rig.spec()
+    assert spec.labels == {"x": "1"}
+    asked = await program("vm", "delete", "hello")
+    assert asked.status == 2, "nobody can answer without a terminal"
+    assert "--yes" in asked.err
+    assert await rig.spec() == spec
+    process = await program.start("vm", "delete", "hello", "--yes", "-o", "json")
+    async with asyncio.timeout(DEADLINE_S):
+        async for _ in rig.store.watch(rig.keys.vm_spec(HELLO), 0):
+            if await rig.store.get(rig.keys.vm_spec(HELLO)) is None:
+                break
+    await rig.release(volume_uuid=spec.volume_uuid)
+    deleted = (await finish(process)).json()
+    assert (deleted["uuid"], deleted["deleted"], deleted["phase"]) == (spec.uuid, True, None)
+    assert (await program("vm", "wait", "hello", "--for", "deleted")).status == 0
+    assert (await program("vm", "delete", "hello", "--yes")).status == 3
+
+
+async def test_destroying_asks_on_a_terminal(program: Program, rig: Rig) -> None:
+    await one_vm(rig)
+    status, shown = await program.on_terminal("vm", "delete", "hello", "--no-wait", typed=b"n\n")
+    assert status == 1, shown
+    assert "Delete VM default/hello and its disk? [y/N]" in shown
+    await rig.spec()
+    status, shown = await program.on_terminal("vm", "delete", "hello", "--no-wait", typed=b"y\n")
+    assert status == 0, shown
+    assert await rig.store.get(rig.keys.vm_spec(HELLO)) is None
+
+
+async def test_colour_on_a_terminal_only(program: Program, rig: Rig) -> None:
+    await one_vm(rig)
+    assert "\x1b[32m" in (await program.on_terminal("vm", "list"))[1]
+    assert "\x1b" not in (await program.on_terminal("vm", "list", NO_COLOR="1"))[1]
+    assert "\x1b" not in (await program.on_terminal("vm", "list", TERM="dumb"))[1]
+    assert "\x1b" not in (await program("vm", "list")).out
+
+
+async def test_what_a_guest_says_cannot_move_the_cursor(program: Program, rig: Rig) -> None:
+    session = await one_vm(rig)
+    await rig.status("n1", session, Phase.FAILED, message="\x1b[2Jgone\r\n")
+    for words in (("vm", "list"), ("vm", "show", "hello"), ("status",)):
+        out = (await program(*words)).out
+        assert "\x1b" not in out
+        assert "\\x1b[2Jgone" in out
+
+
+async def test_exit_statuses(program: Program, rig: Rig) -> None:
+    await one_vm(rig)
+    await rig.write(Put(rig.keys.vm_spec(VmId("default", "bad")), b"{"))
+    for status, code, words in (
+        (1, "failed", ("vm", "start", "bad")),
+        (2, "usage", ("vm", "create", "Bad_Name", "--image", "tiny")),
+        (2, "usage", ("vm", "create", "x", "--image", "tiny", "--memory", "512")),
+        (2, "usage", ("vm", "create", "x", "--image", "tiny", "--disk", "4G")),
+        (2, "usage", ("vm", "create", "x", "--image", "tiny", "--cpus", "many")),
+        (2, "usage", ("vm", "create", "x", "--image", "tiny", "--disk", "1MiB")),
+        (2, "usage", ("vm", "create", "a" * 64, "--image", "tiny")),
+        (2, "usage", ("vm", "create", "x")),
+        (2, "usage", ("vm", "nonsense")),
+        (2, "usage", ("nonsense",)),
+        (2, "usage", ("vm", "list", "--nonsense")),
+        (2, "usage", ("config", "set", "lease_ttl_s=1")),
+        (2, "usage", ("config", "set", "nonsense=1")),
+        (2, "usage", ("vm", "delete", "hello")),
+        (2, "usage", ("vm", "wait", "hello", "--for", "nonsense")),
+        (3, "not_found", ("vm", "show", "nobody")),
+        (3, "not_found", ("node", "show", "n9")),
+        (3, "not_found", ("image", "show", "nope")),
+        (3, "not_found", ("vm", "create", "x", "--image", "nope")),
+        (3, "not_found", ("vm", "create", "x", "--image", "tiny", "--project", "nope")),
+        (3, "not_found", ("vm", "list", "--context", "nope")),
+        (3, "not_found", ("image", "import", "x", "/nonexistent")),
+        (4, "conflict", ("vm", "create", "hello", "--image", "tiny")),
+        (4, "conflict", ("image", "delete", "tiny", "--yes")),
+        (5, "timeout", ("vm", "wait", "hello", "--for", "stopped", "--timeout", "0.2")),
+        (7, "unreachable", ("vm", "list", "--endpoint", "http://127.0.0.1:1")),
+    ):
+        answer = await program(*words, "-o", "json")
+        assert answer.status == status, (words, answer)
+        assert answer.error()["code"] == code, (words, answer)
+        assert answer.out == "", words
+    plain = await program("vm", "show", "nobody")
+    assert (plain.status, plain.out) == (3, "")
+    assert plain.err.splitlines() == [
+        "error: vm default/nobody: does not exist",
+        "  `metastack vm list` shows the VMs",
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+async def test_denied_to_a_user_who_is_not_root(program: Program, rig: Rig) -> None:
+    """A cluster inside a network namespace: the error names the command that would do."""
+    await one_vm(rig)
+    folder = Path(tempfile.mkdtemp(prefix="ms-denied-", dir="/tmp"))
+    try:
+        config = folder / "config.toml"
+        text = Path(program.env["METASTACK_CONFIG"]).read_text()
+        config.write_text(
+            text.replace("[contexts.lab.store]", '[contexts.lab]\nnetns = "x"\n[contexts.lab.store]')
+        )
+        for path in (folder, config):
+            os.chown(path, 65534, 65534)
+        process = await program.start(
+            "vm", "console", "hello", "-o", "json", user=65534, METASTACK_CONFIG=str(config)
+        )
+        answer = await finish(process)
+    finally:
+        shutil.rmtree(folder)
+    assert answer.status == 6, answer
+    assert answer.error()["code"] == "denied"
+    assert "sudo" in answer.error()["hint"]
+
+
+async def test_unreachable_within_five_seconds_naming_the_endpoints(program: Program) -> None:
+    begun = time.monotonic()
+    answer = await program(
+        "vm", "list", "--endpoint", "http://127.0.0.1:1", "--endpoint", "http://127.0.0.1:2", "-o", "json"
+    )
+    took = time.monotonic() - begun
+    assert answer.status == 7
+    assert took < 6.5, took  # 5 s, and the start of a process on a noisy machine
+    assert "http://127.0.0.1:1, http://127.0.0.1:2" in answer.error()["message"]
+    assert answer.err.count("\n") == 1, "one error, no logs"
+
+
+async def test_endpoints_from_the_environment(program: Program, rig: Rig, cli_etcd: EtcdCluster) -> None:
+    await one_vm(rig)
+    answer = await program(
+        "vm",
+        "list",
+        "-o",
+        "name",
+        METASTACK_CONFIG="/nonexistent",
+        METASTACK_ENDPOINTS=",".join(cli_etcd.endpoints),
+        METASTACK_ROOT=rig.keys.root,
+    )
+    assert answer.out == "hello\n", answer
+    nowhere = await program("vm", "list", METASTACK_CONFIG="/nonexistent")
+    assert nowhere.status == 2
+    assert "metastack dev up" in nowhere.err
+
+
+async def test_contexts(program: Program) -> None:
+    path = Path(program.env["METASTACK_CONFIG"])
+    path.write_text(path.read_text() + '[contexts.other.store]\nendpoints = ["http://127.0.0.1:1"]\n')
+    assert (await program("context", "use", "other", "-o", "name")).out == "other\n"
+    listed = (await program("context", "list", "-o", "json")).json()
+    assert [(item["name"], item["current"]) for item in listed] == [("lab", False), ("other", True)]
+    assert (await program("context", "use", "nope")).status == 3
+    assert (await program("vm", "list", METASTACK_CONTEXT="lab")).status == 0
+    path.write_text("current = =\n")
+    broken = await program("vm", "list")
+    assert broken.status == 2
+    assert f"{path} is not TOML" in broken.err
+    assert "line 1" in broken.err
+
+
+async def test_watch_prints_json_lines(program: Program, rig: Rig) -> None:
+    session = await one_vm(rig)
+    process = await program.start("vm", "list", "--watch", "-o", "json")
+    assert process.stdout is not None
+
+    async def line(phase: str | None) -> dict[str, object]:
+        assert process.stdout is not None
+        async with asyncio.timeout(DEADLINE_S):
+            while text := await process.stdout.readline():
+                found: dict[str, object] = json.loads(text)
+                if found["phase"] == phase:
+                    return found
+        raise AssertionError("the watch ended")
+
+    assert (await line("running"))["node"] == "n1"
+    await rig.status("n1", session, Phase.PAUSED)
+    await line("paused")
+    spec = await rig.spec()
+    await rig.write(Delete(rig.keys.vm_spec(HELLO)))
+    assert (await line("stopping"))["deleted"] is True
+    await rig.release(volume_uuid=spec.volume_uuid)
+    last = await line(None)
+    assert (last["name"], last["deleted"]) == ("hello", True)
+    process.send_signal(signal.SIGINT)
+    answer = await finish(process)
+    assert answer.status == 130
+    assert answer.err == ""
+
+
+async def test_watch_survives_a_reader_that_goes_away(program: Program, rig: Rig) -> None:
+    session = await one_vm(rig)
+    process = await program.start("vm", "list", "--watch", "-o", "name")
+    assert process.stdout is not None
+    async with asyncio.timeout(DEADLINE_S):
+        assert await process.stdout.readline() == b"hello\n"
+        process.stdout._transport.close()  # type: ignore[attr-defined]
+        await rig.status("n1", session, Phase.PAUSED)
+        assert process.stderr is not None
+        assert await process.stderr.read() == b""
+        assert await process.wait() == 141
+
+
+async def test_a_broken_record_does_not_stop_the_list(program: Program, rig: Rig) -> None:
+    await one_vm(rig)
+    await rig.write(Put(rig.keys.vm_spec(VmId("default", "bad")), b'{"v":9}'))
+    listed = {vm["name"]: vm for vm in (await program("vm", "list", "-o", "json")).json()}
+    assert listed["bad"]["broken"]
+    assert listed["bad"]["phase"] is None
+    assert "newer" in listed["bad"]["message"]
+    assert listed["hello"]["phase"] == "running"
+    assert (await program("vm", "start", "bad")).status == 1
+
+
+async def test_two_edits_at_once(program: Program, rig: Rig) -> None:
+    """Ten processes at one spec: each label is there, each change has its event."""
+    await one_vm(rig)
+    answers = await asyncio.gather(*(program("vm", "label", "hello", f"k{n}=1") for n in range(6)))
+    assert [answer.status for answer in answers] == [0] * 6
+    assert sorted((await rig.spec()).labels) == [f"k{n}" for n in range(6)]
+    assert sum(event.what == "vm.label" for event in await rig.events()) == 6
+
+
+async def test_sixty_three_letters_fit(program: Program, rig: Rig) -> None:
+    await rig.image()
+    name = "a" * 63
+    made = await program("vm", "create", name, "--image", "tiny", "--off", "-o", "json")
+    assert (made.json()["name"], made.json()["phase"]) == (name, "stopped")
+
+
+async def test_configuration(program: Program, rig: Rig) -> None:
+    answer = await program("config", "set", "lease_ttl_s=3", "default_network=br0", "--reason", "r")
+    assert answer.status == 0
+    assert await rig.cluster.config() == ClusterConfig(lease_ttl_s=3, default_network="br0")
+    shown = (await program("config", "show", "-o", "json")).json()
+    assert {item["key"]: item["value"] for item in shown}["lease_ttl_s"] == 3
+    assert [event.reason for event in await rig.events()] == ["r"]
+
+
+async def test_nodes(program: Program, rig: Rig) -> None:
+    await one_vm(rig)
+    assert (await program("node", "cordon", "n1", "-o", "json")).json()["state"] == "cordoned"
+    assert "is so already" in (await program("node", "cordon", "n1")).err
+    assert (await program("node", "label", "n1", "rack=a", "-o", "json")).json()["labels"] == {"rack": "a"}
+    assert (await program("node", "uncordon", "n1", "-o", "json")).json()["state"] == "ready"
+    await rig.lose("n1")
+    status = await program("status")
+    assert status.out.startswith("not ok: 1 of 1 nodes are lost: the brake holds"), status
+    lost = (await program("node", "list", "-o", "json")).json()
+    assert (lost[0]["state"], lost[0]["session"], lost[0]["capacity"]) == ("lost", None, None)
+
+
+async def test_pending_is_explained(program: Program, rig: Rig) -> None:
+    await rig.image()
+    await rig.node("n1", memory_mib=1500)
+    late = await program("vm", "create", "hello", "--image", "tiny", "--memory", "8GiB", "--timeout", "2")
+    assert late.status == 5
+    assert "n1: needs 8192 MiB of memory, 476 of 476 are free" in late.err
+    shown = (await program("vm", "show", "hello", "-o", "json")).json()
+    assert shown["phase"] == "pending", "accepted, and stays so"
+    assert "n1: needs" in shown["message"]
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("metastack vm show ", ["hello", "web/site"]),
+        ("metastack vm show he", ["hello"]),
+        ("metastack vm show --project web s", ["site"]),
+        ("metastack node show ", ["n1"]),
+        ("metastack image delete ", ["tiny"]),
+        ("metastack vm create x --image t", ["tiny"]),
+        ("metastack vm create x --node ", ["n1"]),
+        ("metastack vm list -o ", ["table", "wide", "json", "yaml", "name"]),
+        ("metastack --context ", ["lab"]),
+        ("metastack config set lease", ["lease_ttl_s="]),
+        ("metastack vm pa", ["pause"]),
+        ("metastack im", ["image"]),
+        ("metastack vm show --endpoint http://127.0.0.1:1 ", []),
+    ],
+)
+async def test_completion_with_live_names(program: Program, rig: Rig, line: str, wanted: list[str]) -> None:
+    await one_vm(rig)
+    await rig.put(rig.keys.vm_spec(VmId("web", "site")), await rig.spec())
+    words = line.split(" ")
+    begun = time.monotonic()
+    answer = await program(_METASTACK_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(len(words) - 1))
+    assert answer.out.split() == wanted, answer
+    assert answer.err == ""
+    assert time.monotonic() - begun < 10
