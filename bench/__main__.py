@@ -14,6 +14,9 @@ from pathlib import Path
 from bench.harness import RESULTS, Row, keep, say, table
 
 BENCHES = {
+    "boot": "create to running on three nodes, against a bare virsh create",
+    "failover": "power cut to running elsewhere, at TTL 3 s and 5 s, step by step",
+    "idle": "CPU and memory of an agent when nothing happens",
     "cli": "CPU time of `vm list` with 200 VMs, and of --help",
 }
 """Each is a module of this package with ``run(runs: int | None) -> Result``."""
