@@ -125,8 +125,7 @@ def age(since: str | None) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# YAML out: what JSON can say, in block style. Every text that could mean something else is quoted as JSON
-# quotes it, which is YAML too.
+# YAML out: what JSON can say, in block style. Every text that could mean something else is quoted.
 
 _SAFE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_./@-]*(?: [A-Za-z0-9_./@-]+)*")
 _WORDS: Final = frozenset(["true", "false", "yes", "no", "on", "off", "null", "y", "n"])
@@ -154,11 +153,22 @@ def _item(value: Any, indent: str) -> str:
     return f" {_scalar(value)}\n"
 
 
+def _yaml_char(char: str) -> str:
+    if char in '"\\':
+        return "\\" + char
+    if " " <= char <= "~":
+        return char
+    return f"\\u{ord(char):04x}" if char <= "\uffff" else f"\\U{ord(char):08x}"
+
+
 def _scalar(value: Any) -> str:
     if isinstance(value, str):
         if _SAFE.fullmatch(value) and value.lower() not in _WORDS:
             return value
-        return json.dumps(value, ensure_ascii=True)
+        return '"' + "".join(map(_yaml_char, value)) + '"'
+    if isinstance(value, float):
+        text = repr(value)  # YAML 1.1 wants a point before the exponent
+        return text if "." in text else text.replace("e", ".0e")
     if isinstance(value, dict):
         return "{}"
     if isinstance(value, list):

@@ -1,0 +1,134 @@
+"""``vm console`` against an endpoint that speaks the agent's protocol, on a terminal and with pipes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import sys
+import termios
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+from cli_program import DEADLINE_S, Program, finish, read_terminal
+from commands_rig import HELLO, Rig, deed
+
+from metastack.commands.vms import NewVm, create_vm
+from metastack.core.change import Delete, Put
+from metastack.core.codec import decode, encode
+from metastack.core.model import NodeAlive
+
+pytestmark = pytest.mark.etcd
+
+
+class Endpoint:
+    """Consumes the ticket, greets, then plays a guest that shouts back; ``bye`` ends it."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.address = ""
+        self.tickets: list[str] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hello = json.loads(await reader.readline())
+        assert hello["v"] == 1
+        key = self.rig.keys.ticket(hello["ticket"])
+        entry = await self.rig.store.get(key)
+        if entry is None or len(self.tickets) > 5:
+            writer.write(b'{"ok":false,"message":"no such ticket"}\n')
+            writer.close()
+            return
+        self.tickets.append(hello["ticket"])
+        await self.rig.write(Delete(key))
+        writer.write(b'{"ok":true}\nlogin: ')
+        while data := await reader.read(1024):
+            writer.write(data.upper())
+            await writer.drain()
+            if b"bye" in data:
+                break
+        writer.close()
+
+
+@pytest.fixture
+async def endpoint(rig: Rig) -> AsyncIterator[Endpoint]:
+    found = Endpoint(rig)
+    server = await asyncio.start_server(found.serve, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()
+        found.address = f"{host}:{port}"
+        await rig.image()
+        await create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
+        session = await rig.node("n1")
+        await rig.claim("n1", session)
+        await point(rig, found.address)
+        yield found
+
+
+async def point(rig: Rig, address: str) -> None:
+    """The node publishes this console address."""
+    key = rig.keys.node_alive("n1")
+    entry = await rig.store.get(key)
+    assert entry is not None
+    alive = msgspec.structs.replace(decode(NodeAlive, entry.value), console=address)
+    await rig.write(Put(key, encode(alive)))
+
+
+async def test_with_pipes(program: Program, endpoint: Endpoint) -> None:
+    process = await program.start("vm", "console", "hello", stdin=asyncio.subprocess.PIPE)
+    answer = await finish(process, b"say bye\n")
+    assert answer.status == 0, answer
+    assert answer.out == "login: SAY BYE\n"
+    assert len(endpoint.tickets) == 1
+    assert await endpoint.rig.store.get(endpoint.rig.keys.ticket(endpoint.tickets[0])) is None
+
+
+async def test_the_end_of_stdin_is_not_the_end(program: Program, endpoint: Endpoint) -> None:
+    answer = await program("vm", "console", "hello", "--timeout", "2", "-o", "json")
+    assert answer.status == 5
+    assert answer.out == "login: "
+    assert answer.error()["code"] == "timeout"
+
+
+async def test_on_a_terminal(program: Program, endpoint: Endpoint) -> None:
+    master, slave = pty.openpty()
+    before = termios.tcgetattr(slave)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "metastack.cli.main", "vm", "console", "hello"),
+        env={**program.env, "TERM": "xterm"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            shown = await read_terminal(master, b"login: ")
+            assert b"Ctrl-] leaves" in shown
+            raw = termios.tcgetattr(slave)
+            assert not raw[3] & (termios.ECHO | termios.ICANON | termios.ISIG), "raw: the guest echoes"
+            os.write(master, b"abc\x03")
+            await read_terminal(master, b"ABC\x03")
+            os.write(master, b"\x1d")
+            await read_terminal(master, b"left the console")
+            assert await process.wait() == 0
+        assert termios.tcgetattr(slave) == before, "the terminal is as it was"
+    finally:
+        os.close(slave)
+        os.close(master)
+
+
+async def test_refusals(program: Program, rig: Rig, endpoint: Endpoint) -> None:
+    endpoint.tickets += ["x"] * 6
+    refused = await program("vm", "console", "hello", "-o", "json")
+    assert refused.status == 4
+    assert "no such ticket" in refused.error()["message"]
+    await point(rig, "127.0.0.1:1")
+    silent = await program("vm", "console", "hello", "-o", "json")
+    assert silent.status == 1
+    assert "127.0.0.1:1 (n1) does not answer" in silent.error()["message"]
+    await rig.release()
+    assert (await program("vm", "console", "hello")).status == 4
+    assert (await program("vm", "console", "nobody")).status == 3

@@ -1,0 +1,68 @@
+"""Tables, YAML, ages, and text that must not reach a terminal raw."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metastack.cli.output import Column, Table, age, clean, text_of, to_yaml
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(-1e6, 1e6) | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_yaml_means_what_it_was(value: object) -> None:
+    assert yaml.safe_load(to_yaml(value)) == value
+
+
+@pytest.mark.parametrize(
+    "word", ["yes", "No", "null", "on", "1", "1e3", "0x1", "12:30:45", "2026-01-01", "~", "- a"]
+)
+def test_words_that_mean_something_else_are_quoted(word: str) -> None:
+    assert yaml.safe_load(to_yaml({"k": word})) == {"k": word}
+
+
+@given(st.text())
+def test_clean_text_has_no_control_characters(text: str) -> None:
+    shown = clean(text)
+    assert all(char.isprintable() or char not in "\x00\x07\x08\x1b\r\n\t\x7f\x9b\u202e" for char in shown)
+
+
+def test_table() -> None:
+    out = io.StringIO()
+    columns: list[Column[dict[str, object]]] = [
+        Column("NAME", lambda row: row["name"]),
+        Column("WIDE", lambda row: "w", wide=True),
+        Column("LAST", lambda row: row["last"]),
+    ]
+    table = Table(columns, False, out)
+    table.print([{"name": "long-name", "last": None}, {"name": "b", "last": ["x", "y"]}])
+    table.print([{"name": "c", "last": "\x1b[31m"}])
+    assert out.getvalue() == "NAME       LAST\nlong-name  -\nb          x,y\nc          \\x1b[31m\n"
+
+
+def test_cells() -> None:
+    assert [text_of(value) for value in (None, True, 1.0, 0, "", {}, {"a": "b"}, [])] == [
+        *("-", "yes", "1", "0", "-", "-", "a=b", "-")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0, "0s"), (119, "119s"), (120, "2m"), (7200, "2h"), (86400, "1d"), (-60, "0s")]
+)
+def test_age(seconds: int, shown: str) -> None:
+    since = (
+        datetime.now(UTC) - timedelta(seconds=seconds, milliseconds=100 if seconds >= 0 else 0)
+    ).isoformat()
+    assert age(since) == shown
+    assert age(None) == age("rubbish") == "-"
