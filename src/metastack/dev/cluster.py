@@ -26,7 +26,7 @@ from metastack.settings import StorageSettings, StoreSettings
 from . import proc
 from .ceph import MiniCeph
 from .etcd import EtcdCluster, EtcdMember, free_ports
-from .fabric import Cut, Fabric, free_index, tool_environment
+from .fabric import Cut, Fabric, choosing, free_index, tool_environment
 from .host import Host
 from .layout import Layout, State, base, clusters, invoker
 from .preflight import choose
@@ -160,7 +160,10 @@ class Cluster:
         self.layout.folder.mkdir(parents=True, exist_ok=True)
         try:
             with self.layout.locked():
-                self._plan(nodes, etcd, storage, ttl_s)
+                with choosing():
+                    self._plan(nodes, etcd, storage, ttl_s)
+                    if self.fabric:
+                        self.fabric.claim_routes()
                 self._start(say, select, agents)
         except Refused:
             if made and self.layout.load() is None:

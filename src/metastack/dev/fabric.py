@@ -8,13 +8,17 @@ Rule: storage and control traffic and guests are two separate networks; a guest 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import ipaddress
 import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -74,6 +78,27 @@ def free_index(taken: set[int]) -> int:
     raise Unavailable("no free subnets in 10.77.0.0/16 and 10.78.0.0/16")
 
 
+@contextlib.contextmanager
+def choosing(timeout_s: float = 20.0) -> Iterator[None]:
+    """One chooser of subnets at a time on this machine, until its routes are set.
+
+    An abstract socket's name is the lock: it needs no file, and the kernel frees it with its process.
+    """
+    deadline = time.monotonic() + timeout_s
+    with socket.socket(socket.AF_UNIX) as lock:
+        while True:
+            try:
+                lock.bind("\0metastack-dev-subnets")
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            if time.monotonic() > deadline:
+                raise Unavailable("another cluster has been choosing its subnets for too long")
+            time.sleep(0.05)
+        yield
+
+
 class Fabric:
     """The namespace ``path`` and what hangs on it."""
 
@@ -112,8 +137,14 @@ class Fabric:
         if "guests" not in present:
             # Without whole checksums in its packets a guest's DHCP client drops the offer.
             _run([*self.prefix, sys.executable, "-I", "-S", "-c", _TX_OFF, "guests"])
+        self.claim_routes()
+
+    def claim_routes(self) -> None:
+        """Safety: without them a packet for a cluster that is down would leave by the default route.
+
+        They also tell other choosers that the subnets are taken.
+        """
         for net in (self.subnets.control, self.subnets.guests):
-            # Safety: without it a packet for a cluster that is down would leave by the default route.
             _run(["ip", "route", "replace", "unreachable", str(net)])
 
     def remove(self) -> None:

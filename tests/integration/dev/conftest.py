@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,3 +26,14 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         Cluster(name).down()
     shutil.rmtree(base)
     shutil.rmtree(config)
+
+
+@pytest.fixture
+def person() -> Iterator[str]:
+    """An ordinary user, made for the test and removed after it."""
+    name = f"mstest{os.getpid()}"
+    subprocess.run(["useradd", "--create-home", name], check=True, capture_output=True)
+    try:
+        yield name
+    finally:
+        subprocess.run(["userdel", "--remove", name], check=True, capture_output=True)

@@ -11,10 +11,10 @@ from metastack.dev.fabric import tool_environment
 
 
 def snapshot(folder: Path, *marks: str) -> dict[str, list[str]]:
-    """Processes, mounts, network namespaces, links, routes, nft tables, and files below ``folder``.
+    """Processes, mounts, network namespaces, links, nft tables, and files below ``folder``.
 
     Processes and mounts of other programs come and go meanwhile: only those that name ``folder`` or one of
-    the marks count.
+    the marks count. For routes see :func:`routed`.
     """
     marks = (str(folder), *marks)
     processes, spaces = [], set()
@@ -33,7 +33,6 @@ def snapshot(folder: Path, *marks: str) -> dict[str, list[str]]:
         "namespaces of these": sorted(spaces),
         "mounts": [row for row in mounts if any(mark in row for mark in marks)],
         "links": _links(),
-        "routes": [row for row in _said("ip", "route") if "10.77." in row or "10.78." in row],
         "nft tables": _said("nft", "list", "tables") if os.geteuid() == 0 else [],
         "files": sorted(str(path) for path in folder.rglob("*") if ".cache" not in path.parts),
         "system folders": sorted(
@@ -47,6 +46,11 @@ def snapshot(folder: Path, *marks: str) -> dict[str, list[str]]:
             if path.exists()
         ),
     }
+
+
+def routed(*subnets: object) -> bool:
+    """Whether this machine has a route for any of these subnets. Other clusters have theirs meanwhile."""
+    return any(str(subnet) in row for subnet in subnets for row in _said("ip", "route"))
 
 
 def _links() -> list[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from residue import snapshot
+from residue import routed, snapshot
 
 from metastack import contexts
 from metastack.dev import guest, proc
@@ -53,8 +54,12 @@ def test_up_repair_and_down(lab: Path) -> None:
     assert after["etcd.e1"] != pids["etcd.e1"], "what is missing is made"
     assert [node["power"] for node in report(again)["nodes"]] == ["on", "on"]
 
+    assert again.fabric
+    subnets = again.fabric.subnets.control, again.fabric.subnets.guests
+    assert routed(*subnets)
     again.down()
     assert snapshot(lab) == before
+    assert not routed(*subnets)
     assert "one" not in contexts.load().contexts
     with pytest.raises(NotFound):
         Cluster("one").down()
@@ -68,8 +73,10 @@ def test_down_after_everything_was_killed(lab: Path) -> None:
     victims = [one for one in proc.marked(lab / "one") if "libvirtd" not in proc.command(one.pid)]
     assert len(victims) >= 4
     proc.stop(victims, how=signal.SIGKILL)
+    assert cluster.fabric
     Cluster("one").down()
     assert snapshot(lab) == before
+    assert not routed(cluster.fabric.subnets.control, cluster.fabric.subnets.guests)
 
 
 def test_down_finds_processes_that_were_never_recorded(lab: Path) -> None:
@@ -154,6 +161,26 @@ def test_cut_and_heal(lab: Path) -> None:
         cluster.cut("n1", "all")
 
 
+def test_a_power_cut_moves_nobody_elses_addresses(lab: Path) -> None:
+    """A bridge left to itself has the lowest hardware address of its ports; etcd's would move with a node."""
+    cluster = Cluster("one")
+    cluster.up(nodes=3, storage="file", agents=False)
+
+    def address() -> str:
+        seen = subprocess.run(
+            [*cluster.prefix, "ip", "-br", "link", "show", "control"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return seen.stdout.split()[2]
+
+    before = address()
+    for node in ("n1", "n2", "n3"):
+        cluster.kill_node(node)
+        assert address() == before, node
+
+
 def domain(name: str, disk: Path, number: int) -> str:
     return f"""<domain type='qemu'><name>{name}</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>
     <os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>
@@ -218,6 +245,27 @@ def test_a_guest_boots_gets_an_address_survives_libvirtd_and_dies_with_the_power
     assert "boot=2" in until(serial, "GUEST READY"), "the disk remembers"
     cluster.start_node("n1", agent=False)
     assert virsh("n1", "list", "--all", "--name").strip() == "", "it was transient, and its host lost power"
+
+
+def test_the_person_behind_sudo_reaches_etcd_and_nobody_else_does(
+    lab: Path, person: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = pwd.getpwnam(person)
+    monkeypatch.setenv("SUDO_UID", str(entry.pw_uid))
+    lab.chmod(0o755)
+    cluster = Cluster("one")
+    cluster.up(nodes=1, storage="file", agents=False)
+    (endpoint,) = cluster.store_settings.endpoints
+
+    def health(uid: int) -> str:
+        script = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({endpoint[5:]!r})"
+        argv = ["setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups"]
+        argv += ["/usr/bin/python3", "-I", "-S", "-c", script]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        return done.stderr.strip().splitlines()[-1] if done.returncode else "connected"
+
+    assert health(entry.pw_uid) == "connected"
+    assert "Permission denied" in health(65534)
 
 
 def test_services_of_a_host(lab: Path) -> None:
