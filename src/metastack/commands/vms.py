@@ -243,11 +243,10 @@ async def start_vm(cluster: Cluster, deed: Deed, vm: VmId) -> Changed:
     """Switch on; a guest that switched itself off runs again. Running already: nothing to write."""
 
     async def edit(spec: VmSpec) -> _Edit | None:
-        guard, off = await _halt(cluster, spec)
-        if spec.power is Power.ON and not off:
+        if spec.power is Power.ON and not await _halted(cluster, spec):
             return None
-        after = replace(spec, power=Power.ON, run=spec.run + 1, force=False, paused_epoch=0)
-        return _Edit(spec=after, guards=(guard,))
+        # No guard on the halt: the next run voids every halt of this one, also one that comes meanwhile.
+        return _Edit(spec=replace(spec, power=Power.ON, run=spec.run + 1, force=False, paused_epoch=0))
 
     return await _edit(cluster, deed, vm, "vm.start", edit)
 
@@ -279,7 +278,7 @@ async def pause_vm(cluster: Cluster, deed: Deed, vm: VmId) -> Changed:
     object, keys = label_of(vm), cluster.keys
 
     async def edit(spec: VmSpec) -> _Edit | None:
-        claim, (guard, off) = await asyncio.gather(cluster.read(Claim, keys.claim(vm)), _halt(cluster, spec))
+        claim, off = await asyncio.gather(cluster.read(Claim, keys.claim(vm)), _halted(cluster, spec))
         if spec.power is Power.OFF or off or claim is None:
             raise conflict(object, "does not run", f"start it first: `metastack vm start {vm}`")
         held = readable(claim, object)
@@ -288,7 +287,7 @@ async def pause_vm(cluster: Cluster, deed: Deed, vm: VmId) -> Changed:
         if spec.paused_epoch == held.epoch:
             return None
         after = replace(spec, paused_epoch=held.epoch)
-        return _Edit(spec=after, guards=(guard, Guard(keys.claim(vm), "mod", claim.mod)))
+        return _Edit(spec=after, guards=(Guard(keys.claim(vm), "mod", claim.mod),))
 
     return await _edit(cluster, deed, vm, "vm.pause", edit)
 
@@ -297,10 +296,9 @@ async def resume_vm(cluster: Cluster, deed: Deed, vm: VmId) -> Changed:
     """Let a paused guest run on."""
 
     async def edit(spec: VmSpec) -> _Edit | None:
-        guard, off = await _halt(cluster, spec)
-        if spec.power is Power.OFF or off:
+        if spec.power is Power.OFF or await _halted(cluster, spec):
             raise conflict(label_of(vm), "is stopped, not paused", f"start it: `metastack vm start {vm}`")
-        return _Edit(spec=replace(spec, paused_epoch=0), guards=(guard,)) if spec.paused_epoch else None
+        return _Edit(spec=replace(spec, paused_epoch=0)) if spec.paused_epoch else None
 
     return await _edit(cluster, deed, vm, "vm.resume", edit)
 
@@ -316,13 +314,11 @@ async def label_vm(cluster: Cluster, deed: Deed, vm: VmId, put: dict[str, str], 
     return await _edit(cluster, deed, vm, "vm.label", edit)
 
 
-async def _halt(cluster: Cluster, spec: VmSpec) -> tuple[Guard, bool]:
-    """Whether the guest switched itself off in this run, and a guard on that answer."""
-    key = cluster.keys.halt(spec.id)
-    found = await cluster.read(Halt, key)
+async def _halted(cluster: Cluster, spec: VmSpec) -> bool:
+    """Whether the guest switched itself off in this run."""
+    found = await cluster.read(Halt, cluster.keys.halt(spec.id))
     halt = None if found is None else readable(found, label_of(spec.id))
-    off = halt is not None and halt.uuid == spec.uuid and halt.run >= spec.run
-    return Guard(key, "mod", mod_of(found)), off
+    return halt is not None and halt.uuid == spec.uuid and halt.run >= spec.run
 
 
 async def delete_vm(cluster: Cluster, deed: Deed, vm: VmId, uuid: str = "") -> VmSpec | None:

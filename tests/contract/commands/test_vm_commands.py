@@ -172,12 +172,21 @@ async def test_power(rig: Rig) -> None:
     assert (restarted.spec.power, restarted.spec.run, restarted.spec.force) == (Power.ON, 4, True)
 
 
-async def test_start_sees_a_halt_that_comes_between(rig: Rig) -> None:
-    """The halt is a guard of the decision."""
+async def test_pause_follows_a_claim_that_moves_meanwhile(rig: Rig) -> None:
+    """The claim is a guard: what is paused is the epoch that runs now, not the one that was looked at."""
     await rig.image()
-    await vms.create_vm(rig.cluster, deed(), new(off=True))
-    racing = Cluster(cast(Any, Racing(rig.store, rig.halt)), rig.keys)
-    assert (await vms.start_vm(racing, deed(), HELLO)).spec.run == 2
+    await vms.create_vm(rig.cluster, deed(), new())
+    await rig.claim("n1", await rig.node("n1"))
+    session = await rig.node("n2")
+
+    async def takeover() -> None:
+        await rig.claim("n2", session)
+
+    racing = Cluster(cast(Any, Racing(rig.store, takeover)), rig.keys)
+    paused = await vms.pause_vm(racing, deed(), HELLO)
+    entry = await rig.store.get(rig.keys.claim(HELLO))
+    assert entry is not None
+    assert token_revision(paused.spec.paused_epoch) == entry.mod_revision
 
 
 async def test_pause_holds_for_one_epoch(rig: Rig) -> None:
