@@ -12,12 +12,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import rbd
+import structlog
 
-from metastack.ports import DiskInfo, Exists, InUse, InvalidImage, NotFound
+from metastack.ports import DiskInfo, Exists, InUse, InvalidImage, NotFound, Unavailable
 
 from . import ceph_fence
 from .ceph_errors import mapped
 from .ceph_handle import Handle, host_of, plain
+
+log = structlog.get_logger()
 
 FEATURES = 61
 """layering, exclusive-lock, object-map, fast-diff, deep-flatten."""
@@ -54,7 +57,7 @@ def delete_image(handle: Handle, uuid: str) -> None:
                 _drop_base(handle, name)
                 rbd.RBD().remove(handle.ioctx, name)
         except NotFound:
-            continue
+            _prove_gone(handle, name)
 
 
 def _drop_base(handle: Handle, name: str) -> None:
@@ -104,7 +107,15 @@ def delete_disk(handle: Handle, uuid: str, retention_s: int) -> None:
         with mapped(f"moving {name} to the trash"):
             rbd.RBD().trash_move(handle.ioctx, name, retention_s)
     except NotFound:
-        return
+        _prove_gone(handle, name)
+
+
+def _prove_gone(handle: Handle, name: str) -> None:
+    # Safety: librbd says "not found" also for an inner object that it cannot make, seen on a full pool
+    # without a trash: the disk was still there. Absence is believed only when the directory agrees.
+    if name in rbd.RBD().list(handle.ioctx):
+        handle.refuse_when_full()
+        raise Unavailable(f"{name} is still there: Ceph did not find a part of it; try again")
 
 
 def purge_trash(handle: Handle) -> int:
@@ -118,8 +129,10 @@ def purge_trash(handle: Handle) -> int:
             with mapped(f"removing {entry['name']} from the trash"):
                 rbd.RBD().trash_remove(handle.ioctx, entry["id"], False)
             removed += 1
-        except (NotFound, InUse):
-            continue  # another node was faster, or is at it
+        except NotFound:
+            continue  # another node was faster
+        except InUse as error:
+            log.info("trash_busy", disk=entry["name"], error=str(error))  # another node is at it: next time
     return removed
 
 

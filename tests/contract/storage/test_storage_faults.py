@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -57,18 +58,26 @@ async def test_a_full_pool_is_no_space_and_can_still_delete(ceph: MiniCeph, tmp_
     image, disk, late = new_uuid(), new_uuid(), new_uuid()
     await storage.import_image(image, str(tmp_path / "a.raw"), None)
     await storage.create_disk(disk, image, 8 * MIB)
+    # Without a trash from before, a full pool cannot make one: then deleting says NoSpace.
+    first = new_uuid()
+    await storage.create_disk(first, image, 8 * MIB)
+    await storage.delete_disk(first, 0)
+    await storage.purge_trash()
     # In this order: Ceph ignores a ratio that is below the one before it.
     for kind in ("nearfull", "backfillfull", "full"):
         await ceph.ceph("osd", f"set-{kind}-ratio", "0.0001")
     try:
         deadline = time.monotonic() + 60
-        while b"full" not in await ceph.ceph("osd", "pool", "ls", "detail"):
-            assert time.monotonic() < deadline, await ceph.ceph("health", "detail")
+        flags: list[str] = []
+        while "full" not in flags:  # "nearfull" and "backfillfull" come before it
+            assert time.monotonic() < deadline, flags
+            pools = json.loads(await ceph.ceph("osd", "pool", "ls", "detail", "-f", "json"))
+            flags = next(p["flags_names"] for p in pools if p["pool_name"] == "vms").split(",")
         with pytest.raises(NoSpace, match="full"):
             await storage.import_image(late, str(tmp_path / "a.raw"), None)
         assert late not in await storage.images()
         await storage.delete_disk(disk, 0)
-        await storage.purge_trash()
+        assert await storage.purge_trash() == 1
         await storage.delete_image(image)
         assert image not in await storage.images()
     finally:
