@@ -11,7 +11,6 @@ from bench.lab import Lab, lab
 from metastack.core.change import Change, Put
 from metastack.core.codec import encode
 from metastack.core.model import ClusterConfig
-from metastack.dev import proc
 
 VMS = 12
 WINDOW_S = 10.0
@@ -58,7 +57,7 @@ def _agent_pid(cluster: Lab) -> int:
     init = cluster.cluster.init(NODE)
     assert init is not None, f"{NODE} is off"
     for found in cluster.cluster.host(NODE).processes(init):
-        if "agent run" in proc.command(found.pid):
+        if b"agent\0run" in Path(f"/proc/{found.pid}/cmdline").read_bytes():
             return found.pid
     raise RuntimeError(f"no agent on {NODE}")
 
