@@ -121,7 +121,7 @@ class Fabric:
             self.path.touch()
             # The new namespace lives as long as this mount: no process has to hold it.
             _run(["unshare", f"--net={self.path}", "true"])
-        present = {link["ifname"] for link in json.loads(_run([*self.prefix, "ip", "-j", "link"]))}
+        present = self._links()
         lines = ["link set lo up"]
         for number, bridge in enumerate(("control", "guests")):
             if bridge not in present:
@@ -191,8 +191,20 @@ class Fabric:
 
     def unplug(self, node: str) -> None:
         """Pull a node's cables; absent ones are fine."""
-        present = {link["ifname"] for link in json.loads(_run([*self.prefix, "ip", "-j", "link"]))}
-        self.ip([f"link del {wire}-{node}" for wire in ("c", "g") if f"{wire}-{node}" in present])
+        for wire in (f"c-{node}", f"g-{node}"):
+            # They also go by themselves some time after their node died: absent only counts afterwards.
+            subprocess.run(
+                [*self.prefix, "ip", "link", "del", wire],
+                capture_output=True,
+                check=False,
+                timeout=20,
+                env=tool_environment(),
+            )
+        if left := {f"c-{node}", f"g-{node}"} & self._links():
+            raise Broken(f"cables of {node} cannot be pulled: {left}")
+
+    def _links(self) -> set[str]:
+        return {link["ifname"] for link in json.loads(_run([*self.prefix, "ip", "-j", "link"]))}
 
     def cut(self, pid: int, what: Cut, etcd: int) -> None:
         """Drop a node's packets to etcd, to storage, or all of them, inside the node. Adds to earlier cuts."""
