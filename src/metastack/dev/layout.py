@@ -26,6 +26,7 @@ from metastack.ports import NotFound, Refused
 from .proc import Proc
 
 ENV_STATE = "METASTACK_DEV_STATE"
+ENV_CACHE = "METASTACK_DEV_CACHE"
 Mode = Literal["namespaces", "plain"]
 
 
@@ -64,6 +65,8 @@ def base() -> Path:
 
 def cache() -> Path:
     """Where things that take long to make are kept; survives ``down``. The guest image, for one."""
+    if named := os.environ.get(ENV_CACHE):
+        return Path(named).absolute()
     if os.environ.get(ENV_STATE):
         return base() / ".cache"
     if os.geteuid() == 0:

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from metastack.dev.cluster import Cluster
-from metastack.dev.layout import clusters
+from metastack.dev.layout import cache, clusters
 
 
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     base = Path(tempfile.mkdtemp(prefix="lab", dir="/tmp"))
     config = Path(tempfile.mkdtemp(prefix="cfg", dir="/tmp"))
+    # The guest image is built once for all tests, where the quickstart keeps it too.
+    monkeypatch.setenv("METASTACK_DEV_CACHE", str(cache()))
     monkeypatch.setenv("METASTACK_DEV_STATE", str(base))
     monkeypatch.setenv("METASTACK_CONFIG", str(config / "config.toml"))
     yield base

@@ -16,7 +16,7 @@ from metastack import contexts
 from metastack.dev import guest, proc
 from metastack.dev.cluster import Cluster
 from metastack.dev.fabric import tool_environment
-from metastack.dev.layout import Layout
+from metastack.dev.layout import Layout, cache
 from metastack.dev.status import report
 from metastack.ports import NotFound, Refused
 
@@ -204,9 +204,7 @@ def test_a_guest_boots_gets_an_address_survives_libvirtd_and_dies_with_the_power
     cluster = Cluster("one")
     cluster.up(nodes=2, storage="file", agents=False)
     disk = cluster.layout.disks / "guest.raw"
-    subprocess.run(
-        ["cp", "--sparse=always", str(guest.image(Path("/tmp/metastack-guest"))), str(disk)], check=True
-    )
+    subprocess.run(["cp", "--sparse=always", str(guest.image(cache())), str(disk)], check=True)
     os.truncate(disk, 1 << 30)  # a disk grown larger than its image
     serial = Path(f"{disk}.serial")
     host = cluster.host("n1")
