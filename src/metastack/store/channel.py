@@ -10,17 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
-
-# gRPC's C core writes failed handshakes to stderr by itself; our errors say the same, to whoever asked.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-# Children are made by spawn or exec only: its fork handlers would wait for threads, and complain.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
 import grpc.aio

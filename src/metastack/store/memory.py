@@ -34,7 +34,11 @@ class MemoryStore:
         self._latency_s = latency_s
         """Called twice a request: the way there and the way back."""
         self._cut = False
+        self._cut_back = False
         self._deaf = False
+        self._lose_events = False
+        self.watch_lag_s: Callable[[], float] = lambda: 0.0
+        """How late watch events come, seconds, besides the latency."""
         self._lose_reply = False
         self._lose_request = False
         self._arrive_late_s: float | None = None
@@ -74,9 +78,12 @@ class MemoryStore:
             if not events:
                 await self._cluster.changed()
                 continue
-            await asyncio.sleep(self._latency_s())
+            await asyncio.sleep(self._latency_s() + self.watch_lag_s())
             if self._hears():
                 last = events[-1].revision
+                if self._lose_events:
+                    self._lose_events = False
+                    continue
                 yield Batch(last, events)
         raise Unavailable(f"watch {prefix}: the store is closed")
 
@@ -104,14 +111,22 @@ class MemoryStore:
         """Nothing passes between this client and the cluster until :meth:`heal`."""
         self._cut = True
 
+    def partition_back(self) -> None:
+        """Requests arrive, nothing comes back until :meth:`heal`."""
+        self._cut_back = True
+
     def heal(self) -> None:
         """End a partition and deafness."""
-        self._cut = self._deaf = False
+        self._cut = self._cut_back = self._deaf = False
         self._cluster.wake()
 
     def deafen(self) -> None:
         """Requests work, watch events do not come until :meth:`heal` (then all of them do)."""
         self._deaf = True
+
+    def lose_next_events(self) -> None:
+        """The next batch of watch events is never delivered, and nothing says so."""
+        self._lose_events = True
 
     def lose_next_reply(self) -> None:
         """The next request is applied and its answer is lost."""
@@ -130,8 +145,11 @@ class MemoryStore:
     def _reaches(self) -> bool:
         return not (self._cut or self._cluster.down or self._closed)
 
+    def _answered(self) -> bool:
+        return self._reaches() and not self._cut_back
+
     def _hears(self) -> bool:
-        return self._reaches() and not self._deaf
+        return self._answered() and not self._deaf
 
     async def _ask(self, what: str, run: Callable[[], T], *, twice: bool = True) -> tuple[T, float]:
         """Run one request on the cluster; its result and the loop time before it was sent."""
@@ -140,10 +158,10 @@ class MemoryStore:
         while not self._closed:
             sent_s = loop.time()
             await asyncio.sleep(self._latency_s())
-            if await self._arrived(deadline_s):
+            if await self._arrived(deadline_s, self._reaches):
                 result = run()
                 await asyncio.sleep(self._latency_s())
-                if not self._lose_reply and await self._arrived(deadline_s):
+                if not self._lose_reply and await self._arrived(deadline_s, self._answered):
                     return result, sent_s
                 self._lose_reply = False
                 if not twice:
@@ -155,11 +173,11 @@ class MemoryStore:
                 raise Unavailable(f"{what}: the store is unreachable after {self._total_timeout_s:g} s")
         raise Unavailable(f"{what}: the store is closed")
 
-    async def _arrived(self, deadline_s: float) -> bool:
-        """Wait until the cluster can be reached; False when the deadline comes first."""
+    async def _arrived(self, deadline_s: float, passes: Callable[[], bool]) -> bool:
+        """Wait until a message passes; False when the deadline comes first."""
         try:
             async with asyncio.timeout_at(deadline_s):
-                while not self._reaches() and not self._closed:
+                while not passes() and not self._closed:
                     await self._cluster.changed()
         except TimeoutError:
             return False

@@ -58,7 +58,7 @@ class MemoryCluster:
         self._history: list[tuple[int, tuple[KeyEvent, ...]]] = []
         self._leases: dict[int, _Lease] = {}
         self._next_lease = 0x1000
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[None], None] = {}
 
     # --- what a client asks
 
@@ -120,11 +120,11 @@ class MemoryCluster:
     async def changed(self) -> None:
         """Return after something happened that a watcher may care about."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(future)
+        self._waiting[future] = None
         try:
             await future
         finally:
-            self._waiting.discard(future)
+            self._waiting.pop(future, None)
 
     def wake(self) -> None:
         """Let every watcher look."""

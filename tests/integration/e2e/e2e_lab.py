@@ -101,13 +101,11 @@ class Lab:
         ) as process:
             assert process.stdin is not None and process.stdout is not None
             os.set_blocking(process.stdout.fileno(), False)
-            text, sent, end = b"", False, time.monotonic() + listen_s
+            text, end = b"", time.monotonic() + listen_s
+            if typed:
+                process.stdin.write(b"\n" + typed.encode() + b"\n")
             while time.monotonic() < end and process.poll() is None:
-                chunk = process.stdout.read(65536)
-                text += chunk or b""
-                if typed and not sent and text:
-                    process.stdin.write(typed.encode() + b"\n")
-                    sent = True
+                text += process.stdout.read(65536) or b""
                 if until and re.search(until.encode(), text):
                     break
                 time.sleep(0.05)
