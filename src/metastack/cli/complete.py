@@ -6,7 +6,6 @@ Rule: a name that does not come within a second does not come; nothing is printe
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 import typer
@@ -18,6 +17,8 @@ PATIENCE_S: Final = 1.0
 
 def _keys_below(ctx: typer.Context, kind: str) -> list[tuple[str, ...]]:
     """The names under one kind of key, or nothing."""
+    import asyncio
+
     try:
         return asyncio.run(_read(ctx, kind))
     except Exception:  # a shell in the middle of a line wants no message
@@ -25,6 +26,8 @@ def _keys_below(ctx: typer.Context, kind: str) -> list[tuple[str, ...]]:
 
 
 async def _read(ctx: typer.Context, kind: str) -> list[tuple[str, ...]]:
+    import asyncio
+
     from metastack.core.keys import Keys, Kind
     from metastack.store.etcd import EtcdStore
 

@@ -16,7 +16,14 @@ import typer
 from typer import _click, core
 from typer._click.formatting import HelpFormatter
 from typer._click.shell_completion import CompletionItem
-from typer.main import _get_params_name_from_function, get_command
+from typer.main import (
+    _get_params_name_from_function,
+    get_command,
+    get_command_from_info,
+    get_command_name,
+    get_group,
+)
+from typer.models import CommandInfo
 
 
 class Output(StrEnum):
@@ -116,7 +123,25 @@ class Verb(core.TyperCommand):
 
 
 class Noun(core.TyperGroup):
-    """A group of verbs."""
+    """A group of verbs, each built when it is called: building all of them costs 20 ms."""
+
+    def __init__(self, **attrs: Any) -> None:
+        super().__init__(**attrs)
+        self._infos: dict[str, CommandInfo] = {}
+
+    def adopt(self, infos: list[CommandInfo]) -> None:
+        """Take the verbs, unbuilt."""
+        for info in infos:
+            assert info.callback is not None
+            self._infos[info.name or get_command_name(info.callback.__name__)] = info
+        self.commands = dict.fromkeys(self._infos)  # type: ignore[assignment]
+
+    def get_command(self, ctx: _click.Context, cmd_name: str) -> _click.Command | None:
+        if cmd_name in self._infos:
+            info = self._infos.pop(cmd_name)
+            built = get_command_from_info(info, pretty_exceptions_short=False, rich_markup_mode=None)
+            self.commands[cmd_name] = built
+        return super().get_command(ctx, cmd_name)
 
 
 @dataclass(frozen=True)
@@ -146,7 +171,9 @@ class Root(core.TyperGroup):
         lazy = self.nouns.get(cmd_name)
         if lazy is None:
             return None
-        command = get_command(importlib.import_module(lazy.module).app)
+        app = importlib.import_module(lazy.module).app
+        app._add_completion = False  # the program installs its completion, not a noun
+        command = _built(app)
         command.name = cmd_name
         return command
 
@@ -163,6 +190,20 @@ class Root(core.TyperGroup):
     def shell_complete(self, ctx: _click.Context, incomplete: str) -> list[CompletionItem]:
         names = [CompletionItem(name) for name in self.nouns if name.startswith(incomplete)]
         return [*names, *_click.Command.shell_complete(self, ctx, incomplete)]
+
+
+def _built(app: typer.Typer) -> _click.Command:
+    """A typer app as a command; a noun of ours without its verbs being built."""
+    if app.info.cls is not Noun:
+        return get_command(app)
+    infos, app.registered_commands = app.registered_commands, []
+    try:
+        group = get_group(app)
+    finally:
+        app.registered_commands = infos
+    assert isinstance(group, Noun)
+    group.adopt(infos)
+    return group
 
 
 def noun(name: str, help: str) -> typer.Typer:

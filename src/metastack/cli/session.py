@@ -6,7 +6,6 @@ Rule: every failure leaves as one Problem, with one exit status of eight.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shlex
 import sys
@@ -54,6 +53,8 @@ def context_of(frame: Frame) -> Context:
 
 def with_cluster(frame: Frame, work: Callable[[Cluster], Awaitable[T]]) -> T:
     """Run something against the cluster, in an event loop of its own."""
+    import asyncio
+
     context = context_of(frame)
     return asyncio.run(_connected(context, work, CONNECT_S))
 
@@ -86,6 +87,8 @@ def with_storage(frame: Frame, work: Callable[[Cluster, Storage], Awaitable[T]],
 
     The connection to etcd is made first and from outside.
     """
+    import asyncio
+
     from metastack.commands.problem import usage
 
     context = context_of(frame)
