@@ -275,6 +275,8 @@ class Reconciler:
                 await self._break_old_locks(claim, memory)
                 await node.storage.create_disk(spec.volume_uuid, spec.image_uuid, spec.disk_bytes)
                 source = await node.storage.disk_source(spec.volume_uuid)
+                if node.session.token != claim.session:
+                    return  # Safety: decided in a session that is over; nothing is awaited from here to the boot
                 await node.hypervisor.boot(
                     DomainSpec(
                         uuid=spec.uuid,
@@ -300,6 +302,7 @@ class Reconciler:
                 )
                 return
             except (Refused, Unavailable) as error:
+                memory.stray = memory.stray or isinstance(error, UnknownOutcome)
                 memory.failed = isinstance(error, Refused)
                 what = "image or disk is missing: " if isinstance(error, NotFound) else ""
                 self._back_off(memory, f"cannot start on {node.name}: {what}{error}", None)
@@ -398,6 +401,12 @@ class Reconciler:
 
     async def _release(self, view: View, action: plan.Release) -> None:
         node, held = self._node, self._held(view)
+        memory = node.memory.of(view.vm)
+        if memory.stray:
+            # Safety: a start that lands after the release would run a VM that nobody answers for.
+            await node.hypervisor.quiesce()
+            memory.stray = False
+            return  # look again: it may have landed
         drop = action.drop_halt and view.halt is not None
         change = changes.release(
             node.keys, node.session.me, view.vm, held, drop, node.event("vm.released", str(view.vm))

@@ -197,7 +197,8 @@ class Agent:
     def _changed(self, touched: set[ParsedKey]) -> None:
         """The mirror has news: queue what they bear on."""
         wake_waiting = False
-        for key in touched:
+        # In an order that does not depend on the process's hash seed: a run can be repeated.
+        for key in sorted(touched, key=lambda key: (key.kind, key.names)):
             match key.kind:
                 case Kind.VM_SPEC | Kind.CLAIM | Kind.HALT | Kind.VM_STATUS:
                     if key.kind is Kind.VM_STATUS and not self._mine(key.vm):
@@ -243,7 +244,7 @@ class Agent:
         """My session changed: everything may have another answer now."""
         self.fencer.observe()
         world = self.node.world
-        for vm in world.vms() | set(self._reconciler.known):
+        for vm in sorted(world.vms() | set(self._reconciler.known)):
             if self._mine(vm) or world.claim(vm) is None or vm in self._reconciler.known:
                 self._queue.add(("vm", vm.project, vm.name))
         for name in world.nodes():
@@ -311,12 +312,18 @@ class Agent:
             node.session.lose("the storage shuts this node out")
 
     async def _drained(self) -> None:
-        """Return when no worker is in the middle of anything; bounded, since guards refuse what is left."""
-        try:
-            async with asyncio.timeout(30):
-                await self._idle.wait()
-        except TimeoutError:
-            log.warning("drain_slow", busy=self._busy)
+        """Return when no worker is in the middle of anything, however long that takes.
+
+        Safety: a worker that was decided in a lost session must not act in the next one. A node that cannot
+        drain stays out: that costs its capacity, never a disk.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(30):
+                    await self._idle.wait()
+                return
+            except TimeoutError:
+                log.warning("drain_slow", node=self.node.name, busy=self._busy)
 
     async def _announce(self) -> None:
         """Publish the node's state when it differs from what is published."""

@@ -28,6 +28,8 @@ class VmMemory:
     """The last boot was refused for a reason that stays."""
     unsettled: bool = False
     """The outcome of a transaction of mine is unknown."""
+    stray: bool = False
+    """A boot of mine got no answer in time: its call may still be in flight."""
     locks_broken: int = 0
     """Epoch for which the locks of the node before were broken."""
 
