@@ -9,6 +9,7 @@ that only a living session may make: a node that lost its lease can still send, 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -33,6 +34,20 @@ from .model import (
     token_revision,
 )
 from .world import R, Seen, mod_of
+
+BY_HAND: Final = "(by hand)"
+"""Fencer of an intent that a person opened. No node name, so never alive: any ready agent takes it over."""
+ANYONE: Final = "(anyone)"
+"""Fencer of an intent that a node gave up, because it could not reach the storage. Never alive either."""
+
+_NO_INTENT: Final[dict[str, Any]] = {
+    "intent": False,
+    "intent_by": "",
+    "intent_session": 0,
+    "intent_through": 0,
+    "intent_at": "",
+    "intent_reason": "",
+}
 
 Extra = Iterable[tuple[str, Record]]
 """Unguarded records that ride along in the same transaction: events."""
@@ -81,9 +96,7 @@ def register(keys: Keys, alive: NodeAlive, lease: int, fence: Seen[Fence] | None
     effects: list[Put | Delete] = [Put(keys.node_alive(alive.name), encode(alive), leased=True)]
     if fence is not None and fence.ok.intent:
         guards.append(_absent(keys.node_alive(fence.ok.intent_by)))
-        cancelled = msgspec.structs.replace(
-            fence.ok, intent=False, intent_by="", intent_session=0, intent_through=0
-        )
+        cancelled = msgspec.structs.replace(fence.ok, **_NO_INTENT)
         effects.append(Put(key, encode(cancelled)))
     return Change(name="register", guards=tuple(guards), effects=tuple(effects), lease=lease)
 
@@ -298,7 +311,9 @@ def forget_volume(keys: Keys, me: Me, found: Seen[Volume], vm: VmId, extra: Extr
 # --- fences ---------------------------------------------------------------------------------------------
 
 
-def intent(keys: Keys, me: Me, victim: str, found: Seen[Fence] | None, extra: Extra = ()) -> Change:
+def intent(
+    keys: Keys, me: Me, victim: str, found: Seen[Fence] | None, extra: Extra = (), at: str = ""
+) -> Change:
     """Open a fence of another node.
 
     Safety: its alive key is absent *in this transaction*, so ``through`` (the revision of this put) lies
@@ -311,6 +326,8 @@ def intent(keys: Keys, me: Me, victim: str, found: Seen[Fence] | None, extra: Ex
         intent_by=me.node,
         intent_session=me.session,
         intent_through=0,
+        intent_at=at,
+        intent_reason="",
         generation=me.generation,
     )
     return Change(
@@ -320,6 +337,57 @@ def intent(keys: Keys, me: Me, victim: str, found: Seen[Fence] | None, extra: Ex
             unchanged(keys.fence(victim), found),
             in_session(keys, me),
         ),
+        effects=(Put(keys.fence(victim), encode(new)), *_ride(extra)),
+    )
+
+
+def intent_by_hand(
+    keys: Keys, victim: str, found: Seen[Fence] | None, generation: int, at: str, reason: str
+) -> Change:
+    """Open a fence because a person knows that the node is gone; the brake does not hold it back.
+
+    Safety: as with ``intent``, the victim's alive key is absent in this transaction, so ``through`` lies above
+    every session it had and below every one it will get. No ``alive = S``: a person has no session, and needs
+    none, since an intent blocks nothing. Who blocks is an agent that takes it over in its own session.
+    The race with the victim's return: its ``register`` cancels an intent whose fencer is not alive, and this
+    one's never is. Both ``register`` and ``take_over_intent`` compare the fence's revision and change it, so
+    exactly one of them commits. If the victim is first, nothing was blocked and its guests run on: what the
+    person knew was wrong, and they are told. If an agent is first, the intent has a living fencer, for which
+    the victim waits; then it finds itself fenced and takes the whole way back.
+    """
+    old = found.ok if found is not None else Fence()
+    if old.intent:
+        raise ValueError(f"a fence of {victim} is open already")
+    new = msgspec.structs.replace(
+        old,
+        intent=True,
+        intent_by=BY_HAND,
+        intent_session=0,
+        intent_through=0,
+        intent_at=at,
+        intent_reason=reason,
+        generation=generation,
+    )
+    return Change(
+        name="intent_by_hand",
+        guards=(_absent(keys.node_alive(victim)), unchanged(keys.fence(victim), found)),
+        effects=(Put(keys.fence(victim), encode(new)),),
+    )
+
+
+def pass_intent(keys: Keys, me: Me, victim: str, mine: Seen[Fence], extra: Extra = ()) -> Change:
+    """Give up my open fence, for others to take over: the storage refuses me, or I cannot reach it.
+
+    Safety: ``fences/victim`` is still my intent, whose ``through`` is kept. What I may have blocked without
+    hearing of it stays blocked, which is the safe side; I never write *done* for it, since *done* compares the
+    revision that this changes. A victim that returns now cancels the intent, and lifts such a block itself.
+    """
+    new = msgspec.structs.replace(
+        mine.ok, intent_by=ANYONE, intent_session=0, intent_through=resolved_intent(mine.ok, mine.mod)
+    )
+    return Change(
+        name="pass_intent",
+        guards=(unchanged(keys.fence(victim), mine), in_session(keys, me)),
         effects=(Put(keys.fence(victim), encode(new)), *_ride(extra)),
     )
 
@@ -360,6 +428,25 @@ def done(keys: Keys, victim: str, mine: Seen[Fence], receipt: FenceReceipt, extr
         name="done",
         guards=(unchanged(keys.fence(victim), mine),),
         effects=(Put(keys.fence(victim), encode(new)), *_ride(extra)),
+    )
+
+
+def lifted(keys: Keys, node: str, found: Seen[Fence] | None, receipt: FenceReceipt) -> Change:
+    """Record that a person lifts, or lifted, the block of a node that will not come back by itself.
+
+    Safety: the node is not alive, no fence of it is open, and the record is the one that was looked at.
+    ``through`` stays: no session up to it may ever act again. What no transaction can prove is that no QEMU of
+    that node lives; the person vouches for it. Written before the block is lifted and again after it, the
+    second time over the first one's revision: a fence that was done in between makes it fail, and then the
+    addresses are blocked once more (:mod:`metastack.commands.fences`).
+    """
+    old = found.ok if found is not None else Fence()
+    if old.intent:
+        raise ValueError(f"a fence of {node} is open")
+    return Change(
+        name="lifted",
+        guards=(_absent(keys.node_alive(node)), unchanged(keys.fence(node), found)),
+        effects=(Put(keys.fence(node), encode(msgspec.structs.replace(old, receipt=receipt))),),
     )
 
 

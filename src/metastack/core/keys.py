@@ -56,6 +56,9 @@ _PARTS: Final[dict[Kind, int]] = {
 }
 
 
+_KINDS: Final[dict[str, Kind]] = {kind.value: kind for kind in Kind}
+
+
 class ParsedKey(Struct, frozen=True):
     """A key taken apart: its kind and the names in it."""
 
@@ -147,9 +150,8 @@ class Keys:
             return None
         rest = key[len(self.root) + 1 :].split("/")
         for width in (2, 1):
-            try:
-                kind = Kind("/".join(rest[:width]))
-            except ValueError:
+            kind = _KINDS.get("/".join(rest[:width]))
+            if kind is None:
                 continue
             names = tuple(rest[width:])
             if len(names) != _PARTS[kind] or not all(names):

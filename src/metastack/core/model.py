@@ -98,6 +98,15 @@ class Power(StrEnum):
 # config/
 
 
+class Fencing(StrEnum):
+    """What a fence blocks."""
+
+    ADDRESS = "address"
+    """Every client of the node's storage addresses, also those to come."""
+    CLIENT = "client"
+    """Weaker: the clients known by their disks; for nodes that share an address (docs/safety.md)."""
+
+
 class ClusterConfig(Record, frozen=True, kw_only=True):
     """``config/cluster``: the platform's settings, typed and bounded; agents follow changes live."""
 
@@ -117,6 +126,8 @@ class ClusterConfig(Record, frozen=True, kw_only=True):
     """Fence nothing when more than this share of the joined, uncordoned nodes vanished within the window."""
     brake_window_s: Annotated[int, Meta(ge=1, le=3600)] = 60
     """Window of the mass brake, seconds."""
+    fencing: Fencing = Fencing.ADDRESS
+    """``address``, or the weaker ``client`` for nodes that share a storage address; see docs/safety.md."""
     stop_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 60
     """How long a guest may take to shut down gracefully before it is forced off, seconds."""
     trash_retention_s: Annotated[int, Meta(ge=0, le=31_536_000)] = 86_400
@@ -291,6 +302,10 @@ class Fence(Record, frozen=True, kw_only=True):
     """... kept here by a fencer that takes the intent over; 0 means "this put's revision"."""
     generation: int = 0
     receipt: FenceReceipt | None = None
+    intent_at: str = ""
+    """When the intent was opened, RFC 3339 UTC; for people only."""
+    intent_reason: str = ""
+    """Why a person asked for it; empty: the lease expired."""
 
 
 class FenceReceipt(Struct, frozen=True, kw_only=True):
@@ -372,6 +387,12 @@ class NodeAlive(Record, frozen=True, kw_only=True):
     blocked: bool = False
     """The node found itself shut out of the storage."""
     message: str = ""
+    brake: str = ""
+    """Why it fences nothing right now: the mass brake; empty: it would."""
+    fence_failures: dict[str, str] = {}
+    """Nodes that it fences in vain, and what stands in the way."""
+    warnings: tuple[str, ...] = ()
+    """What the node finds wrong with itself."""
 
 
 class VmStatus(Record, frozen=True, kw_only=True):
