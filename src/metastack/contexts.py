@@ -13,8 +13,6 @@ import fcntl
 import os
 import pwd
 import re
-import tempfile
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -139,6 +137,8 @@ def _name(key: str) -> str:
 
 def load(path: Path | None = None) -> ContextFile:
     """The context file; an absent one is empty. Raises :class:`ContextError` naming file and line."""
+    import tomllib  # 3 ms, which endpoints in the environment spare
+
     path = path or config_path()
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -289,6 +289,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, text: str) -> None:
+    import tempfile
+
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as out:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageError
@@ -51,14 +51,18 @@ def _root(
         raise typer.Exit
 
 
-def main() -> None:
-    """Run the command line and leave."""
+def main() -> NoReturn:
+    """Run the command line and leave.
+
+    At once: every command has closed what it opened, and taking the interpreter apart would cost 20 to 50 ms.
+    """
     status = run(sys.argv[1:])
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         _no_reader()
-    sys.exit(status)
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -6,7 +6,6 @@ Rule: text from the cluster never reaches a terminal raw: control characters are
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -173,7 +172,7 @@ def _scalar(value: Any) -> str:
         return "{}"
     if isinstance(value, list):
         return "[]"
-    return json.dumps(value)
+    return msgspec.json.encode(value).decode()
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -6,8 +6,6 @@ Rule: every failure leaves as one Problem, with one exit status of eight.
 
 from __future__ import annotations
 
-import json
-import shlex
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -175,6 +173,8 @@ def confirm(question: str, yes: bool) -> None:
 def report(problem: Problem, output: Output) -> int:
     """Print a problem; the exit status."""
     if output is Output.JSON:
+        import json
+
         error = {
             "code": problem.code.value,
             "object": problem.object or None,
@@ -206,4 +206,6 @@ def sizes() -> Iterator[None]:
 
 def sudo_line() -> str:
     """This very command through sudo."""
+    import shlex
+
     return "sudo " + shlex.join(sys.argv)

@@ -8,9 +8,7 @@ reply is told from a lost race by looking whether the event is there, and no req
 
 from __future__ import annotations
 
-import getpass
 import os
-import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -107,6 +105,8 @@ def whoami() -> str:
     """``user@host``; through sudo the user who called it."""
     user = os.environ.get("SUDO_USER", "")
     if not user:
+        import getpass  # only where something is written
+
         try:
             user = getpass.getuser()
         except (KeyError, OSError):
@@ -117,7 +117,7 @@ def whoami() -> str:
 def new_deed(reason: str = "", by: str = "") -> Deed:
     """A request of this process's user, now."""
     return Deed(
-        by=by or whoami(), reason=reason, request_id=secrets.token_hex(8), at_ms=time.time_ns() // 1_000_000
+        by=by or whoami(), reason=reason, request_id=os.urandom(8).hex(), at_ms=time.time_ns() // 1_000_000
     )
 
 

@@ -81,20 +81,26 @@ class EtcdStore:
         raise Unavailable(f"list {' '.join(prefixes)}: compacted {LIST_TRIES} times while it was read")
 
     async def _list_once(self, prefixes: tuple[str, ...]) -> Snapshot:
+        """The first page of every prefix in one transaction, the others at that transaction's revision."""
+        spans = [(key_of(prefix), prefix_end(key_of(prefix))) for prefix in prefixes]
+        heads = [rpc.RangeRequest(key=key, range_end=end, limit=PAGE) for key, end in spans]
+        request = rpc.TxnRequest(success=[rpc.RequestOp(request_range=head) for head in heads])
+
+        async def send(link: Link, timeout_s: float) -> Any:
+            return await link.kv.Txn(request, timeout=timeout_s, metadata=METADATA)
+
+        # May run twice: it only reads.
+        answer = await self._channels.ask(f"list {' '.join(prefixes)}", send, twice=True)
+        revision = answer.response.header.revision
         entries: list[Entry] = []
-        revision = 0  # The newest; every page after the first is read at the first one's revision.
-        for prefix in prefixes:
-            key, end = key_of(prefix), prefix_end(key_of(prefix))
-            more = True
-            while more:
-                request = rpc.RangeRequest(key=key, range_end=end, limit=PAGE, revision=revision)
-                answer = await self._channels.ask(f"list {prefix}", _range(request), twice=True)
-                response = answer.response
-                entries.extend(entry_of(kv) for kv in response.kvs)
-                revision = revision or response.header.revision
-                more = response.more
-                if more:
-                    key = response.kvs[-1].key + b"\0"
+        for prefix, (_, end), first in zip(prefixes, spans, answer.response.responses, strict=True):
+            page = first.response_range
+            entries.extend(entry_of(kv) for kv in page.kvs)
+            while page.more:
+                after = page.kvs[-1].key + b"\0"
+                rest = rpc.RangeRequest(key=after, range_end=end, limit=PAGE, revision=revision)
+                page = (await self._channels.ask(f"list {prefix}", _range(rest), twice=True)).response
+                entries.extend(entry_of(kv) for kv in page.kvs)
         return Snapshot(revision, tuple(entries))
 
     async def commit(self, change: Change) -> Outcome:
