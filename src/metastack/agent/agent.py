@@ -189,7 +189,9 @@ class Agent:
             storage=node.storage.kind,
             bridges=node.network.bridges(),
             since=node.session.since,
-            message=self.fencer.braked or node.session.message,
+            message=self.fencer.message or node.session.message,
+            brake=self.fencer.braked,
+            fence_failures=self.fencer.failures,
         )
 
     # --- what changed

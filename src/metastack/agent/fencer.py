@@ -8,17 +8,38 @@ Rule: done is written only after the storage confirmed the block.
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
+import msgspec
 import structlog
+from msgspec import Struct
 
 from ..core import changes, plan
-from ..core.model import FenceReceipt, NodeFacts
+from ..core.model import Fence, FenceReceipt, NodeFacts
 from ..core.placement import node_state
-from ..core.world import seen
+from ..core.world import Seen, seen
 from ..ports import Denied, Unavailable
 from .node import Node
 
 log = structlog.get_logger()
+
+LOUD_EVERY_S: Final = 60.0
+"""A fence that cannot be confirmed is said loudly, and so often."""
+PASS_AFTER: Final = 2
+"""After so many failures in a row another node is given the chance."""
+PASS_S: Final = 15.0
+"""How long the others have then."""
+RETRY_MAX_S: Final = 8.0
+
+
+class Failed(Struct, frozen=True, kw_only=True):
+    """A fence that the storage did not confirm."""
+
+    count: int
+    why: str
+    until_s: float
+    """Loop time before which I do not try again."""
+    logged_s: float
 
 
 class Fencer:
@@ -29,23 +50,33 @@ class Fencer:
         self._absent_from_s: dict[str, float] = {}
         self._rank: dict[str, tuple[int | None, float]] = {}
         self._working: set[str] = set()
+        self._failed: dict[str, Failed] = {}
+        self._known: set[str] = set()
+        self._long_gone: set[str] = set()
         self.braked = ""
         """Why nothing is fenced right now; empty when the brake is off."""
 
     def observe(self) -> None:
         """Note who is absent since when; called on every change of a node's records."""
         now_s = asyncio.get_running_loop().time()
-        for name in self._node.world.nodes():
-            if self._node.world.alive(name) is None:
-                self._absent_from_s.setdefault(name, now_s)
-            else:
+        world = self._node.world
+        for name in world.nodes():
+            fence = world.fence(name)
+            if world.alive(name) is not None:
                 self._absent_from_s.pop(name, None)
+                self._long_gone.discard(name)
+            else:
+                self._absent_from_s.setdefault(name, now_s)
+                if name not in self._known and fence is not None and fence.record and fence.record.receipt:
+                    # Its death was dealt with before this agent started: it did not vanish just now.
+                    self._long_gone.add(name)
+            self._known.add(name)
         self._brake()
 
     def _brake(self) -> None:
         """Engage when too many nodes vanished together: that is our network, not their death."""
         world, config = self._node.world, self._node.world.config
-        joined = [n for n in world.nodes() if world.facts(n) is not None and not self._cordoned(n)]
+        joined = [n for n in world.nodes() if n not in self._long_gone and self._counts(n)]
         times = sorted(self._absent_from_s[n] for n in joined if n in self._absent_from_s)
         most = 0
         for at, start in enumerate(times):
@@ -61,15 +92,20 @@ class Fencer:
         if self.braked != was:
             log.error("brake_on" if self.braked else "brake_off", node=self._node.name, why=self.braked or was)
 
-    def _cordoned(self, name: str) -> bool:
-        found = self._node.world.node_spec(name)
-        return found is not None and found.record is not None and found.record.cordoned
+    def _counts(self, name: str) -> bool:
+        """The node joined and nobody cordoned it."""
+        world, found = self._node.world, self._node.world.node_spec(name)
+        cordoned = found is not None and found.record is not None and found.record.cordoned
+        return world.facts(name) is not None and not cordoned
 
     async def consider(self, victim: str) -> float:
         """Look at one node; returns seconds until it should be looked at again (0: on change)."""
         if victim == self._node.name:
             return 0.0
         view = self._view(victim)
+        intent = view.fence is not None and view.fence.record is not None and view.fence.record.intent
+        if not intent and (view.victim_alive or not view.unfenced_claims):
+            self._failed.pop(victim, None)
         action = plan.plan_fence(view)
         if isinstance(action, plan.Idle):
             return action.again_in_s
@@ -109,39 +145,26 @@ class Fencer:
             rank=rank,
             waited_s=now_s - self._rank[victim][1] - world.config.grace_s,
             rank_delay_s=world.config.rank_delay_ms / 1000,
+            holdoff_s=max(0.0, self._failed[victim].until_s - now_s) if victim in self._failed else 0.0,
         )
 
     async def _fence(self, victim: str, action: plan.FenceAction) -> None:
         node = self._node
-        found = node.world.fence(victim)
-        if isinstance(action, plan.OpenIntent):
-            change = changes.intent(
-                node.keys, node.session.me, victim, found, node.event("node.fencing", victim)
-            )
-        else:
-            assert found is not None
-            change = changes.take_over_intent(node.keys, node.session.me, victim, found)
-        if not await node.commit(change):
+        mine = await self._intent(victim, action)
+        if mine is None:
             return
-        log.warning("fencing", node=node.name, victim=victim, state=node_state(node.world, victim).value)
         # Safety: the addresses are read after the intent committed: none can be added behind it.
         entry = await node.store.get(node.keys.node_facts(victim))
         facts = seen(NodeFacts, entry).record if entry is not None else None
         try:
-            receipt = await self._block(victim, facts)
+            receipt = await self._block(victim, facts, mine.ok.intent_reason)
         except (Unavailable, Denied) as error:
-            log.error(
-                "fence_failed",
-                node=node.name,
-                victim=victim,
-                error=str(error),
-                hint="its VMs stay down until the storage confirms the fence",
-            )
-            raise
-        mine = node.world.fence(victim)
-        if mine is None or mine.record is None or mine.record.intent_by != node.name:
+            await self._fail(victim, mine, error)
             return
+        self._failed.pop(victim, None)
         extra = node.event("node.fenced", victim, f"{receipt.method} {' '.join(receipt.addresses)}".strip())
+        # Safety: done closes exactly the intent after which the block was made, and no later one: a victim
+        # that came back in between has lifted this block, and what it does now needs another.
         if await node.commit(changes.done(node.keys, victim, mine, receipt, extra)):
             log.warning(
                 "fenced",
@@ -151,14 +174,88 @@ class Fencer:
                 method=receipt.method,
                 osd_epoch=receipt.osd_epoch,
             )
+        else:
+            # The intent was taken over or cancelled meanwhile. Is the victim back, it finds the block itself.
+            log.warning("fence_came_late", node=node.name, victim=victim)
 
-    async def _block(self, victim: str, facts: NodeFacts | None) -> FenceReceipt:
+    async def _intent(self, victim: str, action: plan.FenceAction) -> Seen[Fence] | None:
+        """My open intent, written if need be; None when somebody was faster."""
+        node = self._node
+        found = node.world.fence(victim)
+        if isinstance(action, plan.OpenIntent):
+            extra = node.event("node.fencing", victim)
+            change = changes.intent(node.keys, node.session.me, victim, found, extra, at=node.clock.stamp())
+        elif isinstance(action, plan.TakeOverIntent):
+            assert found is not None
+            before = found.ok.intent_by
+            extra = node.event("node.fencing", victim, f"taken over from {before}")
+            change = changes.take_over_intent(node.keys, node.session.me, victim, found, extra)
+        else:
+            return found
+        me = node.session.me
+        if not await node.commit(change):
+            return None
+        log.warning("fencing", node=node.name, victim=victim, state=node_state(node.world, victim).value)
+        mine = node.world.fence(victim)
+        if mine is None or mine.record is None or not mine.record.intent:
+            return None
+        same = (mine.record.intent_by, mine.record.intent_session) == (me.node, me.session)
+        return mine if same else None
+
+    async def _fail(self, victim: str, mine: Seen[Fence], error: Exception) -> None:
+        """The block is not confirmed, so nobody takes anything over. Say so, wait, let another node try."""
+        node, now_s = self._node, asyncio.get_running_loop().time()
+        before = self._failed.get(victim)
+        count = before.count + 1 if before is not None else 1
+        logged_s = before.logged_s if before is not None else now_s - LOUD_EVERY_S
+        loud = now_s - logged_s >= LOUD_EVERY_S
+        (log.error if loud else log.debug)(
+            "fence_failed",
+            node=node.name,
+            victim=victim,
+            error=str(error),
+            tries=count,
+            hint="its VMs stay down until the storage confirms the fence",
+        )
+        others = node.rank_of(f"fence:{victim}") is not None and node.ready_nodes() > 1
+        passing = others and count % PASS_AFTER == 0
+        self._failed[victim] = Failed(
+            count=count,
+            why=str(error),
+            until_s=now_s + (PASS_S if passing else min(RETRY_MAX_S, 2.0 ** (count - 1))),
+            logged_s=now_s if loud else logged_s,
+        )
+        if passing and await node.commit(changes.pass_intent(node.keys, node.session.me, victim, mine)):
+            log.warning("fence_passed_on", node=node.name, victim=victim, tries=count)
+
+    @property
+    def message(self) -> str:
+        """What a reader of this node should know of its fencing."""
+        failing = "; ".join(f"cannot fence {victim}: {why}" for victim, why in self.failures.items())
+        return self.braked or failing
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Nodes that are fenced in vain, and what the storage said."""
+        return {victim: failed.why for victim, failed in sorted(self._failed.items())}
+
+    async def _block(self, victim: str, facts: NodeFacts | None, reason: str) -> FenceReceipt:
         node = self._node
         addresses = facts.storage_addresses if facts is not None else ()
         if node.storage.remote_fence:
             if not addresses:
                 raise Denied(f"{victim} never declared a storage address: it cannot be fenced")
-            shared = set(addresses) & set(node.addresses)
-            if shared:
-                raise Denied(f"{victim} shares the storage address {', '.join(sorted(shared))} with this node")
-        return await node.storage.fence(addresses, node.name, f"lease of {victim} expired")
+            # Safety: a node that shares the address would be shut out too, and in lifting its own block it
+            # would lift the victim's.
+            for other in node.world.nodes():
+                found = node.world.facts(other)
+                theirs = found.record.storage_addresses if found is not None and found.record else ()
+                mine = node.addresses if other == node.name else ()
+                if other != victim and (shared := set(addresses) & {*theirs, *mine}):
+                    raise Denied(
+                        f"{victim} shares the storage address {', '.join(sorted(shared))} with {other}: "
+                        "blocking it would shut out both"
+                    )
+        why = reason or f"lease of {victim} expired"
+        receipt = await node.storage.fence(addresses, node.name, why)
+        return receipt if receipt.at else msgspec.structs.replace(receipt, at=node.clock.stamp())

@@ -71,6 +71,10 @@ class Node:
         order = successors(self.world, None, subject)
         return order.index(self.name) if self.name in order else None
 
+    def ready_nodes(self) -> int:
+        """How many nodes could do a job that only one needs to do."""
+        return len(successors(self.world, None, ""))
+
 
 def describe(
     *,
@@ -84,6 +88,9 @@ def describe(
     bridges: tuple[str, ...],
     since: str,
     message: str,
+    brake: str = "",
+    fence_failures: dict[str, str] | None = None,
+    warnings: tuple[str, ...] = (),
 ) -> NodeAlive:
     """The node's published state, from what is known right now."""
     taken = promised(world).get(name)
@@ -102,4 +109,7 @@ def describe(
         bridges=bridges,
         versions=facts.versions,
         message=message,
+        brake=brake,
+        fence_failures=fence_failures or {},
+        warnings=warnings,
     )

@@ -299,6 +299,8 @@ class FenceView(Struct, frozen=True, kw_only=True):
     rank: int | None
     waited_s: float
     rank_delay_s: float
+    holdoff_s: float = 0.0
+    """I tried and the storage did not let me: wait left before I try again."""
 
 
 class OpenIntent(Struct, frozen=True):
@@ -306,10 +308,14 @@ class OpenIntent(Struct, frozen=True):
 
 
 class TakeOverIntent(Struct, frozen=True):
-    """Go on with an open fence."""
+    """Go on with an open fence of another node, or of an earlier session of mine."""
 
 
-FenceAction = Idle | OpenIntent | TakeOverIntent
+class GoOn(Struct, frozen=True):
+    """Block: the open fence is mine, in this session."""
+
+
+FenceAction = Idle | OpenIntent | TakeOverIntent | GoOn
 
 
 def plan_fence(view: FenceView) -> FenceAction:
@@ -322,8 +328,10 @@ def plan_fence(view: FenceView) -> FenceAction:
         return Idle(f"its fence record cannot be read: {view.fence.why}")
     if view.fence is not None and view.fence.ok.intent:
         # Also when the victim is back: it waits for this intent to end (a live fencer) or cancels it.
+        if view.holdoff_s > 0:
+            return Idle("the storage did not let me fence it: trying again", view.holdoff_s)
         if view.fence.ok.intent_by == view.node:
-            return TakeOverIntent()
+            return GoOn() if view.fence.ok.intent_session == view.session else TakeOverIntent()
         if view.fencer_alive or view.rank is None:
             return Idle("another node is fencing it")
         return _fence_in_turn(view, TakeOverIntent())
@@ -335,6 +343,8 @@ def plan_fence(view: FenceView) -> FenceAction:
         return Idle("grace", view.grace_s - view.absent_for_s)
     if view.braked:
         return Idle(view.braked, 5.0)
+    if view.holdoff_s > 0:
+        return Idle("the storage did not let me fence it: others first", view.holdoff_s)
     return _fence_in_turn(view, OpenIntent())
 
 
