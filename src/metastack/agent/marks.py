@@ -44,6 +44,16 @@ class Marks:
             os.fsync(file.fileno())
         self._sync()
 
+    def _exists(self, name: str) -> bool:
+        return (self._dir / name).exists()
+
+    def _read(self, name: str) -> str:
+        return (self._dir / name).read_text()
+
+    def _remove(self, name: str) -> None:
+        (self._dir / name).unlink(missing_ok=True)
+        self._sync()
+
     def _sync(self) -> None:
         handle = os.open(self._dir, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -53,12 +63,10 @@ class Marks:
 
     def take_clean_exit(self) -> bool:
         """True when the last agent left nothing in flight; the mark is gone afterwards."""
-        try:
-            (self._dir / "clean-exit").unlink()
-        except FileNotFoundError:
-            return False
-        self._sync()
-        return True
+        there = self._exists("clean-exit")
+        if there:
+            self._remove("clean-exit")
+        return there
 
     def leave_clean_exit(self) -> None:
         """Nothing of mine is in flight any more."""
@@ -66,18 +74,16 @@ class Marks:
 
     def unblock_pending(self) -> bool:
         """An unblock of mine may still be on its way (CE7)."""
-        return (self._dir / "unblock-pending").exists()
+        return self._exists("unblock-pending")
 
     def begin_unblock(self) -> None:
         self._write("unblock-pending", "")
 
     def end_unblock(self) -> None:
-        (self._dir / "unblock-pending").unlink(missing_ok=True)
-        self._sync()
+        self._remove("unblock-pending")
 
     def node_uuid(self, fresh: str) -> str:
         """This node's identity, made once."""
-        path = self._dir / "node-uuid"
-        if not path.exists():
+        if not self._exists("node-uuid"):
             self._write("node-uuid", fresh)
-        return path.read_text().strip()
+        return self._read("node-uuid").strip()

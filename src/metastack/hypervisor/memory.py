@@ -2,15 +2,17 @@
 
 Owns: enough of libvirt's manners that an agent cannot tell the difference, on any event loop.
 Refuses: clocks, threads, randomness: only ``asyncio.sleep``, so that a simulator's loop decides about time.
-Rule: as with a thread, cancelling an await does not stop the call: it takes effect when its time has come,
-unless a barrier came first. ``quiesce`` waits for it.
+Rule: a call is a thread and requests. Cancelling the await stops neither. The thread belongs to the process
+that called (a stopped process sends nothing more); a request that was sent sits in the daemon and takes effect
+when its time has come, also when its sender is dead, unless a barrier came first. ``quiesce`` waits for threads.
 """
 
 from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextvars import Context
 from typing import Final, TypeVar
 
 import msgspec
@@ -33,9 +35,10 @@ from metastack.ports import (
     UnknownOutcome,
 )
 
+from .memory_streams import EventQueue, MemoryConsole
+
 T = TypeVar("T")
 
-_BOUND: Final = 4096
 _ACTIVE: Final = frozenset(DomainState) - {DomainState.DEFINED}
 
 
@@ -67,11 +70,16 @@ class MemoryHypervisor:
         self.secret: CephSecret | None = None
         self.fail: Callable[[str, str], Exception | None] = lambda _what, _uuid: None
         """Fault injection: asked with the call's name and the domain's uuid when it takes effect."""
+        self.slow_s: Callable[[str], float] = lambda _what: 0.0
+        """How long a request takes more, seconds; asked with the call's name."""
+        self.disk_opens: Callable[[DomainSpec], Awaitable[None]] = _opens
+        """Awaited by a start before the guest runs; raises what the storage says."""
         self._domains: dict[str, Domain] = {}
         self._locks = {} if locks is None else locks
         self._consoles: dict[str, MemoryConsole] = {}
-        self._streams: weakref.WeakSet[_Stream] = weakref.WeakSet()
-        self._calls: set[asyncio.Task[object]] = set()
+        self._streams: weakref.WeakValueDictionary[int, EventQueue] = weakref.WeakValueDictionary()
+        self._opened = 0
+        self._calls: dict[asyncio.Task[object], None] = {}
         self._daemon = 1
         """Number of the daemon's life; 0 while it is down."""
         self._lives = 1
@@ -99,6 +107,11 @@ class MemoryHypervisor:
         self._daemon = self._lives
         self._post("", "reconnected")
 
+    def client_dies(self) -> None:
+        """SIGKILL of the process that called: its requests stay in the daemon, its threads are gone."""
+        self._calls = {}
+        self._streams.clear()
+
     def power_cut(self) -> None:
         """Guests and definitions are gone, without an event."""
         for uuid in list(self._domains):
@@ -111,6 +124,15 @@ class MemoryHypervisor:
         """A domain that somebody else defined."""
         self._domains[uuid] = Domain(uuid=uuid, project="", name=name, state=DomainState.RUNNING, managed=False)
 
+    @property
+    def alive(self) -> bool:
+        """The daemon runs."""
+        return bool(self._daemon)
+
+    def known(self) -> list[Domain]:
+        """Everything that is defined, seen from outside."""
+        return list(self._domains.values())
+
     def active(self) -> list[Domain]:
         """Guests that run or could write, seen from outside."""
         return [domain for domain in self._domains.values() if domain.state in _ACTIVE]
@@ -122,7 +144,7 @@ class MemoryHypervisor:
             raise Unavailable("open: the daemon is down")
 
     async def close(self) -> None:
-        for stream in list(self._streams):
+        for stream in list(self._streams.values()):
             stream.close()
 
     async def quiesce(self) -> None:
@@ -130,9 +152,13 @@ class MemoryHypervisor:
             await asyncio.wait(list(self._calls))
 
     async def barrier(self) -> None:
-        self.daemon_dies()
-        await asyncio.sleep(self.call_s)
-        self.daemon_returns()
+        async def restart() -> None:
+            self.daemon_dies()
+            await asyncio.sleep(self.call_s)
+            self.daemon_returns()
+
+        # Whoever asked for it may be stopped or die: the daemon comes back.
+        await asyncio.shield(asyncio.get_running_loop().create_task(restart(), context=Context()))
 
     async def facts(self) -> HostFacts:
         return HostFacts(
@@ -156,8 +182,9 @@ class MemoryHypervisor:
         return await self._call("domain", uuid, lambda: self._domains.get(uuid), changes=False)
 
     def events(self) -> AsyncIterator[DomainEvent]:
-        stream = _Stream()
-        self._streams.add(stream)
+        stream = EventQueue()
+        self._opened += 1
+        self._streams[self._opened] = stream
         return stream
 
     async def boot(self, spec: DomainSpec, paused: bool = False) -> None:
@@ -169,7 +196,7 @@ class MemoryHypervisor:
             self._post(spec.uuid, "defined")
 
         def start() -> None:
-            if spec.uuid not in self._domains:
+            if self.specs.get(spec.uuid) is not spec:
                 raise Refused(f"boot {spec.project}/{spec.name}: undefined while it was starting")
             holder = self._locks.setdefault(spec.disk.path, self.uuid)
             if holder != self.uuid or self._disk_in_use_here(spec):
@@ -178,27 +205,40 @@ class MemoryHypervisor:
             self._set(spec.uuid, state=DomainState.PAUSED if paused else DomainState.RUNNING)
             self._post(spec.uuid, "started")
 
+        def refuse(failure: Exception) -> None:
+            if self.specs.get(spec.uuid) is spec:
+                self._forget(spec.uuid)
+            raise failure
+
         def boot() -> None:
             failure = self.fail("start", spec.uuid)
             if failure is not None:
-                self._forget(spec.uuid)
-                raise failure
+                refuse(failure)
             start()
 
-        await self._call("boot", spec.uuid, define, then=(self.boot_s, boot))
+        async def opened() -> None:
+            try:
+                await self.disk_opens(spec)
+            except (Refused, Unavailable) as error:
+                refuse(error)
+
+        await self._call("boot", spec.uuid, define, then=(self.boot_s, boot, opened))
 
     async def shutdown(self, uuid: str) -> None:
         def request() -> None:
             domain = self._domains.get(uuid)
             if domain is None or domain.state is not DomainState.RUNNING or self.graceful_s is None:
                 return
-            asyncio.get_running_loop().call_later(self.graceful_s, self._guest_follows, uuid)
+            asyncio.get_running_loop().call_later(
+                self.graceful_s, self._guest_follows, uuid, self.specs.get(uuid)
+            )
 
         await self._call("shutdown", uuid, request)
 
-    def _guest_follows(self, uuid: str) -> None:
+    def _guest_follows(self, uuid: str, asked: DomainSpec | None) -> None:
         domain = self._domains.get(uuid)
-        if domain is not None and domain.state is DomainState.RUNNING:
+        same = self.specs.get(uuid) is asked
+        if same and domain is not None and domain.state is DomainState.RUNNING:
             self.guest_powers_off(uuid)
 
     async def kill(self, uuid: str) -> None:
@@ -246,44 +286,58 @@ class MemoryHypervisor:
         effect: Callable[[], T],
         *,
         changes: bool = True,
-        then: tuple[float, Callable[[], T]] | None = None,
+        then: tuple[float, Callable[[], T], Callable[[], Awaitable[None]]] | None = None,
     ) -> T:
         if not self._daemon:
             raise Unavailable(f"{what} {uuid}: the daemon is down")
-        call = asyncio.get_running_loop().create_task(self._run(what, uuid, effect, changes, then))
-        self._calls.add(call)
+        call = asyncio.get_running_loop().create_task(self._thread(what, uuid, effect, changes, then))
+        self._calls[call] = None
         call.add_done_callback(self._returned)
         return await asyncio.shield(call)
 
-    async def _run(
+    async def _thread(
         self,
         what: str,
         uuid: str,
         effect: Callable[[], T],
         changes: bool,
-        then: tuple[float, Callable[[], T]] | None,
+        then: tuple[float, Callable[[], T], Callable[[], Awaitable[None]]] | None,
     ) -> T:
         life = self._daemon
         lost = (UnknownOutcome if changes else Unavailable)(f"{what} {uuid}: the daemon died")
-        await asyncio.sleep(self.call_s)
-        if self._daemon != life:
-            raise lost
-        failure = self.fail(what, uuid)
-        if failure is not None:
-            raise failure
-        result = effect()
-        if then is not None:
-            wait_s, effect = then
-            await asyncio.sleep(wait_s)
+
+        async def first() -> T:
+            await asyncio.sleep(self.call_s + self.slow_s(what))
             if self._daemon != life:
                 raise lost
-            result = effect()
+            failure = self.fail(what, uuid)
+            if failure is not None:
+                raise failure
+            return effect()
+
+        result = await self._sent(first())
+        if then is not None:
+            wait_s, next_effect, opens = then
+
+            async def second() -> T:
+                await asyncio.sleep(wait_s)
+                await opens()
+                if self._daemon != life:
+                    raise lost
+                return next_effect()
+
+            result = await self._sent(second())
         return result
 
+    async def _sent(self, request: Coroutine[None, None, T]) -> T:
+        """A request in the daemon: nobody's."""
+        task = asyncio.get_running_loop().create_task(request, context=Context())
+        task.add_done_callback(_seen)
+        return await task
+
     def _returned(self, call: asyncio.Task[object]) -> None:
-        self._calls.discard(call)
-        if not call.cancelled():
-            call.exception()  # seen: whoever awaited may be gone
+        self._calls.pop(call, None)
+        _seen(call)
 
     def _must(self, uuid: str) -> Domain:
         domain = self._domains.get(uuid)
@@ -329,8 +383,18 @@ class MemoryHypervisor:
         self.specs.pop(uuid, None)
 
     def _post(self, uuid: str, what: str) -> None:
-        for stream in list(self._streams):
+        for stream in list(self._streams.values()):
             stream.post(DomainEvent(uuid=uuid, what=what))
+
+
+async def _opens(spec: DomainSpec) -> None:
+    """The storage has nothing against it."""
+
+
+def _seen(task: asyncio.Task[T]) -> None:
+    """Whoever awaited may be gone: its error is no surprise."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _defined(spec: DomainSpec) -> Domain:
@@ -344,66 +408,3 @@ def _defined(spec: DomainSpec) -> Domain:
         run=spec.run,
         volume_uuid=spec.volume_uuid,
     )
-
-
-class _Stream:
-    """Bounded like the real one's; overflow means: look at everything."""
-
-    def __init__(self) -> None:
-        self._pending: dict[DomainEvent, None] = {}
-        self._arrived = asyncio.Event()
-        self._closed = False
-
-    def post(self, event: DomainEvent) -> None:
-        if event not in self._pending and len(self._pending) >= _BOUND:
-            self._pending.clear()
-            event = DomainEvent(uuid="", what="reconnected")
-        self._pending.pop(event, None)
-        self._pending[event] = None
-        self._arrived.set()
-
-    def close(self) -> None:
-        self._closed = True
-        self._arrived.set()
-
-    def __aiter__(self) -> _Stream:
-        return self
-
-    async def __anext__(self) -> DomainEvent:
-        while not self._closed:
-            if self._pending:
-                event = next(iter(self._pending))
-                del self._pending[event]
-                return event
-            self._arrived.clear()
-            await self._arrived.wait()
-        raise StopAsyncIteration
-
-
-class MemoryConsole:
-    """A guest that echoes."""
-
-    def __init__(self) -> None:
-        self._text = b""
-        self._ended = False
-        self._arrived = asyncio.Event()
-
-    def end(self) -> None:
-        self._ended = True
-        self._arrived.set()
-
-    async def read(self) -> bytes:
-        while not self._text and not self._ended:
-            self._arrived.clear()
-            await self._arrived.wait()
-        text, self._text = self._text, b""
-        return text
-
-    async def write(self, data: bytes) -> None:
-        if self._ended:
-            raise Unavailable("console: it has ended")
-        self._text = (self._text + data)[-65_536:]
-        self._arrived.set()
-
-    async def close(self) -> None:
-        self.end()

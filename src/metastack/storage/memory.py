@@ -2,14 +2,19 @@
 
 Owns: enough of RBD's manners for tests and the simulator: images, clones, trash, a blocklist by address.
 Refuses: threads and clocks but ``asyncio.sleep`` and the loop's time.
+Rule: a call is a thread and a request. The thread belongs to the process that called (a stopped process sends
+nothing); the request, once sent, is nobody's, and takes effect whatever became of the await or the process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from metastack.core.model import FenceReceipt
 from metastack.ports import (
@@ -25,7 +30,10 @@ from metastack.ports import (
     NotFound,
     Progress,
     Unavailable,
+    UnknownOutcome,
 )
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -42,6 +50,27 @@ class MemoryPool:
     """Disk path to the host that has it open; shared with the in-memory hypervisors."""
     osd_epoch: int = 1
     down: bool = False
+    cut: dict[str, asyncio.Event] = field(default_factory=dict)
+    """Addresses that cannot reach the pool, each with what is set when it can again."""
+    fail: Callable[[str, str], Exception | None] = lambda _what, _address: None
+    """Fault injection: asked with the call's name and the client's address when it takes effect."""
+    removed: Callable[[str], None] = lambda _uuid: None
+    """Told of every disk that goes to the trash."""
+    delay_s: Callable[[str], float] = lambda _what: 0.0
+    """How long a request takes besides the client's own ``call_s``, seconds."""
+
+    def partition(self, address: str) -> None:
+        """Nothing passes between this address and the pool until :meth:`heal`."""
+        self.cut.setdefault(address, asyncio.Event())
+
+    def heal(self, address: str) -> None:
+        found = self.cut.pop(address, None)
+        if found is not None:
+            found.set()
+
+    def is_open(self, path: str) -> bool:
+        """A live writer has the disk open."""
+        return path in self.locks
 
 
 class MemoryStorage:
@@ -50,38 +79,73 @@ class MemoryStorage:
     kind = "memory"
 
     def __init__(
-        self, pool: MemoryPool, address: str = "", *, remote_fence: bool = True, call_s: float = 0.0
+        self,
+        pool: MemoryPool,
+        address: str = "",
+        *,
+        remote_fence: bool = True,
+        call_s: float = 0.0,
+        timeout_s: float | None = None,
     ) -> None:
         self.remote_fence = remote_fence
         self._pool, self._address, self._call_s = pool, address, call_s
-        self._calls = 0
-        self._quiet = asyncio.Event()
-        self._quiet.set()
+        self._timeout_s = timeout_s
+        """Patience with one call; None: endless, as long as nothing is cut off."""
+        self._calls: dict[asyncio.Task[object], None] = {}
+        self._abandoned = False
 
-    async def _call(self, needs_io: bool = True) -> MemoryPool:
-        """One request; a client that is shut out still reaches the monitors, not the disks."""
-        self._calls += 1
-        self._quiet.clear()
+    def abandon(self) -> None:
+        """The process died: what is stuck on the way never arrives, what is through takes effect."""
+        self._abandoned = True
+
+    async def _call(self, what: str, effect: Callable[[MemoryPool], T], *, needs_io: bool = True) -> T:
+        """One call; a client that is shut out still reaches the monitors, not the disks."""
+        call = asyncio.get_running_loop().create_task(self._thread(what, effect, needs_io))
+        self._calls[call] = None
+        call.add_done_callback(self._returned)
         try:
-            await asyncio.sleep(self._call_s)
-        finally:
-            self._calls -= 1
-            if not self._calls:
-                self._quiet.set()
-        if self._pool.down:
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.shield(call)
+        except TimeoutError:
+            raise UnknownOutcome(f"{what}: no answer within {self._timeout_s} s; it may still happen") from None
+
+    async def _thread(self, what: str, effect: Callable[[MemoryPool], T], needs_io: bool) -> T:
+        await asyncio.sleep(self._call_s)
+        request = asyncio.get_running_loop().create_task(
+            self._request(what, effect, needs_io), context=Context()
+        )
+        request.add_done_callback(_seen)
+        return await request
+
+    async def _request(self, what: str, effect: Callable[[MemoryPool], T], needs_io: bool) -> T:
+        pool, address = self._pool, self._address
+        await asyncio.sleep(pool.delay_s(what))
+        while address in pool.cut:
+            await pool.cut[address].wait()
+            if self._abandoned:
+                raise Unavailable(f"{what}: its client died")
+        if pool.down:
             raise Unavailable("the storage does not answer")
-        if needs_io and self._address in self._pool.blocked:
-            raise Fenced(f"{self._address} is shut out")
-        return self._pool
+        if needs_io and address in pool.blocked:
+            raise Fenced(f"{address} is shut out")
+        failure = pool.fail(what, address)
+        if failure is not None:
+            raise failure
+        return effect(pool)
+
+    def _returned(self, call: asyncio.Task[object]) -> None:
+        self._calls.pop(call, None)
+        _seen(call)
 
     async def open(self) -> None:
-        await self._call(needs_io=False)
+        await self._call("open", lambda pool: None, needs_io=False)
 
     async def close(self) -> None:
         await self.quiesce()
 
     async def quiesce(self) -> None:
-        await self._quiet.wait()
+        while self._calls:
+            await asyncio.wait(list(self._calls))
 
     def libvirt_secret(self) -> CephSecret | None:
         return None
@@ -96,98 +160,123 @@ class MemoryStorage:
         progress: Progress | None = None,
         size_limit: int = 0,
     ) -> ImageInfo:
-        pool = await self._call()
-        if uuid in pool.images:
-            raise Exists(f"image {uuid} exists")
-        data = Path(path).read_bytes()
-        if len(data) % 512 or not data:
-            raise InvalidImage(f"{path}: its size is not a multiple of 512")
-        pool.images[uuid] = len(data)
-        if progress is not None:
-            progress(len(data), len(data))
-        return ImageInfo(
-            size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), format=fmt or DiskFormat.RAW
-        )
+        def store(pool: MemoryPool) -> ImageInfo:
+            if uuid in pool.images:
+                raise Exists(f"image {uuid} exists")
+            data = Path(path).read_bytes()
+            if len(data) % 512 or not data:
+                raise InvalidImage(f"{path}: its size is not a multiple of 512")
+            pool.images[uuid] = len(data)
+            if progress is not None:
+                progress(len(data), len(data))
+            return ImageInfo(
+                size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), format=fmt or DiskFormat.RAW
+            )
+
+        return await self._call("import_image", store)
 
     async def delete_image(self, uuid: str) -> None:
-        pool = await self._call()
-        users = [*pool.disks.values(), *(info for info, _ in pool.trash.values())]
-        if any(info.parent_image_uuid == uuid for info in users):
-            raise InUse(f"disks depend on image {uuid}")
-        pool.images.pop(uuid, None)
+        def delete(pool: MemoryPool) -> None:
+            users = [*pool.disks.values(), *(info for info, _ in pool.trash.values())]
+            if any(info.parent_image_uuid == uuid for info in users):
+                raise InUse(f"disks depend on image {uuid}")
+            pool.images.pop(uuid, None)
+
+        await self._call("delete_image", delete)
 
     async def images(self) -> list[str]:
-        return sorted((await self._call()).images)
+        return await self._call("images", lambda pool: sorted(pool.images))
 
     # --- disks
 
     async def create_disk(self, uuid: str, image_uuid: str, size_bytes: int) -> None:
-        pool = await self._call()
-        if uuid in pool.disks:
-            return
-        if image_uuid not in pool.images:
-            raise NotFound(f"image {image_uuid} does not exist")
-        if size_bytes < pool.images[image_uuid]:
-            raise InvalidImage(f"disk {uuid} would be smaller than its image")
-        pool.disks[uuid] = DiskInfo(uuid=uuid, size_bytes=size_bytes, parent_image_uuid=image_uuid)
+        def create(pool: MemoryPool) -> None:
+            if uuid in pool.disks:
+                return
+            if image_uuid not in pool.images:
+                raise NotFound(f"image {image_uuid} does not exist")
+            if size_bytes < pool.images[image_uuid]:
+                raise InvalidImage(f"disk {uuid} would be smaller than its image")
+            pool.disks[uuid] = DiskInfo(uuid=uuid, size_bytes=size_bytes, parent_image_uuid=image_uuid)
+
+        await self._call("create_disk", create)
 
     async def delete_disk(self, uuid: str, retention_s: int) -> None:
-        pool = await self._call()
-        if await self.locked(uuid):
-            raise InUse(f"disk {uuid} is open")
-        info = pool.disks.pop(uuid, None)
-        if info is not None:
-            pool.trash[uuid] = (info, asyncio.get_running_loop().time() + retention_s)
+        def delete(pool: MemoryPool) -> None:
+            if pool.is_open(f"/memory/{uuid}"):
+                raise InUse(f"disk {uuid} is open")
+            info = pool.disks.pop(uuid, None)
+            if info is not None:
+                pool.removed(uuid)
+                pool.trash[uuid] = (info, asyncio.get_running_loop().time() + retention_s)
+
+        await self._call("delete_disk", delete)
 
     async def purge_trash(self) -> int:
-        pool, now_s = await self._call(), asyncio.get_running_loop().time()
-        due = [uuid for uuid, (_, at_s) in pool.trash.items() if at_s <= now_s]
-        for uuid in due:
-            del pool.trash[uuid]
-        return len(due)
+        def purge(pool: MemoryPool) -> int:
+            now_s = asyncio.get_running_loop().time()
+            due = [uuid for uuid, (_, at_s) in pool.trash.items() if at_s <= now_s]
+            for uuid in due:
+                del pool.trash[uuid]
+            return len(due)
+
+        return await self._call("purge_trash", purge)
 
     async def disk(self, uuid: str) -> DiskInfo | None:
-        return (await self._call()).disks.get(uuid)
+        return await self._call("disk", lambda pool: pool.disks.get(uuid))
 
     async def disks(self) -> list[str]:
-        return sorted((await self._call()).disks)
+        return await self._call("disks", lambda pool: sorted(pool.disks))
 
     async def disk_source(self, uuid: str) -> DiskSource:
         return DiskSource(kind="file", format=DiskFormat.RAW, path=f"/memory/{uuid}")
 
     async def locked(self, uuid: str) -> bool:
-        return f"/memory/{uuid}" in (await self._call(needs_io=False)).locks
+        return await self._call("locked", lambda pool: pool.is_open(f"/memory/{uuid}"), needs_io=False)
 
     # --- fencing
 
     async def fence(self, addresses: tuple[str, ...], by: str, reason: str) -> FenceReceipt:
-        pool = await self._call(needs_io=False)
-        if self.remote_fence:
-            pool.blocked.update(addresses)
-            pool.osd_epoch += 1
-        return FenceReceipt(
-            at="",
-            by=by,
-            method="memory" if self.remote_fence else "image-lock",
-            addresses=addresses if self.remote_fence else (),
-            osd_epoch=pool.osd_epoch,
-            verified="read back",
-            reason=reason,
-        )
+        def block(pool: MemoryPool) -> FenceReceipt:
+            if self.remote_fence:
+                pool.blocked.update(addresses)
+                pool.osd_epoch += 1
+            return FenceReceipt(
+                at="",
+                by=by,
+                method="memory" if self.remote_fence else "image-lock",
+                addresses=addresses if self.remote_fence else (),
+                osd_epoch=pool.osd_epoch,
+                verified="read back",
+                reason=reason,
+            )
+
+        return await self._call("fence", block, needs_io=False)
 
     async def break_locks(self, disk_uuid: str, addresses: tuple[str, ...]) -> None:
-        pool = await self._call()
-        if set(addresses) <= pool.blocked:
-            pool.locks.pop(f"/memory/{disk_uuid}", None)
+        def release(pool: MemoryPool) -> None:
+            if set(addresses) <= pool.blocked:
+                pool.locks.pop(f"/memory/{disk_uuid}", None)
+
+        await self._call("break_locks", release)
 
     async def blocked(self, addresses: tuple[str, ...]) -> tuple[str, ...]:
-        pool = await self._call(needs_io=False)
-        return tuple(address for address in addresses if address in pool.blocked)
+        return await self._call(
+            "blocked", lambda pool: tuple(a for a in addresses if a in pool.blocked), needs_io=False
+        )
 
     async def unfence(self, addresses: tuple[str, ...]) -> None:
-        pool = await self._call(needs_io=False)
-        pool.blocked.difference_update(addresses)
-        pool.osd_epoch += 1
+        def release(pool: MemoryPool) -> None:
+            pool.blocked.difference_update(addresses)
+            pool.osd_epoch += 1
+
+        await self._call("unfence", release, needs_io=False)
 
     async def own_address(self) -> str:
         return self._address
+
+
+def _seen(task: asyncio.Task[T]) -> None:
+    """Whoever awaited may be gone: its error is no surprise."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,305 @@
+"""The judges, apart from the code they judge: each watches the world itself, never what an agent says of it.
+
+Owns: what counts as a violation. Every revision of etcd, every write to a disk and every removal of one passes
+here at the moment it happens; what every machine could do is looked at on every heartbeat.
+Refuses: raising. A violation is collected in the lab (an assert in somebody's task would be lost).
+
+* two writers: an older epoch never writes after a newer one, one epoch writes from one machine, and no two
+  running guests share a disk that neither is shut out of;
+* one claim: it moves only from a session that a finished fence reached, and is released without a domain;
+* growing: sessions, epochs and fences only grow;
+* destroyed: no disk of a VM that has a spec is removed, no foreign domain is touched;
+* the brake: no fence is opened while more than the configured share of the nodes is gone, and it is said;
+* the view: what an agent has folded is what etcd's history says at that revision;
+* converged (:mod:`metastack.sim.converged`): after healing, all is as wished within the bound, and stays so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from ..core.change import KeyEvent
+from ..core.facts import DomainState
+from ..core.keys import Kind, ParsedKey
+from ..core.model import Claim, Fence, NodeFacts, VmId, VmSpec, token
+from ..core.world import _TYPES, mod_of, seen
+from . import converged
+from .host import FOREIGN
+from .rbd import Write
+
+if TYPE_CHECKING:
+    from .host import SimHost
+    from .lab import Lab
+
+SETTLED_S: Final = 3.0
+"""What happened so long ago is known to every agent that hears."""
+
+
+class Checkers:
+    """All judges of one run."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._claims: dict[VmId, Claim] = {}
+        self._epochs: dict[VmId, int] = {}
+        self._sessions: dict[str, int] = {}
+        """The last session of each node, living or not."""
+        self._alive: set[str] = set()
+        self._gone_s: dict[str, float] = {}
+        self._fences: dict[str, Fence] = {}
+        self._facts: dict[str, NodeFacts] = {}
+        self._specs: dict[VmId, VmSpec] = {}
+        self._cordoned: set[str] = set()
+        self._last_write: dict[str, Write] = {}
+        self._said: set[tuple[str, ...]] = set()
+        self._views: dict[int, tuple[int, dict[ParsedKey, int]]] = {}
+        lab.cluster.listeners.append(self.committed)
+        lab.pool.wrote = self.wrote
+        lab.pool.removed = self.removed
+
+    def _once(self, kind: str, what: str, *key: str) -> None:
+        if (kind, *key) not in self._said:
+            self._said.add((kind, *key))
+            self._lab.violation(kind, what)
+
+    # --- the disks
+
+    def wrote(self, write: Write) -> None:
+        """A write landed."""
+        last = self._last_write.get(write.volume)
+        if last is None or write.epoch > last.epoch:
+            self._lab.trace.add(write.host, f"first write of epoch {write.epoch} to {write.volume}")
+        elif write.epoch < last.epoch or write.host != last.host:
+            self._once(
+                "two_writers",
+                f"{write.host} wrote to {write.volume} in epoch {write.epoch} "
+                f"after {last.host} wrote in epoch {last.epoch}",
+                write.volume,
+                write.host,
+                str(write.epoch),
+            )
+            return
+        self._last_write[write.volume] = write
+
+    def who_can_write(self) -> None:
+        """Two running guests on one disk, neither shut out: the next write decides, so this is too late already."""
+        able: dict[str, list[str]] = {}
+        for host in self._lab.hosts.values():
+            if host.powered and host.address not in self._lab.pool.blocked:
+                for domain in host.hypervisor.active():
+                    if domain.managed and domain.state is DomainState.RUNNING:
+                        able.setdefault(domain.volume_uuid, []).append(f"{host.name}/{domain.epoch}")
+        for volume, where in able.items():
+            if len(where) > 1:
+                self._once("two_writers", f"{volume} can be written from {' and '.join(where)}", volume, *where)
+
+    def removed(self, volume: str) -> None:
+        """A disk went to the trash."""
+        for spec in self._specs.values():
+            if spec.volume_uuid == volume:
+                self._lab.violation("destroyed", f"the disk {volume} of {spec.id} was removed, its spec exists")
+
+    # --- etcd
+
+    def committed(self, by: str, revision: int, events: tuple[KeyEvent, ...]) -> None:
+        """One revision."""
+        names = []
+        for event in events:
+            key = self._lab.keys.parse(event.key)
+            if key is None or key.kind is Kind.EVENT:
+                continue
+            names.append(f"{'' if event.entry else '-'}{key.kind.value}/{'/'.join(key.names)}")
+            match key.kind:
+                case Kind.CLAIM:
+                    self._claim(by, key.vm, event)
+                case Kind.NODE_ALIVE:
+                    self._node(key.names[0], event)
+                case Kind.FENCE if event.entry is not None:
+                    record = seen(Fence, event.entry).record
+                    if record is not None:
+                        self._fence(by, key.names[0], record)
+                case Kind.NODE_FACTS if event.entry is not None:
+                    facts = seen(NodeFacts, event.entry).record
+                    if facts is not None:
+                        self._facts[key.names[0]] = facts
+                case Kind.VM_SPEC:
+                    spec = seen(VmSpec, event.entry).record if event.entry is not None else None
+                    if spec is not None:
+                        self._specs[key.vm] = spec
+                    else:
+                        self._specs.pop(key.vm, None)
+                case Kind.NODE_SPEC if event.entry is not None:
+                    cordoned = b'"cordoned":true' in event.entry.value
+                    (self._cordoned.add if cordoned else self._cordoned.discard)(key.names[0])
+                case Kind.VOLUME if event.entry is None:
+                    for spec in self._specs.values():
+                        if spec.volume_uuid == key.names[1]:
+                            self._lab.violation("destroyed", f"the record of {spec.id}'s disk was removed")
+                case _:
+                    pass
+        if by != "announce" or len(names) > 1:
+            self._lab.trace.add("etcd", f"{revision} {by} {' '.join(names)}")
+
+    def _claim(self, by: str, vm: VmId, event: KeyEvent) -> None:
+        old = self._claims.get(vm)
+        if event.entry is None:
+            self._claims.pop(vm, None)
+            if old is not None:
+                self._released(vm, old)
+            return
+        new = seen(Claim, event.entry).ok
+        self._claims[vm] = new
+        last = self._epochs.get(vm, 0)
+        kept = old is not None and old.node == new.node and old.epoch == new.epoch
+        if new.epoch < last or (new.epoch == last and not kept):
+            self._lab.violation("growing", f"{vm}: {by} put epoch {new.epoch} after {last}")
+        self._epochs[vm] = max(last, new.epoch)
+        if new.node not in self._alive or self._sessions.get(new.node) != new.session:
+            self._lab.violation(
+                "one_claim", f"{vm}: {by} by session {new.session} of {new.node}, which is over"
+            )
+        if old is None:
+            return
+        fenced = self._fences.get(old.node, Fence()).through >= old.session
+        if not kept and not fenced:
+            self._lab.violation(
+                "one_claim",
+                f"{vm}: {by} moved it from session {old.session} of {old.node}, which no fence has reached",
+            )
+        if kept and old.session != new.session and fenced:
+            self._lab.violation("one_claim", f"{vm}: {by} adopted from session {old.session}, which is fenced")
+        if new.session < old.session and old.node == new.node:
+            self._lab.violation("growing", f"{vm}: {by} put session {new.session} after {old.session}")
+
+    def _released(self, vm: VmId, old: Claim) -> None:
+        host = self._lab.hosts[old.node]
+        if any(domain.uuid == old.uuid for domain in host.hypervisor.active()):
+            self._lab.violation("one_claim", f"{vm} was released by {old.node} while its guest was there")
+
+    def _node(self, node: str, event: KeyEvent) -> None:
+        if event.entry is None:
+            self._alive.discard(node)
+            self._gone_s[node] = self._lab.loop.time()
+            return
+        session = token(0, event.entry.create_revision)
+        if event.entry.version == 1:
+            if session <= self._sessions.get(node, 0):
+                self._lab.violation("growing", f"{node}: session {session} after {self._sessions[node]}")
+            if session <= self._fences.get(node, Fence()).through:
+                self._lab.violation("growing", f"{node}: session {session} begins fenced")
+        self._sessions[node] = session
+        self._alive.add(node)
+        self._gone_s.pop(node, None)
+
+    def _fence(self, by: str, node: str, record: Fence) -> None:
+        old = self._fences.get(node, Fence())
+        self._fences[node] = record
+        if record.through < old.through:
+            self._lab.violation("growing", f"{node}: fenced through {record.through} after {old.through}")
+        if record.through > old.through:
+            facts = self._facts.get(node)
+            addresses = set(facts.storage_addresses) if facts is not None else set()
+            if not addresses or not addresses <= self._lab.pool.blocked:
+                self._lab.violation("fence", f"{node}: done was written while its addresses are not blocked")
+            if node in self._alive and record.through >= self._sessions[node]:
+                self._lab.violation("fence", f"{node}: its living session {self._sessions[node]} is fenced")
+        if by == "intent":
+            self._brake(node, record.intent_by)
+
+    def _brake(self, victim: str, fencer: str) -> None:
+        agent = self._lab.hosts[fencer].agent
+        if agent is None:
+            return  # it died a moment ago: what it knew is gone with it
+        world = agent.node.world
+        config = world.config
+        now_s = self._lab.loop.time()
+        joined = [n for n in world.nodes() if world.facts(n) is not None and n not in self._cordoned]
+        gone = [n for n in joined if world.alive(n) is None and n in self._gone_s]
+        recent = [n for n in gone if now_s - self._gone_s[n] > SETTLED_S]
+        if not recent:
+            return
+        at = sorted(self._gone_s[n] for n in recent)
+        together = max(
+            sum(1 for t in at[i:] if t - at[i] <= config.brake_window_s - 15) for i in range(len(at))
+        )
+        if together * 100 > config.brake_percent * len(joined):
+            self._lab.violation(
+                "brake", f"{fencer} opened a fence of {victim} with {together} of {joined} gone"
+            )
+
+    # --- the agents
+
+    def event(self, node: str, name: str, fields: dict[str, Any]) -> None:
+        """An agent logged something that only a broken one would."""
+        if name in ("agent_broken", "agent_crashed"):
+            self._lab.violation("agent_died", f"{node}: {fields.get('error')}")
+
+    def look(self, *, everybody: bool = False) -> None:
+        """Compare every agent's view with the history, and whether it says that the brake holds."""
+        for host in self._lab.hosts.values():
+            if host.agent is None or not host.agent.node.mirror.listed.is_set():
+                continue
+            if everybody or not host.lost_events:
+                self._view(host)
+            self._brake_said(host)
+
+    def _view(self, host: SimHost) -> None:
+        assert host.agent is not None
+        world, past = host.agent.node.world, self._lab.cluster.past
+        at, table = self._views.pop(id(world), (0, {}))
+        while at < len(past) and past[at][0] <= world.revision:
+            for event in past[at][1]:
+                key = self._lab.keys.parse(event.key)
+                if key is None or key.kind not in _TYPES:
+                    continue
+                if event.entry is None:
+                    table.pop(key, None)
+                else:
+                    table[key] = event.entry.mod_revision
+            at += 1
+        self._views[id(world)] = (at, table)
+        there = {
+            ParsedKey(kind, names): mod_of(found)
+            for kind, names_to in world._tables.items()
+            for names, found in names_to.items()
+        }
+        if there != table:
+            differs = sorted(
+                f"{key.kind.value}/{'/'.join(key.names)}: has {there.get(key)}, is {table.get(key)}"
+                for key in there.keys() | table.keys()
+                if there.get(key) != table.get(key)
+            )
+            self._once("view", f"{host.name} at {world.revision}: {'; '.join(differs[:3])}", host.name)
+
+    def _brake_said(self, host: SimHost) -> None:
+        agent = host.agent
+        if agent is None or not agent.node.session.ready or host.process is None or host.process.frozen:
+            return
+        world, now_s = agent.node.world, self._lab.loop.time()
+        joined = [n for n in world.nodes() if world.facts(n) is not None and n not in self._cordoned]
+        gone = [n for n in joined if world.alive(n) is None and now_s - self._gone_s.get(n, now_s) > SETTLED_S]
+        at = [self._gone_s[n] for n in gone]
+        if len(gone) * 100 > world.config.brake_percent * len(joined) and len(joined) > 1:
+            if max(at) - min(at) <= world.config.brake_window_s - 15 and not agent.fencer.braked:
+                self._once(
+                    "brake", f"{host.name}: {gone} of {joined} are gone and it does not say so", host.name
+                )
+
+    # --- the end
+
+    def wrong(self) -> list[str]:
+        """What is not as wished right now."""
+        return converged.wrong(self._lab)
+
+    def at_the_end(self, well: bool) -> None:
+        """The last look."""
+        self.who_can_write()
+        if well:
+            self.look(everybody=True)
+        for host in self._lab.hosts.values():
+            if not any(domain.uuid == FOREIGN for domain in host.hypervisor.active()):
+                self._lab.violation("destroyed", f"{host.name}: the domain of somebody else is gone")
+        for write in self._last_write.values():
+            wanted = any(spec.volume_uuid == write.volume for spec in self._specs.values())
+            if wanted and write.volume not in self._lab.pool.disks:
+                self._lab.violation("destroyed", f"the disk {write.volume} of a VM that has a spec is gone")

@@ -1,0 +1,64 @@
+"""Observations that a scenario demands at a moment: ``at 30 expect running vm1 n2``.
+
+Owns: the words after ``expect``. Refuses: asking the agents; it looks at the machines, etcd and the pool.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..core.facts import DomainState
+from ..core.model import Fence, VmId, VmStatus
+from ..core.world import seen
+
+if TYPE_CHECKING:
+    from .lab import Lab
+
+
+def _where(lab: Lab, name: str) -> list[str]:
+    return [
+        host.name
+        for host in lab.hosts.values()
+        for domain in host.hypervisor.active()
+        if domain.managed and domain.name == name and domain.state is DomainState.RUNNING
+    ]
+
+
+def expect(lab: Lab, args: tuple[str, ...]) -> str:
+    """What is wrong; empty when it is as expected."""
+    match args:
+        case ["running", name]:
+            return "" if len(_where(lab, name)) == 1 else f"runs on {_where(lab, name) or 'no node'}"
+        case ["running", name, node]:
+            return "" if _where(lab, name) == [node] else f"runs on {_where(lab, name) or 'no node'}"
+        case ["not-running", name]:
+            return f"runs on {_where(lab, name)}" if _where(lab, name) else ""
+        case ["unclaimed", name]:
+            found = lab.cluster.get(lab.keys.claim(VmId("default", name)))
+            return "" if found is None else "is claimed"
+        case ["phase", name, phase]:
+            entry = lab.cluster.get(lab.keys.vm_status(VmId("default", name)))
+            record = seen(VmStatus, entry).record if entry is not None else None
+            is_now = record.phase.value if record is not None else "without status"
+            return "" if is_now == phase else f"is {is_now}"
+        case ["ready", node]:
+            agent = lab.hosts[node].agent
+            return "" if agent is not None and agent.node.session.ready else "is not ready"
+        case ["not-ready", node]:
+            agent = lab.hosts[node].agent
+            return "is ready" if agent is not None and agent.node.session.ready else ""
+        case ["blocked", node]:
+            return "" if lab.hosts[node].address in lab.pool.blocked else "is not blocked"
+        case ["not-blocked", node]:
+            return "is blocked" if lab.hosts[node].address in lab.pool.blocked else ""
+        case ["never-fenced", node]:
+            entry = lab.cluster.get(lab.keys.fence(node))
+            record = seen(Fence, entry).record if entry is not None else None
+            return "" if record is None or not (record.through or record.intent) else "was fenced"
+        case ["braked", node]:
+            agent = lab.hosts[node].agent
+            return "" if agent is not None and agent.fencer.braked else "its brake is off"
+        case ["disks", count]:
+            return "" if len(lab.pool.disks) == int(count) else f"there are {len(lab.pool.disks)}"
+        case _:
+            return "no such expectation"

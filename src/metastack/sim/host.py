@@ -1,0 +1,235 @@
+"""A simulated machine: guests, marks on its disk, an agent that can be killed, stopped and started.
+
+Owns: what outlives the agent (hypervisor, marks, guests and their writes) and the agent's process.
+Refuses: any code of the agent's own: :class:`metastack.agent.agent.Agent` runs here unchanged.
+Rule: the agent dies as by SIGKILL: not one of its lines runs afterwards, and what it sent is still on the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Final, cast
+
+from ..agent.agent import Agent
+from ..agent.clock import Clock
+from ..agent.marks import Marks
+from ..core.facts import DomainState
+from ..core.model import Resources
+from ..hypervisor.memory import MemoryHypervisor
+from ..network.memory import MemoryNetwork
+from ..ports import Broken, DomainSpec, Fenced, Hypervisor, NotFound, Unavailable
+from ..store.memory import MemoryStore
+from .loop import PROCESS, Process
+from .wire import Steps, WireHypervisor, WireStorage, WireStore
+
+if TYPE_CHECKING:
+    from .lab import Lab
+
+BEAT_S: Final = 0.5
+"""Each running guest writes to its disk this often."""
+RESTART_S: Final = 1.0
+"""The service manager starts an agent that died again after this long."""
+STORAGE_TIMEOUT_S: Final = 10.0
+EPOCH_S: Final = 1_700_000_000.0
+FOREIGN: Final = "ffffffff-0000-4000-8000-000000000001"
+
+
+class HostMarks(Marks):
+    """The marks on a simulated machine's disk: they outlive agents and power cuts."""
+
+    def __init__(self, disk: dict[str, str]) -> None:
+        super().__init__(Path("/nowhere"))
+        self._disk = disk
+
+    def lock(self) -> None:
+        if "lock" in self._disk:
+            raise Broken("another agent runs on this host")
+        self._disk["lock"] = ""
+
+    def unlock(self) -> None:
+        self._disk.pop("lock", None)
+
+    def _write(self, name: str, text: str) -> None:
+        process = PROCESS.get()
+        if process is None or not process.dead:
+            self._disk[name] = text
+
+    def _exists(self, name: str) -> bool:
+        return name in self._disk
+
+    def _read(self, name: str) -> str:
+        return self._disk[name]
+
+    def _remove(self, name: str) -> None:
+        process = PROCESS.get()
+        if process is None or not process.dead:
+            self._disk.pop(name, None)
+
+
+class SimHost:
+    """One machine of the lab."""
+
+    def __init__(self, lab: Lab, name: str, number: int) -> None:
+        self.lab, self.name = lab, name
+        self.address = f"10.0.0.{number}"
+        self.random = Random(f"{lab.seed}/{name}")
+        self.powered = True
+        self.skew_s = 0.0
+        self.disk: dict[str, str] = {"node-uuid": f"identity-of-{name}"}
+        self.hypervisor = MemoryHypervisor(
+            uuid=f"00000000-0000-4000-8000-{number:012d}",
+            capacity=Resources(cpus=64, memory_mib=262_144),
+            call_s=0.002,
+            boot_s=0.1,
+            graceful_s=1.0,
+        )
+        self.hypervisor.disk_opens = self._disk_opens
+        self.hypervisor.add_foreign(FOREIGN, "somebody-elses")
+        self.process: Process | None = None
+        self.agent: Agent | None = None
+        self.store: MemoryStore | None = None
+        self.steps: Steps | None = None
+        self.lost_events = False
+        """A watch event was lost: the agent's view is wrong until it lists again."""
+        self._storage: WireStorage | None = None
+        self._stop = asyncio.Event()
+        self._stalled: dict[str, tuple[int, str]] = {}
+        self._lives = itertools.count(1)
+
+    # --- the agent
+
+    def start(self) -> None:
+        """Start the agent, if the machine is on and none runs."""
+        if not self.powered or self.process is not None:
+            return
+        lab, life = self.lab, next(self._lives)
+        self.process = process = Process(f"{self.name}#{life}")
+        self.steps = steps = Steps(process, lambda step: lab.entered(self, step))
+        self.store = MemoryStore(lab.cluster, latency_s=self._latency_s)
+        self._storage = WireStorage(
+            lab.pool, self.address, call_s=0.0005, timeout_s=STORAGE_TIMEOUT_S, steps=steps
+        )
+        ids = itertools.count()
+        marks = HostMarks(self.disk)
+        marks.lock()
+        self.lost_events = False
+        self.agent = Agent(
+            name=self.name,
+            keys=lab.keys,
+            store=WireStore(self.store, steps),
+            storage=self._storage,
+            hypervisor=cast(Hypervisor, WireHypervisor(self.hypervisor, steps)),
+            network=MemoryNetwork(),
+            marks=marks,
+            clock=Clock(
+                lambda: EPOCH_S + lab.loop.time() + self.skew_s,
+                lambda: f"{self.name}x{life:03d}{next(ids):06d}ffffffff",
+            ),
+            addresses=(self.address,),
+            address=self.address,
+        )
+        self._stop = asyncio.Event()
+        lab.loop.start_process(process, self._main(self.agent, process))
+
+    async def _main(self, agent: Agent, process: Process) -> None:
+        why = ""
+        try:
+            await agent.run(self._stop)
+        except Exception as error:
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
+            why = f"{type(error).__name__}: {error}"
+        if process.dead:
+            return
+        if why:
+            self.lab.violation("agent_died", f"{self.name}: {why}")
+            self.lab.later(RESTART_S, self.start)
+        self._ended()
+
+    def _ended(self) -> None:
+        if self.process is not None:
+            self.lab.graveyard.append(self.process)
+        self.disk.pop("lock", None)
+        self.process = self.agent = self.store = self.steps = None
+        self.hypervisor.client_dies()
+
+    def crash(self) -> bool:
+        """SIGKILL."""
+        if self.process is None or self._storage is None:
+            return False
+        self.lab.loop.kill(self.process)
+        self._storage.abandon()
+        self._ended()
+        return True
+
+    def stop(self) -> bool:
+        """SIGTERM: the agent leaves gracefully."""
+        if self.process is None:
+            return False
+        self._stop.set()
+        return True
+
+    def power_cut(self) -> bool:
+        if not self.powered:
+            return False
+        self.crash()
+        self.powered = False
+        self._stalled.clear()
+        self.hypervisor.power_cut()
+        return True
+
+    def power_on(self) -> None:
+        if not self.powered:
+            self.powered = True
+            self.hypervisor.daemon_returns()
+            self.hypervisor.add_foreign(FOREIGN, "somebody-elses")
+            self.start()
+
+    def _latency_s(self) -> float:
+        return self.random.uniform(0.0002, 0.002)
+
+    # --- the guests
+
+    async def _disk_opens(self, spec: DomainSpec) -> None:
+        pool = self.lab.pool
+        while self.address in pool.cut:
+            await pool.cut[self.address].wait()
+        if pool.down:
+            raise Unavailable("the storage does not answer")
+        if self.address in pool.blocked:
+            raise Fenced(f"boot {spec.name}: {self.address} is shut out")
+        if spec.volume_uuid not in pool.disks:
+            raise NotFound(f"boot {spec.name}: disk {spec.volume_uuid} does not exist")
+
+    def beat(self) -> None:
+        """Every running guest writes."""
+        if not self.powered:
+            return
+        pool = self.lab.pool
+        cut = self.address in pool.cut or pool.down
+        for domain in self.hypervisor.active():
+            if not domain.managed or domain.state not in (DomainState.RUNNING, DomainState.SHUTTING_DOWN):
+                continue
+            if cut:
+                self._stalled.setdefault(domain.uuid, (domain.epoch, domain.volume_uuid))
+            elif not pool.write(self.address, self.name, domain.volume_uuid, domain.uuid, domain.epoch):
+                self.hypervisor.io_error(domain.uuid)
+
+    def storage_returns(self) -> None:
+        """What was stalled lands now, or is refused."""
+        stalled, self._stalled = self._stalled, {}
+        pool = self.lab.pool
+        for domain in self.hypervisor.active():
+            found = stalled.get(domain.uuid)
+            if found is None or found[0] != domain.epoch:
+                continue
+            if not pool.write(self.address, self.name, found[1], domain.uuid, found[0]):
+                if domain.state is DomainState.RUNNING:
+                    self.hypervisor.io_error(domain.uuid)
+
+    def doing(self) -> list[str]:
+        """The steps that its agent is in."""
+        return list(self.steps.now) if self.steps is not None else []

@@ -1,0 +1,134 @@
+"""The way between a simulated agent and the world: requests that go on when the agent is stopped or dead.
+
+Owns: which protocol step each agent is in, and cutting a dead agent off.
+Refuses: semantics; it passes every call on to the twins.
+Rule: a request that was sent is nobody's: stopping or killing its sender does not call it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextvars import Context
+from typing import Any, TypeVar
+
+from ..core.change import Batch, Change, Entry, Lease, Outcome, Snapshot
+from ..hypervisor.memory import MemoryHypervisor
+from ..ports import Unavailable
+from ..storage.memory import MemoryStorage
+from ..store.memory import MemoryStore
+from .loop import Process
+
+T = TypeVar("T")
+
+Enter = Callable[[str], None]
+
+
+class Steps:
+    """The protocol steps that one agent is in right now."""
+
+    def __init__(self, process: Process, entered: Callable[[str], None]) -> None:
+        self._process, self._entered = process, entered
+        self.now: dict[str, int] = {}
+
+    def enter(self, step: str) -> None:
+        if self._process.dead:
+            raise Unavailable("this process is dead")
+        self.now[step] = self.now.get(step, 0) + 1
+        self._entered(step)
+
+    def leave(self, step: str) -> None:
+        left = self.now[step] - 1
+        if left:
+            self.now[step] = left
+        else:
+            del self.now[step]
+
+    async def during(self, step: str, work: Coroutine[Any, Any, T]) -> T:
+        """Await a call; the step lasts as long as the await."""
+        try:
+            self.enter(step)
+        except Unavailable:
+            work.close()
+            raise
+        try:
+            return await work
+        finally:
+            self.leave(step)
+
+
+class WireStore:
+    """The Store port: each request runs outside of the process that sent it."""
+
+    def __init__(self, inner: MemoryStore, steps: Steps) -> None:
+        self._inner, self._steps = inner, steps
+
+    async def _send(self, step: str, request: Coroutine[Any, Any, T]) -> T:
+        try:
+            self._steps.enter(step)
+        except Unavailable:
+            request.close()
+            raise
+        try:
+            task = asyncio.get_running_loop().create_task(request, context=Context())
+            task.add_done_callback(_seen)
+            return await asyncio.shield(task)
+        finally:
+            self._steps.leave(step)
+
+    async def get(self, key: str) -> Entry | None:
+        return await self._send("get", self._inner.get(key))
+
+    async def list(self, *prefixes: str) -> Snapshot:
+        return await self._send("list", self._inner.list(*prefixes))
+
+    async def commit(self, change: Change) -> Outcome:
+        return await self._send(change.name, self._inner.commit(change))
+
+    def watch(self, prefix: str, after_revision: int) -> AsyncIterator[Batch]:
+        return self._inner.watch(prefix, after_revision)
+
+    async def grant(self, ttl_s: int) -> Lease:
+        return await self._send("grant", self._inner.grant(ttl_s))
+
+    async def renew(self, lease: Lease) -> Lease:
+        return await self._send("renew", self._inner.renew(lease))
+
+    async def revoke(self, lease: Lease) -> None:
+        await self._send("revoke", self._inner.revoke(lease))
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+class WireStorage(MemoryStorage):
+    """The Storage port, with its steps told."""
+
+    def __init__(self, *args: Any, steps: Steps, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._steps = steps
+
+    async def _call(self, what: str, effect: Any, *, needs_io: bool = True) -> Any:
+        return await self._steps.during(what, super()._call(what, effect, needs_io=needs_io))
+
+
+class WireHypervisor:
+    """The Hypervisor port of one agent on a host that outlives it."""
+
+    def __init__(self, host: MemoryHypervisor, steps: Steps) -> None:
+        self._host, self._steps = host, steps
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._host, name)
+        if name == "events":
+            return method
+
+        async def call(*args: Any, **more: Any) -> Any:
+            return await self._steps.during(name, method(*args, **more))
+
+        return call
+
+
+def _seen(task: asyncio.Task[T]) -> None:
+    if not task.cancelled():
+        task.exception()
