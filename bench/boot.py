@@ -90,7 +90,7 @@ async def _bare(
     await storage.create_disk(disk, image, 35 << 20)
     clones.append(time.monotonic() - began)
     source = await storage.disk_source(disk)
-    text = re.sub(r"<metadata>.*?</metadata>", "", xml, flags=re.DOTALL)
+    text = re.sub(r"<metadata.*?</metadata>", "", xml, flags=re.DOTALL)
     text = re.sub(r"<uuid>.*?</uuid>", f"<uuid>{domain}</uuid>", text, count=1)
     text = re.sub(r"<name>.*?</name>", f"<name>bare-{domain[:8]}</name>", text, count=1)
     text = re.sub(r"(<source protocol='rbd' name=)'[^']*'", rf"\1'{source.path}'", text)

@@ -59,8 +59,17 @@ class Lab:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            raise RuntimeError(f"not within {timeout_s} s: {what}") from None
+            raise RuntimeError(f"not within {timeout_s} s: {what}\n{self.seen()}") from None
         return time.monotonic()
+
+    def seen(self) -> str:
+        """The last words of every agent."""
+        parts = [f"revision {self.world.revision}, {len(self.log)} events"]
+        for name, host in self.cluster.hosts.items():
+            log = Path(host.agent_log)
+            tail = log.read_text().splitlines()[-12:] if log.exists() else ["no log"]
+            parts.append(f"--- {name}\n" + "\n".join(line[:300] for line in tail))
+        return "\n".join(parts)
 
     async def all_ready(self) -> None:
         def ready() -> bool:
