@@ -23,7 +23,8 @@ from .frame import Frame, Lazy, NoReader, Output, Root, parse_lightly
 
 Root.nouns = {
     "vm": Lazy("metastack.cli.vm", "Virtual machines: create, run, look at, delete."),
-    "node": Lazy("metastack.cli.node", "Compute nodes: look at, label, cordon."),
+    "node": Lazy("metastack.cli.node", "Compute nodes: look at, label, cordon, fence."),
+    "fence": Lazy("metastack.cli.fence", "Fences: who was shut out of the storage, when and how."),
     "image": Lazy("metastack.cli.image", "Images that disks are cloned from."),
     "project": Lazy("metastack.cli.project", "Projects: the rooms in which VM names are unique."),
     "config": Lazy("metastack.cli.config", "The platform's configuration, live in etcd."),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import fence
 from .complete import node_names
 from .frame import Frame, frame_of, noun, verb
 from .session import note, with_cluster
@@ -109,6 +110,10 @@ def show(ctx: typer.Context, name: Name) -> None:
     """Show everything about one node."""
     frame = frame_of(ctx)
     _printer(frame).one(with_cluster(frame, lambda cluster: _show(cluster, name)), detail=True)
+
+
+verb(app)(fence.fence)
+verb(app)(fence.unfence)
 
 
 @verb(app)

@@ -80,12 +80,20 @@ async def _connected(context: Context, work: Callable[[Cluster], Awaitable[T]], 
         raise from_store(error, context.store.endpoints) from error
 
 
-def with_storage(frame: Frame, work: Callable[[Cluster, Storage], Awaitable[T]], object: str) -> T:
+def with_storage(
+    frame: Frame,
+    work: Callable[[Cluster, Storage], Awaitable[T]],
+    object: str,
+    user: str = "",
+    keyring: str = "",
+) -> T:
     """Run something against the cluster and its storage, inside the context's network namespace.
 
-    The connection to etcd is made first and from outside.
+    The connection to etcd is made first and from outside. ``user`` and ``keyring`` replace the context's.
     """
     import asyncio
+
+    from msgspec.structs import replace
 
     from metastack.commands.problem import usage
 
@@ -97,6 +105,7 @@ def with_storage(frame: Frame, work: Callable[[Cluster, Storage], Awaitable[T]],
             "endpoints alone do not say where the storage is",
             "use a context: `metastack context list`",
         )
+    settings = replace(settings, user=user or settings.user, keyring=keyring or settings.keyring)
 
     async def both(cluster: Cluster) -> T:
         from metastack.commands.problem import from_storage

@@ -1,0 +1,137 @@
+"""``metastack fence``: what was shut out of the storage, and the two verbs that ask for it by hand.
+
+Owns: options and printing; ``node fence`` and ``node unfence`` are mounted by :mod:`metastack.cli.node`.
+Refuses: rules about fences (:mod:`metastack.commands.fences`).
+Rule: both verbs want a reason, and a yes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .complete import node_names
+from .frame import Frame, frame_of, noun, verb
+from .session import confirm, note, with_cluster, with_storage
+
+if TYPE_CHECKING:
+    from metastack.commands.deed import Cluster
+    from metastack.commands.fences import FenceView
+    from metastack.ports import Storage
+
+    from .output import Printer
+
+app = noun("fence", "Fences: which node was shut out of the storage, when, by whom, how it was verified.")
+
+Name = Annotated[str, typer.Argument(metavar="NODE", autocompletion=node_names)]
+Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept in the receipt.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def _printer(frame: Frame) -> Printer[FenceView]:
+    from .output import Column, Printer, age
+
+    columns: list[Column[FenceView]] = [
+        Column("NODE", lambda v: v.name),
+        Column("STATE", lambda v: v.state),
+        Column("NODE-STATE", lambda v: v.node_state),
+        Column("THROUGH", lambda v: v.fenced_through),
+        Column("FENCED", lambda v: age(v.at)),
+        Column("BY", lambda v: v.by),
+        Column("METHOD", lambda v: v.method),
+        Column("OSD-EPOCH", lambda v: v.osd_epoch),
+        Column("ADDRESSES", lambda v: v.addresses, wide=True),
+        Column("OPEN", lambda v: age(v.intent_at) if v.state == "open" else None),
+        Column("FENCER", lambda v: v.intent_by),
+        Column("REASON", lambda v: v.intent_reason or v.reason, wide=True),
+        Column("TROUBLE", lambda v: v.trouble),
+    ]
+    return Printer(frame.output, columns, lambda v: v.name)
+
+
+@verb(app, "list")
+def list_(
+    ctx: typer.Context,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on with every change.")] = False,
+) -> None:
+    """List the last fence of every node, and the open ones."""
+    from metastack.commands.fences import FENCES, fence_views
+    from metastack.commands.reading import prefixes
+
+    from .watching import print_list
+
+    frame = frame_of(ctx)
+    printer = _printer(frame)
+    with_cluster(
+        frame,
+        lambda cluster: print_list(
+            cluster, prefixes(cluster.keys, FENCES), fence_views, printer, watch, lambda view: view.name
+        ),
+    )
+
+
+async def _shown(cluster: Cluster, name: str) -> FenceView:
+    from metastack.commands.fences import FENCES, fence_view
+    from metastack.commands.problem import not_found
+    from metastack.commands.reading import prefixes, read_world
+
+    view = fence_view(await read_world(cluster, prefixes(cluster.keys, FENCES)), name)
+    if view is None:
+        raise not_found(f"fence of {name}", "`metastack fence list` shows the nodes that were ever fenced")
+    return view
+
+
+@verb(app)
+def show(ctx: typer.Context, name: Name) -> None:
+    """Show the fence receipt of a node."""
+    frame = frame_of(ctx)
+    _printer(frame).one(with_cluster(frame, lambda cluster: _shown(cluster, name)), detail=True)
+
+
+def fence(
+    ctx: typer.Context,
+    name: Name,
+    reason: Why,
+    yes: Yes = False,
+    timeout: Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Longest wait.")] = 60.0,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is done.")] = False,
+) -> None:
+    """Shut a lost node out of the storage, also when the mass brake holds; its VMs start elsewhere."""
+    from metastack.commands.deed import new_deed
+    from metastack.commands.fences import fence_node, wait_fenced
+
+    frame, deed = frame_of(ctx), new_deed(reason)
+    confirm(f"Fence node {name}? Whatever still runs there loses its disks.", yes)
+
+    async def work(cluster: Cluster) -> FenceView:
+        before = await fence_node(cluster, deed, name)
+        if no_wait:
+            return await _shown(cluster, name)
+        return await wait_fenced(
+            cluster, name, before, timeout, lambda told: note(frame, f"node {name}: {told}")
+        )
+
+    _printer(frame).one(with_cluster(frame, work), detail=True)
+
+
+def unfence(
+    ctx: typer.Context,
+    name: Name,
+    reason: Why,
+    yes: Yes = False,
+    user: Annotated[str, typer.Option("--user", help="Ceph user that may unblock, such as admin.")] = "",
+    keyring: Annotated[str, typer.Option("--keyring", metavar="FILE", help="File with that user's key.")] = "",
+) -> None:
+    """Lift the block of a node that is gone for good, so that its addresses can be used again."""
+    from metastack.commands.deed import new_deed
+    from metastack.commands.fences import unfence_node
+
+    frame, deed = frame_of(ctx), new_deed(reason)
+    confirm(f"Is the host of {name} switched off for good? A guest alive there could write again.", yes)
+
+    async def work(cluster: Cluster, storage: Storage) -> FenceView:
+        return await unfence_node(cluster, deed, name, storage)
+
+    found = with_storage(frame, work, f"node {name}", user=user, keyring=keyring)
+    _printer(frame).one(found, detail=True)

@@ -1,0 +1,352 @@
+"""Fences as people see and ask for them: receipts, a fence by hand, an unblock by hand.
+
+Owns: the view of ``fences/<node>``, and what ``node fence`` and ``node unfence`` write.
+Refuses: blocking anything itself. A person opens an intent; an agent blocks, confirms and writes *done*.
+Rule: a living node is never fenced by hand, and never unfenced either: it lifts its own block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from metastack.core import changes
+from metastack.core.change import Put
+from metastack.core.codec import encode
+from metastack.core.keys import Kind
+from metastack.core.model import Fence, FenceReceipt, NodeFacts
+from metastack.core.placement import node_state
+from metastack.core.world import Seen, World, seen
+from metastack.ports import Denied, Refused, Storage, Unavailable
+
+from . import names
+from .deed import Cluster, Deed, Kept, Plan, commit, readable
+from .problem import Code, Problem, conflict, from_storage, not_found, usage
+from .reading import Follower, follow, prefixes, read_world
+
+FENCES = (Kind.FENCE, Kind.NODE_ALIVE, Kind.NODE_FACTS, Kind.CLAIM, Kind.GENERATION, Kind.CLUSTER)
+"""What fence views are made of."""
+UNBLOCKED = "unblocked-by-hand"
+"""Method of a receipt that tells of a block that a person lifted."""
+
+
+class FenceView(Struct, kw_only=True):
+    """What is known of a node's fences."""
+
+    name: str
+    state: str
+    """``fenced``, ``open`` (being fenced), ``unblocked`` (by hand), ``none``; or ``broken``."""
+    node_state: str
+    fenced_through: int | None = None
+    """Every session of the node up to this one is shut out of the storage."""
+    unfenced_claims: int = 0
+    """VMs that it answers for and that no fence reaches."""
+    at: str | None = None
+    by: str | None = None
+    method: str | None = None
+    addresses: list[str] = []
+    osd_epoch: int | None = None
+    """Ceph's OSD map that carries the block."""
+    verified: str | None = None
+    reason: str | None = None
+    intent_by: str | None = None
+    """Node that is fencing it right now, ``(by hand)`` or ``(anyone)``: no node has taken it up yet."""
+    intent_at: str | None = None
+    intent_reason: str | None = None
+    trouble: str | None = None
+    """What stands in the way of the open fence, in the words of the node that tries."""
+    broken: bool = False
+    deleted: bool = False
+
+
+Progress = Callable[[str], None]
+
+
+def fence_views(world: World) -> list[FenceView]:
+    """Every node of which a fence is known, sorted."""
+    return [view for name in _fenced_names(world) if (view := fence_view(world, name)) is not None]
+
+
+def _fenced_names(world: World) -> list[str]:
+    return sorted({names_[0] for names_ in world.names(Kind.FENCE)})
+
+
+def fence_view(world: World, name: str) -> FenceView | None:
+    """One node's fences; None when there never was one."""
+    found = world.fence(name)
+    if found is None:
+        return None
+    view = FenceView(name=name, state="none", node_state=node_state(world, name).value)
+    view.unfenced_claims = len(unfenced(world, name))
+    fence = found.record
+    if fence is None:
+        view.state, view.broken, view.trouble = "broken", True, f"broken record, left alone: {found.why}"
+        return view
+    view.fenced_through = fence.through or None
+    receipt = fence.receipt
+    if receipt is not None:
+        view.state = "unblocked" if receipt.method == UNBLOCKED else "fenced"
+        view.at, view.by, view.method = receipt.at or None, receipt.by, receipt.method
+        view.addresses, view.osd_epoch = list(receipt.addresses), receipt.osd_epoch or None
+        view.verified, view.reason = receipt.verified or None, receipt.reason or None
+    if fence.intent:
+        view.state, view.intent_by = "open", fence.intent_by
+        view.intent_at, view.intent_reason = fence.intent_at or None, fence.intent_reason or None
+        view.trouble = trouble(world, name) or None
+    return view
+
+
+def unfenced(world: World, node: str) -> list[str]:
+    """VMs of sessions of the node that no fence reaches."""
+    through = world.fenced_through(node)
+    return sorted(
+        str(vm)
+        for vm, held in world.claims()
+        if held.record is not None and held.record.node == node and held.record.session > through
+    )
+
+
+def ready_nodes(world: World, but: str) -> list[str]:
+    """Nodes that could do the fencing."""
+    return [
+        name
+        for name in world.nodes()
+        if name != but and (found := world.alive(name)) is not None and found.record and found.record.ready
+    ]
+
+
+def trouble(world: World, victim: str) -> str:
+    """Why an open fence is not done, as far as the records tell."""
+    able = ready_nodes(world, victim)
+    if not able:
+        return "no node is ready to do it"
+    said = []
+    for name in able:
+        found = world.alive(name)
+        why = found.record.fence_failures.get(victim) if found is not None and found.record else None
+        if why:
+            said.append(f"{name} says: {why}")
+    return "the storage does not confirm it: " + "; ".join(said) if said else ""
+
+
+def open_for_s(fence: Fence, now: datetime | None = None) -> float | None:
+    """How long the open intent is open, by this machine's clock; None when none is or it does not say."""
+    if not fence.intent or not fence.intent_at:
+        return None
+    try:
+        since = datetime.fromisoformat(fence.intent_at)
+        return max(0.0, ((now or datetime.now(UTC)) - since).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------------
+# by hand
+
+
+async def fence_node(cluster: Cluster, deed: Deed, node: str) -> int:
+    """Open a fence of a lost node; the mass brake does not hold it. Returns the last ``through`` before it.
+
+    A fence that is open already is left to whoever does it.
+    """
+    names.name("node", node)
+    names.reason(deed.reason)
+    object = f"node {node}"
+    if not deed.reason:
+        raise usage(object, "a fence by hand needs a reason", 'say --reason "why"')
+
+    async def look() -> Plan[int] | Kept[int]:
+        world = await read_world(cluster, prefixes(cluster.keys, FENCES))
+        if node not in world.nodes() and world.fence(node) is None:
+            raise not_found(object, "`metastack node list` shows the nodes that joined")
+        if world.alive(node) is not None:
+            raise conflict(
+                object,
+                "is alive: only a lost node is fenced",
+                f"`metastack node cordon {node}` keeps new VMs away; to fence it, switch the host or its agent "
+                "off and wait for its lease to end",
+            )
+        found = world.fence(node)
+        fence = readable(found, object) if found is not None else Fence()
+        if fence.intent:
+            return Kept(fence.through)
+        change = changes.intent_by_hand(cluster.keys, node, found, world.generation, deed.at, deed.reason)
+        return Plan(
+            guards=change.guards,
+            effects=change.effects,
+            what="node.fence",
+            object=object,
+            message="asked for by hand",
+            answer=fence.through,
+        )
+
+    return await commit(cluster, deed, look)
+
+
+async def wait_fenced(
+    cluster: Cluster, node: str, before: int, timeout_s: float, progress: Progress | None = None
+) -> FenceView:
+    """Wait until a fence later than ``before`` is done; raises Problem with what stands in the way."""
+    last = ""
+    follower: Follower | None = None
+    try:
+        async with asyncio.timeout(timeout_s), follow(cluster, prefixes(cluster.keys, FENCES)) as follower:
+            while True:
+                view = fence_view(follower.world, node)
+                if view is not None and view.state != "open" and (view.fenced_through or 0) > before:
+                    return view
+                if view is None or view.state != "open":
+                    raise _ended(follower.world, node)
+                now = _told(follower.world, node, view)
+                if now != last and progress is not None:
+                    progress(now)
+                last = now
+                await follower.changed()
+    except TimeoutError:
+        why = last or "nothing is known of it"
+        raise Problem(
+            Code.TIMEOUT,
+            f"node {node}",
+            f"is not fenced after {timeout_s:g} s: {why}",
+            f"it goes on by itself; `metastack fence show {node}` shows it",
+        ) from None
+
+
+def _ended(world: World, node: str) -> Problem:
+    if world.alive(node) is not None:
+        return conflict(
+            f"node {node}",
+            "came back by itself before anything was blocked; its VMs run on",
+            f"`metastack node show {node}`",
+        )
+    return conflict(f"node {node}", "the fence was cancelled by the node's return", "look, and ask again")
+
+
+def _told(world: World, node: str, view: FenceView) -> str:
+    if view.trouble:
+        return view.trouble
+    if view.intent_by in (changes.BY_HAND, changes.ANYONE):
+        return f"waits for one of {', '.join(ready_nodes(world, node))} to take it up"
+    return f"{view.intent_by} is blocking it in the storage"
+
+
+async def unfence_node(cluster: Cluster, deed: Deed, node: str, storage: Storage) -> FenceView:
+    """Lift the blocks of a node that will not come back by itself, and forget its storage addresses.
+
+    The caller has made sure of what no record can prove: that no guest of that host lives.
+
+    Safety: the order is record, unblock, record again over the first one's revision. Between the first record
+    and the unblock the node may have come back, lifted its own block and been fenced anew; then the second
+    record fails, and what this unblocked is blocked again. Nothing was written meanwhile by an old guest of
+    that host unless the person was wrong about it.
+    """
+    names.name("node", node)
+    names.reason(deed.reason)
+    object = f"node {node}"
+    if not deed.reason:
+        raise usage(object, "lifting a fence needs a reason", 'say --reason "why"')
+
+    async def first() -> Plan[tuple[str, ...]]:
+        world = await read_world(cluster, prefixes(cluster.keys, FENCES))
+        facts = await _may_be_lifted(world, node)
+        found = world.fence(node)
+        before = found.ok.receipt if found is not None else None
+        change = changes.lifted(cluster.keys, node, found, _about_to_lift(before, deed))
+        return Plan(
+            guards=change.guards,
+            effects=change.effects,
+            what="node.unfence",
+            object=object,
+            message=" ".join(facts.storage_addresses),
+            answer=facts.storage_addresses,
+        )
+
+    addresses = await commit(cluster, deed, first, step="1")
+    entry = await cluster.store.get(cluster.keys.fence(node))
+    mark: Seen[Fence] | None = seen(Fence, entry) if entry is not None else None
+    try:
+        blocked = await storage.blocked(addresses)
+        if blocked:
+            await storage.unfence(blocked)
+    except Denied as error:
+        raise Problem(
+            Code.DENIED,
+            object,
+            str(error),
+            "management users may not unblock, by design: name one that may, "
+            "such as --user admin --keyring /etc/ceph/ceph.client.admin.keyring",
+        ) from error
+    except (Unavailable, Refused) as error:
+        raise from_storage(error, object) from error
+
+    async def second() -> Plan[None]:
+        facts = await cluster.read(NodeFacts, cluster.keys.node_facts(node))
+        receipt = FenceReceipt(
+            at=deed.at,
+            by=deed.by,
+            method=UNBLOCKED,
+            addresses=addresses,
+            verified="read back: not blocked",
+            reason=deed.reason,
+        )
+        change = changes.lifted(cluster.keys, node, mark, receipt)
+        effects = list(change.effects)
+        if facts is not None and facts.record is not None:
+            # Another node may have the addresses now; should this one return, it declares its own again.
+            gone = NodeFacts(name=node, uuid=facts.record.uuid, joined=facts.record.joined)
+            effects.append(Put(cluster.keys.node_facts(node), encode(gone)))
+        return Plan(
+            guards=change.guards,
+            effects=tuple(effects),
+            what="node.unfenced",
+            object=object,
+            message=" ".join(addresses),
+            answer=None,
+        )
+
+    try:
+        await commit(cluster, deed, second, step="2")
+    except Problem:
+        if blocked:
+            await storage.fence(blocked, deed.by, f"{node} came back while its fence was lifted by hand")
+        raise conflict(
+            object, "came back, or was fenced again, meanwhile; it is blocked once more", "look at it"
+        ) from None
+    world = await read_world(cluster, prefixes(cluster.keys, FENCES))
+    view = fence_view(world, node)
+    assert view is not None
+    return view
+
+
+def _about_to_lift(before: FenceReceipt | None, deed: Deed) -> FenceReceipt:
+    """The receipt that stands while the block is being lifted: still that of the fence."""
+    mark = "; to be lifted by "
+    if before is None:
+        return FenceReceipt(at=deed.at, by=deed.by, method="none", verified=f"never fenced{mark}{deed.by}")
+    return replace(before, verified=before.verified.split(mark, maxsplit=1)[0] + mark + deed.by)
+
+
+async def _may_be_lifted(world: World, node: str) -> NodeFacts:
+    """The node's facts; raises Problem when its fence must stay."""
+    object, fence, facts = f"node {node}", world.fence(node), world.facts(node)
+    if facts is None:
+        raise not_found(object, "`metastack fence list` shows the nodes that were fenced")
+    if world.alive(node) is not None:
+        raise conflict(object, "is alive: it lifts its own block on its way back", "nothing is to be done")
+    if fence is not None and readable(fence, object).intent:
+        raise conflict(object, "is being fenced right now", f"`metastack fence show {node}`")
+    if left := unfenced(world, node):
+        raise conflict(
+            object,
+            f"answers for {', '.join(left[:3])}{' …' if len(left) > 3 else ''}, which no fence reaches",
+            f'fence it first: `metastack node fence {node} --yes --reason "…"`',
+        )
+    if any(held.record is not None and held.record.node == node for _, held in world.claims()):
+        raise conflict(
+            object, "its VMs have not been taken over yet", "wait until they have: `metastack vm list`"
+        )
+    return readable(facts, object)
