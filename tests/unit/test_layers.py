@@ -96,7 +96,7 @@ LONG: Final[dict[str, int]] = {
     "agent/act.py": 460,
     "agent/agent.py": 416,
     "cli/vm.py": 460,
-    "commands/views.py": 470,
+    "commands/views.py": 482,
     "core/changes.py": 460,
     "core/model.py": 490,
     "dev/cluster.py": 450,

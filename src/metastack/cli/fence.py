@@ -17,7 +17,7 @@ from .session import confirm, note, with_cluster, with_storage
 
 if TYPE_CHECKING:
     from metastack.commands.deed import Cluster
-    from metastack.commands.fences import FenceView
+    from metastack.commands.fence_view import FenceView
     from metastack.ports import Storage
 
     from .output import Printer
@@ -56,7 +56,8 @@ def list_(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on with every change.")] = False,
 ) -> None:
     """List the last fence of every node, and the open ones."""
-    from metastack.commands.fences import FENCES, fence_views
+    from metastack.commands.fence_view import fence_views
+    from metastack.commands.fences import FENCES
     from metastack.commands.reading import prefixes
 
     from .watching import print_list
@@ -72,7 +73,8 @@ def list_(
 
 
 async def _shown(cluster: Cluster, name: str) -> FenceView:
-    from metastack.commands.fences import FENCES, fence_view
+    from metastack.commands.fence_view import fence_view
+    from metastack.commands.fences import FENCES
     from metastack.commands.problem import not_found
     from metastack.commands.reading import prefixes, read_world
 

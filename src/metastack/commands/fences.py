@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from metastack.core import changes
@@ -19,129 +17,18 @@ from metastack.core.change import Put
 from metastack.core.codec import encode
 from metastack.core.keys import Kind
 from metastack.core.model import Fence, FenceReceipt, NodeFacts
-from metastack.core.placement import node_state
 from metastack.core.world import Seen, World, seen
 from metastack.ports import Denied, Refused, Storage, Unavailable
 
 from . import names
 from .deed import Cluster, Deed, Kept, Plan, commit, readable
+from .fence_view import UNBLOCKED, FenceView, fence_view, ready_nodes, unfenced
 from .problem import Code, Problem, conflict, from_storage, not_found, usage
 from .reading import Follower, follow, prefixes, read_world
 
 FENCES = (Kind.FENCE, Kind.NODE_ALIVE, Kind.NODE_FACTS, Kind.CLAIM, Kind.GENERATION, Kind.CLUSTER)
 """What fence views are made of."""
-UNBLOCKED = "unblocked-by-hand"
-"""Method of a receipt that tells of a block that a person lifted."""
-
-
-class FenceView(Struct, kw_only=True):
-    """What is known of a node's fences."""
-
-    name: str
-    state: str
-    """``fenced``, ``open`` (being fenced), ``unblocked`` (by hand), ``none``; or ``broken``."""
-    node_state: str
-    fenced_through: int | None = None
-    """Every session of the node up to this one is shut out of the storage."""
-    unfenced_claims: int = 0
-    """VMs that it answers for and that no fence reaches."""
-    at: str | None = None
-    by: str | None = None
-    method: str | None = None
-    addresses: list[str] = []
-    osd_epoch: int | None = None
-    """Ceph's OSD map that carries the block."""
-    verified: str | None = None
-    reason: str | None = None
-    intent_by: str | None = None
-    """Node that is fencing it right now, ``(by hand)`` or ``(anyone)``: no node has taken it up yet."""
-    intent_at: str | None = None
-    intent_reason: str | None = None
-    trouble: str | None = None
-    """What stands in the way of the open fence, in the words of the node that tries."""
-    broken: bool = False
-    deleted: bool = False
-
-
 Progress = Callable[[str], None]
-
-
-def fence_views(world: World) -> list[FenceView]:
-    """Every node of which a fence is known, sorted."""
-    return [view for name in _fenced_names(world) if (view := fence_view(world, name)) is not None]
-
-
-def _fenced_names(world: World) -> list[str]:
-    return sorted({names_[0] for names_ in world.names(Kind.FENCE)})
-
-
-def fence_view(world: World, name: str) -> FenceView | None:
-    """One node's fences; None when there never was one."""
-    found = world.fence(name)
-    if found is None:
-        return None
-    view = FenceView(name=name, state="none", node_state=node_state(world, name).value)
-    view.unfenced_claims = len(unfenced(world, name))
-    fence = found.record
-    if fence is None:
-        view.state, view.broken, view.trouble = "broken", True, f"broken record, left alone: {found.why}"
-        return view
-    view.fenced_through = fence.through or None
-    receipt = fence.receipt
-    if receipt is not None:
-        view.state = "unblocked" if receipt.method == UNBLOCKED else "fenced"
-        view.at, view.by, view.method = receipt.at or None, receipt.by, receipt.method
-        view.addresses, view.osd_epoch = list(receipt.addresses), receipt.osd_epoch or None
-        view.verified, view.reason = receipt.verified or None, receipt.reason or None
-    if fence.intent:
-        view.state, view.intent_by = "open", fence.intent_by
-        view.intent_at, view.intent_reason = fence.intent_at or None, fence.intent_reason or None
-        view.trouble = trouble(world, name) or None
-    return view
-
-
-def unfenced(world: World, node: str) -> list[str]:
-    """VMs of sessions of the node that no fence reaches."""
-    through = world.fenced_through(node)
-    return sorted(
-        str(vm)
-        for vm, held in world.claims()
-        if held.record is not None and held.record.node == node and held.record.session > through
-    )
-
-
-def ready_nodes(world: World, but: str) -> list[str]:
-    """Nodes that could do the fencing."""
-    return [
-        name
-        for name in world.nodes()
-        if name != but and (found := world.alive(name)) is not None and found.record and found.record.ready
-    ]
-
-
-def trouble(world: World, victim: str) -> str:
-    """Why an open fence is not done, as far as the records tell."""
-    able = ready_nodes(world, victim)
-    if not able:
-        return "no node is ready to do it"
-    said = []
-    for name in able:
-        found = world.alive(name)
-        why = found.record.fence_failures.get(victim) if found is not None and found.record else None
-        if why:
-            said.append(f"{name} says: {why}")
-    return "the storage does not confirm it: " + "; ".join(said) if said else ""
-
-
-def open_for_s(fence: Fence, now: datetime | None = None) -> float | None:
-    """How long the open intent is open, by this machine's clock; None when none is or it does not say."""
-    if not fence.intent or not fence.intent_at:
-        return None
-    try:
-        since = datetime.fromisoformat(fence.intent_at)
-        return max(0.0, ((now or datetime.now(UTC)) - since).total_seconds())
-    except (ValueError, TypeError):
-        return None
 
 
 # ---------------------------------------------------------------------------------------------------------

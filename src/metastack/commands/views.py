@@ -28,6 +28,8 @@ from metastack.core.placement import NodeView as Room
 from metastack.core.placement import explain, node_state, node_views
 from metastack.core.world import Seen, World, wants_on
 
+from .fence_view import FenceView, fence_view, fence_views, fencer_words
+
 
 class VmView(Struct, kw_only=True):
     """A VM as a reader sees it."""
@@ -98,6 +100,12 @@ class NodeInfo(Struct, kw_only=True):
     console: str | None = None
     storage_addresses: list[str] = []
     fenced_through: int | None = None
+    fence: FenceView | None = None
+    """The last fence's receipt, and the open one."""
+    brake: str | None = None
+    """Why it fences nobody right now."""
+    warnings: list[str] = []
+    """What it finds wrong with itself."""
     versions: dict[str, str] = {}
     lag_ms: int | None = None
     uuid: str | None = None
@@ -136,7 +144,7 @@ class ClusterView(Struct, kw_only=True):
     """Count of each phase."""
     nodes_lost: list[str]
     brake_engaged: bool
-    """So many nodes are lost that none of them will be fenced (DESIGN 3, computed from the records)."""
+    """So many nodes are lost that none of them will be fenced: a node says so, or the records do."""
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -298,7 +306,7 @@ def _silent(world: World, claim: Claim) -> str:
             return f"node {node} is lost and fenced: another node takes the VM over"
         fence = world.fence(node)
         if fence is not None and fence.record is not None and fence.record.intent:
-            return f"node {node} is lost: {fence.record.intent_by} is fencing it"
+            return f"node {node} is lost: {fencer_words(fence.record)}"
         return f"node {node} is lost: it is fenced before another node takes the VM over"
     if world.session(node) != claim.session:
         return f"node {node} has a new session and has not adopted the VM yet"
@@ -325,6 +333,7 @@ def _node_info(world: World, name: str, room: Room, vms: int) -> NodeInfo:
     info.session = world.session(name) or None
     if fence is not None and fence.record is not None:
         info.fenced_through = fence.record.through or None
+    info.fence = fence_view(world, name)
     if facts is not None and facts.record is not None:
         info.uuid = facts.record.uuid or None
         info.storage_addresses = list(facts.record.storage_addresses)
@@ -342,6 +351,7 @@ def _node_info(world: World, name: str, room: Room, vms: int) -> NodeInfo:
         info.message, info.since, info.ready = told.message or None, told.since or None, told.ready
         info.storage, info.console, info.lag_ms = told.storage or None, told.console or None, told.lag_ms
         info.bridges, info.versions = list(told.bridges), told.versions
+        info.brake, info.warnings = told.brake or None, list(told.warnings)
         if not told.ready:
             # A node that takes nothing yet is not ready in any reader's sense.
             info.state = NodeState.LOST.value
@@ -360,7 +370,7 @@ def _lost(world: World, name: str) -> str:
     fence = world.fence(name)
     if fence is not None and fence.record is not None:
         if fence.record.intent:
-            return f"its lease expired; {fence.record.intent_by} is fencing it"
+            return f"its lease expired; {fencer_words(fence.record)}"
         if fence.record.receipt is not None:
             return f"its lease expired; fenced at {fence.record.receipt.at} by {fence.record.receipt.by}"
     return "its lease expired; not fenced"
@@ -408,13 +418,16 @@ def cluster_view(world: World) -> ClusterView:
     lost = [node.name for node in nodes if node.state == NodeState.LOST]
     joined = [node for node in nodes if not node.cordoned]
     lost_joined = [node for node in joined if node.session is None]
-    brake = bool(joined) and len(lost_joined) * 100 > world.config.brake_percent * len(joined)
+    held = next((node.brake for node in nodes if node.brake), "")
+    brake = bool(held) or (bool(joined) and len(lost_joined) * 100 > world.config.brake_percent * len(joined))
     if not nodes:
         problems.append("no node has joined")
     if brake:
         problems.append(
-            f"{len(lost_joined)} of {len(joined)} nodes are lost: the brake holds, none of them is fenced"
+            held
+            or f"{len(lost_joined)} of {len(joined)} nodes are lost: the brake holds, none of them is fenced"
         )
+    problems += [f"node {v.name} is not fenced: {v.trouble}" for v in fence_views(world) if v.trouble]
     problems += [f"node {node.name} is lost: {node.message}" for node in nodes if node.state == NodeState.LOST]
     problems += [f"node {node.name}: {node.message}" for node in nodes if node.broken]
     for view in vms:

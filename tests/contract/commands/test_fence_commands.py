@@ -9,7 +9,8 @@ from commands_rig import HELLO, Racing, Rig, deed
 from msgspec.structs import replace
 
 from metastack.commands.deed import Cluster
-from metastack.commands.fences import fence_node, fence_view, fence_views, open_for_s, unfence_node, wait_fenced
+from metastack.commands.fence_view import fence_view, fence_views, open_for_s
+from metastack.commands.fences import fence_node, unfence_node, wait_fenced
 from metastack.commands.problem import Code, Problem
 from metastack.commands.reading import EVERYTHING, prefixes, read_world
 from metastack.commands.vms import NewVm, create_vm
