@@ -33,6 +33,7 @@ Root.nouns = {
     "version": Lazy("metastack.cli.version", "This program's version."),
     "agent": Lazy("metastack.agent.cli", "The node daemon."),
     "dev": Lazy("metastack.dev.cli", "A whole cluster on this one machine."),
+    "sim": Lazy("metastack.sim.cli", "Simulated clusters, broken at random: does the protocol hold?"),
 }
 
 root = typer.Typer(

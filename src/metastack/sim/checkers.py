@@ -47,6 +47,7 @@ class Checkers:
         self._alive: set[str] = set()
         self._gone_s: dict[str, float] = {}
         self._fences: dict[str, Fence] = {}
+        self._fenced_s: dict[str, float] = {}
         self._facts: dict[str, NodeFacts] = {}
         self._specs: dict[VmId, VmSpec] = {}
         self._cordoned: set[str] = set()
@@ -82,7 +83,7 @@ class Checkers:
         self._last_write[write.volume] = write
 
     def who_can_write(self) -> None:
-        """Two running guests on one disk, neither shut out: the next write decides, so this is too late already."""
+        """Two running guests on one disk, neither shut out: whatever writes next, it is too late already."""
         able: dict[str, list[str]] = {}
         for host in self._lab.hosts.values():
             if host.powered and host.address not in self._lab.pool.blocked:
@@ -194,6 +195,8 @@ class Checkers:
     def _fence(self, by: str, node: str, record: Fence) -> None:
         old = self._fences.get(node, Fence())
         self._fences[node] = record
+        if record.through > old.through:
+            self._fenced_s[node] = self._lab.loop.time()
         if record.through < old.through:
             self._lab.violation("growing", f"{node}: fenced through {record.through} after {old.through}")
         if record.through > old.through:
@@ -213,10 +216,10 @@ class Checkers:
         world = agent.node.world
         config = world.config
         now_s = self._lab.loop.time()
-        joined = [n for n in world.nodes() if world.facts(n) is not None and n not in self._cordoned]
+        joined = self._counted(self._lab.hosts[fencer])
         gone = [n for n in joined if world.alive(n) is None and n in self._gone_s]
         recent = [n for n in gone if now_s - self._gone_s[n] > SETTLED_S]
-        if not recent:
+        if not recent or len(joined) < 2:
             return
         at = sorted(self._gone_s[n] for n in recent)
         together = max(
@@ -226,6 +229,22 @@ class Checkers:
             self._lab.violation(
                 "brake", f"{fencer} opened a fence of {victim} with {together} of {joined} gone"
             )
+
+    def _counted(self, host: SimHost) -> list[str]:
+        """Nodes that the brake counts: joined, not cordoned, and not dealt with before this agent started."""
+        assert host.agent is not None
+        world = host.agent.node.world
+        return [
+            node
+            for node in world.nodes()
+            if world.facts(node) is not None
+            and node not in self._cordoned
+            and not (
+                world.alive(node) is None
+                and self._fenced_s.get(node, host.started_s) < host.started_s
+                and self._fences[node].through >= self._sessions.get(node, 0)
+            )
+        ]
 
     # --- the agents
 
@@ -276,14 +295,13 @@ class Checkers:
         if agent is None or not agent.node.session.ready or host.process is None or host.process.frozen:
             return
         world, now_s = agent.node.world, self._lab.loop.time()
-        joined = [n for n in world.nodes() if world.facts(n) is not None and n not in self._cordoned]
+        joined = self._counted(host)
         gone = [n for n in joined if world.alive(n) is None and now_s - self._gone_s.get(n, now_s) > SETTLED_S]
         at = [self._gone_s[n] for n in gone]
-        if len(gone) * 100 > world.config.brake_percent * len(joined) and len(joined) > 1:
-            if max(at) - min(at) <= world.config.brake_window_s - 15 and not agent.fencer.braked:
-                self._once(
-                    "brake", f"{host.name}: {gone} of {joined} are gone and it does not say so", host.name
-                )
+        if len(gone) * 100 <= world.config.brake_percent * len(joined) or len(joined) < 2:
+            return
+        if max(at) - min(at) <= world.config.brake_window_s - 15 and not agent.fencer.braked:
+            self._once("brake", f"{host.name}: {gone} of {joined} are gone and it does not say so", host.name)
 
     # --- the end
 

@@ -53,8 +53,8 @@ def expect(lab: Lab, args: tuple[str, ...]) -> str:
             return "is blocked" if lab.hosts[node].address in lab.pool.blocked else ""
         case ["never-fenced", node]:
             entry = lab.cluster.get(lab.keys.fence(node))
-            record = seen(Fence, entry).record if entry is not None else None
-            return "" if record is None or not (record.through or record.intent) else "was fenced"
+            fence = seen(Fence, entry).record if entry is not None else None
+            return "" if fence is None or not (fence.through or fence.intent) else "was fenced"
         case ["braked", node]:
             agent = lab.hosts[node].agent
             return "" if agent is not None and agent.fencer.braked else "its brake is off"

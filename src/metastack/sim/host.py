@@ -92,6 +92,8 @@ class SimHost:
         self.agent: Agent | None = None
         self.store: MemoryStore | None = None
         self.steps: Steps | None = None
+        self.started_s = 0.0
+        """When the agent of now was started."""
         self.lost_events = False
         """A watch event was lost: the agent's view is wrong until it lists again."""
         self._storage: WireStorage | None = None
@@ -115,7 +117,7 @@ class SimHost:
         ids = itertools.count()
         marks = HostMarks(self.disk)
         marks.lock()
-        self.lost_events = False
+        self.lost_events, self.started_s = False, lab.loop.time()
         self.agent = Agent(
             name=self.name,
             keys=lab.keys,
@@ -226,9 +228,9 @@ class SimHost:
             found = stalled.get(domain.uuid)
             if found is None or found[0] != domain.epoch:
                 continue
-            if not pool.write(self.address, self.name, found[1], domain.uuid, found[0]):
-                if domain.state is DomainState.RUNNING:
-                    self.hypervisor.io_error(domain.uuid)
+            landed = pool.write(self.address, self.name, found[1], domain.uuid, found[0])
+            if not landed and domain.state is DomainState.RUNNING:
+                self.hypervisor.io_error(domain.uuid)
 
     def doing(self) -> list[str]:
         """The steps that its agent is in."""

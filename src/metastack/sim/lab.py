@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextvars import Context
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -119,7 +120,7 @@ class Lab:
             if where == step and (not node or node == host.name):
                 del self._armed[at]
                 delay_s = self.random.uniform(0.0, 0.003)
-                self.later(delay_s, lambda: self._strike(wanted, fault, host.name))
+                self.later(delay_s, partial(self._strike, wanted, fault, host.name))
                 return
 
     def _watched(self, path: str) -> bool:

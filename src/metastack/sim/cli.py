@@ -1,0 +1,129 @@
+"""``metastack sim``: break a simulated cluster, running the agent's own code, and see whether it holds.
+
+Exit status: 0 all is well, 1 a violation (or a log that differs, or an empty cell of coverage), 2 usage.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="The simulator.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def sim() -> None:
+    """Simulate whole clusters with the agent's own code, on a virtual clock, and break them."""
+
+
+@app.command()
+def run(
+    seed: Annotated[int, typer.Option(help="First seed.")] = 1,
+    seeds: Annotated[int, typer.Option(help="How many seeds.", min=1)] = 1,
+    nodes: Annotated[int, typer.Option(help="Compute nodes.", min=3, max=64)] = 3,
+    vms: Annotated[int, typer.Option(help="VMs.", min=6, max=1000)] = 6,
+    jobs: Annotated[int, typer.Option(help="Processes.", min=1, max=256)] = 1,
+    seconds: Annotated[float, typer.Option(help="Start no more seeds after so long; 0: play all.", min=0)] = 0,
+    coverage: Annotated[
+        bool, typer.Option("--coverage", help="Fail when a cell of coverage is empty.")
+    ] = False,
+    append: Annotated[Path | None, typer.Option(help="Add one line to this result file (JSON lines).")] = None,
+    shrink: Annotated[bool, typer.Option("--shrink/--no-shrink", help="Shrink the first failing seed.")] = True,
+    output: Annotated[str, typer.Option("-o", "--output", help="text or json.")] = "text",
+) -> None:
+    """Play seeds: random faults, overlapping, then heal and demand that all is as wished."""
+    import msgspec
+
+    from . import coverage as cover
+    from .lab import CONVERGE_S
+    from .run import append as add
+    from .run import run as run_seeds
+
+    totals = run_seeds(seed, seeds, nodes=nodes, vms=vms, jobs=jobs, seconds=seconds)
+    holes = cover.empty(totals.cells) if coverage else []
+    if append is not None:
+        add(append, totals)
+    if output == "json":
+        typer.echo(msgspec.json.format(msgspec.json.encode(totals)).decode())
+    else:
+        typer.echo(
+            f"{totals.seeds} seeds, {totals.virtual_hours:.2f} virtual hours in {totals.real_s:.1f} s "
+            f"({totals.speed:.0f} times real time), {totals.faults} faults of {len(totals.fault_kinds)} kinds"
+        )
+        typer.echo(
+            f"slowest convergence {totals.slowest_convergence_s:.0f} s after healing (bound {CONVERGE_S:.0f}); "
+            f"trace {totals.trace_hash}"
+        )
+        if coverage or seeds >= 50:
+            typer.echo(cover.table(totals.cells))
+        for failure in totals.failures:
+            typer.echo(f"seed {failure.seed} FAILED: {failure.replay}")
+            for line in failure.violations[:5]:
+                typer.echo(f"  {line}")
+        for hole in holes:
+            typer.echo(f"never happened: {hole}")
+        typer.echo(f"{totals.violations} violations")
+    if totals.failures and shrink and output != "json":
+        from .schedule import schedule
+        from .shrink import shrink as shortest
+
+        script, found = shortest(schedule(totals.failures[0].seed, nodes, vms))
+        typer.echo(f"shrunk to {len(script.steps)} steps ({found[0]}):\n{script}")
+    if totals.failures or holes:
+        raise typer.Exit(1)
+
+
+@app.command()
+def replay(
+    seed: Annotated[int, typer.Argument(help="The seed.")],
+    nodes: Annotated[int, typer.Option(help="Compute nodes.", min=3)] = 3,
+    vms: Annotated[int, typer.Option(help="VMs.", min=6)] = 6,
+    script: Annotated[
+        bool, typer.Option("--script", help="Only print the script that the seed expands to.")
+    ] = False,
+) -> None:
+    """Play one seed and print everything that happened."""
+    from .lab import play
+    from .schedule import schedule
+
+    found = schedule(seed, nodes, vms)
+    if script:
+        typer.echo(str(found), nl=False)
+        return
+    report = play(found, keep=True)
+    typer.echo("\n".join(report.lines))
+    typer.echo(f"trace {report.trace_hash}, {len(report.violations)} violations")
+    for line in report.violations:
+        typer.echo(f"  {line}")
+    if report.violations:
+        raise typer.Exit(1)
+
+
+@app.command()
+def scenario(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of README, script and log.expect.")],
+    update: Annotated[bool, typer.Option("--update", help="Write log.expect.")] = False,
+    log: Annotated[bool, typer.Option("--log", help="Print the whole trace.")] = False,
+) -> None:
+    """Play scenarios and compare their logs with what is expected."""
+    from .scenario import scenario as play_one
+    from .script import ScriptError
+
+    wrong = 0
+    for folder in folders:
+        try:
+            outcome = play_one(folder, update)
+        except (OSError, ScriptError) as error:
+            typer.echo(f"error: {folder}: {error}", err=True)
+            raise typer.Exit(2) from None
+        if log:
+            typer.echo("\n".join(outcome.report.lines))
+        bad = bool(outcome.violations or outcome.difference)
+        wrong += bad
+        typer.echo(f"{'FAILED' if bad else 'ok':<7}{outcome.name}")
+        for line in (*outcome.violations, *outcome.difference):
+            typer.echo(f"  {line}")
+    if wrong:
+        raise typer.Exit(1)

@@ -1,0 +1,20 @@
+"""A worker process: plays some seeds and prints their reports as one JSON list."""
+
+from __future__ import annotations
+
+import sys
+
+import msgspec
+
+from .lab import play
+from .schedule import schedule
+
+
+def main(first: int, seeds: int, nodes: int, vms: int) -> None:
+    """Seeds ``first`` to ``first + seeds - 1``."""
+    reports = [play(schedule(seed, nodes, vms)) for seed in range(first, first + seeds)]
+    sys.stdout.buffer.write(msgspec.json.encode(reports))
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:5]))
