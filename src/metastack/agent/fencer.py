@@ -52,7 +52,8 @@ class Fencer:
         self._working: set[str] = set()
         self._failed: dict[str, Failed] = {}
         self._known: set[str] = set()
-        self._long_gone: set[str] = set()
+        self._long_gone: dict[str, float] = {}
+        """Absent when this agent started, and fenced at some time before: when it was first looked for."""
         self.braked = ""
         """Why nothing is fenced right now; empty when the brake is off."""
 
@@ -64,19 +65,23 @@ class Fencer:
             fence = world.fence(name)
             if world.alive(name) is not None:
                 self._absent_from_s.pop(name, None)
-                self._long_gone.discard(name)
+                self._long_gone.pop(name, None)
             else:
                 self._absent_from_s.setdefault(name, now_s)
                 if name not in self._known and fence is not None and fence.record and fence.record.receipt:
-                    # Its death was dealt with before this agent started: it did not vanish just now.
-                    self._long_gone.add(name)
+                    # Perhaps its death was dealt with long before this agent started.
+                    self._long_gone[name] = now_s
             self._known.add(name)
         self._brake()
 
     def _brake(self) -> None:
         """Engage when too many nodes vanished together: that is our network, not their death."""
         world, config = self._node.world, self._node.world.config
-        joined = [n for n in world.nodes() if n not in self._long_gone and self._counts(n)]
+        now_s = asyncio.get_running_loop().time()
+        # Safety: the receipt may be of an earlier absence, and an agent that just started cannot know when a
+        # node vanished. It counts as vanished now, until the window has passed.
+        old = {name for name, at_s in self._long_gone.items() if now_s - at_s > config.brake_window_s}
+        joined = [n for n in world.nodes() if n not in old and self._counts(n)]
         times = sorted(self._absent_from_s[n] for n in joined if n in self._absent_from_s)
         most = 0
         for at, start in enumerate(times):
@@ -102,6 +107,7 @@ class Fencer:
         """Look at one node; returns seconds until it should be looked at again (0: on change)."""
         if victim == self._node.name:
             return 0.0
+        self._brake()
         view = self._view(victim)
         intent = view.fence is not None and view.fence.record is not None and view.fence.record.intent
         if not intent and (view.victim_alive or not view.unfenced_claims):

@@ -231,7 +231,7 @@ class Checkers:
             )
 
     def _counted(self, host: SimHost) -> list[str]:
-        """Nodes that the brake counts: joined, not cordoned, and not dealt with before this agent started."""
+        """Nodes that the brake counts: joined, not cordoned, and not gone since long before its agent started."""
         assert host.agent is not None
         world = host.agent.node.world
         return [
@@ -242,7 +242,7 @@ class Checkers:
             and not (
                 world.alive(node) is None
                 and self._fenced_s.get(node, host.started_s) < host.started_s
-                and self._fences[node].through >= self._sessions.get(node, 0)
+                and self._lab.loop.time() - host.started_s > world.config.brake_window_s
             )
         ]
 
