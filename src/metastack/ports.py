@@ -179,6 +179,14 @@ class DiskInfo(Struct, frozen=True, kw_only=True):
     parent_image_uuid: str = ""
 
 
+class TrashedDisk(Struct, frozen=True, kw_only=True):
+    """A deleted disk that can still be brought back."""
+
+    uuid: str
+    left_s: float
+    """Until its retention ends, seconds; 0 when it is over."""
+
+
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all (0 when unknown)."""
 
@@ -242,6 +250,14 @@ class Storage(Protocol):
 
     async def purge_trash(self) -> int:
         """Remove what has outlived its retention; how many were removed."""
+        ...
+
+    async def trashed(self, image_uuid: str) -> list[TrashedDisk]:
+        """Disks in the trash that depend on this image."""
+        ...
+
+    async def empty_trash(self, image_uuid: str) -> int:
+        """Remove those disks now, whatever their retention; how many were removed."""
         ...
 
     async def disk(self, uuid: str) -> DiskInfo | None:

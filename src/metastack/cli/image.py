@@ -10,13 +10,13 @@ from __future__ import annotations
 import sys
 import time
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .complete import image_names
 from .frame import Frame, Output, frame_of, noun, verb
-from .session import confirm, with_cluster, with_storage
+from .session import confirm, note, with_cluster, with_storage
 
 if TYPE_CHECKING:
     from metastack.commands.deed import Cluster
@@ -183,24 +183,46 @@ def show(ctx: typer.Context, name: Name) -> None:
 def delete(
     ctx: typer.Context,
     name: Name,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Also remove its deleted disks from the trash, for good.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for deleted disks that still need it.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     reason: Reason = "",
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="S", min=0.1, help="Longest wait, seconds.")
+    ] = 120.0,
 ) -> None:
-    """Delete an image that no VM uses."""
+    """Delete an image that no VM uses.
+
+    Deleted disks stay in the trash for a while and need their image: then it is marked, and goes with the last
+    of them.
+    """
     from metastack.commands import names
     from metastack.commands.deed import new_deed
-    from metastack.commands.images import delete_image
+    from metastack.commands.image_deletion import Deletion, delete_image
     from metastack.commands.views import ImageView
 
     names.name("image", name)
-    confirm(f"Delete image {name}?", yes)
+    trash = ", and for good every deleted disk in the trash that was made from it" if purge else ""
+    confirm(f"Delete image {name}{trash}?", yes)
     frame, deed = frame_of(ctx), new_deed(names.reason(reason))
 
-    async def work(cluster: Cluster, storage: Storage) -> Any:
-        await delete_image(cluster, storage, deed, name)
+    async def work(cluster: Cluster, storage: Storage) -> Deletion:
+        return await delete_image(
+            cluster,
+            storage,
+            deed,
+            name,
+            purge=purge,
+            wait=wait,
+            timeout_s=timeout,
+            progress=lambda text: note(frame, f"image {name}: {text}"),
+        )
 
-    with_storage(frame, work, f"image {name}")
+    done = with_storage(frame, work, f"image {name}")
     if frame.output in (Output.TABLE, Output.WIDE):
-        print(f"image {name} deleted")
-    else:
-        _printer(frame).one(ImageView(name=name, message="deleted", deleted=True))
+        print(f"image {name} {'deleted' if done.gone else 'is marked for deletion: ' + done.message}")
+        return
+    state = None if done.gone else done.image.state.value
+    _printer(frame).one(ImageView(name=name, state=state, message=done.message, deleted=done.gone))

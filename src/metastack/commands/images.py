@@ -1,4 +1,4 @@
-"""Images: bring one in, take one away.
+"""Images: bring one in. (Taking one away: :mod:`metastack.commands.image_deletion`.)
 
 Owns: ``config/images`` and what belongs to it in the storage. Refuses: deciding formats (the storage does).
 Rule: the record is there before the first byte and after the last one is gone, so whatever lies in the
@@ -19,14 +19,13 @@ from msgspec.structs import replace
 
 from metastack.core.change import Delete, Guard, Lease, Put
 from metastack.core.codec import encode
-from metastack.core.keys import Kind
-from metastack.core.model import Image, ImageState, VmSpec
-from metastack.core.world import Seen, mod_of, seen
-from metastack.ports import DiskFormat, InUse, LeaseGone, Progress, Storage, Unavailable
+from metastack.core.model import Image, ImageState
+from metastack.core.world import Seen
+from metastack.ports import DiskFormat, LeaseGone, Progress, Storage, Unavailable
 
 from . import names
-from .deed import Cluster, Deed, Kept, Plan, commit, readable
-from .problem import Code, Problem, conflict, from_storage, not_found
+from .deed import Cluster, Deed, Kept, Plan, commit
+from .problem import Code, Problem, conflict, from_storage
 
 IMPORT_LEASE_S = 15
 CLEANUP_S = 60.0
@@ -113,6 +112,10 @@ def _taken(object: str, found: Seen[Image]) -> Problem:
     image = found.record
     if image is not None and image.state is ImageState.IMPORTING:
         return conflict(object, f"is being imported by {image.by} ({image.importer})", "wait for it")
+    if image is not None and image.state is ImageState.DELETING:
+        why = f": {image.message}" if image.message else ""
+        again = f"choose another name, or `metastack image delete {object[6:]} --purge`"
+        return conflict(object, f"is being deleted{why}", again)
     return conflict(object, "exists already", f"choose another name, or `metastack image delete {object[6:]}`")
 
 
@@ -191,95 +194,3 @@ async def _keep(cluster: Cluster, lease: Lease, object: str) -> None:
                 raise Problem(
                     Code.UNREACHABLE, object, f"etcd was away too long: {error}", "import it again"
                 ) from None
-
-
-# ---------------------------------------------------------------------------------------------------------
-
-
-async def delete_image(cluster: Cluster, storage: Storage, deed: Deed, name: str) -> None:
-    """Remove an image that no VM uses."""
-    names.name("image", name)
-    names.reason(deed.reason)
-    object, key = f"image {name}", cluster.keys.image(name)
-    uuid = ""
-
-    async def mark() -> Plan[Image]:
-        nonlocal uuid
-        found = await cluster.read(Image, key)
-        if found is None:
-            raise not_found(object, "`metastack image list` shows the images")
-        image = readable(found, object)
-        if image.state is ImageState.IMPORTING:
-            raise conflict(object, f"is being imported by {image.by} ({image.importer})", "wait for it")
-        if uuid and image.uuid != uuid:
-            raise conflict(object, "was deleted and imported anew meanwhile")
-        uuid = image.uuid
-        await _refuse_users(cluster, object, uuid)
-        return Plan(
-            guards=(Guard(key, "mod", mod_of(found)),),
-            effects=(Put(key, encode(replace(image, state=ImageState.DELETING, message=""))),),
-            what="image.delete",
-            object=object,
-            answer=image,
-        )
-
-    before = await commit(cluster, deed, mark, "begin")
-    try:
-        # Safety: from the mark on no VM can be created from it; whoever was faster is seen by this look.
-        await _refuse_users(cluster, object, uuid)
-        await storage.delete_image(uuid)
-    except BaseException as error:
-        why = str(error) or type(error).__name__
-        await commit(cluster, deed.later(), lambda: _put_back(cluster, key, before, why), "kept")
-        if isinstance(error, InUse):
-            config = await cluster.config()
-            raise conflict(
-                object,
-                f"disks still depend on it: {error}",
-                f"deleted disks stay in the trash for {config.trash_retention_s} s; try again later",
-            ) from None
-        if isinstance(error, Problem) or not isinstance(error, Exception):
-            raise
-        raise from_storage(error, object) from error
-
-    async def forget() -> Plan[None] | Kept[None]:
-        found = await cluster.read(Image, key)
-        if found is None or found.record is None or found.record.uuid != uuid:
-            return Kept(None)
-        return Plan(
-            guards=(Guard(key, "mod", found.mod),),
-            effects=(Delete(key),),
-            what="image.deleted",
-            object=object,
-            answer=None,
-        )
-
-    await commit(cluster, deed.later(), forget, "end")
-
-
-async def _put_back(cluster: Cluster, key: str, before: Image, why: str) -> Plan[None] | Kept[None]:
-    """The record as it was, with what stood in the way."""
-    found = await cluster.read(Image, key)
-    if found is None or found.record is None or found.record.uuid != before.uuid:
-        return Kept(None)
-    kept = replace(before, state=ImageState.READY, message=f"not deleted: {why}"[:300])
-    return Plan(
-        guards=(Guard(key, "mod", found.mod),),
-        effects=(Put(key, encode(kept)),),
-        what="image.kept",
-        object=f"image {before.name}",
-        message=kept.message,
-        answer=None,
-    )
-
-
-async def _refuse_users(cluster: Cluster, object: str, uuid: str) -> None:
-    snapshot = await cluster.store.list(cluster.keys.prefix(Kind.VM_SPEC))
-    users = [
-        str(spec.id)
-        for entry in snapshot.entries
-        if (spec := seen(VmSpec, entry).record) is not None and spec.image_uuid == uuid
-    ]
-    if users:
-        shown = ", ".join(sorted(users)[:5]) + (f" and {len(users) - 5} more" if len(users) > 5 else "")
-        raise conflict(object, f"is used by {shown}", "delete these VMs first")

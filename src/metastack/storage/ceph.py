@@ -29,6 +29,7 @@ from metastack.ports import (
     ImageInfo,
     NoSpace,
     Progress,
+    TrashedDisk,
     Unavailable,
 )
 from metastack.settings import StorageSettings
@@ -146,6 +147,16 @@ class CephStorage:
 
     async def purge_trash(self) -> int:
         return await self._on(self._data, "purging the trash", ceph_images.purge_trash, _REMOVAL_S)
+
+    async def trashed(self, image_uuid: str) -> list[TrashedDisk]:
+        check_uuid(image_uuid)
+        what = f"looking what needs image {image_uuid}"
+        return await self._on(self._data, what, lambda h: ceph_images.trashed(h, image_uuid))
+
+    async def empty_trash(self, image_uuid: str) -> int:
+        check_uuid(image_uuid)
+        what = f"removing deleted disks of image {image_uuid}"
+        return await self._on(self._data, what, lambda h: ceph_images.empty_trash(h, image_uuid), _REMOVAL_S)
 
     async def disk(self, uuid: str) -> DiskInfo | None:
         check_uuid(uuid)

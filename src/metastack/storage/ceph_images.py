@@ -9,12 +9,12 @@ Everything here blocks: it runs in the adapter's threads.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import rbd
 import structlog
 
-from metastack.ports import DiskInfo, Exists, InUse, InvalidImage, NotFound, Unavailable
+from metastack.ports import DiskInfo, Exists, InUse, InvalidImage, NotFound, TrashedDisk, Unavailable
 
 from . import ceph_fence
 from .ceph_errors import mapped
@@ -121,19 +121,51 @@ def _prove_gone(handle: Handle, name: str) -> None:
 def purge_trash(handle: Handle) -> int:
     with mapped("listing the trash"):
         entries = list(rbd.RBD().trash_list(handle.ioctx))
-    now, removed = datetime.now(UTC).replace(tzinfo=None), 0
-    for entry in entries:
-        if not entry["name"].startswith(DISK) or entry["deferment_end_time"] > now:
-            continue
-        try:
-            with mapped(f"removing {entry['name']} from the trash"):
-                rbd.RBD().trash_remove(handle.ioctx, entry["id"], False)
-            removed += 1
-        except NotFound:
-            continue  # another node was faster
-        except InUse as error:
-            log.info("trash_busy", disk=entry["name"], error=str(error))  # another node is at it: next time
-    return removed
+    # It tells whole seconds, and refuses what comes a fraction too early.
+    now = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=1)
+    due = [e for e in entries if e["name"].startswith(DISK) and e["deferment_end_time"] <= now]
+    return sum(_remove_trashed(handle, entry["id"], entry["name"]) for entry in due)
+
+
+def _remove_trashed(handle: Handle, ident: str, name: str, force: bool = False) -> bool:
+    """``force``: also before its retention ends. False: another client is at it, or was faster."""
+    try:
+        with mapped(f"removing {name} from the trash"):
+            rbd.RBD().trash_remove(handle.ioctx, ident, force)
+    except NotFound:
+        return False
+    except InUse as error:
+        log.info("trash_busy", disk=name, error=str(error))
+        return False
+    return True
+
+
+def trashed(handle: Handle, image_uuid: str) -> list[TrashedDisk]:
+    now = datetime.now(UTC).replace(tzinfo=None)
+    return [
+        TrashedDisk(uuid=name.removeprefix(DISK), left_s=max(0.0, (until - now).total_seconds()))
+        for _, name, until in _trashed(handle, image_uuid)
+    ]
+
+
+def empty_trash(handle: Handle, image_uuid: str) -> int:
+    return sum(_remove_trashed(handle, ident, name, True) for ident, name, _ in _trashed(handle, image_uuid))
+
+
+def _trashed(handle: Handle, image_uuid: str) -> list[tuple[str, str, datetime]]:
+    """Clones of an image in the trash: id, name, end of the retention (UTC, naive as Ceph tells it)."""
+    try:
+        with mapped(f"looking what needs image {image_uuid}"), handle.image(IMAGE + image_uuid) as image:
+            if not any(snap["name"] == BASE for snap in image.list_snaps()):
+                return []
+            image.set_snap(BASE)
+            children = {child["id"] for child in image.list_children2() if child["trash"]}
+    except NotFound:
+        return []
+    with mapped("listing the trash"):
+        entries = list(rbd.RBD().trash_list(handle.ioctx))
+    found = [(e["id"], e["name"], e["deferment_end_time"]) for e in entries if e["id"] in children]
+    return sorted(found, key=lambda entry: entry[1])
 
 
 def disk(handle: Handle, uuid: str) -> DiskInfo | None:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from metastack.core.model import FenceReceipt
-from metastack.ports import DiskFormat, DiskInfo, DiskSource, ImageInfo, Progress, Unavailable
+from metastack.ports import DiskFormat, DiskInfo, DiskSource, ImageInfo, Progress, TrashedDisk, Unavailable
 from metastack.settings import StorageSettings
 
 from . import file_images
@@ -99,6 +99,16 @@ class FileStorage:
 
     async def purge_trash(self) -> int:
         return await self._on("purging the trash", lambda: file_images.purge_trash(self._folder))
+
+    async def trashed(self, image_uuid: str) -> list[TrashedDisk]:
+        check_uuid(image_uuid)
+        what = f"looking what needs image {image_uuid}"
+        return await self._on(what, lambda: file_images.trashed(self._folder, image_uuid))
+
+    async def empty_trash(self, image_uuid: str) -> int:
+        check_uuid(image_uuid)
+        what = f"removing deleted disks of image {image_uuid}"
+        return await self._on(what, lambda: file_images.empty_trash(self._folder, image_uuid))
 
     async def disk(self, uuid: str) -> DiskInfo | None:
         check_uuid(uuid)

@@ -35,6 +35,7 @@ from metastack.ports import (
     NotFound,
     Progress,
     Refused,
+    TrashedDisk,
     Unavailable,
 )
 
@@ -304,17 +305,52 @@ def purge_trash(folder: Folder) -> int:
     now, removed = time.time(), 0
     with mapped(f"purging {folder.trash}"):
         for file in folder.trash.glob("*.qcow2"):
-            _, _, expiry = file.stem.rpartition(".")
-            # A QEMU that had it open before it came here may still write.
-            with contextlib.suppress(FileNotFoundError):
-                if expiry.isdigit() and int(expiry) <= now and not write_locked(str(file)):
-                    file.unlink()
-                    removed += 1
+            if _expiry(file) <= now:
+                removed += _remove_trashed(file)
         for file in folder.disks.glob(".new-*"):
             with contextlib.suppress(FileNotFoundError):
                 if file.stat().st_mtime < now - _STALE_S:
                     file.unlink()
     return removed
+
+
+def _expiry(file: Path) -> float:
+    """When a trashed disk's retention ends, seconds since the epoch; never for a name that is not ours."""
+    _, _, expiry = file.stem.rpartition(".")
+    return int(expiry) if expiry.isdigit() else float("inf")
+
+
+def _remove_trashed(file: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        # A QEMU that had it open before it came here may still write.
+        if not write_locked(str(file)):
+            file.unlink()
+            return True
+    return False
+
+
+def trashed(folder: Folder, image_uuid: str) -> list[TrashedDisk]:
+    with mapped(f"looking through {folder.trash}"):
+        now = time.time()
+        return [
+            TrashedDisk(uuid=file.name.partition(".")[0], left_s=max(0.0, _expiry(file) - now))
+            for file in _trashed(folder, image_uuid)
+        ]
+
+
+def empty_trash(folder: Folder, image_uuid: str) -> int:
+    with mapped(f"removing deleted disks from {folder.trash}"):
+        return sum(_remove_trashed(file) for file in _trashed(folder, image_uuid))
+
+
+def _trashed(folder: Folder, image_uuid: str) -> list[Path]:
+    """Deleted disks that depend on an image."""
+    found = []
+    for file in sorted(folder.trash.glob("*.qcow2")):
+        with contextlib.suppress(FileNotFoundError):
+            if _expiry(file) < float("inf") and Path(_header(file).backing).stem == image_uuid:
+                found.append(file)
+    return found
 
 
 def disk(folder: Folder, uuid: str) -> DiskInfo | None:

@@ -14,6 +14,7 @@ from commands_rig import HELLO, Racing, Rig, deed
 
 from metastack.commands import images, nodes, settings, vms
 from metastack.commands.deed import Cluster
+from metastack.commands.image_deletion import delete_image
 from metastack.commands.problem import Code, Problem
 from metastack.commands.projects import create_project, list_projects
 from metastack.commands.vms import NewVm
@@ -92,16 +93,14 @@ async def test_import_then_delete(rig: Rig, storage: Storage, source: Path) -> N
     await problem(again, Code.CONFLICT, "exists already")
 
     await vms.create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
-    await problem(
-        images.delete_image(rig.cluster, storage, deed(), "tiny"), Code.CONFLICT, "used by default/hello"
-    )
+    await problem(delete_image(rig.cluster, storage, deed(), "tiny"), Code.CONFLICT, "used by default/hello")
     found = await record(rig)
     assert found is not None
     assert found.state is ImageState.READY
     await vms.delete_vm(rig.cluster, deed(), HELLO)
-    await images.delete_image(rig.cluster, storage, deed(), "tiny")
+    await delete_image(rig.cluster, storage, deed(), "tiny")
     assert await record(rig) is None
-    await problem(images.delete_image(rig.cluster, storage, deed(), "tiny"), Code.NOT_FOUND, "tiny")
+    await problem(delete_image(rig.cluster, storage, deed(), "tiny"), Code.NOT_FOUND, "tiny")
 
 
 async def test_a_failed_import_leaves_nothing(rig: Rig, storage: Storage, tmp_path: Path) -> None:
@@ -180,21 +179,10 @@ async def test_delete_sees_a_user_that_came_between(rig: Rig, storage: Storage, 
         await vms.create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
 
     racing = Cluster(cast(Any, Racing(rig.store, rival)), rig.keys)
-    await problem(images.delete_image(racing, storage, deed(), "tiny"), Code.CONFLICT, "used by default/hello")
+    await problem(delete_image(racing, storage, deed(), "tiny"), Code.CONFLICT, "used by default/hello")
     found = await record(rig)
     assert found is not None
     assert found.state is ImageState.READY, "put back"
-
-
-async def test_disks_in_the_way(rig: Rig, storage: Storage, source: Path) -> None:
-    """No spec uses it, but a disk that is still being removed does."""
-    image = await images.import_image(rig.cluster, storage, deed(), "tiny", str(source))
-    await storage.create_disk("11111111-1111-4111-8111-111111111111", image.uuid, 1 << 20)
-    await problem(images.delete_image(rig.cluster, storage, deed(), "tiny"), Code.CONFLICT, "trash")
-    found = await record(rig)
-    assert found is not None
-    assert found.state is ImageState.READY
-    assert "not deleted" in found.message
 
 
 async def test_an_image_larger_than_the_disk(rig: Rig, storage: Storage, larger: Path) -> None:

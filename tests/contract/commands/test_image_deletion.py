@@ -1,0 +1,192 @@
+"""Deleting an image: disks in the trash, other clients at the same work, a storage that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from commands_rig import HELLO, Racing, Rig, deed
+
+from metastack.commands import image_deletion, images, vms
+from metastack.commands.deed import Cluster
+from metastack.commands.image_deletion import delete_image
+from metastack.commands.problem import Code, Problem
+from metastack.commands.vms import NewVm
+from metastack.core.change import Delete
+from metastack.core.codec import decode
+from metastack.core.model import Image, ImageState
+from metastack.dev.ceph import MiniCeph, new_address
+from metastack.ports import Storage
+from metastack.settings import StorageSettings
+from metastack.storage.main import build
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def ceph() -> Iterator[MiniCeph]:
+    folder = Path(tempfile.mkdtemp(prefix="ms-imgdel-", dir="/tmp"))
+    cluster = MiniCeph(folder, address=new_address(), v2_port=3300, v1_port=6789)
+
+    async def up() -> None:
+        await cluster.create()
+        await cluster.create_pool("vms")
+        await cluster.create_management_user("cli")
+
+    try:
+        asyncio.run(up())
+        yield cluster
+    finally:
+        asyncio.run(cluster.destroy())
+
+
+@pytest.fixture(params=["file", pytest.param("ceph", marks=pytest.mark.ceph)])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> StorageSettings:
+    if request.param == "ceph":
+        found: MiniCeph = request.getfixturevalue("ceph")
+        return found.settings("cli")
+    (tmp_path / "pool").mkdir()
+    return StorageSettings(kind="file", directory=str(tmp_path / "pool"))
+
+
+@pytest.fixture
+async def storage(settings: StorageSettings) -> AsyncIterator[Storage]:
+    found = build(settings)
+    await found.open()
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+async def other(settings: StorageSettings) -> AsyncIterator[Storage]:
+    """A node's client of the same storage."""
+    found = build(settings)
+    await found.open()
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+async def image(rig: Rig, storage: Storage, tmp_path: Path) -> Image:
+    source = tmp_path / "tiny.raw"
+    source.write_bytes(b"boot" * (MIB // 4))
+    return await images.import_image(rig.cluster, storage, deed(), "tiny", str(source))
+
+
+async def record(rig: Rig) -> Image | None:
+    entry = await rig.store.get(rig.keys.image("tiny"))
+    return None if entry is None else decode(Image, entry.value)
+
+
+async def deleted_disk(storage: Storage, image: Image, retention_s: int = 3600) -> str:
+    disk = str(uuid.uuid4())
+    await storage.create_disk(disk, image.uuid, 2 * MIB)
+    await storage.delete_disk(disk, retention_s)
+    return disk
+
+
+async def test_the_trash_keeps_it_and_says_until_when(rig: Rig, storage: Storage, image: Image) -> None:
+    for _ in range(2):
+        await deleted_disk(storage, image)
+    found = await delete_image(rig.cluster, storage, deed("old"), "tiny")
+    assert (found.gone, found.disks) == (False, 2)
+    assert found.message == f"2 deleted disks in the trash need it until {found.until}; it goes with them"
+    left = await record(rig)
+    assert left is not None
+    assert (left.state, left.message) == (ImageState.DELETING, found.message)
+    assert image.uuid in await storage.images()
+    with pytest.raises(Problem) as caught:
+        await vms.create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
+    assert caught.value.code is Code.CONFLICT
+    with pytest.raises(Problem, match=r"is being deleted: 2 deleted disks") as caught:
+        await images.import_image(rig.cluster, storage, deed(), "tiny", "/nowhere")
+    assert "--purge" in caught.value.hint
+
+
+async def test_purge_removes_its_deleted_disks_and_no_others(
+    rig: Rig, storage: Storage, image: Image, tmp_path: Path
+) -> None:
+    source = tmp_path / "tiny.raw"
+    another = await images.import_image(rig.cluster, storage, deed(), "another", str(source))
+    await deleted_disk(storage, image)
+    kept = await deleted_disk(storage, another)
+    assert not (await delete_image(rig.cluster, storage, deed(), "tiny")).gone
+    assert (await delete_image(rig.cluster, storage, deed(), "tiny", purge=True)).gone
+    assert await record(rig) is None
+    there = await storage.images()
+    assert (image.uuid in there, another.uuid in there) == (False, True)
+    assert [disk.uuid for disk in await storage.trashed(another.uuid)] == [kept]
+    assert (await delete_image(rig.cluster, storage, deed(), "another", purge=True)).gone
+
+
+async def test_a_disk_that_is_not_deleted_is_waited_for(rig: Rig, storage: Storage, image: Image) -> None:
+    """Its VM's spec is gone, and a node will delete it; the image never takes it along."""
+    disk = str(uuid.uuid4())
+    await storage.create_disk(disk, image.uuid, 2 * MIB)
+    with pytest.raises(Problem, match=r"not gone after 1 s") as caught:
+        await delete_image(rig.cluster, storage, deed(), "tiny", purge=True, timeout_s=1)
+    assert caught.value.code is Code.TIMEOUT
+    assert disk in await storage.disks()
+    left = await record(rig)
+    assert left is not None
+    assert left.state is ImageState.DELETING
+    deleting = asyncio.ensure_future(delete_image(rig.cluster, storage, deed(), "tiny", purge=True))
+    await storage.delete_disk(disk, 3600)
+    assert (await deleting).gone
+    assert image.uuid not in await storage.images()
+
+
+async def test_waiting_ends_with_the_retention(
+    rig: Rig, storage: Storage, other: Storage, image: Image
+) -> None:
+    await deleted_disk(storage, image, retention_s=2)
+    told = asyncio.Event()
+    deleting = asyncio.ensure_future(
+        delete_image(rig.cluster, storage, deed(), "tiny", wait=True, progress=lambda _text: told.set())
+    )
+    async with asyncio.timeout(60):
+        await told.wait()
+        while not await other.purge_trash():  # noqa: ASYNC110 - what a node does; a clock tells no event
+            await asyncio.sleep(0.1)
+        assert (await deleting).gone
+
+
+async def test_two_at_once_both_see_it_gone(rig: Rig, storage: Storage, other: Storage, tmp_path: Path) -> None:
+    """A node finishes every deletion too: losing that race is no failure, and never makes it ready again."""
+    source = tmp_path / "tiny.raw"
+    source.write_bytes(b"boot" * (MIB // 4))
+    for _ in range(5):
+        image = await images.import_image(rig.cluster, storage, deed(), "tiny", str(source))
+        both = await asyncio.gather(
+            delete_image(rig.cluster, storage, deed(), "tiny"),
+            delete_image(rig.cluster, other, deed(), "tiny"),
+            return_exceptions=True,
+        )
+        for found in both:
+            if isinstance(found, Problem):  # it came when all was done
+                assert found.code is Code.NOT_FOUND, found
+            else:
+                assert isinstance(found, image_deletion.Deletion), found
+                assert found.gone
+        assert await record(rig) is None
+        assert image.uuid not in await storage.images()
+
+
+async def test_a_node_that_was_faster(rig: Rig, storage: Storage, other: Storage, image: Image) -> None:
+    commits = 0
+
+    async def rival() -> None:
+        nonlocal commits
+        commits += 1
+        if commits == 2:  # after the mark
+            await other.delete_image(image.uuid)
+            await rig.write(Delete(rig.keys.image("tiny")))
+
+    racing = Cluster(cast(Any, Racing(rig.store, rival, 2)), rig.keys)
+    assert (await delete_image(racing, storage, deed(), "tiny")).gone
+    assert await record(rig) is None
