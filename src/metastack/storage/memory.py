@@ -29,6 +29,7 @@ from metastack.ports import (
     InvalidImage,
     NotFound,
     Progress,
+    TrashedDisk,
     Unavailable,
     UnknownOutcome,
 )
@@ -221,6 +222,26 @@ class MemoryStorage:
             return len(due)
 
         return await self._call("purge_trash", purge)
+
+    async def trashed(self, image_uuid: str) -> list[TrashedDisk]:
+        def look(pool: MemoryPool) -> list[TrashedDisk]:
+            now_s = asyncio.get_running_loop().time()
+            return [
+                TrashedDisk(uuid=uuid, left_s=max(0.0, at_s - now_s))
+                for uuid, (info, at_s) in sorted(pool.trash.items())
+                if info.parent_image_uuid == image_uuid
+            ]
+
+        return await self._call("trashed", look)
+
+    async def empty_trash(self, image_uuid: str) -> int:
+        def empty(pool: MemoryPool) -> int:
+            found = [uuid for uuid, (info, _) in pool.trash.items() if info.parent_image_uuid == image_uuid]
+            for uuid in found:
+                del pool.trash[uuid]
+            return len(found)
+
+        return await self._call("empty_trash", empty)
 
     async def disk(self, uuid: str) -> DiskInfo | None:
         return await self._call("disk", lambda pool: pool.disks.get(uuid))
