@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from .. import __version__
 from ..core import changes
 from ..core.change import Change, Committed
 from ..core.keys import Keys
@@ -107,7 +108,7 @@ def describe(
         hypervisor_why=facts.hypervisor_why,
         storage=storage,
         bridges=bridges,
-        versions=facts.versions,
+        versions={**facts.versions, "metastack": __version__},
         message=message,
         brake=brake,
         fence_failures=fence_failures or {},

@@ -1,0 +1,76 @@
+"""``metastack doctor``: what is wrong with this cluster, what it means, what mends it.
+
+Owns: options, printing and the exit status. Refuses: judging (:mod:`metastack.commands.doctor`).
+Rule: exit 1 when there is an error, with ``--strict`` also when there is a warning.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .frame import Frame, Output, frame_of, verb
+from .session import context_of, note, with_cluster, with_storage
+
+if TYPE_CHECKING:
+    from metastack.commands.deed import Cluster
+    from metastack.commands.doctor.facts import Facts
+    from metastack.ports import Storage
+
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+
+
+def _ask_storage(frame: Frame, facts: Facts, user: str, keyring: str) -> None:
+    """Let the storage speak too; what keeps it from that is a finding, not a failure."""
+    from metastack.commands.doctor.facts import ask_storage
+    from metastack.commands.problem import Problem
+
+    settings = context_of(frame).storage
+    name = user or (settings.user if settings is not None else "")
+
+    async def look(_: Cluster, storage: Storage) -> None:
+        await ask_storage(facts, storage, name)
+
+    try:
+        with_storage(frame, look, "storage", user=user, keyring=keyring)
+    except Problem as problem:
+        facts.storage_why = problem.message
+
+
+@verb(app)
+def doctor(
+    ctx: typer.Context,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 on warnings too.")] = False,
+    user: Annotated[str, typer.Option("--user", help="Ceph user to examine instead of the context's.")] = "",
+    keyring: Annotated[str, typer.Option("--keyring", metavar="FILE", help="File with that user's key.")] = "",
+    no_storage: Annotated[bool, typer.Option("--no-storage", help="Do not look at the storage.")] = False,
+) -> None:
+    """Look for everything that could be wrong, and say what mends it."""
+    from datetime import UTC, datetime
+
+    from metastack import __version__
+    from metastack.commands.doctor import examine
+    from metastack.commands.doctor.facts import Finding, Severity, collect
+
+    from .output import Printer, text_of
+
+    frame = frame_of(ctx)
+    facts = with_cluster(frame, lambda cluster: collect(cluster, __version__, datetime.now(UTC)))
+    if no_storage:
+        facts.storage_why = "not asked for"
+    elif not facts.world_why:
+        _ask_storage(frame, facts, user, keyring)
+    found = examine(facts)
+    counts = {level: sum(1 for f in found if f.severity is level) for level in Severity}
+    if frame.output in (Output.TABLE, Output.WIDE):
+        for finding in found:
+            print(f"{finding.severity.value}: {text_of(finding.object)}: {text_of(finding.meaning)}")
+            if finding.command:
+                print(f"    {text_of(finding.command)}")
+        note(frame, ", ".join(f"{count} {level.value}" for level, count in counts.items()))
+    else:
+        printer: Printer[Finding] = Printer(frame.output, [], lambda f: f.name)
+        printer.list(found)
+    if counts[Severity.ERROR] or (strict and counts[Severity.WARNING]):
+        raise typer.Exit(1)

@@ -1,0 +1,213 @@
+"""What the doctor looks at, collected once, and what it finds.
+
+Owns: reading etcd, its members and the storage for the checks. Refuses: judging; that is one file a check.
+Rule: what could not be looked at is a finding too, never silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final, Protocol, runtime_checkable
+
+from msgspec import Struct
+
+from metastack.core.codec import Unreadable, decode
+from metastack.core.keys import Kind
+from metastack.core.model import (
+    Claim,
+    ClusterConfig,
+    Fence,
+    Generation,
+    Halt,
+    Image,
+    NodeAlive,
+    NodeFacts,
+    NodeSpec,
+    Project,
+    Record,
+    VmSpec,
+    VmStatus,
+    Volume,
+)
+from metastack.core.world import World
+from metastack.ports import Denied, Refused, Storage, Unavailable
+
+from ..deed import Cluster
+from ..fence_view import UNBLOCKED
+from ..reading import prefixes
+
+
+class Severity(StrEnum):
+    """How bad it is; the order is that of the list."""
+
+    ERROR = "error"
+    """VMs are down, or a failure now would hurt: exit status 1."""
+    WARNING = "warning"
+    """It works, less safely or less well than it should: exit status 1 with ``--strict``."""
+    INFO = "info"
+    """Worth knowing."""
+
+
+class Finding(Struct, kw_only=True):
+    """One thing that is not as it should be."""
+
+    severity: Severity
+    check: str
+    """Name of the check, which is its file's."""
+    object: str
+    """Such as ``node n1``; ``cluster`` when no single object is to blame."""
+    meaning: str
+    """What is wrong and what follows from it."""
+    command: str = ""
+    """What to type to mend it, or to see more; empty when no command can."""
+    name: str = ""
+    deleted: bool = False
+
+
+class Member(Protocol):
+    """What an etcd member says about itself (the etcd adapter's MemberStatus)."""
+
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def error(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def leader_id(self) -> int: ...
+    @property
+    def db_size_bytes(self) -> int: ...
+    @property
+    def alarms(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class TellsMembers(Protocol):
+    """A store that can ask its members one by one; the in-memory twin has none."""
+
+    async def status(self) -> tuple[Member, ...]: ...
+
+
+class StorageFacts(Struct, kw_only=True):
+    """What the storage said to this context's user."""
+
+    kind: str
+    remote_fence: bool
+    blocked: tuple[str, ...] = ()
+    """Of the addresses that any node declared."""
+    may_unblock_anyone: bool = False
+    user: str = ""
+
+
+class Facts(Struct, kw_only=True):
+    """Everything that the checks judge by."""
+
+    world: World
+    world_why: str = ""
+    """Why the records could not be read; then the world is empty."""
+    unreadable: dict[str, str] = {}
+    """Key to why its record does not parse."""
+    members: tuple[Any, ...] = ()
+    min_ttl_s: int = 0
+    """The shortest lease that this etcd grants, seconds; 0: not known."""
+    version: str = ""
+    """Of this program."""
+    now: datetime
+    storage: StorageFacts | None = None
+    storage_why: str = ""
+    """Why the storage was not looked at."""
+
+    def alive(self) -> Iterator[tuple[str, NodeAlive]]:
+        """Living nodes whose record can be read."""
+        for name in self.world.nodes():
+            found = self.world.alive(name)
+            if found is not None and found.record is not None:
+                yield name, found.record
+
+
+KINDS: Final[dict[Kind, type[Record]]] = {
+    Kind.CLUSTER: ClusterConfig,
+    Kind.GENERATION: Generation,
+    Kind.PROJECT: Project,
+    Kind.IMAGE: Image,
+    Kind.VM_SPEC: VmSpec,
+    Kind.NODE_SPEC: NodeSpec,
+    Kind.CLAIM: Claim,
+    Kind.NODE_FACTS: NodeFacts,
+    Kind.FENCE: Fence,
+    Kind.HALT: Halt,
+    Kind.NODE_ALIVE: NodeAlive,
+    Kind.VM_STATUS: VmStatus,
+    Kind.VOLUME: Volume,
+}
+NOBODYS_ADDRESS: Final = "192.0.2.1"
+"""Of a range kept for documentation: whoever may unblock it may unblock anyone, and nothing is unblocked."""
+
+
+async def collect(cluster: Cluster, version: str, now: datetime) -> Facts:
+    """Everything that etcd can tell. Raises Unavailable when no member answers at all."""
+    members = tuple(await cluster.store.status()) if isinstance(cluster.store, TellsMembers) else ()
+    facts = Facts(world=World(cluster.keys), members=members, version=version, now=now)
+    try:
+        snapshot = await cluster.store.list(*prefixes(cluster.keys, KINDS))
+        lease = await cluster.store.grant(1)
+        facts.min_ttl_s = lease.ttl_s
+        await cluster.store.revoke(lease)
+    except Unavailable as error:
+        if all(member.error for member in members):
+            raise
+        facts.world_why = str(error)
+        return facts
+    facts.world.load(snapshot)
+    for entry in snapshot.entries:
+        parsed = cluster.keys.parse(entry.key)
+        if parsed is None or parsed.kind not in KINDS:
+            continue
+        try:
+            decode(KINDS[parsed.kind], entry.value, entry.key)
+        except Unreadable as error:
+            facts.unreadable[entry.key] = error.why
+    return facts
+
+
+async def ask_storage(facts: Facts, storage: Storage, user: str) -> None:
+    """What the storage can tell. Raises Unavailable, Refused."""
+    found = StorageFacts(kind=storage.kind, remote_fence=storage.remote_fence, user=user)
+    if storage.remote_fence:
+        found.blocked = await storage.blocked(declared(facts.world))
+        try:
+            await storage.unfence((NOBODYS_ADDRESS,))
+            found.may_unblock_anyone = True
+        except Denied:
+            pass
+        except (Refused, Unavailable):
+            found.may_unblock_anyone = True  # it was not told no: there was nothing to unblock
+    facts.storage = found
+
+
+def declared(world: World) -> tuple[str, ...]:
+    """Every storage address that any node declared, and every one that a fence blocked."""
+    found: set[str] = set()
+    for name in world.nodes():
+        facts, fence = world.facts(name), world.fence(name)
+        if facts is not None and facts.record is not None:
+            found.update(facts.record.storage_addresses)
+        receipt = fence.record.receipt if fence is not None and fence.record is not None else None
+        if receipt is not None and receipt.method != UNBLOCKED:
+            found.update(receipt.addresses)
+    return tuple(sorted(found))
+
+
+def error(object: str, meaning: str, command: str = "") -> Finding:
+    """A finding; the frame fills in which check it is of."""
+    return Finding(severity=Severity.ERROR, check="", object=object, meaning=meaning, command=command)
+
+
+def warning(object: str, meaning: str, command: str = "") -> Finding:
+    return Finding(severity=Severity.WARNING, check="", object=object, meaning=meaning, command=command)
+
+
+def info(object: str, meaning: str, command: str = "") -> Finding:
+    return Finding(severity=Severity.INFO, check="", object=object, meaning=meaning, command=command)

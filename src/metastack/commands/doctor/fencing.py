@@ -1,0 +1,26 @@
+"""Which fence this cluster has, and what it cannot do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from metastack.core.model import Fencing
+
+from .facts import Facts, Finding, info, warning
+
+
+def check(facts: Facts) -> Iterator[Finding]:
+    files = sorted(name for name, alive in facts.alive() if alive.storage == "file")
+    if files:
+        yield info(
+            "cluster",
+            f"the file storage of {', '.join(files)} cannot shut a node out from afar: a takeover waits until "
+            "QEMU's lock on the disk is free, and every node must see the same file system",
+        )
+    if facts.world.config.fencing is Fencing.CLIENT:
+        yield warning(
+            "cluster",
+            "fencing = client: only clients known by their disks are shut out; a guest that a frozen host "
+            "starts later is not (docs/safety.md)",
+            "give each node a storage address of its own, then `metastack config set fencing=address`",
+        )

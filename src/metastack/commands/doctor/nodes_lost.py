@@ -1,0 +1,33 @@
+"""Lost nodes: those whose VMs wait for a fence, and those that are merely away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..fence_view import trouble, unfenced
+from .facts import Facts, Finding, error, info, warning
+
+
+def check(facts: Facts) -> Iterator[Finding]:
+    world = facts.world
+    if not world.nodes():
+        yield warning("cluster", "no node has joined", "metastack agent run --help")
+    for name in world.nodes():
+        alive = world.alive(name)
+        if alive is not None:
+            if alive.record is not None and not alive.record.ready:
+                why = alive.record.message or "it does not say why"
+                yield error(
+                    f"node {name}", f"is registered and not ready: {why}", f"metastack node show {name}"
+                )
+            continue
+        left = unfenced(world, name)
+        if left:
+            why = trouble(world, name)
+            yield error(
+                f"node {name}",
+                f"is lost and not fenced; {len(left)} VMs wait for it" + (f": {why}" if why else ""),
+                f'metastack node fence {name} --reason "it is switched off"',
+            )
+        else:
+            yield info(f"node {name}", "is lost; it answers for nothing", f"metastack fence show {name}")

@@ -1,0 +1,23 @@
+"""VMs that should run and do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from metastack.core.model import Phase
+
+from ..views import vm_views
+from .facts import Facts, Finding, error, warning
+
+
+def check(facts: Facts) -> Iterator[Finding]:
+    for view in vm_views(facts.world):
+        object, show = f"vm {view.id}", f"metastack vm show {view.id}"
+        if view.broken:
+            yield error(object, view.message or "broken record", show)
+        elif view.phase == Phase.FAILED:
+            yield error(object, view.message or "failed, and its node does not say why", show)
+        elif view.phase == Phase.PENDING:
+            yield warning(object, f"waits: {view.message or 'nobody says why'}", "metastack node list -o wide")
+        elif view.phase == Phase.CLAIMED and view.node and facts.world.alive(view.node) is None:
+            yield error(object, view.message or "its node is lost", f"metastack fence show {view.node}")

@@ -1,0 +1,239 @@
+"""The doctor: each check on records that the test writes, on both stores where it reads them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands_rig import HELLO, Rig, deed
+from msgspec import Struct
+from msgspec.structs import replace
+
+from metastack import __version__
+from metastack.commands import doctor
+from metastack.commands.doctor import examine
+from metastack.commands.doctor.facts import NOBODYS_ADDRESS, Finding, Severity, ask_storage, collect
+from metastack.commands.vms import NewVm, create_vm
+from metastack.core.change import Delete, Put
+from metastack.core.codec import encode
+from metastack.core.model import (
+    ClusterConfig,
+    Fence,
+    FenceReceipt,
+    Fencing,
+    NodeAlive,
+    NodeFacts,
+    Phase,
+    Volume,
+)
+from metastack.ports import Denied, Unavailable
+from metastack.storage.memory import MemoryPool, MemoryStorage
+from metastack.store.etcd import MemberStatus
+
+NOW = datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
+GOOD = MemberStatus(endpoint="http://e1:2379", version="3.5.28", member_id=1, leader_id=1)
+
+
+class Said(Struct):
+    """What the doctor found, made easy to ask."""
+
+    findings: list[Finding]
+
+    def of(self, check: str) -> list[tuple[str, str, str]]:
+        return [(f.severity.value, f.object, f.meaning) for f in self.findings if f.check == check]
+
+
+async def said(rig: Rig, **more: Any) -> Said:
+    facts = await collect(rig.cluster, __version__, NOW)
+    facts.members = (GOOD,)
+    facts.storage_why = "not asked for"
+    for name, value in more.items():
+        setattr(facts, name, value)
+    return Said(examine(facts))
+
+
+async def node(rig: Rig, name: str, address: str = "", **more: Any) -> None:
+    """A living node on Ceph."""
+    lease = await rig.store.grant(60)
+    known = NodeFacts(name=name, uuid=f"uuid-{name}", storage_addresses=(address,) if address else ())
+    alive = NodeAlive(
+        **{
+            "name": name,
+            "ready": True,
+            "storage": "ceph",
+            "hypervisor": "kvm",
+            "versions": {"metastack": __version__},
+            **more,
+        }
+    )
+    await rig.write(
+        Put(rig.keys.node_facts(name), encode(known)),
+        Put(rig.keys.node_alive(name), encode(alive), leased=True),
+        lease=lease.id,
+    )
+
+
+async def test_a_healthy_cluster_has_no_findings(rig: Rig) -> None:
+    for number in (1, 2, 3):
+        await node(rig, f"n{number}", f"10.0.0.{number}")
+    pool = MemoryPool(fail=lambda what, _: Denied("no") if what == "unfence" else None)
+    facts = await collect(rig.cluster, __version__, NOW)
+    await ask_storage(facts, MemoryStorage(pool), "metastack")
+    facts.members = (GOOD,)
+    assert examine(facts) == []
+
+
+async def test_the_real_store_tells_of_its_members(rig: Rig) -> None:
+    facts = await collect(rig.cluster, __version__, NOW)
+    assert facts.min_ttl_s >= 1
+    for member in facts.members:
+        assert member.version.startswith("3.")
+        assert member.leader_id
+
+
+async def test_each_check_is_a_file_and_each_file_a_check() -> None:
+    files = {path.stem for path in Path(doctor.__file__).parent.glob("*.py")} - {"__init__", "facts"}
+    assert files == set(doctor.CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("version", "faults"),
+    [
+        ("3.4.23", 3),
+        ("3.4.31", 2),
+        ("3.4.38", 1),
+        ("3.4.42", 0),
+        ("3.5.1", 3),
+        ("3.5.22", 2),
+        ("3.5.23", 1),
+        ("3.5.28", 0),
+        ("3.6.0", 1),
+        ("3.6.9", 0),
+        ("3.7.0-rc.1", 0),
+        ("3.3.27", 1),
+        ("none", 1),
+    ],
+)
+async def test_etcd_versions(rig: Rig, version: str, faults: int) -> None:
+    found = (await said(rig, members=(replace(GOOD, version=version),))).of("etcd_version")
+    assert len(found) == faults, found
+    if version == "3.3.27":
+        assert found[0][0] == "error"
+
+
+async def test_etcd_members(rig: Rig) -> None:
+    bad = (
+        GOOD,
+        replace(GOOD, endpoint="http://e2:2379", error="refused"),
+        replace(GOOD, endpoint="http://e3:2379", leader_id=0, version="3.5.29"),
+        replace(GOOD, endpoint="http://e4:2379", alarms=("NOSPACE",), db_size_bytes=2 << 30),
+    )
+    found = (await said(rig, members=bad)).of("etcd_health")
+    texts = [f"{severity} {object.rsplit('/', 1)[-1]} {meaning}" for severity, object, meaning in found]
+    for wanted in (
+        "warning e2:2379 does not answer: refused",
+        "error e3:2379 sees no leader",
+        "error e4:2379 has raised the alarm NOSPACE",
+        "warning e4:2379 its database has 2048 MiB",
+        "warning etcd its members run different versions",
+    ):
+        assert any(wanted in text for text in texts), (wanted, texts)
+
+
+async def test_without_records_only_etcd_is_judged(rig: Rig) -> None:
+    found = await said(rig, world_why="no quorum")
+    assert [(f.severity, f.check) for f in found.findings] == [(Severity.ERROR, "etcd_health")]
+
+
+async def test_lost_nodes_fences_and_the_brake(rig: Rig) -> None:
+    await rig.image()
+    session = await rig.node("n1")
+    await create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
+    await rig.claim("n1", session, phase=None)
+    await rig.lose("n1")
+    await node(
+        rig, "n2", "10.0.0.2", fence_failures={"n1": "not allowed"}, brake="brake: 2 of 3 nodes vanished"
+    )
+    await node(rig, "n3", "10.0.0.3")
+    found = await said(rig)
+    assert found.findings[0].severity is Severity.ERROR
+    assert any(
+        "1 VMs wait for it" in text and "n2 says: not allowed" in text for *_, text in found.of("nodes_lost")
+    )
+    assert "brake: 2 of 3" in found.of("brake")[0][2]
+    assert found.of("vms")[0][0] == "error"
+    await rig.put(rig.keys.fence("n1"), Fence(intent=True, intent_by="n2", intent_at="2026-01-01T00:08:00Z"))
+    (opened,) = (await said(rig)).of("fences_open")
+    assert (opened[0], "open for 120 s" in opened[2]) == ("error", True)
+    await node(rig, "n2", "10.0.0.2")
+    await rig.put(rig.keys.fence("n1"), Fence(intent=True, intent_by="n2", intent_at="2026-01-01T00:09:50Z"))
+    found = await said(rig)
+    assert found.of("fences_open")[0][0] == "info"
+    assert found.of("brake") == []
+
+
+async def test_a_fence_that_the_storage_forgot_and_rights_that_are_too_wide(rig: Rig) -> None:
+    await node(rig, "n1", "10.0.0.1")
+    await node(rig, "n2", "10.0.0.2")
+    await rig.write(Delete(rig.keys.node_alive("n1")))
+    receipt = FenceReceipt(at="t", by="n2", method="ceph-blocklist", addresses=("10.0.0.1",))
+    await rig.put(rig.keys.fence("n1"), Fence(through=9, receipt=receipt))
+    facts = await collect(rig.cluster, __version__, NOW)
+    pool = MemoryPool(blocked={"10.0.0.2"})
+    await ask_storage(facts, MemoryStorage(pool), "wide")
+    assert pool.blocked == {"10.0.0.2"}
+    assert NOBODYS_ADDRESS not in pool.blocked
+    found = Said(examine(facts))
+    assert [(s, o) for s, o, _ in found.of("fence_blocked")] == [("error", "node n1"), ("warning", "node n2")]
+    assert found.of("storage_rights")[0][:2] == ("warning", "user wide")
+    pool.blocked = {"10.0.0.1"}
+    await ask_storage(facts, MemoryStorage(pool), "wide")
+    assert Said(examine(facts)).of("fence_blocked") == []
+    pool.fail = lambda what, _: Unavailable("down") if what == "blocked" else None
+    with pytest.raises(Unavailable):
+        await ask_storage(facts, MemoryStorage(pool), "wide")
+
+
+async def test_addresses(rig: Rig) -> None:
+    await node(rig, "n1", "10.0.0.1")
+    await node(rig, "n2", "10.0.0.1")
+    await node(rig, "n3")
+    await node(rig, "n4", storage="file")
+    found = (await said(rig)).of("storage_addresses")
+    assert [(s, o) for s, o, _ in found] == [("error", "node n3"), ("error", "address 10.0.0.1")]
+    await rig.put(rig.keys.cluster(), ClusterConfig(fencing=Fencing.CLIENT))
+    found = await said(rig)
+    assert ("warning", "address 10.0.0.1") in [(s, o) for s, o, _ in found.of("storage_addresses")]
+    assert [severity for severity, *_ in found.of("fencing")] == ["warning", "info"]
+
+
+async def test_nodes_that_emulate_differ_or_complain(rig: Rig) -> None:
+    await node(rig, "n1", "10.0.0.1", hypervisor="qemu", hypervisor_why="no /dev/kvm")
+    await node(rig, "n2", "10.0.0.2", versions={"metastack": "0.0.1"}, warnings=("the disk is slow",))
+    await node(rig, "n3", "10.0.0.3", versions={}, ready=False, message="shut out")
+    found = await said(rig)
+    assert "no /dev/kvm" in found.of("kvm")[0][2]
+    assert [severity for severity, *_ in found.of("versions")] == ["warning", "info"]
+    assert found.of("node_warnings") == [("warning", "node n2", "the disk is slow")]
+    assert "shut out" in found.of("nodes_lost")[0][2]
+
+
+async def test_vms_records_leases_and_leftovers(rig: Rig) -> None:
+    await rig.image()
+    await node(rig, "n1", "10.0.0.1")
+    await create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
+    waiting = await said(rig, min_ttl_s=9)
+    assert waiting.of("vms")[0][:2] == ("warning", "vm default/hello")
+    assert "no lease shorter than 9 s" in waiting.of("lease_ttl")[0][2]
+    await rig.claim("n1", 1)
+    await rig.status("n1", 1, Phase.FAILED, message="no such bridge")
+    assert (await said(rig)).of("vms") == [("error", "vm default/hello", "no such bridge")]
+    gone = Volume(uuid="u-1", project="default", vm="x", vm_uuid="y", size_bytes=1, image_uuid="i")
+    await rig.put(rig.keys.volume("default", "u-1"), gone)
+    assert "1 disks of deleted VMs" in (await said(rig)).of("leftovers")[0][2]
+    await rig.write(Put(rig.keys.vm_spec(HELLO), b'{"v": 77}'))
+    found = (await said(rig)).of("records")
+    assert (found[0][0], found[0][1]) == ("error", rig.keys.vm_spec(HELLO))
+    assert "newer" in found[0][2]
