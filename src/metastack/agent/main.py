@@ -25,6 +25,7 @@ from .console import ConsoleServer
 from .marks import Marks
 from .settings import AgentSettings
 from .systemd import Notifier
+from .watchdog import Device, Guard
 
 log = structlog.get_logger()
 
@@ -81,6 +82,9 @@ async def serve(settings: AgentSettings) -> None:
                 group.create_task(notifier.watchdog()),
                 group.create_task(ConsoleServer(agent.node, host, port).run()),
             ]
+            if settings.watchdog_device:
+                guard = Guard(agent.node, Device(settings.watchdog_device))
+                helpers.append(group.create_task(guard.run()))
             await agent.run(stop, lambda: notifier.say("READY=1"))
             notifier.say("STOPPING=1")
             for helper in helpers:

@@ -65,6 +65,8 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Memory to publish as capacity, MiB; 0: that of the machine."""
     boots_at_once: Annotated[int, Meta(ge=1, le=256)] = 4
     """How many guests may be booting at one time."""
+    watchdog_device: str = ""
+    """``/dev/watchdog``: resets a fenced host that cannot kill its guests (docs/safety.md). Empty: off."""
     workers: Annotated[int, Meta(ge=1, le=256)] = 16
     """How many VMs are worked on at one time."""
     storage: StorageSettings = StorageSettings()
