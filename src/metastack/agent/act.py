@@ -17,7 +17,8 @@ from ..core.model import Claim, Halt, Phase, VmId, VmStatus, Volume
 from ..core.plan import View
 from ..core.plan import plan as decide
 from ..core.world import Seen, seen
-from ..ports import DomainSpec, Fenced, InUse, NicSpec, NotFound, Refused, Unavailable, UnknownOutcome
+from ..ports import Unavailable, UnknownOutcome
+from .guests import HEALTHY_S, Guests
 from .look import look, status_of, was_paused
 from .memory import VmMemory
 from .node import Node
@@ -26,9 +27,6 @@ log = structlog.get_logger()
 
 MOST_STEPS = 32
 """Steps of one VM before others get their turn."""
-IO_RETRY_S = 5.0
-HEALTHY_S = 60.0
-"""A guest that ran this long has recovered: its crash count starts anew."""
 
 
 class Reconciler:
@@ -36,7 +34,7 @@ class Reconciler:
 
     def __init__(self, node: Node, boots_at_once: int) -> None:
         self._node = node
-        self._boots = asyncio.Semaphore(boots_at_once)
+        self._guests = Guests(node, boots_at_once)
         self._claiming = asyncio.Lock()
         self.known: dict[VmId, set[str]] = {}
         """UUIDs of local domains by VM name, as last seen."""
@@ -127,16 +125,18 @@ class Reconciler:
             case plan.Adopt():
                 await self._adopt(view, memory)
             case plan.Boot():
-                await self._boot(view, memory)
+                if await self._guests.boot(view, memory) and view.claim is not None:
+                    self.known.setdefault(view.vm, set()).add(view.claim.ok.uuid)
             case plan.Kill():
-                await self._kill(view, action, memory)
+                await self._guests.kill(view, action, memory)
             case plan.AskToStop():
-                await self._ask_to_stop(view, action.uuid, memory)
+                if await self._guests.ask_to_stop(view, action.uuid, memory):
+                    await self._publish(await look(self._node, view.vm, view.domains))
             case plan.PauseGuest():
                 await self._node.hypervisor.pause(action.uuid)
                 log.info("paused", vm=str(view.vm), node=self._node.name)
             case plan.ResumeGuest():
-                await self._resume(view, action, memory)
+                await self._guests.resume(view, action, memory)
             case plan.Retag():
                 claim = self._held(view).ok
                 await self._node.hypervisor.retag(action.uuid, claim.session, claim.epoch)
@@ -260,115 +260,6 @@ class Reconciler:
         status = msgspec.structs.replace(status, session=node.session.token)
         if await node.commit(changes.adopt(node.keys, node.session.me, view.vm, old, status)):
             self._say_claimed("adopted", view.vm)
-
-    async def _boot(self, view: View, memory: VmMemory) -> None:
-        node, vm, held = self._node, view.vm, self._held(view)
-        assert view.spec is not None
-        spec, claim = view.spec.ok, held.ok
-        async with self._boots:
-            now = node.world.claim(vm)
-            if now is None or now.mod != held.mod or not node.session.ready:
-                return  # it waited for its turn: look again
-            try:
-                for nic in spec.nics:
-                    await node.network.check(nic.bridge)
-                await self._break_old_locks(claim, memory)
-                await node.storage.create_disk(spec.volume_uuid, spec.image_uuid, spec.disk_bytes)
-                source = await node.storage.disk_source(spec.volume_uuid)
-                if node.session.token != claim.session:
-                    return  # Safety: decided in a session that is over; nothing is awaited from here to the boot
-                await node.hypervisor.boot(
-                    DomainSpec(
-                        uuid=spec.uuid,
-                        project=spec.project,
-                        name=spec.name,
-                        cpus=spec.cpus,
-                        memory_mib=spec.memory_mib,
-                        disk=source,
-                        nics=tuple(NicSpec(mac=nic.mac, bridge=nic.bridge) for nic in spec.nics),
-                        session=claim.session,
-                        epoch=claim.epoch,
-                        run=spec.run,
-                        volume_uuid=spec.volume_uuid,
-                        claim_node=node.name,
-                    )
-                )
-            except Fenced as error:
-                node.session.lose(f"the storage shuts this node out: {error}")
-                raise
-            except InUse as error:
-                self._back_off(
-                    memory, f"its disk is locked by a live writer; waiting for it to let go: {error}", 2.0
-                )
-                return
-            except (Refused, Unavailable) as error:
-                memory.stray = memory.stray or isinstance(error, UnknownOutcome)
-                memory.failed = isinstance(error, Refused)
-                what = "image or disk is missing: " if isinstance(error, NotFound) else ""
-                self._back_off(memory, f"cannot start on {node.name}: {what}{error}", None)
-                log.warning("boot_failed", vm=str(vm), node=node.name, epoch=claim.epoch, error=str(error))
-                return
-        self.known.setdefault(vm, set()).add(spec.uuid)
-        memory.failed, memory.message, memory.retry_at_s = False, "", 0.0
-        memory.healthy_from_s = asyncio.get_running_loop().time()
-        if memory.crashes:
-            memory.message = f"crashed {memory.crashes} times; started again"
-        log.info("booted", vm=str(vm), node=node.name, session=claim.session, epoch=claim.epoch, run=spec.run)
-
-    async def _break_old_locks(self, claim: Claim, memory: VmMemory) -> None:
-        if not claim.taken_from or memory.locks_broken == claim.epoch:
-            return
-        facts = self._node.world.facts(claim.taken_from)
-        if facts is not None and facts.record is not None and facts.record.storage_addresses:
-            await self._node.storage.break_locks(claim.volume_uuid, facts.record.storage_addresses)
-        memory.locks_broken = claim.epoch
-
-    def _back_off(self, memory: VmMemory, message: str, wait_s: float | None) -> None:
-        """Wait before the next boot: a given time, or doubling with every crash or failure."""
-        config = self._node.world.config
-        if wait_s is None:
-            memory.crashes += 1
-            wait_s = min(config.crash_backoff_max_s, config.crash_backoff_s * 2 ** min(20, memory.crashes - 1))
-        memory.message = message
-        memory.retry_at_s = asyncio.get_running_loop().time() + wait_s
-
-    async def _kill(self, view: View, action: plan.Kill, memory: VmMemory) -> None:
-        node = self._node
-        await node.hypervisor.kill(action.uuid)
-        log.info("killed", vm=str(view.vm), node=node.name, uuid=action.uuid, why=action.why)
-        if action.crashed:
-            now_s = asyncio.get_running_loop().time()
-            if memory.healthy_from_s is not None and now_s - memory.healthy_from_s > HEALTHY_S:
-                memory.crashes = 0
-            self._back_off(memory, "", None)
-            memory.message = f"QEMU or the guest crashed ({memory.crashes} times); it is started again"
-            log.warning("crashed", vm=str(view.vm), node=node.name, crashes=memory.crashes)
-        if memory.stop_from_s is not None:
-            memory.forget_stop()
-
-    async def _ask_to_stop(self, view: View, uuid: str, memory: VmMemory) -> None:
-        now_s = asyncio.get_running_loop().time()
-        domain = next(d for d in view.domains if d.uuid == uuid)
-        first = memory.stop_from_s is None
-        if first:
-            memory.stop_from_s, memory.stop_key = now_s, (uuid, domain.epoch)
-        memory.asked_at_s = now_s
-        await self._node.hypervisor.shutdown(uuid)
-        if first:
-            log.info("asked_to_stop", vm=str(view.vm), node=self._node.name)
-            await self._publish(await look(self._node, view.vm, view.domains))
-
-    async def _resume(self, view: View, action: plan.ResumeGuest, memory: VmMemory) -> None:
-        node = self._node
-        if action.why:
-            # Safety: resumed only when the storage says that this node is not shut out; a fenced guest that
-            # is resumed would only fail again, but its session is over anyway.
-            if node.addresses and await node.storage.blocked(node.addresses):
-                node.session.lose("the storage shuts this node out")
-                raise Refused("this node is shut out of the storage")
-            memory.retry_at_s = asyncio.get_running_loop().time() + IO_RETRY_S
-        await node.hypervisor.resume(action.uuid)
-        log.info("resumed", vm=str(view.vm), node=node.name, why=action.why)
 
     async def _halt(self, view: View) -> None:
         node, held = self._node, self._held(view)

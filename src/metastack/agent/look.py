@@ -82,7 +82,7 @@ def status_of(node: Node, view: View, domain: Domain | None) -> VmStatus:
     old = node.world.status(view.vm)
     before = old.record if old is not None else None
     same = before is not None and before.phase is phase and before.uuid == claim.uuid
-    retry = view.retry_in_s > 0 and (memory.crashes > 0 or memory.failed)
+    retry = view.retry_in_s > 0 and (memory.crashes > 0 or memory.failures > 0)
     return VmStatus(
         uuid=claim.uuid,
         phase=phase,

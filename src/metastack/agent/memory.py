@@ -17,6 +17,9 @@ class VmMemory:
     rank: int | None = None
     rank_since_s: float = 0.0
     crashes: int = 0
+    """How often the guest ended by itself."""
+    failures: int = 0
+    """Boots that failed one after the other."""
     retry_at_s: float = 0.0
     stop_from_s: float | None = None
     stop_key: tuple[str, int] = ("", 0)

@@ -1,0 +1,149 @@
+"""Guests: what is done to a VM's domain, each step once.
+
+Owns: booting, killing, stopping and resuming through the Hypervisor port, and the waits between boots.
+Refuses: claims and statuses, which are :mod:`metastack.agent.act`'s; deciding, which is the rulebook's.
+Rule: between the last look at the session and the boot nothing is awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from ..core import plan
+from ..core.model import Claim
+from ..core.plan import View
+from ..ports import DomainSpec, Fenced, InUse, NicSpec, NotFound, Refused, Unavailable, UnknownOutcome
+from .memory import VmMemory
+from .node import Node
+
+log = structlog.get_logger()
+
+IO_RETRY_S = 5.0
+LOCK_RETRY_S = 2.0
+HEALTHY_S = 60.0
+"""A guest that ran this long has recovered: its crash count starts anew."""
+
+
+class Guests:
+    """Acts on the domains of one node."""
+
+    def __init__(self, node: Node, boots_at_once: int) -> None:
+        self._node = node
+        self._boots = asyncio.Semaphore(boots_at_once)
+
+    async def boot(self, view: View, memory: VmMemory) -> bool:
+        """Make the disk if needed, define and start; false when it was not, which ``memory`` then explains."""
+        node, vm, held = self._node, view.vm, view.claim
+        assert view.spec is not None
+        assert held is not None
+        spec, claim = view.spec.ok, held.ok
+        async with self._boots:
+            now = node.world.claim(vm)
+            if now is None or now.mod != held.mod or not node.session.ready:
+                return False  # it waited for its turn: look again
+            try:
+                for nic in spec.nics:
+                    await node.network.check(nic.bridge)
+                await self._break_old_locks(claim, memory)
+                await node.storage.create_disk(spec.volume_uuid, spec.image_uuid, spec.disk_bytes)
+                source = await node.storage.disk_source(spec.volume_uuid)
+                if node.session.token != claim.session:
+                    # Safety: decided in a session that is over; nothing is awaited from here to the boot.
+                    return False
+                await node.hypervisor.boot(
+                    DomainSpec(
+                        uuid=spec.uuid,
+                        project=spec.project,
+                        name=spec.name,
+                        cpus=spec.cpus,
+                        memory_mib=spec.memory_mib,
+                        disk=source,
+                        nics=tuple(NicSpec(mac=nic.mac, bridge=nic.bridge) for nic in spec.nics),
+                        session=claim.session,
+                        epoch=claim.epoch,
+                        run=spec.run,
+                        volume_uuid=spec.volume_uuid,
+                        claim_node=node.name,
+                    )
+                )
+            except Fenced as error:
+                node.session.lose(f"the storage shuts this node out: {error}")
+                raise
+            except InUse as error:
+                memory.message = f"its disk is locked by a live writer; waiting for it to let go: {error}"
+                memory.retry_at_s = asyncio.get_running_loop().time() + LOCK_RETRY_S
+                return False
+            except (Refused, Unavailable) as error:
+                memory.stray = memory.stray or isinstance(error, UnknownOutcome)
+                memory.failed = isinstance(error, Refused)
+                what = "image or disk is missing: " if isinstance(error, NotFound) else ""
+                memory.message = f"cannot start on {node.name}: {what}{error}"
+                memory.failures += 1
+                self._back_off(memory, memory.failures)
+                log.warning("boot_failed", vm=str(vm), node=node.name, epoch=claim.epoch, error=str(error))
+                return False
+        memory.failures = 0
+        memory.failed, memory.message, memory.retry_at_s = False, "", 0.0
+        memory.healthy_from_s = asyncio.get_running_loop().time()
+        if memory.crashes:
+            memory.message = f"crashed {memory.crashes} times; started again"
+        log.info("booted", vm=str(vm), node=node.name, session=claim.session, epoch=claim.epoch, run=spec.run)
+        return True
+
+    async def _break_old_locks(self, claim: Claim, memory: VmMemory) -> None:
+        if not claim.taken_from or memory.locks_broken == claim.epoch:
+            return
+        facts = self._node.world.facts(claim.taken_from)
+        if facts is not None and facts.record is not None and facts.record.storage_addresses:
+            await self._node.storage.break_locks(claim.volume_uuid, facts.record.storage_addresses)
+        memory.locks_broken = claim.epoch
+
+    def _back_off(self, memory: VmMemory, times: int) -> None:
+        """Wait before the next boot, twice as long every time."""
+        config = self._node.world.config
+        wait_s = min(config.crash_backoff_max_s, config.crash_backoff_s * 2 ** min(20, times - 1))
+        memory.retry_at_s = asyncio.get_running_loop().time() + wait_s
+
+    async def kill(self, view: View, action: plan.Kill, memory: VmMemory) -> None:
+        """Destroy and undefine; a guest that ended by itself waits before it is booted again."""
+        node = self._node
+        await node.hypervisor.kill(action.uuid)
+        log.info("killed", vm=str(view.vm), node=node.name, uuid=action.uuid, why=action.why)
+        if action.crashed:
+            now_s = asyncio.get_running_loop().time()
+            if memory.healthy_from_s is not None and now_s - memory.healthy_from_s > HEALTHY_S:
+                memory.crashes = 0
+            memory.crashes += 1
+            self._back_off(memory, memory.crashes)
+            memory.message = f"QEMU or the guest crashed ({memory.crashes} times); it is started again"
+            log.warning("crashed", vm=str(view.vm), node=node.name, crashes=memory.crashes)
+        if memory.stop_from_s is not None:
+            memory.forget_stop()
+
+    async def ask_to_stop(self, view: View, uuid: str, memory: VmMemory) -> bool:
+        """Press the guest's power button; true the first time."""
+        now_s = asyncio.get_running_loop().time()
+        domain = next(d for d in view.domains if d.uuid == uuid)
+        first = memory.stop_from_s is None
+        if first:
+            memory.stop_from_s, memory.stop_key = now_s, (uuid, domain.epoch)
+        memory.asked_at_s = now_s
+        await self._node.hypervisor.shutdown(uuid)
+        if first:
+            log.info("asked_to_stop", vm=str(view.vm), node=self._node.name)
+        return first
+
+    async def resume(self, view: View, action: plan.ResumeGuest, memory: VmMemory) -> None:
+        """Let a guest run on; after an I/O error only if the storage does not shut this node out."""
+        node = self._node
+        if action.why:
+            # Safety: resumed only when the storage says that this node is not shut out; a fenced guest that
+            # is resumed would only fail again, but its session is over anyway.
+            if node.addresses and await node.storage.blocked(node.addresses):
+                node.session.lose("the storage shuts this node out")
+                raise Refused("this node is shut out of the storage")
+            memory.retry_at_s = asyncio.get_running_loop().time() + IO_RETRY_S
+        await node.hypervisor.resume(action.uuid)
+        log.info("resumed", vm=str(view.vm), node=node.name, why=action.why)
