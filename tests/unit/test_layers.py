@@ -96,13 +96,10 @@ LONG: Final[dict[str, int]] = {
     "agent/act.py": 460,
     "agent/agent.py": 416,
     "cli/vm.py": 460,
-    "commands/views.py": 482,
     "core/changes.py": 460,
-    "core/model.py": 490,
     "dev/cluster.py": 450,
     "hypervisor/libvirt.py": 420,
     "hypervisor/memory.py": 410,
-    "ports.py": 440,
 }
 """Files that are longer than they should be, at most so long. This list may only shrink."""
 

@@ -1,0 +1,89 @@
+"""The cluster in one look: is it fine, and if not, what first. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from metastack.core.model import (
+    NodeState,
+    Phase,
+)
+from metastack.core.world import World
+
+from .fence_view import fence_views
+from .node_infos import node_infos
+from .vm_views import VmView, vm_views
+
+
+class ClusterView(Struct, kw_only=True):
+    """The cluster in one look."""
+
+    ok: bool
+    summary: str
+    problems: list[str]
+    nodes: dict[str, int]
+    """Count of each state."""
+    vms: dict[str, int]
+    """Count of each phase."""
+    nodes_lost: list[str]
+    brake_engaged: bool
+    """So many nodes are lost that none of them will be fenced: a node says so, or the records do."""
+
+
+def cluster_view(world: World) -> ClusterView:
+    """Is the cluster fine, and if not, why."""
+    nodes, vms = node_infos(world), vm_views(world)
+    states, phases, problems = _counts(n.state for n in nodes), _counts(v.phase or "broken" for v in vms), []
+    lost = [node.name for node in nodes if node.state == NodeState.LOST]
+    joined = [node for node in nodes if not node.cordoned]
+    lost_joined = [node for node in joined if node.session is None]
+    held = next((node.brake for node in nodes if node.brake), "")
+    brake = bool(held) or (bool(joined) and len(lost_joined) * 100 > world.config.brake_percent * len(joined))
+    if not nodes:
+        problems.append("no node has joined")
+    if brake:
+        problems.append(
+            held
+            or f"{len(lost_joined)} of {len(joined)} nodes are lost: the brake holds, none of them is fenced"
+        )
+    problems += [f"node {v.name} is not fenced: {v.trouble}" for v in fence_views(world) if v.trouble]
+    problems += [f"node {node.name} is lost: {node.message}" for node in nodes if node.state == NodeState.LOST]
+    problems += [f"node {node.name}: {node.message}" for node in nodes if node.broken]
+    for view in vms:
+        bad = view.broken or view.phase == Phase.FAILED or (view.power == "on" and view.phase != Phase.RUNNING)
+        if (
+            bad
+            and view.phase not in (Phase.PAUSED, Phase.MIGRATING)
+            and not view.deleted
+            and not _resting(view)
+        ):
+            problems.append(
+                f"vm {view.id} is {view.phase or 'broken'}: {view.message or 'no word from its node'}"
+            )
+    running = phases.get("running", 0)
+    ready = states.get("ready", 0)
+    head = f"{ready} of {len(nodes)} nodes ready, {running} of {len(vms)} VMs running"
+    summary = f"ok: {head}" if not problems else f"not ok: {problems[0]} ({head})"
+    return ClusterView(
+        ok=not problems,
+        summary=summary,
+        problems=problems,
+        nodes=states,
+        vms=phases,
+        nodes_lost=lost,
+        brake_engaged=brake,
+    )
+
+
+def _resting(view: VmView) -> bool:
+    """A guest that switched itself off is as it wants to be."""
+    return view.phase == Phase.STOPPED
+
+
+def _counts(values: Any) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for value in values:
+        found[value] = found.get(value, 0) + 1
+    return dict(sorted(found.items()))

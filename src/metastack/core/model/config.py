@@ -1,0 +1,103 @@
+"""Records under ``config/``: settings, projects, images.
+
+Rule: every setting has bounds and a default that is right for a cluster of three nodes.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta
+
+from .numbers import Record
+
+
+class Fencing(StrEnum):
+    """What a fence blocks."""
+
+    ADDRESS = "address"
+    """Every client of the node's storage addresses, also those to come."""
+    CLIENT = "client"
+    """Weaker: the clients known by their disks; for nodes that share an address (docs/safety.md)."""
+
+
+class ClusterConfig(Record, frozen=True, kw_only=True):
+    """``config/cluster``: the platform's settings, typed and bounded; agents follow changes live."""
+
+    lease_ttl_s: Annotated[int, Meta(ge=2, le=60)] = 5
+    """Life of a node's lease, seconds. etcd's floor is ceil(1.5 x election timeout): 2 s at its defaults."""
+    grace_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.5
+    """Wait between a lease's expiry and the fence, seconds. Comfort, not safety."""
+    overcommit_cpu: Annotated[float, Meta(ge=0.1, le=64.0)] = 4.0
+    """vCPUs promised for each physical CPU."""
+    overcommit_memory: Annotated[float, Meta(ge=0.1, le=4.0)] = 1.0
+    """Guest memory promised for each byte of a node's memory left after the host reserve."""
+    host_reserve_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 1024
+    """Memory of each node that VMs never get, MiB."""
+    rank_delay_ms: Annotated[int, Meta(ge=1, le=5000)] = 30
+    """Delay between two ranks that try to claim the same VM, milliseconds (DESIGN 5's delta)."""
+    brake_percent: Annotated[int, Meta(ge=0, le=100)] = 50
+    """Fence nothing when more than this share of the joined, uncordoned nodes vanished within the window."""
+    brake_window_s: Annotated[int, Meta(ge=1, le=3600)] = 60
+    """Window of the mass brake, seconds."""
+    fencing: Fencing = Fencing.ADDRESS
+    """``address``, or the weaker ``client`` for nodes that share a storage address; see docs/safety.md."""
+    stop_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 60
+    """How long a guest may take to shut down gracefully before it is forced off, seconds."""
+    trash_retention_s: Annotated[int, Meta(ge=0, le=31_536_000)] = 86_400
+    """How long a deleted disk stays in the trash, seconds."""
+    crash_backoff_s: Annotated[float, Meta(ge=0.1, le=600.0)] = 2.0
+    """First wait after a guest crashed; doubles with every crash, seconds."""
+    crash_backoff_max_s: Annotated[float, Meta(ge=1.0, le=86_400.0)] = 300.0
+    """Longest wait between two boots of a guest that keeps crashing, seconds."""
+    full_look_s: Annotated[int, Meta(ge=5, le=3600)] = 30
+    """How often an agent looks at everything although no event asked for it, seconds."""
+    event_retention_days: Annotated[int, Meta(ge=1, le=365)] = 7
+    """How long entries under events/ are kept, days."""
+    history_versions: Annotated[int, Meta(ge=1, le=1000)] = 20
+    """Spec versions kept for each VM."""
+    default_network: str = ""
+    """Bridge that a VM gets when none is named; empty: no NIC."""
+    default_pool: str = "vms"
+    """Ceph pool (or folder of the file backend) for disks and images."""
+    syslog: str = ""
+    """Central syslog server as ``tcp://HOST:PORT``; empty: none."""
+
+
+class Project(Record, frozen=True, kw_only=True):
+    """``config/projects/<name>``: a room for VMs. ``default`` exists without a record."""
+
+    name: str
+    created: str = ""
+    by: str = ""
+    reason: str = ""
+    request_id: str = ""
+
+
+class ImageState(StrEnum):
+    IMPORTING = "importing"
+    READY = "ready"
+    DELETING = "deleting"
+
+
+class Image(Record, frozen=True, kw_only=True):
+    """``config/images/<name>``: what disks are cloned from. While ``importing`` the key is leased."""
+
+    name: str
+    uuid: str
+    """Names the image in the storage: a re-import under the same name is another image."""
+    state: ImageState
+    format: str = "raw"
+    """Format of the source: raw or qcow2. In the storage it is the backend's own."""
+    size_bytes: int = 0
+    """Virtual size, bytes; 0 while importing."""
+    sha256: str = ""
+    """Of the source file as it was read."""
+    source: str = ""
+    created: str = ""
+    """RFC 3339, UTC."""
+    by: str = ""
+    importer: str = ""
+    """Who imports, as ``host:pid``; for people only."""
+    message: str = ""

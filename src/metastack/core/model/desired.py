@@ -1,0 +1,68 @@
+"""Records under ``desired/``: what people want. Only commands write them."""
+
+from __future__ import annotations
+
+from msgspec import Struct, field
+
+from .names import Power, VmId
+from .numbers import Record
+
+
+class Nic(Struct, frozen=True, kw_only=True):
+    """One network card: a bridge and the MAC allocated once at creation."""
+
+    bridge: str
+    mac: str
+
+
+class Placement(Struct, frozen=True, kw_only=True):
+    """What a person demands of the place."""
+
+    node: str = ""
+    """Pin by hand: only this node may take the VM."""
+
+
+class VmSpec(Record, frozen=True, kw_only=True):
+    """``desired/vms/<project>/<vm>``: what a person wants."""
+
+    project: str
+    name: str
+    uuid: str
+    image: str
+    image_uuid: str
+    volume_uuid: str
+    """Names the root disk in the storage (CE6: never the VM's name)."""
+    cpus: int
+    memory_mib: int
+    disk_bytes: int
+    power: Power = Power.ON
+    run: int = 1
+    """Raised by start and restart: a domain of a lower run is stopped, a halt of a lower run is void."""
+    force: bool = False
+    """How the last stop or restart is done: true pulls the plug."""
+    paused_epoch: int = 0
+    """The claim epoch in which the VM is to stay paused; another epoch's boot runs."""
+    nics: tuple[Nic, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    placement: Placement = Placement()
+    created: str = ""
+    by: str = ""
+    reason: str = ""
+    request_id: str = ""
+
+    @property
+    def id(self) -> VmId:
+        return VmId(self.project, self.name)
+
+
+class NodeSpec(Record, frozen=True, kw_only=True):
+    """``desired/nodes/<node>``: what a person wants of a node."""
+
+    cordoned: bool = False
+    draining: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
+    overcommit_cpu: float | None = None
+    overcommit_memory: float | None = None
+    by: str = ""
+    reason: str = ""
+    request_id: str = ""

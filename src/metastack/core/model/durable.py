@@ -1,0 +1,114 @@
+"""Durable facts that agents write: claims, fences, halts, volumes, what a node is.
+
+Rule: none of them hangs on a lease. Were it to die with one, nobody would know whom to fence.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from .numbers import Record, token
+
+
+class Claim(Record, frozen=True, kw_only=True):
+    """``claims/<project>/<vm>``: which node session answers for a VM. Durable, never leased."""
+
+    node: str
+    session: int
+    """Token of the node session that answers."""
+    uuid: str
+    """The VM's, so that a VM made anew under the same name is never confused with this one."""
+    volume_uuid: str
+    claim_id: str
+    """Random: tells a lost reply from a lost race."""
+    generation: int = 0
+    """Cluster generation when the claim was put."""
+    epoch: int = 0
+    """Token. Stored as 0 by claim and takeover, meaning "the revision of this put" (CE4)."""
+    taken_from: str = ""
+    """After a takeover: the node that lost the VM."""
+    was_paused: bool = False
+    """After a takeover: the VM was paused there; it runs again here, and says so."""
+
+
+class FenceReceipt(Struct, frozen=True, kw_only=True):
+    """What was done to shut a node out, and how it was verified."""
+
+    at: str
+    by: str
+    method: str
+    """``ceph-blocklist`` or ``image-lock`` (the file backend: nothing is blocked remotely)."""
+    addresses: tuple[str, ...] = ()
+    osd_epoch: int = 0
+    """OSD map that carries the block, as waited for."""
+    verified: str = ""
+    reason: str = ""
+
+
+class Fence(Record, frozen=True, kw_only=True):
+    """``fences/<node>``: every session up to ``through`` is shut out of the storage. Only grows."""
+
+    through: int = 0
+    """Token: of the last *done* fence."""
+    intent_by: str = ""
+    """Node that is fencing right now; empty: no intent open."""
+    intent_session: int = 0
+    """The fencer's session."""
+    intent: bool = False
+    """An intent is open; its own ``through`` is the revision of the put that opened it ..."""
+    intent_through: int = 0
+    """... kept here by a fencer that takes the intent over; 0 means "this put's revision"."""
+    generation: int = 0
+    receipt: FenceReceipt | None = None
+    intent_at: str = ""
+    """When the intent was opened, RFC 3339 UTC; for people only."""
+    intent_reason: str = ""
+    """Why a person asked for it; empty: the lease expired."""
+
+
+class NodeFacts(Record, frozen=True, kw_only=True):
+    """``nodes/<node>``: durable facts that outlive the lease; what a fencer needs to know."""
+
+    name: str
+    uuid: str
+    storage_addresses: tuple[str, ...] = ()
+    """Every address the node may use towards the storage. Added before first use."""
+    joined: str = ""
+
+
+class Halt(Record, frozen=True, kw_only=True):
+    """``halts/<project>/<vm>``: the guest switched itself off in this run; it stays off until ``vm start``."""
+
+    uuid: str
+    run: int
+    at: str
+    node: str
+    message: str = ""
+
+
+class Volume(Record, frozen=True, kw_only=True):
+    """``actual/volumes/<project>/<uuid>``: a disk that exists or may exist; written before the disk is made."""
+
+    uuid: str
+    project: str
+    vm: str
+    vm_uuid: str
+    size_bytes: int
+    image_uuid: str
+    pool: str = ""
+    trash_retention_s: int = 86_400
+
+
+def resolved_claim(claim: Claim, mod_revision: int) -> Claim:
+    """The claim with its epoch as a number (stored 0 means the put's own revision)."""
+    if claim.epoch:
+        return claim
+    return msgspec.structs.replace(claim, epoch=token(claim.generation, mod_revision))
+
+
+def resolved_intent(fence: Fence, mod_revision: int) -> int:
+    """The ``through`` an open intent will reach when done; 0 when none is open."""
+    if not fence.intent:
+        return 0
+    return fence.intent_through or token(fence.generation, mod_revision)

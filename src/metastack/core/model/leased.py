@@ -1,0 +1,102 @@
+"""Records that say what is: nodes alive and the VMs on them (leased), events, tickets, the generation."""
+
+from __future__ import annotations
+
+from msgspec import Struct, field
+
+from .names import Phase
+from .numbers import Record
+
+
+class Resources(Struct, frozen=True, kw_only=True):
+    """An amount of what VMs consume."""
+
+    cpus: float = 0
+    memory_mib: int = 0
+
+
+class NodeAlive(Record, frozen=True, kw_only=True):
+    """``actual/nodes/<node>``: leased. Its create revision at registration is the session."""
+
+    name: str
+    generation: int = 0
+    ready: bool = False
+    since: str = ""
+    """When this session registered, RFC 3339 UTC."""
+    address: str = ""
+    """Where peers and tools reach the node."""
+    storage_address: str = ""
+    console: str = ""
+    """``host:port`` of the console endpoint."""
+    capacity: Resources = Resources()
+    """What the machine has, before overcommit and reserve."""
+    allocated: Resources = Resources()
+    """Sum over the VMs that the node answers for."""
+    vms: int = 0
+    hypervisor: str = ""
+    """``kvm`` or ``qemu`` (TCG)."""
+    hypervisor_why: str = ""
+    """How that was proven."""
+    storage: str = ""
+    """``ceph`` or ``file``."""
+    bridges: tuple[str, ...] = ()
+    """Bridges that a NIC can be plugged into."""
+    versions: dict[str, str] = field(default_factory=dict)
+    lag_ms: int = 0
+    blocked: bool = False
+    """The node found itself shut out of the storage."""
+    message: str = ""
+    brake: str = ""
+    """Why it fences nothing right now: the mass brake; empty: it would."""
+    fence_failures: dict[str, str] = field(default_factory=dict)
+    """Nodes that it fences in vain, and what stands in the way."""
+    warnings: tuple[str, ...] = ()
+    """What the node finds wrong with itself."""
+
+
+class VmStatus(Record, frozen=True, kw_only=True):
+    """``actual/vms/<project>/<vm>``: leased, by the owner."""
+
+    uuid: str
+    phase: Phase
+    node: str
+    session: int
+    epoch: int
+    """0 means "the epoch of the claim beside it" (written in the claim's own transaction)."""
+    run: int = 0
+    ips: tuple[str, ...] = ()
+    since: str = ""
+    message: str = ""
+    crashes: int = 0
+    retry_at: str = ""
+    """When the next boot of a crashing guest is due, RFC 3339 UTC; empty: none is waiting."""
+    vnc: str = ""
+
+
+class Event(Record, frozen=True, kw_only=True):
+    """``events/<time>-<id>``: who did what to which object, and why."""
+
+    at: str
+    by: str
+    what: str
+    object: str
+    message: str = ""
+    reason: str = ""
+    request_id: str = ""
+
+
+class Ticket(Record, frozen=True, kw_only=True):
+    """``tickets/<id>``: one console, one use; leased for 30 s."""
+
+    project: str
+    vm: str
+    uuid: str
+    node: str
+    kind: str = "serial"
+    by: str = ""
+
+
+class Generation(Record, frozen=True, kw_only=True):
+    """``config/generation``: raised when etcd is restored from a backup."""
+
+    generation: int = 0

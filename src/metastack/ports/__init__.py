@@ -1,0 +1,65 @@
+"""The seams to the world: Store, Hypervisor, Storage, Network, and the error families.
+
+Owns: what the rest of the program may ask of an adapter, in terms that every adapter can keep.
+Refuses: anything that names etcd, libvirt or Ceph.
+Rule: every method that blocks in a thread is counted; ``quiesce()`` returns only when no call is in flight,
+because cancelling an await does not stop its thread.
+"""
+
+from __future__ import annotations
+
+from ..core.facts import Domain, DomainState, EndReason
+from .errors import (
+    Broken,
+    Compacted,
+    Denied,
+    Exists,
+    Fenced,
+    InUse,
+    InvalidImage,
+    LeaseGone,
+    NoSpace,
+    NotFound,
+    Refused,
+    Unavailable,
+    UnknownOutcome,
+)
+from .hypervisor import ConsoleStream, DomainEvent, DomainSpec, HostFacts, Hypervisor, NicSpec
+from .network import Network
+from .storage import CephSecret, DiskFormat, DiskInfo, DiskSource, ImageInfo, Progress, Storage, TrashedDisk
+from .store import Store
+
+__all__ = [
+    "Broken",
+    "CephSecret",
+    "Compacted",
+    "ConsoleStream",
+    "Denied",
+    "DiskFormat",
+    "DiskInfo",
+    "DiskSource",
+    "Domain",
+    "DomainEvent",
+    "DomainSpec",
+    "DomainState",
+    "EndReason",
+    "Exists",
+    "Fenced",
+    "HostFacts",
+    "Hypervisor",
+    "ImageInfo",
+    "InUse",
+    "InvalidImage",
+    "LeaseGone",
+    "Network",
+    "NicSpec",
+    "NoSpace",
+    "NotFound",
+    "Progress",
+    "Refused",
+    "Storage",
+    "Store",
+    "TrashedDisk",
+    "Unavailable",
+    "UnknownOutcome",
+]

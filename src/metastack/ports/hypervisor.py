@@ -1,0 +1,130 @@
+"""The hypervisor port: libvirt as the agent uses it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from msgspec import Struct
+
+from ..core.facts import Domain
+from ..core.model import Resources
+from .storage import CephSecret, DiskSource
+
+
+class DomainEvent(Struct, frozen=True, kw_only=True):
+    """Something happened to a domain: look at it."""
+
+    uuid: str
+    what: str
+    """``started``, ``stopped``, ``crashed``, ``suspended``, ``resumed``, ``io_error``, ``defined``,
+    ``undefined``, ``shutdown``, ``rebooted`` (from inside; same domain), ``changed`` (anything else)."""
+
+
+class NicSpec(Struct, frozen=True, kw_only=True):
+    mac: str
+    bridge: str
+
+
+class DomainSpec(Struct, frozen=True, kw_only=True):
+    """Everything that goes into a domain's XML. Built from validated records only."""
+
+    uuid: str
+    project: str
+    name: str
+    cpus: int
+    memory_mib: int
+    disk: DiskSource
+    nics: tuple[NicSpec, ...] = ()
+    session: int = 0
+    epoch: int = 0
+    run: int = 0
+    volume_uuid: str = ""
+    claim_node: str = ""
+
+
+class HostFacts(Struct, frozen=True, kw_only=True):
+    """What the machine is."""
+
+    uuid: str
+    capacity: Resources
+    hypervisor: str
+    """``kvm`` or ``qemu``."""
+    hypervisor_why: str
+    versions: dict[str, str]
+
+
+class ConsoleStream(Protocol):
+    """A serial console: bytes both ways."""
+
+    async def read(self) -> bytes:
+        """The next bytes; b"" at the end."""
+        ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Hypervisor(Protocol):
+    """libvirt as the agent uses it. Blocking calls run in threads of the adapter, counted."""
+
+    async def open(self) -> None:
+        """Connect, register event callbacks, probe KVM. Reconnects by itself from then on."""
+        ...
+
+    async def close(self) -> None: ...
+
+    async def quiesce(self) -> None:
+        """Return when no libvirt call of ours is in flight."""
+        ...
+
+    async def barrier(self) -> None:
+        """Make sure that nothing queued in the daemon by a dead client can still land: restart it.
+
+        Running guests survive. Raises Unavailable when it cannot be done.
+        """
+        ...
+
+    async def facts(self) -> HostFacts: ...
+
+    async def teach_secret(self, secret: CephSecret) -> None:
+        """Define the libvirt secret (idempotent; also after a reconnect)."""
+        ...
+
+    async def domains(self) -> list[Domain]:
+        """Every local domain, running or only defined."""
+        ...
+
+    async def domain(self, uuid: str) -> Domain | None: ...
+
+    def events(self) -> AsyncIterator[DomainEvent]:
+        """Domain events for ever; a ``DomainEvent(uuid="", what="reconnected")`` means: look at everything."""
+        ...
+
+    async def boot(self, spec: DomainSpec, paused: bool = False) -> None:
+        """Define, then start. A stale definition of the same UUID must be gone before.
+
+        Raises Refused when libvirt rejects it (the message says why), Unavailable when it does not answer.
+        """
+        ...
+
+    async def shutdown(self, uuid: str) -> None:
+        """Ask the guest to power off (ACPI); returns at once. Absent or not running is fine."""
+        ...
+
+    async def kill(self, uuid: str) -> None:
+        """Destroy *and undefine*; gone when it returns. Absent is fine."""
+        ...
+
+    async def pause(self, uuid: str) -> None: ...
+
+    async def resume(self, uuid: str) -> None: ...
+
+    async def retag(self, uuid: str, session: int, epoch: int) -> None:
+        """Write session and epoch into the metadata of a domain, live and persistent (adopt)."""
+        ...
+
+    async def console(self, uuid: str) -> ConsoleStream:
+        """Open the serial console; takes it from whoever had it."""
+        ...

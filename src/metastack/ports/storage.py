@@ -1,0 +1,179 @@
+"""The storage port: images, disks, the trash, and shutting a node out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Protocol
+
+from msgspec import Struct
+
+from ..core.model import FenceReceipt
+
+
+class DiskFormat(StrEnum):
+    RAW = "raw"
+    QCOW2 = "qcow2"
+
+
+class ImageInfo(Struct, frozen=True, kw_only=True):
+    """What an import found and made."""
+
+    size_bytes: int
+    """Virtual size."""
+    sha256: str
+    """Of the source bytes."""
+    format: DiskFormat
+
+
+class DiskSource(Struct, frozen=True, kw_only=True):
+    """Where a hypervisor finds a disk: the data that goes into the domain XML."""
+
+    kind: str
+    """``rbd`` or ``file``."""
+    format: DiskFormat
+    path: str = ""
+    """file: absolute path. rbd: ``pool/image``."""
+    monitors: tuple[str, ...] = ()
+    """rbd: ``host:port`` each."""
+    user: str = ""
+    """rbd: cephx user, without ``client.``."""
+    secret_uuid: str = ""
+    """rbd: UUID of the libvirt secret that holds the user's key."""
+
+
+class CephSecret(Struct, frozen=True, kw_only=True):
+    """What the hypervisor must know to open RBD disks: a libvirt secret of type ceph."""
+
+    uuid: str
+    name: str
+    key: bytes
+    """Raw key bytes (base64-decoded)."""
+
+
+class DiskInfo(Struct, frozen=True, kw_only=True):
+    uuid: str
+    size_bytes: int
+    parent_image_uuid: str = ""
+
+
+class TrashedDisk(Struct, frozen=True, kw_only=True):
+    """A deleted disk that can still be brought back."""
+
+    uuid: str
+    left_s: float
+    """Until its retention ends, seconds; 0 when it is over."""
+
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes in all (0 when unknown)."""
+
+
+class Storage(Protocol):
+    """Images and disks, named by UUID. Blocking work runs in the adapter's own threads."""
+
+    kind: str
+    """``ceph`` or ``file``."""
+    remote_fence: bool
+    """True when :meth:`fence` shuts a node out; false when a takeover must rely on the disk's own lock."""
+
+    async def open(self) -> None:
+        """Connect and prove that it works; raises Denied, Unavailable, Fenced."""
+        ...
+
+    async def close(self) -> None:
+        """Disconnect, after quiescing."""
+        ...
+
+    async def quiesce(self) -> None:
+        """Return when no call is in flight in any thread, whatever happened to the await that started it."""
+        ...
+
+    def libvirt_secret(self) -> CephSecret | None:
+        """What the hypervisor must be taught before it can open disks; None for files."""
+        ...
+
+    # --- images
+    async def import_image(
+        self,
+        uuid: str,
+        path: str,
+        fmt: DiskFormat | None,
+        progress: Progress | None = None,
+        size_limit: int = 0,
+    ) -> ImageInfo:
+        """Copy a local file in as an image, <= 64 MB of memory; follows no backing or data file.
+
+        ``fmt`` None: detect safely (the qcow2 magic, else raw). A failed import leaves nothing behind.
+        Raises InvalidImage, NoSpace, Exists.
+        """
+        ...
+
+    async def delete_image(self, uuid: str) -> None:
+        """Remove an image, or the rest of a failed import. InUse while disks depend on it; absent is fine."""
+        ...
+
+    async def images(self) -> list[str]:
+        """UUIDs of every image, whole or half imported."""
+        ...
+
+    # --- disks
+    async def create_disk(self, uuid: str, image_uuid: str, size_bytes: int) -> None:
+        """A copy-on-write clone of the image, grown to size. Idempotent: an existing disk is left as it is."""
+        ...
+
+    async def delete_disk(self, uuid: str, retention_s: int) -> None:
+        """Move a disk to the trash. InUse when a live writer has it open; absent is fine."""
+        ...
+
+    async def purge_trash(self) -> int:
+        """Remove what has outlived its retention; how many were removed."""
+        ...
+
+    async def trashed(self, image_uuid: str) -> list[TrashedDisk]:
+        """Disks in the trash that depend on this image."""
+        ...
+
+    async def empty_trash(self, image_uuid: str) -> int:
+        """Remove those disks now, whatever their retention; how many were removed."""
+        ...
+
+    async def disk(self, uuid: str) -> DiskInfo | None:
+        """Facts about a disk, or None."""
+        ...
+
+    async def disks(self) -> list[str]:
+        """UUIDs of every disk that is not in the trash."""
+        ...
+
+    async def disk_source(self, uuid: str) -> DiskSource:
+        """How a hypervisor opens the disk. Pure: does not look whether it exists."""
+        ...
+
+    async def locked(self, uuid: str) -> bool:
+        """True when a live writer holds the disk open (file backend: QEMU's image lock; ceph: a watcher)."""
+        ...
+
+    # --- fencing
+    async def fence(self, addresses: tuple[str, ...], by: str, reason: str) -> FenceReceipt:
+        """Shut every client of these addresses out, wait until the cluster's map carries it, verify.
+
+        Raises Unavailable or Denied when that could not be confirmed: then there is no takeover.
+        """
+        ...
+
+    async def break_locks(self, disk_uuid: str, addresses: tuple[str, ...]) -> None:
+        """Break locks on a disk held by clients of fenced addresses, so that the next boot need not wait."""
+        ...
+
+    async def blocked(self, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        """Which of these addresses are shut out right now."""
+        ...
+
+    async def unfence(self, addresses: tuple[str, ...]) -> None:
+        """Let these (my own) addresses in again; confirmed when it returns. New handles are made after it."""
+        ...
+
+    async def own_address(self) -> str:
+        """The address under which the storage sees this process (empty: it does not tell)."""
+        ...

@@ -1,0 +1,54 @@
+"""The store port: etcd as the platform uses it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from ..core.change import Batch, Change, Entry, Lease, Outcome, Snapshot
+
+
+class Store(Protocol):
+    """etcd as the platform uses it. Every call has its own deadlines and raises the families above.
+
+    The in-memory twin passes the same contract suite as the real one.
+    """
+
+    async def get(self, key: str) -> Entry | None:
+        """One key, linearizable."""
+        ...
+
+    async def list(self, *prefixes: str) -> Snapshot:
+        """Every entry under these prefixes at one revision, paged, in the order of the prefixes, then keys."""
+        ...
+
+    async def commit(self, change: Change) -> Outcome:
+        """Run one transaction: Committed or Lost; raises UnknownOutcome when it cannot tell.
+
+        Never retried here after it may have been applied. ``LeaseGone`` when the change's lease is gone.
+        """
+        ...
+
+    def watch(self, prefix: str, after_revision: int) -> AsyncIterator[Batch]:
+        """Events under a prefix with revision > ``after_revision``, for ever, each exactly once, in order.
+
+        Reconnects by itself (resuming after the last delivered revision); raises ``Compacted`` when that
+        revision is gone. Empty batches are progress notes. Closing the iterator closes the stream.
+        """
+        ...
+
+    async def grant(self, ttl_s: int) -> Lease:
+        """A new lease."""
+        ...
+
+    async def renew(self, lease: Lease) -> Lease:
+        """Renew once; raises LeaseGone."""
+        ...
+
+    async def revoke(self, lease: Lease) -> None:
+        """End a lease and delete its keys; a lease that is gone already is no error."""
+        ...
+
+    async def close(self) -> None:
+        """Close every connection."""
+        ...
