@@ -72,6 +72,8 @@ class MemoryHypervisor:
         """Fault injection: asked with the call's name and the domain's uuid when it takes effect."""
         self.slow_s: Callable[[str], float] = lambda _what: 0.0
         """How long a request takes more, seconds; asked with the call's name."""
+        self.patience_s: float | None = None
+        """How long a caller waits for a call, seconds; the call goes on. None: for ever."""
         self.disk_opens: Callable[[DomainSpec], Awaitable[None]] = _opens
         """Awaited by a start before the guest runs; raises what the storage says."""
         self._domains: dict[str, Domain] = {}
@@ -195,8 +197,10 @@ class MemoryHypervisor:
             self.specs[spec.uuid] = spec
             self._post(spec.uuid, "defined")
 
+        found: list[DomainSpec] = []
+
         def start() -> None:
-            if self.specs.get(spec.uuid) is not spec:
+            if self.specs.get(spec.uuid) is not found[0]:
                 raise Refused(f"boot {spec.project}/{spec.name}: undefined while it was starting")
             holder = self._locks.setdefault(spec.disk.path, self.uuid)
             if holder != self.uuid or self._disk_in_use_here(spec):
@@ -206,7 +210,7 @@ class MemoryHypervisor:
             self._post(spec.uuid, "started")
 
         def refuse(failure: Exception) -> None:
-            if self.specs.get(spec.uuid) is spec:
+            if self.specs.get(spec.uuid) is found[0]:
                 self._forget(spec.uuid)
             raise failure
 
@@ -217,8 +221,12 @@ class MemoryHypervisor:
             start()
 
         async def opened() -> None:
+            # As in libvirt: a start that waited in the daemon starts whatever is defined by that UUID then.
+            if spec.uuid not in self.specs or self._domains[spec.uuid].state is not DomainState.DEFINED:
+                raise Refused(f"boot {spec.project}/{spec.name}: not defined any more, or running already")
+            found.append(self.specs[spec.uuid])
             try:
-                await self.disk_opens(spec)
+                await self.disk_opens(found[0])
             except (Refused, Unavailable) as error:
                 refuse(error)
 
@@ -293,7 +301,12 @@ class MemoryHypervisor:
         call = asyncio.get_running_loop().create_task(self._thread(what, uuid, effect, changes, then))
         self._calls[call] = None
         call.add_done_callback(self._returned)
-        return await asyncio.shield(call)
+        try:
+            async with asyncio.timeout(self.patience_s):
+                return await asyncio.shield(call)
+        except TimeoutError:
+            error = UnknownOutcome if changes else Unavailable
+            raise error(f"{what} {uuid}: no answer within {self.patience_s} s; it may still happen") from None
 
     async def _thread(
         self,
@@ -320,8 +333,11 @@ class MemoryHypervisor:
             wait_s, next_effect, opens = then
 
             async def second() -> T:
-                await asyncio.sleep(wait_s)
+                await asyncio.sleep(self.slow_s("start"))
+                if self._daemon != life:
+                    raise lost
                 await opens()
+                await asyncio.sleep(wait_s)
                 if self._daemon != life:
                     raise lost
                 return next_effect()

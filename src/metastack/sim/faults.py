@@ -37,6 +37,11 @@ class Fault:
     """Do it; returns how it ends, or None when there was nothing to do."""
     doc: str
 
+    @property
+    def at_once(self) -> bool:
+        """It concerns the very request that is about to be sent."""
+        return self.apply in (_lose_reply, _lose_commit, _late_commit)
+
 
 FAULTS: Final[dict[str, Fault]] = {}
 
@@ -357,7 +362,7 @@ def _libvirtd_dies(lab: Lab, args: tuple[str, ...]) -> Undo | None:
 def _libvirtd_slow(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     """libvirt calls take seconds: long enough for an orphan of a dead agent to land late."""
     host = _host(lab, args)
-    host.hypervisor.slow_s = lambda _what: host.random.uniform(0.1, 6.0)
+    host.hypervisor.slow_s = lambda _what: host.random.uniform(0.1, 16.0)
 
     def end() -> None:
         host.hypervisor.slow_s = lambda _what: 0.0

@@ -33,6 +33,8 @@ BEAT_S: Final = 0.5
 RESTART_S: Final = 1.0
 """The service manager starts an agent that died again after this long."""
 STORAGE_TIMEOUT_S: Final = 10.0
+PATIENCE_S: Final = 10.0
+"""Patience with a libvirt call; shorter than the real adapter's, so that calls outlive it more often."""
 EPOCH_S: Final = 1_700_000_000.0
 FOREIGN: Final = "ffffffff-0000-4000-8000-000000000001"
 
@@ -87,6 +89,7 @@ class SimHost:
             graceful_s=1.0,
         )
         self.hypervisor.disk_opens = self._disk_opens
+        self.hypervisor.patience_s = PATIENCE_S
         self.hypervisor.add_foreign(FOREIGN, "somebody-elses")
         self.process: Process | None = None
         self.agent: Agent | None = None

@@ -88,6 +88,8 @@ def schedule(seed: int, nodes: int = NODES, vms: int = VMS, until_s: float = UNT
     steps += _overlapping(random, names, first)
     if random.random() < 0.5:
         steps += _chain(random, names, _at(random, 10.0, until_s - 40.0))
+    if random.random() < 0.2:
+        steps += _slow_starts(random, names, guests, _at(random, 10.0, until_s - 40.0))
     for _ in range(random.randint(3, 3 + vms)):
         steps.append(_wish(random, names, guests, _at(random, 8.0, until_s - 5.0)))
     config: tuple[tuple[str, str], ...] = ()
@@ -145,6 +147,8 @@ def _chain(random: Random, names: list[str], at_s: float) -> list[Step]:
     victim = random.choice(names)
     down = random.choice(("power-cut", "freeze", "cut", "cut-etcd", "crash"))
     steps = [Step(at_s, down, (victim,), round(random.uniform(6.0, 30.0), 3))]
+    if random.random() < 0.3:
+        return [*steps, *_two_at_once(random, at_s)]
     during = random.choice(("intent", "fence", "done", "takeover", "boot", "create_disk", "claim"))
     kind = random.choice((*TROUBLE[:6], "lose-reply", "late-commit"))
     extra = ("8.000",) if kind == "late-commit" else ()
@@ -160,6 +164,26 @@ def _chain(random: Random, names: list[str], at_s: float) -> list[Step]:
             Step(at_s + 5.0, kind, ("@",), round(random.uniform(0.3, 20.0), 3) if lasts else None, later)
         )
     return steps
+
+
+def _two_at_once(random: Random, at_s: float) -> list[Step]:
+    """A request that arrives late, from a node that loses its session meanwhile."""
+    during = random.choice(("claim", "takeover", "release", "adopt", "publish", "done", "intent"))
+    late = random.uniform(0.5, 15.0)
+    second = random.choice(("crash", "revoke", "cut-etcd", "freeze"))
+    lasts = FAULTS[second].lasts
+    return [
+        Step(at_s, "late-commit", ("@", f"{late:.3f}"), None, during),
+        Step(at_s, second, ("@",), round(random.uniform(0.3, 20.0), 3) if lasts else None, during),
+    ]
+
+
+def _slow_starts(random: Random, names: list[str], guests: list[str], at_s: float) -> list[Step]:
+    """Starts that take long, on a node that loses its session or its agent in their middle."""
+    slow = [Step(at_s, "libvirtd-slow", (name,), 20.0) for name in names]
+    wishes = [Step(at_s + 1.0, "force-restart", (guest,)) for guest in guests]
+    kind = random.choice(("crash", "cut-etcd", "freeze", "cut"))
+    return [*slow, *wishes, Step(at_s + 1.0, kind, ("@",), round(random.uniform(0.5, 25.0), 3), "boot")]
 
 
 def _wish(random: Random, names: list[str], guests: list[str], at_s: float) -> Step:
