@@ -29,6 +29,9 @@ log = structlog.get_logger()
 AWAY_TTL_S = 60
 """Life of the lease that a gracefully stopped agent leaves behind: the time that an upgrade may take."""
 
+QUICK_UNBLOCK_S = 2.0
+"""An unblock that is answered within this was sent once: Ceph's clients leave a silent monitor after 3 s."""
+
 PENDING_UNBLOCK_S = 15.0
 """How long an unblock of a dead agent may still be on its way to the monitors (CE7's one timing assumption)."""
 
@@ -269,12 +272,22 @@ class Session:
             # Safety (CE7): an unblock that a dead agent sent could land after a later fence.
             log.warning("waiting_for_pending_unblock", seconds=PENDING_UNBLOCK_S)
             await asyncio.sleep(PENDING_UNBLOCK_S)
+            # Safety: and a monitor that was frozen all the while carries it out when it thaws.
+            if why := await self._storage.unsettled():
+                raise Refused(f"an unblock of an earlier agent may still land: {why}; start it, or remove it")
         blocked = await self._storage.blocked(self._addresses)
         if blocked:
             if any(domain.managed for domain in await self._hypervisor.domains()):
                 raise Refused("shut out of the storage with domains still here: taking the whole way back")
             self._marks.begin_unblock()
+            begun_s = asyncio.get_running_loop().time()
             await self._storage.unfence(blocked)
+            if asyncio.get_running_loop().time() - begun_s > QUICK_UNBLOCK_S:
+                # Safety: a slow monitor is left for another one, which gets the command too. The first copy may
+                # still be on its way: the mark stays, and the next session waits for it.
+                raise Refused(
+                    "the unblock was so slow that it may have been sent twice: waiting for the other one"
+                )
             log.info("unblocked", node=self.name, session=self.token, addresses=list(blocked))
         self._marks.end_unblock()
         address = await self._storage.own_address()

@@ -174,6 +174,10 @@ class Storage(Protocol):
         """Let these (my own) addresses in again; confirmed when it returns. New handles are made after it."""
         ...
 
+    async def unsettled(self) -> str:
+        """Why a command that a dead client sent some minutes ago may still be pending; empty: it cannot."""
+        ...
+
     async def own_address(self) -> str:
         """The address under which the storage sees this process (empty: it does not tell)."""
         ...

@@ -216,6 +216,9 @@ class CephStorage:
         await self._on(self._control, "probing the pool", Handle.probe)
         log.info("unblocked", addresses=addresses)
 
+    async def unsettled(self) -> str:
+        return await self._on(self._control, "asking for the quorum", ceph_fence.unsettled)
+
     async def own_address(self) -> str:
         await asyncio.sleep(0)
         return host_of(self._opened().address)

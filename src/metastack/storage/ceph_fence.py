@@ -83,3 +83,16 @@ def shut_out(client: str, listed: set[str]) -> bool:
     """Whether a client (``10.0.0.1:0/123``) is refused, by itself or with its whole address."""
     host = host_of(client)
     return plain(client) in listed or bool(host and entry(host) in listed)
+
+
+def unsettled(handle: Handle) -> str:
+    """Which monitor may still hold a command of a dead client; empty when none does.
+
+    Safety (CE7): a monitor that was frozen carries out what lies in its sockets when it thaws, also for clients
+    that died long ago (tests/integration/safety). One that takes part in the quorum is not frozen, and has read
+    what was sent to it before. One that does not may be dead, which is harmless, or frozen, and nobody can tell.
+    """
+    found = handle.json("asking for the quorum", prefix="quorum_status")
+    names = {str(mon["name"]) for mon in found["monmap"]["mons"]}
+    away = sorted(names - {str(name) for name in found["quorum_names"]})
+    return f"monitor {', '.join(away)} takes no part in the quorum ({handle.who})" if away else ""

@@ -147,6 +147,9 @@ class FileStorage:
     async def unfence(self, addresses: tuple[str, ...]) -> None:
         """Nothing was blocked."""
 
+    async def unsettled(self) -> str:
+        return ""
+
     async def own_address(self) -> str:
         return ""
 

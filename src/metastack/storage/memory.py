@@ -293,6 +293,9 @@ class MemoryStorage:
 
         await self._call("unfence", release, needs_io=False)
 
+    async def unsettled(self) -> str:
+        return ""
+
     async def own_address(self) -> str:
         return self._address
 
