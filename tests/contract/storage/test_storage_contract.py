@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from storage_rig import MIB, content, new_uuid, qcow2_image, raw_image, run, writer
 
+from metastack.dev.ceph import MiniCeph
 from metastack.ports import (
     DiskFormat,
     Exists,
@@ -366,17 +367,54 @@ async def test_half_an_import_is_cleaned(storage: Storage, settings: StorageSett
 
 
 async def test_quiesce_outlasts_a_cancelled_call(storage: Storage, tmp_path: Path) -> None:
-    image, _ = await _image(storage, tmp_path)
-    disk = new_uuid()
-    task = asyncio.ensure_future(storage.create_disk(disk, image, 8 * MIB))
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await storage.quiesce()
-    before = await storage.disk(disk)
-    await storage.quiesce()
-    assert await storage.disk(disk) == before
+    """The await is cancelled while its thread is provably inside the call."""
+    raw_image(tmp_path / "a.raw", 16 * MIB)
+    inside, go_on, loop = asyncio.Event(), threading.Event(), asyncio.get_running_loop()
+
+    def hold(_done: int, _total: int) -> None:
+        loop.call_soon_threadsafe(inside.set)
+        assert go_on.wait(60)
+
+    image = new_uuid()
+    importing = asyncio.ensure_future(storage.import_image(image, str(tmp_path / "a.raw"), None, hold))
+    try:
+        async with asyncio.timeout(60):
+            await inside.wait()
+            importing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await importing
+            quiet = asyncio.ensure_future(storage.quiesce())
+            await storage.images()  # other calls come and go meanwhile
+            await asyncio.sleep(0)
+            assert not quiet.done()
+            go_on.set()
+            await quiet
+    finally:
+        go_on.set()
+    assert image not in await storage.images()
+
+
+@pytest.mark.ceph
+async def test_a_creation_that_died_between_clone_and_growth_is_finished(
+    ceph: MiniCeph, tmp_path: Path
+) -> None:
+    storage = build(ceph.settings("cli"))
+    await storage.open()
+    try:
+        image, data = await _image(storage, tmp_path)
+        disk = new_uuid()
+        # What is there after the first of the two steps.
+        names = (f"vms/image-{image}@base", f"vms/vm-{disk}")
+        await ceph.run("rbd", "-c", str(ceph.conf), "clone", "--rbd-default-clone-format", "1", *names)
+        found = await storage.disk(disk)
+        assert found
+        assert found.size_bytes == len(data)
+        await storage.create_disk(disk, image, 32 * MIB)
+        found = await storage.disk(disk)
+        assert found
+        assert (found.size_bytes, found.parent_image_uuid) == (32 * MIB, image)
+    finally:
+        await storage.close()
 
 
 async def test_memory_stays_bounded(storage: Storage, settings: StorageSettings, tmp_path: Path) -> None:
