@@ -4,7 +4,7 @@ Owns: enough of libvirt's manners that an agent cannot tell the difference, on a
 Refuses: clocks, threads, randomness: only ``asyncio.sleep``, so that a simulator's loop decides about time.
 Rule: a call is a thread and requests. Cancelling the await stops neither. The thread belongs to the process
 that called (a stopped process sends nothing more); a request that was sent sits in the daemon and takes effect
-when its time has come, also when its sender is dead, unless a barrier came first. ``quiesce`` waits for threads.
+when its time has come, also when its sender is dead, unless a barrier came first. ``quiesce`` awaits threads.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from metastack.ports import (
     UnknownOutcome,
 )
 
+from .memory_calls import defined, opens, seen
 from .memory_streams import EventQueue, MemoryConsole
 
 T = TypeVar("T")
@@ -74,7 +75,7 @@ class MemoryHypervisor:
         """How long a request takes more, seconds; asked with the call's name."""
         self.patience_s: float | None = None
         """How long a caller waits for a call, seconds; the call goes on. None: for ever."""
-        self.disk_opens: Callable[[DomainSpec], Awaitable[None]] = _opens
+        self.disk_opens: Callable[[DomainSpec], Awaitable[None]] = opens
         """Awaited by a start before the guest runs; raises what the storage says."""
         self._domains: dict[str, Domain] = {}
         self._locks = {} if locks is None else locks
@@ -193,7 +194,7 @@ class MemoryHypervisor:
         def define() -> None:
             if spec.uuid in self._domains:
                 raise Exists(f"boot {spec.project}/{spec.name}: a domain of this UUID is still defined")
-            self._domains[spec.uuid] = _defined(spec)
+            self._domains[spec.uuid] = defined(spec)
             self.specs[spec.uuid] = spec
             self._post(spec.uuid, "defined")
 
@@ -330,13 +331,13 @@ class MemoryHypervisor:
 
         result = await self._sent(first())
         if then is not None:
-            wait_s, next_effect, opens = then
+            wait_s, next_effect, opening = then
 
             async def second() -> T:
                 await asyncio.sleep(self.slow_s("start"))
                 if self._daemon != life:
                     raise lost
-                await opens()
+                await opening()
                 await asyncio.sleep(wait_s)
                 if self._daemon != life:
                     raise lost
@@ -348,12 +349,12 @@ class MemoryHypervisor:
     async def _sent(self, request: Coroutine[None, None, T]) -> T:
         """A request in the daemon: nobody's."""
         task = asyncio.get_running_loop().create_task(request, context=Context())
-        task.add_done_callback(_seen)
+        task.add_done_callback(seen)
         return await task
 
     def _returned(self, call: asyncio.Task[object]) -> None:
         self._calls.pop(call, None)
-        _seen(call)
+        seen(call)
 
     def _must(self, uuid: str) -> Domain:
         domain = self._domains.get(uuid)
@@ -401,26 +402,3 @@ class MemoryHypervisor:
     def _post(self, uuid: str, what: str) -> None:
         for stream in list(self._streams.values()):
             stream.post(DomainEvent(uuid=uuid, what=what))
-
-
-async def _opens(spec: DomainSpec) -> None:
-    """The storage has nothing against it."""
-
-
-def _seen(task: asyncio.Task[T]) -> None:
-    """Whoever awaited may be gone: its error is no surprise."""
-    if not task.cancelled():
-        task.exception()
-
-
-def _defined(spec: DomainSpec) -> Domain:
-    return Domain(
-        uuid=spec.uuid,
-        project=spec.project,
-        name=spec.name,
-        state=DomainState.DEFINED,
-        session=spec.session,
-        epoch=spec.epoch,
-        run=spec.run,
-        volume_uuid=spec.volume_uuid,
-    )

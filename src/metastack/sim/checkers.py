@@ -231,7 +231,7 @@ class Checkers:
             )
 
     def _counted(self, host: SimHost) -> list[str]:
-        """Nodes that the brake counts: joined, not cordoned, and not gone since long before its agent started."""
+        """Nodes that the brake counts: joined, not cordoned, not gone since long before its agent started."""
         assert host.agent is not None
         world = host.agent.node.world
         return [

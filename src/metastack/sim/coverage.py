@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .faults import FAULTS, WISHES
+from .catalogue import FAULTS, WISHES
 from .schedule import STEPS
 
 KINDS = tuple(verb for verb in FAULTS if verb not in WISHES)

@@ -21,10 +21,10 @@ from ..core.codec import encode
 from ..core.keys import DEFAULT_ROOT, Keys
 from ..core.model import ClusterConfig, Image, ImageState, Record
 from . import trace as traces
+from .catalogue import FAULTS, Fault
 from .checkers import Checkers
 from .etcd import SimCluster
 from .expect import expect
-from .faults import FAULTS, Fault
 from .host import BEAT_S, SimHost
 from .loop import Process, VirtualLoop
 from .loop import run as run_virtually

@@ -11,7 +11,7 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
-from .faults import FAULTS
+from .catalogue import FAULTS
 from .script import Script, Step
 
 NODES: Final = 3

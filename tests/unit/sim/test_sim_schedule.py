@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from metastack.sim.faults import FAULTS, WISHES
+from metastack.sim.catalogue import FAULTS, WISHES
 from metastack.sim.schedule import STEPS, schedule
 from metastack.sim.script import ScriptError, parse
 

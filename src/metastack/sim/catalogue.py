@@ -1,0 +1,9 @@
+"""Every verb there is: importing this registers them all."""
+
+from __future__ import annotations
+
+from . import faults as faults
+from . import faults_outside as faults_outside
+from .verbs import FAULTS as FAULTS
+from .verbs import Fault as Fault
+from .wishes import WISHES as WISHES
