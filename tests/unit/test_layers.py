@@ -85,6 +85,7 @@ TASKS: Final[dict[str, str]] = {
     "hypervisor.connection": "the keeper of the connection, owned by open() and close()",
     "hypervisor.memory": "models a libvirt call that outlives the await that started it",
     "sim.loop": "starts the main task of a simulated process; bury() ends whatever is left",
+    "sim.wire": "a request on its way, which outlives the process that sent it; bury() ends what is left",
     "storage.memory": "models a storage call that outlives the await that started it",
     "store.watch": "one outstanding read of the stream, kept across timeouts, ended by close()",
 }
