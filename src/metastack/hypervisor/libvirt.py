@@ -36,7 +36,7 @@ from metastack.ports import (
 )
 
 from . import xml
-from .barrier import run, systemd_restart
+from .barrier import forget_phantoms, run, systemd_restart
 from .connection import Connection
 from .console import Console
 from .events import RECONNECTED, EventStream, lifecycle
@@ -119,6 +119,13 @@ class LibvirtHypervisor:
                     await self._write_metadata(domain)
         except Unavailable as error:  # a daemon that is down or hangs is one more reason to restart it
             log.warning("ends_not_kept", why=str(error))
+        await self._restart(command)
+        if forget_phantoms(self._connection.uri):
+            await self._restart(command)
+        # Safety: calls of our own that were under way died with the daemon; none of their threads is left.
+        await self.quiesce()
+
+    async def _restart(self, command: tuple[str, ...]) -> None:
         generation = self._connection.generation
         await run(command, self._call_timeout_s)
         try:
@@ -128,8 +135,6 @@ class LibvirtHypervisor:
             log.warning("barrier_repeated", command=command)
             await run(command, self._call_timeout_s)
             await self._connection.wait_reconnected(generation, self._call_timeout_s / 2)
-        # Safety: calls of our own that were under way died with the daemon; none of their threads is left.
-        await self.quiesce()
 
     def _register(self, virt: libvirt.virConnect) -> None:
         """With every new connection, in a thread: callbacks, and the secret that a daemon's death lost."""
