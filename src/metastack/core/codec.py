@@ -43,6 +43,8 @@ def decode(kind: type[R], raw: bytes, key: str = "") -> R:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.MsgspecError as error:
         raise Unreadable(key, f"does not parse: {error}") from None
+    except RecursionError:
+        raise Unreadable(key, "does not parse: nested too deeply") from None
 
 
 CURRENT: dict[type[Record], int] = {}

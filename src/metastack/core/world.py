@@ -34,6 +34,7 @@ from .model import (
     resolved_claim,
     token,
 )
+from .sound import flaw
 
 R = TypeVar("R", bound=Record)
 
@@ -80,9 +81,12 @@ def mod_of(seen: Seen[R] | None) -> int:
 def seen(kind: type[R], entry: Entry) -> Seen[R]:
     """An entry as a typed, seen record."""
     try:
-        record: R | None = decode(kind, entry.value, entry.key)
+        record = decode(kind, entry.value, entry.key)
     except Unreadable as error:
         return Seen(None, entry.mod_revision, entry.create_revision, entry.lease, str(error))
+    why = flaw(record, entry.key)
+    if why:
+        return Seen(None, entry.mod_revision, entry.create_revision, entry.lease, f"{entry.key}: {why}")
     if isinstance(record, Claim):
         record = resolved_claim(record, entry.mod_revision)  # type: ignore[assignment]
     return Seen(record, entry.mod_revision, entry.create_revision, entry.lease)

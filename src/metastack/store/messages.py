@@ -47,15 +47,20 @@ def txn_of(change: Change) -> Any:
     )
 
 
+def _text(key: bytes) -> str:
+    # A key of no text is not ours; it must not end the watch that delivers it.
+    return key.decode(errors="replace")
+
+
 def entry_of(kv: Any) -> Entry:
-    return Entry(kv.key.decode(), kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease)
+    return Entry(_text(kv.key), kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease)
 
 
 def event_of(event: Any) -> KeyEvent:
     kv = event.kv
     if event.type == rpc.Event.DELETE:
-        return KeyEvent(kv.key.decode(), kv.mod_revision, None)
-    return KeyEvent(kv.key.decode(), kv.mod_revision, entry_of(kv))
+        return KeyEvent(_text(kv.key), kv.mod_revision, None)
+    return KeyEvent(_text(kv.key), kv.mod_revision, entry_of(kv))
 
 
 def _compare(guard: Guard) -> Any:

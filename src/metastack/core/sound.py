@@ -1,0 +1,123 @@
+"""What a record must satisfy beyond its types before anything may act on it.
+
+Owns: the answer to "whoever wrote this, can an agent work with it". Refuses: repairing anything.
+Rule: text that becomes part of a key, a file or an image name, and numbers that are added or compared, are
+checked here, once, when the record is read. What fails is unreadable, like bytes that do not parse: that one
+object is left alone. Without it one bad record, written by hand, ends every agent of a cluster.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from .model import (
+    Claim,
+    Fence,
+    Generation,
+    Image,
+    NodeAlive,
+    NodeFacts,
+    NodeSpec,
+    Record,
+    VmSpec,
+    Volume,
+    valid_name,
+)
+
+_IDENT: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+"""A UUID, as far as safety needs it: nothing that means something in a path or a key."""
+_TOKEN_END: Final = 1 << 63
+_GENERATION_END: Final = 1 << 16
+
+
+def flaw(record: Record, key: str) -> str:
+    """Why nothing may act on this record; empty when it is sound. ``key`` is where it was found."""
+    names = key.split("/")
+    match record:
+        case VmSpec():
+            # Safety: a spec that was copied to another key would bring a second writer to its disk, and one
+            # whose names are another VM's would lead that VM's owner to this one's domain and disk.
+            return _first(
+                _is("project and name", f"{record.project}/{record.name}", "/".join(names[-2:])),
+                _idents(uuid=record.uuid, image_uuid=record.image_uuid, volume_uuid=record.volume_uuid),
+                _between("cpus", record.cpus, 1, 1024),
+                _between("memory_mib", record.memory_mib, 1, 1 << 26),
+                _between("disk_bytes", record.disk_bytes, 1, 1 << 60),
+                _between("run", record.run, 0, 1 << 53),
+                _between("paused_epoch", record.paused_epoch, 0, _TOKEN_END),
+            )
+        case Claim():
+            return _first(
+                "" if valid_name(record.node) else f"node: {_shown(record.node)} is no node's name",
+                _idents(uuid=record.uuid, volume_uuid=record.volume_uuid),
+                _between("session", record.session, 0, _TOKEN_END),
+                _between("epoch", record.epoch, 0, _TOKEN_END),
+                _between("generation", record.generation, 0, _GENERATION_END),
+            )
+        case Volume():
+            return _first(
+                _is("project and uuid", f"{record.project}/{record.uuid}", "/".join(names[-2:])),
+                _idents(uuid=record.uuid),
+                _between("trash_retention_s", record.trash_retention_s, 0, 1 << 32),
+            )
+        case Fence():
+            fencer = record.intent_by
+            return _first(
+                "" if not record.intent or (fencer and "/" not in fencer) else "intent_by: names no fencer",
+                _between("through", record.through, 0, _TOKEN_END),
+                _between("intent_through", record.intent_through, 0, _TOKEN_END),
+                _between("generation", record.generation, 0, _GENERATION_END),
+            )
+        case NodeFacts():
+            return _first(_is("name", record.name, names[-1]), _addresses(record.storage_addresses))
+        case NodeAlive():
+            return _first(
+                _is("name", record.name, names[-1]),
+                _between("generation", record.generation, 0, _GENERATION_END),
+                _between("capacity.cpus", record.capacity.cpus, 0, 1 << 20),
+                _between("capacity.memory_mib", record.capacity.memory_mib, 0, 1 << 40),
+            )
+        case NodeSpec():
+            return _first(
+                _between("overcommit_cpu", record.overcommit_cpu or 1.0, 0.0, 1024.0),
+                _between("overcommit_memory", record.overcommit_memory or 1.0, 0.0, 1024.0),
+            )
+        case Image():
+            return _idents(uuid=record.uuid)
+        case Generation():
+            return _between("generation", record.generation, 0, _GENERATION_END)
+        case _:
+            return ""
+
+
+def _first(*flaws: str) -> str:
+    return next((found for found in flaws if found), "")
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:80] + "...")
+
+
+def _is(field: str, found: str, there: str) -> str:
+    return "" if found == there else f"{field}: {_shown(found)}, but it lies under {_shown(there)}"
+
+
+def _idents(**fields: str) -> str:
+    bad = next((name for name, text in fields.items() if _IDENT.fullmatch(text) is None), "")
+    return f"{bad}: {_shown(fields[bad])} is no UUID" if bad else ""
+
+
+def _between(field: str, value: float, low: float, high: float) -> str:
+    return "" if low <= value <= high else f"{field}: not between {low:g} and {high:g}"
+
+
+def _addresses(addresses: Iterable[str]) -> str:
+    for address in addresses:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            return f"storage_addresses: {_shown(address)} is no IP address"
+    return ""
