@@ -193,11 +193,11 @@ class Reconciler:
         if won:
             self._say_claimed("claimed", vm)
 
-    def _first_status(self, uuid: str, session: int) -> VmStatus:
+    def _first_status(self, uuid: str, session: int, phase: Phase = Phase.STARTING) -> VmStatus:
         node = self._node
         return VmStatus(
             uuid=uuid,
-            phase=Phase.STARTING,
+            phase=phase,
             node=node.name,
             session=session,
             epoch=0,
@@ -235,7 +235,9 @@ class Reconciler:
                 taken_from=old.ok.node,
                 was_paused=same and was_paused(view),
             )
-            status = self._first_status(old.ok.uuid, me.session)
+            # One that is not wanted on is taken over to be released, never started.
+            phase = Phase.STARTING if same and plan.wants_on(view) else Phase.STOPPING
+            status = self._first_status(old.ok.uuid, me.session, phase)
             change = changes.takeover(
                 node.keys,
                 me,

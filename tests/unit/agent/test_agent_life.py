@@ -269,6 +269,26 @@ def test_paused_vm_of_a_dead_node_comes_back_running_and_says_so(tmp_path: Path)
     run(story())
 
 
+def test_a_vm_that_is_off_is_taken_over_to_be_released_and_never_starts(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with lab_of(tmp_path) as lab:
+            spec = await lab.want("hello")
+            await lab.until("running", lambda: _phase(lab, "hello") is Phase.RUNNING)
+            await lab.hosts[lab.where("hello")].power_cut()
+            await lab.put(KEYS.vm_spec(spec.id), encode(msgspec.structs.replace(spec, power=Power.OFF)))
+            seen: set[Phase | None] = set()
+
+            def released() -> bool:
+                seen.add(_phase(lab, "hello"))
+                return _claim(lab, "hello") is None
+
+            await lab.until("released", released)
+            assert Phase.STARTING not in seen
+            assert not lab.where("hello")
+
+    run(story())
+
+
 def test_the_brake_holds_when_two_of_three_vanish(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
