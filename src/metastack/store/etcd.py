@@ -8,7 +8,7 @@ aetcd gives the generated stubs only: its own client knows one endpoint, no TLS,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 
 from aetcd import rpc
@@ -24,7 +24,7 @@ from metastack.core.change import (
     Outcome,
     Snapshot,
 )
-from metastack.ports import Broken, Compacted, LeaseGone, Refused, Unavailable
+from metastack.ports import Broken, Compacted, LeaseGone, NoSpace, Refused, Unavailable
 from metastack.settings import StoreSettings
 
 from .channel import ATTEMPT_S, METADATA, TOTAL_S, Channels, Link, Send, broken_off
@@ -36,6 +36,9 @@ LIST_TRIES: Final = 3
 """How often a listing starts anew when its revision is compacted under it."""
 
 _ALARMS: Final = ("NOSPACE", "CORRUPT")
+
+
+Answers = list[Any]
 
 
 class MemberStatus(Struct, frozen=True, kw_only=True):
@@ -84,24 +87,37 @@ class EtcdStore:
         """The first page of every prefix in one transaction, the others at that transaction's revision."""
         spans = [(key_of(prefix), prefix_end(key_of(prefix))) for prefix in prefixes]
         heads = [rpc.RangeRequest(key=key, range_end=end, limit=PAGE) for key, end in spans]
-        request = rpc.TxnRequest(success=[rpc.RequestOp(request_range=head) for head in heads])
+        pages, revision = await self._at_once(f"list {' '.join(prefixes)}", heads)
+        entries: list[Entry] = []
+        for prefix, (_, end), page in zip(prefixes, spans, pages, strict=True):
+            entries.extend(entry_of(kv) for kv in page.kvs)
+            more = page.more
+            after = page.kvs[-1].key + b"\0" if more else b""
+            while more:
+                rest = rpc.RangeRequest(key=after, range_end=end, limit=PAGE, revision=revision)
+                answer = await self._channels.ask(f"list {prefix}", _range(rest), twice=True)
+                entries.extend(entry_of(kv) for kv in answer.response.kvs)
+                more = answer.response.more
+                after = answer.response.kvs[-1].key + b"\0" if more else b""
+        return Snapshot(revision, tuple(entries))
+
+    async def _at_once(self, what: str, ranges: Sequence[Any]) -> tuple[Answers, int]:
+        """Several ranges at one revision: their answers, and the revision."""
+        request = rpc.TxnRequest(success=[rpc.RequestOp(request_range=one) for one in ranges])
 
         async def send(link: Link, timeout_s: float) -> Any:
             return await link.kv.Txn(request, timeout=timeout_s, metadata=METADATA)
 
-        # May run twice: it only reads.
-        answer = await self._channels.ask(f"list {' '.join(prefixes)}", send, twice=True)
-        revision = answer.response.header.revision
-        entries: list[Entry] = []
-        for prefix, (_, end), first in zip(prefixes, spans, answer.response.responses, strict=True):
-            page = first.response_range
-            entries.extend(entry_of(kv) for kv in page.kvs)
-            while page.more:
-                after = page.kvs[-1].key + b"\0"
-                rest = rpc.RangeRequest(key=after, range_end=end, limit=PAGE, revision=revision)
-                page = (await self._channels.ask(f"list {prefix}", _range(rest), twice=True)).response
-                entries.extend(entry_of(kv) for kv in page.kvs)
-        return Snapshot(revision, tuple(entries))
+        try:
+            answer = await self._channels.ask(what, send, twice=True)  # it only reads
+            return [one.response_range for one in answer.response.responses], answer.response.header.revision
+        except NoSpace:
+            # Without space 3.5.1 and older refuse every transaction, also one that would not write.
+            pages: Answers = []
+            for one in ranges:
+                one.revision = pages[0].header.revision if pages else 0
+                pages.append((await self._channels.ask(what, _range(one), twice=True)).response)
+            return pages, pages[0].header.revision
 
     async def commit(self, change: Change) -> Outcome:
         request = txn_of(change)
