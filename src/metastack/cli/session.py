@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from .frame import Frame, Output
@@ -25,6 +25,9 @@ T = TypeVar("T")
 
 CONNECT_S: Final = 4.0
 """Longest time that one etcd request may take; unreachable is told within 5 s."""
+
+CLOSE_S: Final = 10.0
+"""Longest time that closing the storage may take, seconds."""
 
 EXIT: Final = {
     "failed": 1,
@@ -125,7 +128,10 @@ def with_storage(
             try:
                 return await work(cluster, storage)
             finally:
-                await storage.close()
+                # A call that hangs in a thread must not hold the program: leaving ends the thread.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CLOSE_S):
+                        await storage.close()
 
     return asyncio.run(_connected(context, both, CONNECT_S))
 

@@ -63,7 +63,12 @@ def from_storage(error: Exception, object: str) -> Problem:
         return conflict(object, text)
     if isinstance(error, NotFound):
         return Problem(Code.NOT_FOUND, object, text)
-    return Problem(Code.FAILED, object, text, "check that the storage is up: `metastack status`")
+    return Problem(
+        Code.FAILED,
+        object,
+        text,
+        "check that the storage is up and that its addresses in the context are right",
+    )
 
 
 def from_store(error: Exception, endpoints: tuple[str, ...]) -> Problem:
