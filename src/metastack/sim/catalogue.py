@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import by_hand as by_hand
 from . import faults as faults
 from . import faults_outside as faults_outside
 from .verbs import FAULTS as FAULTS

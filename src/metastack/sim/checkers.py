@@ -114,7 +114,7 @@ class Checkers:
                 case Kind.CLAIM:
                     self._claim(by, key.vm, event)
                 case Kind.NODE_ALIVE:
-                    self._node(key.names[0], event)
+                    self._node(by, key.names[0], event)
                 case Kind.FENCE if event.entry is not None:
                     record = seen(Fence, event.entry).record
                     if record is not None:
@@ -177,13 +177,15 @@ class Checkers:
         if any(domain.uuid == old.uuid for domain in host.hypervisor.active()):
             self._lab.violation("one_claim", f"{vm} was released by {old.node} while its guest was there")
 
-    def _node(self, node: str, event: KeyEvent) -> None:
+    def _node(self, by: str, node: str, event: KeyEvent) -> None:
         if event.entry is None:
             self._alive.discard(node)
             self._gone_s[node] = self._lab.loop.time()
             return
         session = token(0, event.entry.create_revision)
         if event.entry.version == 1:
+            if by != "register":
+                self._lab.violation("growing", f"{node}: session {session} was begun by {by}")
             if session <= self._sessions.get(node, 0):
                 self._lab.violation("growing", f"{node}: session {session} after {self._sessions[node]}")
             if session <= self._fences.get(node, Fence()).through:
@@ -199,7 +201,7 @@ class Checkers:
             self._fenced_s[node] = self._lab.loop.time()
         if record.through < old.through:
             self._lab.violation("growing", f"{node}: fenced through {record.through} after {old.through}")
-        if record.through > old.through:
+        if record.through > old.through and self._lab.script.storage != "file":
             facts = self._facts.get(node)
             addresses = set(facts.storage_addresses) if facts is not None else set()
             if not addresses or not addresses <= self._lab.pool.blocked:

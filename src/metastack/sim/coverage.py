@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .by_hand import BY_HAND
 from .catalogue import FAULTS, WISHES
 from .schedule import STEPS
 
-KINDS = tuple(verb for verb in FAULTS if verb not in WISHES)
+KINDS = tuple(verb for verb in FAULTS if verb not in WISHES and verb not in BY_HAND)
 """Fault kinds; what people wish is counted too, in one row."""
 NEVER: Mapping[tuple[str, str], str] = {}
 """Cells that cannot be, each with the reason."""

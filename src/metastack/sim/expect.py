@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..core.facts import DomainState
-from ..core.model import Fence, VmId, VmStatus
+from ..core.model import Claim, Fence, VmId, VmStatus
 from ..core.world import seen
 
 if TYPE_CHECKING:
@@ -22,6 +22,15 @@ def _where(lab: Lab, name: str) -> list[str]:
         for domain in host.hypervisor.active()
         if domain.managed and domain.name == name and domain.state is DomainState.RUNNING
     ]
+
+
+def _said(lab: Lab, event: str, about: str = "") -> int:
+    """How often any agent logged an event: of a VM, a victim, or by a node."""
+    return sum(
+        1
+        for _, node, name, fields in lab.trace.events
+        if name == event and (not about or about in (node, fields.get("vm"), fields.get("victim")))
+    )
 
 
 def expect(lab: Lab, args: tuple[str, ...]) -> str:
@@ -58,6 +67,29 @@ def expect(lab: Lab, args: tuple[str, ...]) -> str:
         case ["braked", node]:
             agent = lab.hosts[node].agent
             return "" if agent is not None and agent.fencer.braked else "its brake is off"
+        case ["fenced", node]:
+            entry = lab.cluster.get(lab.keys.fence(node))
+            fence = seen(Fence, entry).record if entry is not None else None
+            return "" if fence is not None and fence.through and not fence.intent else "is not fenced"
+        case ["claimed", name, node]:
+            entry = lab.cluster.get(lab.keys.claim(VmId("default", name)))
+            claim = seen(Claim, entry).record if entry is not None else None
+            return "" if claim is not None and claim.node == node else f"claim: {claim}"
+        case ["domain", name, node]:
+            known = [d for d in lab.hosts[node].hypervisor.known() if d.managed and d.name == name]
+            return "" if known else f"{node} has no domain of it"
+        case ["no-domain", name, node]:
+            known = [d for d in lab.hosts[node].hypervisor.known() if d.managed and d.name == name]
+            return f"{node} has {known}" if known else ""
+        case ["boots", name, count]:
+            times = _said(lab, "booted", f"default/{name}")
+            return "" if times == int(count) else f"was booted {times} times"
+        case ["said", event, *about]:
+            return "" if _said(lab, event, *about) else "nobody said so"
+        case ["unsaid", event, *about]:
+            return "it was said" if _said(lab, event, *about) else ""
+        case ["images", count]:
+            return "" if len(lab.pool.images) == int(count) else f"there are {len(lab.pool.images)}"
         case ["disks", count]:
             return "" if len(lab.pool.disks) == int(count) else f"there are {len(lab.pool.disks)}"
         case _:

@@ -87,6 +87,7 @@ class SimHost:
             call_s=0.002,
             boot_s=0.1,
             graceful_s=1.0,
+            locks=lab.pool.locks if lab.script.storage == "file" else None,
         )
         self.hypervisor.disk_opens = self._disk_opens
         self.hypervisor.patience_s = PATIENCE_S
@@ -115,7 +116,12 @@ class SimHost:
         self.steps = steps = Steps(process, lambda step: lab.entered(self, step))
         self.store = MemoryStore(lab.cluster, latency_s=self._latency_s)
         self._storage = WireStorage(
-            lab.pool, self.address, call_s=0.0005, timeout_s=STORAGE_TIMEOUT_S, steps=steps
+            lab.pool,
+            self.address,
+            remote_fence=lab.script.storage != "file",
+            call_s=0.0005,
+            timeout_s=STORAGE_TIMEOUT_S,
+            steps=steps,
         )
         ids = itertools.count()
         marks = HostMarks(self.disk)
@@ -133,7 +139,7 @@ class SimHost:
                 lambda: EPOCH_S + lab.loop.time() + self.skew_s,
                 lambda: f"{self.name}x{life:03d}{next(ids):06d}ffffffff",
             ),
-            addresses=(self.address,),
+            addresses=(self.address,) if lab.script.storage != "file" else (),
             address=self.address,
         )
         self._stop = asyncio.Event()

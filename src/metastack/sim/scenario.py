@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from .lab import Report, play
+from .readable import readable
 from .script import parse
 
 
@@ -27,9 +28,8 @@ class Outcome(msgspec.Struct, kw_only=True):
 
 
 def log_of(report: Report) -> str:
-    """The trace without what only a machine reads: no revisions of etcd, no single writes."""
-    kept = [line for line in report.lines if line[10:14] != "etcd" and "first write of epoch" not in line]
-    return "\n".join(kept) + "\n"
+    """The trace as an operator reads it."""
+    return readable(report.lines)
 
 
 def scenario(folder: Path, update: bool = False) -> Outcome:

@@ -5,6 +5,7 @@ what a scenario's author writes. A script and its seed (for latencies) are all t
 
     seed 7                          latencies and tie breaks; default 0
     nodes 3                         machines n1, n2, ...
+    storage file                    the file backend: no remote fence, only QEMU's lock on the image
     until 60                        end of the breaking phase, seconds; then everything is healed
     config lease_ttl_s=3            fields of the cluster's settings
     at 0 want vm1                   an operator's wish (want, delete, recreate, off, on, restart, pause, ...)
@@ -53,9 +54,12 @@ class Script:
     until_s: float = 60.0
     config: tuple[tuple[str, str], ...] = ()
     steps: tuple[Step, ...] = field(default=())
+    storage: str = "ceph"
 
     def __str__(self) -> str:
         lines = [f"seed {self.seed}", f"nodes {self.nodes}", f"until {self.until_s:g}"]
+        if self.storage != "ceph":
+            lines.append(f"storage {self.storage}")
         lines += [f"config {name}={value}" for name, value in self.config]
         return "\n".join([*lines, *map(str, sorted(self.steps, key=lambda step: step.at_s))]) + "\n"
 
@@ -76,6 +80,8 @@ def parse(text: str) -> Script:
                     script = replace(script, seed=int(value))
                 case ["nodes", value]:
                     script = replace(script, nodes=int(value))
+                case ["storage", ("ceph" | "file") as value]:
+                    script = replace(script, storage=value)
                 case ["until", value]:
                     script = replace(script, until_s=float(value))
                 case ["config", pair] if "=" in pair:

@@ -1,0 +1,140 @@
+"""Verbs for scenarios only: what people and rare accidents do to records, images and requests.
+
+Owns: these verbs. Refuses: being chosen at random: a seed's schedule never uses them, and coverage counts none.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from ..core import changes
+from ..core.change import Change, Lost, Put
+from ..core.codec import decode
+from ..core.model import ClusterConfig, Fence, Image, ImageState, VmId
+from ..core.world import seen
+from ..ports import Unavailable
+from .verbs import FAULTS, Undo, fault, nothing
+
+if TYPE_CHECKING:
+    from .lab import Lab
+
+_BEFORE: Final = frozenset(FAULTS)
+
+
+@fault("set", "cluster")
+def _set(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """A person changes the cluster's settings: ``set lease_ttl_s=8``."""
+    entry = lab.cluster.get(lab.keys.cluster())
+    fields = msgspec.to_builtins(decode(ClusterConfig, entry.value)) if entry is not None else {"v": 1}
+    for pair in args:
+        name, _, value = pair.partition("=")
+        fields[name] = msgspec.json.decode(value)
+    lab.put(lab.keys.cluster(), msgspec.convert(fields, ClusterConfig))
+    return nothing
+
+
+@fault("fence-by-hand", "cluster")
+def _fence_by_hand(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """A person says that a node is gone (``metastack node fence``): the brake does not hold this back."""
+    entry = lab.cluster.get(lab.keys.fence(args[0]))
+    found = seen(Fence, entry) if entry is not None else None
+    if found is not None and found.record is not None and found.record.intent:
+        return None
+    change = changes.intent_by_hand(lab.keys, args[0], found, 0, "", "it is switched off")
+    return None if isinstance(lab.cluster.apply(change), Lost) else nothing
+
+
+@fault("garble", "cluster", lasts=True)
+def _garble(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """A record is overwritten with what no version reads: ``garble claim vm1``; at the end it is put back."""
+    kind, name = args
+    vm = VmId("default", name)
+    key = (
+        {"claim": lab.keys.claim, "spec": lab.keys.vm_spec}[kind](vm)
+        if kind != "fence"
+        else lab.keys.fence(name)
+    )
+    entry = lab.cluster.get(key)
+    if entry is None:
+        return None
+
+    def put(value: bytes) -> None:
+        lab.cluster.apply(Change(name="operator", guards=(), effects=(Put(key, value),)))
+
+    put(b'{"v":99}')
+    return partial(put, entry.value)
+
+
+@fault("image-remains", "cluster")
+def _image_remains(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """An importer died: its image is in the pool, and no record names it."""
+    lab.pool.images["22222222-0000-4000-8000-000000000000"] = 512
+    return nothing
+
+
+@fault("image-deleting", "cluster")
+def _image_deleting(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """Somebody began to delete an image and died: its record says so, the image is still there."""
+    uuid = "33333333-0000-4000-8000-000000000000"
+    lab.pool.images[uuid] = 512
+    record = Image(name="old", uuid=uuid, state=ImageState.DELETING, size_bytes=512)
+    lab.put(lab.keys.image("old"), record)
+    return nothing
+
+
+@fault("alive-deleted", "cluster")
+def _alive_deleted(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """Somebody deletes a node's alive key; its lease lives on."""
+    lab.delete(lab.keys.node_alive(args[0]))
+    return nothing
+
+
+@fault("unblock-held", "cluster", lasts=True)
+def _unblock_held(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """The next unblock stays in a monitor that is frozen: no answer, and it takes effect at the end."""
+    before, held = lab.pool.fail, list[str]()
+
+    def hold(what: str, address: str) -> Exception | None:
+        if what == "unfence" and not held:
+            held.append(address)
+            return Unavailable("unfence: the monitor is silent")
+        return before(what, address)
+
+    def thaw() -> None:
+        if lab.pool.fail is hold:
+            lab.pool.fail = before
+        for address in held:
+            lab.trace.add("--", f"the monitor carries out the unblock of {address}")
+            lab.pool.blocked.discard(address)
+
+    lab.pool.fail = hold
+    return thaw
+
+
+@fault("fence-unanswered", "cluster", lasts=True)
+def _fence_unanswered(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """The storage takes no block and says so to nobody: "unreachable" for fences only."""
+    before = lab.pool.fail
+
+    def fail(what: str, address: str) -> Exception | None:
+        return Unavailable("fence: no monitor answers") if what == "fence" else before(what, address)
+
+    def end() -> None:
+        if lab.pool.fail is fail:
+            lab.pool.fail = before
+
+    lab.pool.fail = fail
+    return end
+
+
+@fault("etcd-went-back", "cluster", lasts=True)
+def _etcd_went_back(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """An old backup answers in etcd's place, as of second N: ``etcd-went-back N``. At the end etcd is back."""
+    return lab.cluster.go_back(float(args[0]))
+
+
+BY_HAND: Final = frozenset(FAULTS) - _BEFORE
+"""Verbs that no seed uses."""
