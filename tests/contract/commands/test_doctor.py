@@ -19,10 +19,8 @@ from metastack.commands.vms import NewVm, create_vm
 from metastack.core.change import Delete, Put
 from metastack.core.codec import encode
 from metastack.core.model import (
-    ClusterConfig,
     Fence,
     FenceReceipt,
-    Fencing,
     NodeAlive,
     NodeFacts,
     Phase,
@@ -203,10 +201,7 @@ async def test_addresses(rig: Rig) -> None:
     await node(rig, "n4", storage="file")
     found = (await said(rig)).of("storage_addresses")
     assert [(s, o) for s, o, _ in found] == [("error", "node n3"), ("error", "address 10.0.0.1")]
-    await rig.put(rig.keys.cluster(), ClusterConfig(fencing=Fencing.CLIENT))
-    found = await said(rig)
-    assert ("warning", "address 10.0.0.1") in [(s, o) for s, o, _ in found.of("storage_addresses")]
-    assert [severity for severity, *_ in found.of("fencing")] == ["warning", "info"]
+    assert [severity for severity, *_ in (await said(rig)).of("fencing")] == ["info"]
 
 
 async def test_nodes_that_emulate_differ_or_complain(rig: Rig) -> None:

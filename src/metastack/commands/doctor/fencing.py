@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from metastack.core.model import Fencing
-
-from .facts import Facts, Finding, info, warning
+from .facts import Facts, Finding, info
 
 
 def check(facts: Facts) -> Iterator[Finding]:
@@ -16,11 +14,4 @@ def check(facts: Facts) -> Iterator[Finding]:
             "cluster",
             f"the file storage of {', '.join(files)} cannot shut a node out from afar: a takeover waits until "
             "QEMU's lock on the disk is free, and every node must see the same file system",
-        )
-    if facts.world.config.fencing is Fencing.CLIENT:
-        yield warning(
-            "cluster",
-            "fencing = client: only clients known by their disks are shut out; a guest that a frozen host "
-            "starts later is not (docs/safety.md)",
-            "give each node a storage address of its own, then `metastack config set fencing=address`",
         )

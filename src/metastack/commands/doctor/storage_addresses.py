@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from metastack.core.model import Fencing
-
-from .facts import Facts, Finding, error, warning
+from .facts import Facts, Finding, error
 
 
 def check(facts: Facts) -> Iterator[Finding]:
@@ -23,12 +21,10 @@ def check(facts: Facts) -> Iterator[Finding]:
                 "declared no storage address: it cannot be fenced, its VMs would not move",
                 "set storage_addresses in its agent's configuration",
             )
-    chosen = facts.world.config.fencing is Fencing.CLIENT
     for address, names in sorted(users.items()):
         if len(names) > 1:
-            yield (warning if chosen else error)(
+            yield error(
                 f"address {address}",
-                f"is shared by {', '.join(names)}: "
-                + ("they are fenced client by client" if chosen else "none of them can be fenced"),
+                f"is shared by {', '.join(names)}: none of them can be fenced, their VMs would not move",
                 f'metastack node unfence {names[0]} --reason "gone for good"   # if it is',
             )

@@ -13,15 +13,6 @@ from msgspec import Meta
 from .numbers import Record
 
 
-class Fencing(StrEnum):
-    """What a fence blocks."""
-
-    ADDRESS = "address"
-    """Every client of the node's storage addresses, also those to come."""
-    CLIENT = "client"
-    """Weaker: the clients known by their disks; for nodes that share an address (docs/safety.md)."""
-
-
 class ClusterConfig(Record, frozen=True, kw_only=True):
     """``config/cluster``: the platform's settings, typed and bounded; agents follow changes live."""
 
@@ -41,8 +32,6 @@ class ClusterConfig(Record, frozen=True, kw_only=True):
     """Fence nothing when more than this share of the joined, uncordoned nodes vanished within the window."""
     brake_window_s: Annotated[int, Meta(ge=1, le=3600)] = 60
     """Window of the mass brake, seconds."""
-    fencing: Fencing = Fencing.ADDRESS
-    """``address``, or the weaker ``client`` for nodes that share a storage address; see docs/safety.md."""
     stop_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 60
     """How long a guest may take to shut down gracefully before it is forced off, seconds."""
     trash_retention_s: Annotated[int, Meta(ge=0, le=31_536_000)] = 86_400
