@@ -13,11 +13,11 @@ import structlog
 
 from ..core import changes, plan
 from ..core.facts import Domain, DomainState
-from ..core.model import Claim, Halt, Phase, VmId, VmStatus, Volume
+from ..core.model import Claim, Halt, Phase, VmId, VmSpec, VmStatus, Volume
 from ..core.plan import View
 from ..core.plan import plan as decide
-from ..core.world import Seen, seen
-from ..ports import Unavailable, UnknownOutcome
+from ..core.world import Seen, mod_of, seen
+from ..ports import Refused, Unavailable, UnknownOutcome
 from .guests import HEALTHY_S, Guests
 from .look import look, status_of, was_paused
 from .memory import VmMemory
@@ -86,6 +86,21 @@ class Reconciler:
         if memory.stop_from_s is not None and (not running or key != memory.stop_key or again):
             memory.forget_stop()
 
+    async def _still_so(self, view: View) -> bool:
+        """Ask etcd itself whether claim and spec are as the view has them, before a domain is destroyed.
+
+        Safety: watches have been known to lose events. A node that missed its own claim's must not kill its VM.
+        """
+        node = self._node
+        expected = {node.keys.claim(view.vm): mod_of(view.claim), node.keys.vm_spec(view.vm): mod_of(view.spec)}
+        for key, revision in expected.items():
+            entry = await node.store.get(key)
+            if (entry.mod_revision if entry is not None else 0) != revision:
+                log.info("mirror_was_stale", vm=str(view.vm), node=node.name, key=key)
+                await node.mirror.look()
+                return False
+        return True
+
     async def _settle(self, vm: VmId, memory: VmMemory) -> None:
         """Make sure that no transaction of mine whose outcome is unknown can still land.
 
@@ -112,6 +127,9 @@ class Reconciler:
                     raise Unavailable(f"{vm}: the outcome of the last transaction is still open")
             else:
                 await node.mirror.reached(entry.mod_revision)
+        else:
+            # Safety: it may have been my release that took the claim away, and the mirror may still show it.
+            await node.mirror.look()
         memory.unsettled = False
 
     # --- acting
@@ -119,7 +137,7 @@ class Reconciler:
     async def _do(self, view: View, action: plan.Action, memory: VmMemory) -> None:
         match action:
             case plan.TakeClaim():
-                await self._claim(view)
+                await self._claim(view, memory)
             case plan.TakeOver():
                 await self._take_over(view)
             case plan.Adopt():
@@ -128,7 +146,8 @@ class Reconciler:
                 if await self._guests.boot(view, memory) and view.claim is not None:
                     self.known.setdefault(view.vm, set()).add(view.claim.ok.uuid)
             case plan.Kill():
-                await self._guests.kill(view, action, memory)
+                if await self._still_so(view):
+                    await self._guests.kill(view, action, memory)
             case plan.AskToStop():
                 if await self._guests.ask_to_stop(view, action.uuid, memory):
                     await self._publish(await look(self._node, view.vm, view.domains))
@@ -156,10 +175,11 @@ class Reconciler:
         assert view.claim is not None
         return view.claim
 
-    async def _claim(self, view: View) -> None:
+    async def _claim(self, view: View, memory: VmMemory) -> None:
         node, vm = self._node, view.vm
         assert view.spec is not None
         spec = view.spec.ok
+        self._refuse_strange_disk(spec, memory)
         async with self._claiming:
             # Hard limits once more, by the claimer itself: my own claims of this moment are in the view now.
             if node.turn(vm) is None or node.world.claim(vm) is not None:
@@ -192,6 +212,18 @@ class Reconciler:
             won = await node.commit(change)
         if won:
             self._say_claimed("claimed", vm)
+
+    def _refuse_strange_disk(self, spec: VmSpec, memory: VmMemory) -> None:
+        """Safety: a spec that names the disk of another VM would bring that disk a second writer."""
+        for _, found in self._node.world.volumes():
+            volume = found.record
+            if volume is None or volume.uuid != spec.volume_uuid or volume.vm_uuid == spec.uuid:
+                continue
+            why = f"its disk {volume.uuid} belongs to {volume.project}/{volume.vm} (uuid {volume.vm_uuid})"
+            if memory.message != why:
+                memory.message = why
+                log.error("claim_refused", vm=str(spec.id), node=self._node.name, why=why)
+            raise Refused(why)
 
     def _first_status(self, uuid: str, session: int, phase: Phase = Phase.STARTING) -> VmStatus:
         node = self._node
@@ -297,7 +329,9 @@ class Reconciler:
         memory = node.memory.of(view.vm)
         if memory.stray:
             # Safety: a start that lands after the release would run a VM that nobody answers for.
+            # Nor may a disk be made after the release: no record would lead to it.
             await node.hypervisor.quiesce()
+            await node.storage.quiesce()
             memory.stray = False
             return  # look again: it may have landed
         drop = action.drop_halt and view.halt is not None

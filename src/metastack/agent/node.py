@@ -10,7 +10,7 @@ from ..core import changes
 from ..core.change import Change, Committed
 from ..core.keys import Keys
 from ..core.model import Event, NodeAlive, Record, VmId
-from ..core.placement import promised, successors, turns
+from ..core.placement import NodeView, node_views, promised, successors, turns
 from ..core.world import World, wants_on
 from ..ports import HostFacts, Hypervisor, Network, Storage, Store
 from .clock import Clock
@@ -34,6 +34,9 @@ class Node:
     session: Session
     addresses: tuple[str, ...]
     memory: Memory = field(default_factory=Memory)
+    wrote: int = 0
+    """Revision of my last change; no view may be older."""
+    _views: tuple[int, list[NodeView]] = (-1, [])
     _turns: tuple[int, dict[VmId, list[str]]] = (-1, {})
 
     @property
@@ -46,8 +49,18 @@ class Node:
         Raises UnknownOutcome (the caller must settle it before it decides anything else), Unavailable.
         """
         outcome = await self.store.commit(change)
+        if isinstance(outcome, Committed):
+            self.wrote = max(self.wrote, outcome.revision)
         await self.mirror.reached(outcome.revision)
         return isinstance(outcome, Committed)
+
+    async def caught_up(self) -> None:
+        """Return when the mirror shows my last change; raises Unavailable while it does not.
+
+        Safety: the wait in :meth:`commit` may end in a time-out although the change is in etcd. Whoever looked
+        then would see a claim that I released myself, and boot a VM that another node has by now.
+        """
+        await self.mirror.reached(self.wrote)
 
     def event(self, what: str, subject: str, message: str = "") -> Iterable[tuple[str, Record]]:
         """An event of this node, to ride along in a change."""
@@ -56,25 +69,29 @@ class Node:
         )
         return (changes.event_of(self.keys, self.clock.ms(), self.clock.ident()[:12], record),)
 
+    def views(self) -> list[NodeView]:
+        """Every node as placement sees it; computed once a revision."""
+        if self._views[0] != self.world.revision:
+            self._views = (self.world.revision, node_views(self.world))
+        return self._views[1]
+
     def turn(self, vm: VmId) -> int | None:
         """My rank among the nodes that would take this VM; None when I would not. Computed once a revision."""
         if self._turns[0] != self.world.revision:
-            self._turns = (self.world.revision, turns(self.world))
-        if wants_on(self.world, vm):
-            order = self._turns[1].get(vm, [])
-        else:
-            # Not wanted on: somebody has to take it over all the same, to release it.
-            order = successors(self.world, None, str(vm))
+            self._turns = (self.world.revision, turns(self.world, self.views()))
+        # One that is not wanted on has to be taken over all the same, to be released.
+        wanted = wants_on(self.world, vm)
+        order = self._turns[1].get(vm, []) if wanted else successors(self.views(), str(vm))
         return order.index(self.name) if self.name in order else None
 
     def rank_of(self, subject: str) -> int | None:
         """My rank for a job that only one node needs to do."""
-        order = successors(self.world, None, subject)
+        order = successors(self.views(), subject)
         return order.index(self.name) if self.name in order else None
 
     def ready_nodes(self) -> int:
         """How many nodes could do a job that only one needs to do."""
-        return len(successors(self.world, None, ""))
+        return len(successors(self.views(), ""))
 
 
 def describe(

@@ -11,8 +11,8 @@ import structlog
 
 from ..core import changes
 from ..core.change import Change, Delete
-from ..core.model import ImageState, VmId
-from ..core.world import World
+from ..core.model import Claim, ImageState, VmId, VmSpec, Volume
+from ..core.world import World, seen
 from ..ports import InUse, Refused
 from .node import Node
 
@@ -62,6 +62,10 @@ class Sweeper:
         volume = node.world.volume(project, uuid)
         if volume is None or volume.record is None:
             return 0.0
+        if not await self._nobody_refers_to(volume.record):
+            log.warning("mirror_was_stale", volume=uuid, node=node.name)
+            await node.mirror.look()
+            return 0.0
         try:
             await node.storage.delete_disk(uuid, volume.record.trash_retention_s)
         except InUse as error:
@@ -72,6 +76,19 @@ class Sweeper:
         if await node.commit(changes.forget_volume(node.keys, node.session.me, volume, vm, extra)):
             log.info("disk_removed", volume=uuid, vm=str(vm), node=node.name)
         return 0.0
+
+    async def _nobody_refers_to(self, volume: Volume) -> bool:
+        """Ask etcd itself before anything is removed.
+
+        Safety: watches have been known to lose events. A node that missed a spec's must not take its disk.
+        """
+        node, vm = self._node, VmId(volume.project, volume.vm)
+        spec = await node.store.get(node.keys.vm_spec(vm))
+        claim = await node.store.get(node.keys.claim(vm))
+        found = [seen(VmSpec, spec).record if spec else None, seen(Claim, claim).record if claim else None]
+        if (spec is not None and found[0] is None) or (claim is not None and found[1] is None):
+            return False  # unreadable: it may refer to anything
+        return all(record is None or record.volume_uuid != volume.uuid for record in found)
 
     async def images(self) -> None:
         """Remove images that no record names: the remains of an importer that died, or of a deletion.

@@ -183,36 +183,38 @@ def waiting(world: World) -> list[VmId]:
     return [vm for _, vm in sorted(found)]
 
 
-def turns(world: World, limit: int = 512) -> dict[VmId, list[str]]:
+def turns(world: World, nodes: list[NodeView] | None = None, limit: int = 512) -> dict[VmId, list[str]]:
     """For each waiting VM the nodes in the order in which they should try, best first.
 
     Every earlier waiting VM is virtually assigned to its best node before the next one is ranked, so that a
     burst spreads as a central scheduler would spread it. ``limit`` bounds the work of one call; what is
-    beyond it is ranked when those before it are placed.
+    beyond it is ranked when those before it are placed. ``nodes``: the world's, if they are at hand.
     """
-    nodes = node_views(world)
+    nodes = node_views(world) if nodes is None else nodes
     out: dict[VmId, list[str]] = {}
-    for vm in waiting(world)[:limit]:
+    # What fits nowhere now fits nowhere further down either, as promises only grow. It must not count: VMs
+    # that no node can take would keep every younger one waiting.
+    hopeless: set[tuple[object, ...]] = set()
+    for vm in waiting(world):
         found = world.spec(vm)
         if found is None or found.record is None:
             continue
-        order = [v.node for v in explain(found.record, nodes) if v.fits]
+        spec = found.record
+        shape = (spec.placement, spec.cpus, spec.memory_mib, frozenset(nic.bridge for nic in spec.nics))
+        if shape in hopeless:
+            continue
+        order = [v.node for v in explain(spec, nodes) if v.fits]
+        if not order:
+            hopeless.add(shape)
+            continue
         out[vm] = order
-        if order:
-            nodes = _with_promise(nodes, order[0], found.record)
+        if len(out) == limit:
+            break
+        nodes = _with_promise(nodes, order[0], spec)
     return out
 
 
-def successors(world: World, spec: VmSpec | None, subject: str) -> list[str]:
-    """Who should do a job that only one needs to do, best first: a takeover, a fence, a disk's removal.
-
-    With a spec that wants to run: nodes that could take it, by score. Otherwise: any ready node.
-    """
-    nodes = node_views(world)
-    if spec is not None:
-        fitting = [v.node for v in explain(spec, nodes) if v.fits]
-        if fitting:
-            return fitting
-        return []
+def successors(nodes: list[NodeView], subject: str) -> list[str]:
+    """Who should do a job that only one needs to do, best first: a release, a fence, a disk's removal."""
     ready = [n.name for n in nodes if n.ready and n.state is not NodeState.LOST]
     return sorted(ready, key=lambda name: -rendezvous(subject, name))
