@@ -96,9 +96,7 @@ LINES: Final = 400
 LONG: Final[dict[str, int]] = {
     "agent/act.py": 460,
     "agent/agent.py": 416,
-    "cli/vm.py": 460,
     "core/changes.py": 460,
-    "dev/cluster.py": 450,
     "hypervisor/libvirt.py": 420,
     "hypervisor/memory.py": 410,
 }

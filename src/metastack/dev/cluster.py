@@ -16,8 +16,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
-import msgspec
-
 from metastack import contexts
 from metastack.core.model import NodeAlive
 from metastack.ports import NotFound, Refused, Unavailable
@@ -25,20 +23,17 @@ from metastack.settings import StorageSettings, StoreSettings
 
 from . import proc
 from .ceph import MiniCeph
-from .etcd import EtcdCluster, EtcdMember, free_ports
-from .fabric import Cut, Fabric, choosing, free_index, tool_environment
+from .etcd import EtcdCluster, EtcdMember
+from .fabric import Cut, Fabric, choosing, tool_environment
 from .host import Host
-from .layout import Layout, State, base, clusters, invoker
-from .preflight import choose
+from .layout import Layout, State, base
+from .plan import CONSOLE_PORT, ROOT, agent_config, plan
 from .proc import MARKER, Proc, wait_for
 from .records import Records
 
 Say = Callable[[str], None]
-ROOT = "/metastack"
 POOL = "vms"
 MANAGEMENT_USER = "metastack"
-CONSOLE_PORT = 7410
-NODE_CPUS, NODE_MEMORY_MIB = 2, 4096
 READY_TIMEOUT_S = 90.0
 
 
@@ -161,7 +156,8 @@ class Cluster:
         try:
             with self.layout.locked():
                 with choosing():
-                    self._plan(nodes, etcd, storage, ttl_s)
+                    self._state = plan(self.layout, nodes, etcd, storage, ttl_s)
+                    self.layout.save(self._state)
                     if self.fabric:
                         self.fabric.claim_routes()
                 self._start(say, select, agents)
@@ -169,47 +165,6 @@ class Cluster:
             if made and self.layout.load() is None:
                 self._remove_folders()
             raise
-
-    def _plan(self, nodes: int | None, etcd: int | None, storage: str | None, ttl_s: int | None) -> None:
-        state = self.layout.load()
-        if state is None:
-            choice = choose(storage)
-            size, members = nodes or 3, etcd or 1
-            if not 1 <= size <= 30 or members not in (1, 3):
-                raise Refused("--nodes 1 to 30, --etcd 1 or 3")
-            uid, gid = invoker()
-            taken = {other.index for name in clusters() if (other := Layout(name).load())}
-            state = State(
-                name=self.layout.name,
-                mode=choice.mode,
-                why=choice.why,
-                storage=choice.storage,
-                index=free_index(taken) if choice.mode == "namespaces" else -1,
-                nodes=[f"n{number + 1}" for number in range(size)],
-                etcd=members,
-                lease_ttl_s=ttl_s or 5,
-                uid=uid,
-                gid=gid,
-            )
-        else:
-            if storage not in (None, state.storage):
-                raise Refused(f"cluster {state.name} has {state.storage} storage: metastack dev down first")
-            if etcd not in (None, state.etcd):
-                raise Refused(f"cluster {state.name} has {state.etcd} etcd members: metastack dev down first")
-            if nodes is not None and nodes < len(state.nodes):
-                raise Refused(
-                    f"cluster {state.name} has {len(state.nodes)} nodes: kill-node one, or down first"
-                )
-            if nodes:
-                state.nodes = [f"n{number + 1}" for number in range(nodes)]
-            state.lease_ttl_s = ttl_s or state.lease_ttl_s
-        if state.mode == "plain":
-            wanted = [f"e{n + 1}.{what}" for n in range(state.etcd) for what in ("client", "peer")]
-            wanted += [f"{node}.console" for node in state.nodes]
-            new = [name for name in wanted if name not in state.ports]
-            state.ports |= dict(zip(new, free_ports(len(new)), strict=True)) if new else {}
-        self._state = state
-        self.layout.save(state)
 
     def _start(self, say: Say, select: bool, agents: bool) -> None:
         begun = time.monotonic()
@@ -302,23 +257,7 @@ class Cluster:
 
     def _agent(self, host: Host) -> None:
         port = CONSOLE_PORT if self.fabric else self.state.ports[f"{host.name}.console"]
-        config = {
-            "name": host.name,
-            "endpoints": list(self.etcd.endpoints),
-            "root": ROOT,
-            "address": host.address,
-            "storage_addresses": [host.address],
-            "console_listen": f"{host.address}:{port}",
-            "libvirt_uri": host.libvirt_uri,
-            "libvirtd_restart_command": [str(host.barrier)],
-            "hypervisor": "auto",
-            "state_dir": str(host.folder / "agent"),
-            "run_dir": str(host.run / "metastack"),
-            "cpus": NODE_CPUS,
-            "memory_mib": NODE_MEMORY_MIB,
-            "log_format": "json",
-            "storage": msgspec.to_builtins(self.storage_settings(host.name)),
-        }
+        config = agent_config(host, port, self.etcd.endpoints, self.storage_settings(host.name))
         host.agent_config.write_text(contexts.to_toml(config))
         host.start_agent()
 

@@ -51,10 +51,11 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def whole(source: Path) -> Path:
+def whole(source: Path) -> bytes:
+    """A sound qcow2 file."""
     made = source.with_suffix(".qcow2")
     subprocess.run(["qemu-img", "convert", "-O", "qcow2", str(source), str(made)], check=True, timeout=60)
-    return made
+    return made.read_bytes()
 
 
 def on(program: Program, rig: Rig, settings: StorageSettings, **other: Any) -> Program:
@@ -117,13 +118,12 @@ async def test_a_monitor_that_is_not_there(
 
 
 async def test_broken_files(
-    program: Program, rig: Rig, settings: StorageSettings, whole: Path, tmp_path: Path
+    program: Program, rig: Rig, settings: StorageSettings, whole: bytes, tmp_path: Path
 ) -> None:
-    data = whole.read_bytes()
-    (tmp_path / "truncated.qcow2").write_bytes(data[: len(data) // 2])
-    table = int.from_bytes(data[40:48], "big")  # the L1 table: its first entry points far behind the end
+    (tmp_path / "truncated.qcow2").write_bytes(whole[: len(whole) // 2])
+    table = int.from_bytes(whole[40:48], "big")  # the L1 table: its first entry points far behind the end
     far = (1 << 63 | 1 << 50).to_bytes(8, "big")
-    (tmp_path / "corrupt.qcow2").write_bytes(data[:table] + far + data[table + 8 :])
+    (tmp_path / "corrupt.qcow2").write_bytes(whole[:table] + far + whole[table + 8 :])
     program = on(program, rig, settings)
     for name, says in (("truncated", "truncated"), ("corrupt", "corrupt")):
         answer = await program("image", "import", "tiny", str(tmp_path / f"{name}.qcow2"), "-o", "json")
