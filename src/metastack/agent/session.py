@@ -16,7 +16,7 @@ import structlog
 
 from ..core import changes
 from ..core.change import Committed, Lease
-from ..core.keys import Keys
+from ..core.keys import Keys, Kind
 from ..core.model import Fence, NodeAlive, NodeFacts, token
 from ..core.world import Seen, seen
 from ..ports import Broken, Hypervisor, LeaseGone, Refused, Storage, Store, Unavailable
@@ -267,10 +267,28 @@ class Session:
                 raise Refused("declaring the storage addresses lost a race")
             await self._mirror.reached(outcome.revision)
 
+    async def _refuse_shared(self) -> None:
+        """Raise Refused when another node declared an address of mine.
+
+        Safety: in lifting my own block I would lift that node's, whose guests may live. Fresh from etcd, after
+        my own declaration: of two nodes that join at once one sees the other at least.
+        """
+        snapshot = await self._store.list(self._keys.prefix(Kind.NODE_FACTS))
+        for entry in snapshot.entries:
+            other = seen(NodeFacts, entry).record
+            if other is None or other.name == self.name:
+                continue
+            if shared := set(other.storage_addresses) & set(self._addresses):
+                raise Refused(
+                    f"node {other.name} has the storage address {', '.join(sorted(shared))} too: give each its "
+                    f"own; if that node is gone for good: metastack node unfence {other.name}"
+                )
+
     async def _unblock(self) -> None:
         """Lift my own blocks. Only here: registered, not ready, with no domain and no call in flight."""
         if not self._addresses:
             return
+        await self._refuse_shared()
         if self._marks.unblock_pending():
             # Safety (CE7): an unblock that a dead agent sent could land after a later fence.
             log.warning("waiting_for_pending_unblock", seconds=PENDING_UNBLOCK_S)

@@ -9,8 +9,8 @@ from agent_rig import KEYS, Lab, lab_of
 from structlog.testing import capture_logs
 
 from metastack.core import changes
-from metastack.core.codec import decode
-from metastack.core.model import Fence, NodeAlive, Placement
+from metastack.core.codec import decode, encode
+from metastack.core.model import Fence, NodeAlive, NodeFacts, Placement
 from metastack.core.world import seen
 from metastack.ports import Denied, Unavailable
 from metastack.sim.loop import run
@@ -191,5 +191,26 @@ def test_nodes_that_share_an_address_are_not_fenced_by_it(tmp_path: Path) -> Non
             assert lab.where("hello") == ""
             said = {name: (a.fence_failures if (a := alive_of(lab, name)) else {}) for name in lab.hosts}
             assert any("shares the storage address" in f.get(victim, "") for f in said.values()), said
+
+    run(story())
+
+
+def test_a_node_with_the_address_of_another_lifts_no_block(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with lab_of(tmp_path) as lab:
+            host = lab.hosts["n3"]
+            await host.power_cut()
+            ghost = NodeFacts(name="ghost", uuid="uuid-of-ghost", storage_addresses=(host.address,))
+            await lab.put(KEYS.node_facts("ghost"), encode(ghost))
+            lab.pool.blocked.add(host.address)  # the ghost's fence
+            host.start()
+            agent = host.agent
+            assert agent is not None
+            await asyncio.sleep(60)
+            assert not agent.node.session.ready
+            assert "unfence ghost" in agent.node.session.message
+            assert host.address in lab.pool.blocked
+            await lab.delete(KEYS.node_facts("ghost"))
+            await lab.until("ready", lambda: agent.node.session.ready, 30)
 
     run(story())
