@@ -280,10 +280,13 @@ class Agent:
                 self._queue.add_after(key, again_s)
 
     async def _one(self, key: Key) -> float:
+        await self.node.caught_up()
         match key:
             case ("vm", project, name):
-                if not self.node.mirror.listed.is_set():
-                    return RETRY_S  # Safety: an agent that has not listed etcd since it started kills nothing.
+                if not self.node.mirror.listed.is_set() or not self.node.session.recognised:
+                    # Safety: an agent that has not listed etcd since it started, or that is a stranger to the
+                    # etcd that it reached, kills nothing.
+                    return RETRY_S
                 return await self._reconciler.reconcile(VmId(project, name))
             case ("node", name, _):
                 return await self.fencer.consider(name)

@@ -37,11 +37,13 @@ class Marks:
             self._lock = None
 
     def _write(self, name: str, text: str) -> None:
-        path = self._dir / name
-        with path.open("w") as file:
+        # Whole or not at all: an identity that a power cut left empty would be everybody's.
+        fresh = self._dir / f".{name}.new"
+        with fresh.open("w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        fresh.replace(self._dir / name)
         self._sync()
 
     def _exists(self, name: str) -> bool:
@@ -81,6 +83,13 @@ class Marks:
 
     def end_unblock(self) -> None:
         self._remove("unblock-pending")
+
+    def joined(self) -> bool:
+        """Some etcd knows this node for good."""
+        return self._exists("joined")
+
+    def begin_joined(self) -> None:
+        self._write("joined", "")
 
     def node_uuid(self, fresh: str) -> str:
         """This node's identity, made once."""

@@ -19,8 +19,9 @@ from ..core.change import Committed, Lease
 from ..core.keys import Keys, Kind
 from ..core.model import Fence, NodeAlive, NodeFacts, token
 from ..core.world import Seen, seen
-from ..ports import Broken, Hypervisor, LeaseGone, Refused, Storage, Store, Unavailable
+from ..ports import Hypervisor, LeaseGone, Refused, Storage, Store, Unavailable
 from .clock import Clock
+from .identity import refuse_namesake, refuse_strange_etcd
 from .marks import Marks
 from .mirror import Mirror
 
@@ -61,6 +62,8 @@ class Session:
         self.name = name
         self.token = 0
         self.ready = False
+        self.recognised = False
+        """This node has reached an etcd that knows it, or never had to."""
         self.generation = 0
         self.since = ""
         self.message = "starting"
@@ -68,6 +71,7 @@ class Session:
         self._mirror, self._marks, self._clock = mirror, marks, clock
         self._addresses = addresses
         self._describe, self._drained, self._changed = describe, drained, changed
+        self._about = (keys, store, mirror, marks)
         self._lease: Lease | None = None
         self._end = asyncio.Event()
         self._leased = asyncio.Event()
@@ -109,8 +113,8 @@ class Session:
 
     async def leave(self) -> None:
         """Graceful stop: claims stay and guests run on, under a lease long enough for an upgrade."""
-        await self._drained()
-        await self._quiesce()
+        # First the lease, which nobody renews any more: a call that takes longer than the TTL would have this
+        # node fenced, and its guests with it, for being restarted.
         try:
             if self.token and self._lease is not None:
                 if any(
@@ -122,6 +126,8 @@ class Session:
                     await self._store.revoke(self._lease)
         except (Unavailable, Refused) as error:
             log.info("lease_left_to_expire", error=str(error))
+        await self._drained()
+        await self._quiesce()
         self._marks.leave_clean_exit()
 
     async def follow_ttl(self) -> None:
@@ -177,6 +183,8 @@ class Session:
         await self._drained()
         await self._quiesce()
         await asyncio.wait_for(self._mirror.listed.wait(), 3600)
+        await refuse_strange_etcd(self.name, *self._about)
+        self.recognised = True
         if self._unclean:
             # Safety: calls that a dead agent left queued in libvirtd would land after we looked (CE3).
             await self._hypervisor.barrier()
@@ -194,6 +202,10 @@ class Session:
         if not isinstance(outcome, Committed):
             await self._store.revoke(lease)
             raise Refused("registration lost a race: looking again")
+        if fence is not None and token(generation, outcome.revision) <= fence.ok.through:
+            # Safety: claims of a session that a fence has reached already are anybody's.
+            await self._store.revoke(lease)
+            raise Refused("a fence of this node is ahead of every session: the generation went back")
         self._lease, self.generation = lease, generation
         self.token = token(generation, outcome.revision)
         await self._mirror.reached(outcome.revision)
@@ -206,18 +218,8 @@ class Session:
     async def _retire_old_key(self) -> None:
         """Delete the alive key that an earlier process of this node left (CE8: its session would go on)."""
         entry = await self._store.get(self._keys.node_alive(self.name))
-        if entry is None:
-            return
-        facts = await self._store.get(self._keys.node_facts(self.name))
-        if facts is not None:
-            known = seen(NodeFacts, facts).record
-            mine = self._marks.node_uuid("")
-            if known is not None and known.uuid != mine:
-                raise Broken(
-                    f"a node called {self.name!r} with another identity ({known.uuid}, mine is {mine}) "
-                    "is alive: give this node another name"
-                )
-        if entry.lease:
+        await refuse_namesake(self.name, *self._about, alive=entry is not None)
+        if entry is not None and entry.lease:
             await self._store.revoke(Lease(entry.lease, 0, 0.0))
 
     async def _fence_record(self) -> Seen[Fence] | None:
@@ -266,6 +268,8 @@ class Session:
             if not isinstance(outcome, Committed):
                 raise Refused("declaring the storage addresses lost a race")
             await self._mirror.reached(outcome.revision)
+        if not self._marks.joined():
+            self._marks.begin_joined()
 
     async def _refuse_shared(self) -> None:
         """Raise Refused when another node declared an address of mine.

@@ -160,15 +160,18 @@ def claim(
     0, "the revision of this put": a number chosen before could repeat (CE4). The volume's record is written
     here, before the disk exists, so that nothing is ever made that no record leads to.
     """
+    guards = [_absent(keys.claim(vm)), unchanged(keys.vm_spec(vm), spec), in_session(keys, me)]
     effects: list[Put | Delete] = [
         Put(keys.claim(vm), encode(new)),
         Put(keys.vm_status(vm), encode(status), leased=True),
     ]
     if volume is not None:
+        # Safety: two specs that name one disk are never both claimed.
+        guards.append(_absent(keys.volume(volume.project, volume.uuid)))
         effects.append(Put(keys.volume(volume.project, volume.uuid), encode(volume)))
     return Change(
         name="claim",
-        guards=(_absent(keys.claim(vm)), unchanged(keys.vm_spec(vm), spec), in_session(keys, me)),
+        guards=tuple(guards),
         effects=(*effects, *_ride(extra)),
         lease=me.lease,
     )

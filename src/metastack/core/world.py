@@ -157,9 +157,12 @@ class World:
         found = self._get(Kind.CLUSTER, ClusterConfig)
         return found.record if found is not None and found.record is not None else ClusterConfig()
 
+    def generation_seen(self) -> Seen[Generation] | None:
+        return self._get(Kind.GENERATION, Generation)
+
     @property
     def generation(self) -> int:
-        found = self._get(Kind.GENERATION, Generation)
+        found = self.generation_seen()
         return found.record.generation if found is not None and found.record is not None else 0
 
     def image(self, name: str) -> Seen[Image] | None:
@@ -188,6 +191,13 @@ class World:
 
     def fence(self, node: str) -> Seen[Fence] | None:
         return self._get(Kind.FENCE, Fence, node)
+
+    def unfenced(self, node: str) -> int:
+        """Claims of the node's sessions that no done fence reaches."""
+        through = self.fenced_through(node)
+        records = (claim.record for _, claim in self.claims())
+        mine = (claim.session for claim in records if claim is not None and claim.node == node)
+        return sum(1 for session in mine if session > through)
 
     def node_spec(self, node: str) -> Seen[NodeSpec] | None:
         return self._get(Kind.NODE_SPEC, NodeSpec, node)
