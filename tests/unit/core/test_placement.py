@@ -94,9 +94,7 @@ def test_every_refusal_has_a_reason_and_every_fit_a_score(nodes, vm) -> None:
 def test_more_capacity_never_loses_a_placement(nodes, vm, cpus, mib) -> None:
     before = {v.node for v in explain(vm, nodes) if v.fits}
     grown = [
-        msgspec.structs.replace(
-            n, room=Resources(cpus=n.room.cpus + cpus, memory_mib=n.room.memory_mib + mib)
-        )
+        msgspec.structs.replace(n, room=Resources(cpus=n.room.cpus + cpus, memory_mib=n.room.memory_mib + mib))
         for n in nodes
     ]
     assert before <= {v.node for v in explain(vm, grown) if v.fits}

@@ -32,9 +32,7 @@ def spec(**more: Any) -> Seen[Any]:
 
 
 def claim(node: str = ME, session: int = S, uuid: str = UUID, epoch: int = EPOCH) -> Seen[Any]:
-    return seen(
-        Claim(node=node, session=session, uuid=uuid, volume_uuid="v", claim_id="c", epoch=epoch)
-    )
+    return seen(Claim(node=node, session=session, uuid=uuid, volume_uuid="v", claim_id="c", epoch=epoch))
 
 
 def domain(state: DomainState = DomainState.RUNNING, **more: Any) -> Domain:
