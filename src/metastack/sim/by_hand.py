@@ -12,8 +12,8 @@ import msgspec
 
 from ..core import changes
 from ..core.change import Change, Lost, Put
-from ..core.codec import decode
-from ..core.model import ClusterConfig, Fence, Image, ImageState, VmId
+from ..core.codec import decode, encode
+from ..core.model import Claim, ClusterConfig, Fence, Image, ImageState, VmId
 from ..core.world import seen
 from ..ports import Unavailable
 from .verbs import FAULTS, Undo, fault, nothing
@@ -64,8 +64,10 @@ def _garble(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     def put(value: bytes) -> None:
         lab.cluster.apply(Change(name="operator", guards=(), effects=(Put(key, value),)))
 
+    # A claim's epoch may be stored as "the revision of this put": put back, it must be the number it was.
+    whole = encode(seen(Claim, entry).ok) if kind == "claim" else entry.value
     put(b'{"v":99}')
-    return partial(put, entry.value)
+    return partial(put, whole)
 
 
 @fault("image-remains", "cluster")
@@ -95,23 +97,45 @@ def _alive_deleted(lab: Lab, args: tuple[str, ...]) -> Undo | None:
 @fault("unblock-held", "cluster", lasts=True)
 def _unblock_held(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     """The next unblock stays in a monitor that is frozen: no answer, and it takes effect at the end."""
-    before, held = lab.pool.fail, list[str]()
+    return _held(lab, "unfence", once=True)
+
+
+@fault("fences-held", "cluster", lasts=True)
+def _fences_held(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """Blocks stay in monitors that are frozen: no answers, and all take effect at the end."""
+    return _held(lab, "fence", once=False)
+
+
+def _held(lab: Lab, command: str, *, once: bool) -> Undo:
+    before, pool = lab.pool.fail, lab.pool
+    held: list[tuple[str, ...]] = []
 
     def hold(what: str, address: str) -> Exception | None:
-        if what == "unfence" and not held:
-            held.append(address)
-            return Unavailable("unfence: the monitor is silent")
-        return before(what, address)
+        if what != command or (once and held):
+            return before(what, address)
+        # Whom it concerns is known only for an unblock (the sender); a block is of whoever has an open fence.
+        held.append((address,) if command == "unfence" else _victims(lab))
+        return Unavailable(f"{what}: the monitor is silent")
 
     def thaw() -> None:
-        if lab.pool.fail is hold:
-            lab.pool.fail = before
-        for address in held:
-            lab.trace.add("--", f"the monitor carries out the unblock of {address}")
-            lab.pool.blocked.discard(address)
+        if pool.fail is hold:
+            pool.fail = before
+        for addresses in dict.fromkeys(held):
+            lab.trace.add("--", f"the monitors carry out: {command} {' '.join(addresses)}")
+            (pool.blocked.difference_update if command == "unfence" else pool.blocked.update)(addresses)
 
-    lab.pool.fail = hold
+    pool.fail = hold
     return thaw
+
+
+def _victims(lab: Lab) -> tuple[str, ...]:
+    found = []
+    for name, host in lab.hosts.items():
+        entry = lab.cluster.get(lab.keys.fence(name))
+        record = seen(Fence, entry).record if entry is not None else None
+        if record is not None and record.intent:
+            found.append(host.address)
+    return tuple(found)
 
 
 @fault("fence-unanswered", "cluster", lasts=True)

@@ -127,7 +127,7 @@ class Checkers:
                     spec = seen(VmSpec, event.entry).record if event.entry is not None else None
                     if spec is not None:
                         self._specs[key.vm] = spec
-                    else:
+                    elif event.entry is None:
                         self._specs.pop(key.vm, None)
                 case Kind.NODE_SPEC if event.entry is not None:
                     cordoned = b'"cordoned":true' in event.entry.value
@@ -148,7 +148,9 @@ class Checkers:
             if old is not None:
                 self._released(vm, old)
             return
-        new = seen(Claim, event.entry).ok
+        new = seen(Claim, event.entry).record
+        if new is None:
+            return  # a scenario garbled it: nobody may act on it
         self._claims[vm] = new
         last = self._epochs.get(vm, 0)
         kept = old is not None and old.node == new.node and old.epoch == new.epoch
