@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 
 import msgspec
 import structlog
@@ -52,6 +53,7 @@ class ConsoleServer:
             await self._refuse(writer, "too many consoles are open on this node")
             return
         self._open += 1
+        _notice_death(writer)
         try:
             async with asyncio.timeout(GREETING_TIMEOUT_S):
                 vm, stream = await self._admit(await reader.readline())
@@ -114,6 +116,18 @@ class ConsoleServer:
         if ticket.node != node.name or not mine or claim is None or claim.ok.uuid != ticket.uuid:
             raise Refused(f"{vm} is not on {node.name} any more: ask for a new ticket")
         return vm, await node.hypervisor.console(ticket.uuid)
+
+
+def _notice_death(writer: asyncio.StreamWriter) -> None:
+    """Let the kernel ask a silent client whether it lives: one that vanished would keep its place for ever."""
+    connection = writer.get_extra_info("socket")
+    for level, option, value in (
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+    ):
+        connection.setsockopt(level, option, value)
 
 
 async def splice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: ConsoleStream) -> None:

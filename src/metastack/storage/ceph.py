@@ -4,7 +4,8 @@ Owns: the connection to Ceph, its threads, and which calls they run. Refuses: a 
 bounds, and calling a node fenced that the OSD map does not say is.
 Rule: after an unblock, only Rados handles made after it are used.
 
-Two pools of threads: images and disks in one, fencing in the other, so that a stuck OSD never delays a fence.
+Three pools of threads: images and disks in one, fencing in another, so that a stuck OSD never delays a fence,
+and removals, which may take an hour, in the third, so that they never delay a session.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class CephStorage:
         self._handle: Handle | None = None
         self._data = Workers("storage", 4)
         self._control = Workers("storage-control", 2)
+        self._removals = Workers("storage-removal", 2)
         # Several bounded steps make one call: a few time-outs of Ceph's own fit in.
         self._deadline_s = 4 * settings.timeout_s + 5
 
@@ -77,9 +79,12 @@ class CephStorage:
         if handle is not None:
             await self._control.run("disconnecting from Ceph", handle.retire, self._deadline_s)
         self._data.shutdown()
+        self._removals.shutdown()
         self._control.shutdown()
 
     async def quiesce(self) -> None:
+        # Safety: not the removals. What they remove has no record or lies in the trash, so they are right in
+        # any session; a node that waited for one (a large disk takes minutes) would be fenced meanwhile.
         await self._data.quiesce()
         await self._control.quiesce()
 
@@ -119,7 +124,7 @@ class CephStorage:
     async def delete_image(self, uuid: str) -> None:
         check_uuid(uuid)
         what = f"deleting image {uuid}"
-        await self._on(self._data, what, lambda h: ceph_images.delete_image(h, uuid), _REMOVAL_S)
+        await self._on(self._removals, what, lambda h: ceph_images.delete_image(h, uuid), _REMOVAL_S)
 
     async def images(self) -> list[str]:
         return await self._on(self._data, "listing images", ceph_images.images)
@@ -146,7 +151,7 @@ class CephStorage:
         await self._on(self._data, what, lambda h: ceph_images.delete_disk(h, uuid, retention_s))
 
     async def purge_trash(self) -> int:
-        return await self._on(self._data, "purging the trash", ceph_images.purge_trash, _REMOVAL_S)
+        return await self._on(self._removals, "purging the trash", ceph_images.purge_trash, _REMOVAL_S)
 
     async def trashed(self, image_uuid: str) -> list[TrashedDisk]:
         check_uuid(image_uuid)

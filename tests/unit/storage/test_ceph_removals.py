@@ -1,0 +1,39 @@
+"""A removal that takes an hour keeps no session waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+
+import pytest
+
+from metastack.settings import StorageSettings
+
+
+async def test_quiesce_does_not_wait_for_the_trash(monkeypatch: pytest.MonkeyPatch) -> None:
+    from metastack.storage import ceph_images
+    from metastack.storage.ceph import CephStorage
+
+    began, end = threading.Event(), threading.Event()
+
+    class Connected:
+        use = staticmethod(contextlib.nullcontext)
+
+    def purge(_handle: object) -> int:
+        began.set()
+        end.wait(30)
+        return 1
+
+    monkeypatch.setattr(ceph_images, "purge_trash", purge)
+    storage = CephStorage(StorageSettings(kind="ceph"))
+    storage._handle = Connected()  # type: ignore[assignment]
+    purging = asyncio.ensure_future(storage.purge_trash())
+    try:
+        assert await asyncio.to_thread(began.wait, 10)
+        async with asyncio.timeout(5):
+            await storage.quiesce()
+        assert not purging.done()
+    finally:
+        end.set()
+        assert await purging == 1
