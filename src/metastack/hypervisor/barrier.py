@@ -36,7 +36,7 @@ def forget_phantoms(uri: str) -> bool:
 
     A libvirtd that is killed between its first note of a start (``pid='0'``) and the fork leaves a domain that
     every later one takes for running: it waits for its monitor under a lock that no destroy gets, for ever
-    (libvirt 9.0: seen in one of ten kills during a start).
+    (libvirt 9.0: seen in 4 of 300 kills during a start).
 
     Safety: only domains of ours, and only in the barrier, where no start of ours is under way. With the pid 0
     there is no QEMU, and a child that was just forked waits for a word of its dead parent and ends
