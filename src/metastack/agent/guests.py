@@ -49,6 +49,13 @@ class Guests:
                 await self._break_old_locks(claim, memory)
                 await node.storage.create_disk(spec.volume_uuid, spec.image_uuid, spec.disk_bytes)
                 source = await node.storage.disk_source(spec.volume_uuid)
+                entry = await node.store.get(node.keys.claim(vm))
+                if entry is None or entry.mod_revision != held.mod:
+                    # Safety: watches have been known to lose events. Had that of my own release been lost, this
+                    # would start a VM that another node may have claimed by now.
+                    log.info("mirror_was_stale", vm=str(vm), node=node.name, key=node.keys.claim(vm))
+                    await node.mirror.look()
+                    return False
                 if node.session.token != claim.session:
                     # Safety: decided in a session that is over; nothing is awaited from here to the boot.
                     return False

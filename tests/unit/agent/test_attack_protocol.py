@@ -183,3 +183,36 @@ def test_vms_that_fit_nowhere_keep_nobody_waiting() -> None:
     fits = vm_spec("fits")
     put(KEYS.vm_spec(fits.id), fits)
     assert turns(world)[fits.id] == ["n1"]
+
+
+def test_a_release_whose_event_was_lost_is_not_booted_over(tmp_path: Path) -> None:
+    """etcd never delivers n1's own release to n1, and everything after it: n1 still thinks the VM its own."""
+
+    async def story() -> None:
+        async with lab_of(tmp_path, nodes=2) as lab:
+            for host in lab.hosts.values():
+                host.hypervisor._locks = {}  # no image lock: as on Ceph
+            n1, n2 = lab.hosts["n1"], lab.hosts["n2"]
+            spec = await lab.want("hello", placement=Placement(node="n1"))
+            await lab.until("running", lambda: lab.where("hello"))
+            assert n1.agent is not None and n2.store is not None
+            n2.store.watch_lag_s = lambda: 0.3
+            world = n1.agent.node.world
+            whole, claim = world.apply, KEYS.claim(vm("hello"))
+
+            def part(batch):
+                kept = tuple(e for e in batch.events if not (e.key == claim and e.entry is None))
+                return whole(msgspec.structs.replace(batch, events=kept))
+
+            world.apply = part  # type: ignore[method-assign]
+            off = msgspec.structs.replace(spec, power=Power.OFF, force=True)
+            await lab.put(KEYS.vm_spec(spec.id), encode(off))
+            await lab.until("released", lambda: not lab.entry(claim))
+            on = msgspec.structs.replace(spec, run=2, placement=Placement(node="n2"))
+            await lab.put(KEYS.vm_spec(spec.id), encode(on))
+            for _ in range(6000):
+                assert not [d for d in n1.hypervisor.known() if d.run == 2], "booted without a claim"
+                await asyncio.sleep(0.01)
+            assert _runs(lab, "hello") == ["n2"]
+
+    run(story())
