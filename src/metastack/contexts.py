@@ -173,15 +173,22 @@ def save_context(context: Context, select: bool = True) -> Path:
     return _change(edit)
 
 
-def remove_context(name: str) -> None:
-    """Forget a context; one that is not there is no error. If it was current, none is afterwards."""
+def remove_context(name: str, back_to: str = "") -> str:
+    """Forget a context; one that is not there is no error.
+
+    If it was current, ``back_to`` is afterwards if that exists, and is answered; else none is.
+    """
+    selected = ""
 
     def edit(file: ContextFile) -> ContextFile:
+        nonlocal selected
         contexts = {key: item for key, item in file.contexts.items() if key != name}
-        return ContextFile(current="" if file.current == name else file.current, contexts=contexts)
+        selected = back_to if file.current == name and back_to in contexts else ""
+        return ContextFile(current=selected if file.current == name else file.current, contexts=contexts)
 
     if config_path().exists():
         _change(edit)
+    return selected
 
 
 def select_context(name: str) -> None:
@@ -200,7 +207,7 @@ def _existing(file: ContextFile, name: str) -> Context:
     except KeyError:
         known = ", ".join(sorted(file.contexts)) or "none"
         raise ContextError(
-            f"context {name} does not exist in {config_path()}", f"known contexts: {known}", missing=True
+            f"there is no context {name!r} in {config_path()}", f"known contexts: {known}", missing=True
         ) from None
 
 
@@ -221,10 +228,13 @@ def resolve(name: str = "", endpoints: tuple[str, ...] = ()) -> Context:
     else:
         file = load()
         if not file.current:
+            known = ", ".join(sorted(file.contexts))
             raise ContextError(
                 "no cluster is named",
-                "say --endpoint http://HOST:2379, set METASTACK_ENDPOINTS, choose a context with "
-                "`metastack context use NAME`, or start a cluster with `metastack dev up`",
+                f"choose a context with `metastack context use NAME` (there are: {known})"
+                if known
+                else "say --endpoint http://HOST:2379, set METASTACK_ENDPOINTS, or start a cluster with "
+                "`metastack dev up`; no context exists yet",
             )
         context = _existing(file, file.current)
     store = context.store

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
+import time
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from metastack import contexts
 from metastack.contexts import ContextError
 from metastack.ports import Broken, NotFound, Refused, Unavailable
 
 from .cluster import Cluster
 from .etcd import EtcdFailed
+from .layout import cache, clusters
 from .status import report
 
 app = typer.Typer(
@@ -47,14 +51,21 @@ class Output(StrEnum):
     JSON = "json"
 
 
-Name = Annotated[str, typer.Option("--name", help="The cluster's name; also its context's.")]
+DEFAULT = "dev"
+New = Annotated[str, typer.Option("--name", help="The cluster's name; also its context's.")]
+Name = Annotated[
+    str,
+    typer.Option(
+        "--name", help=f"The cluster's name. [default: the current context's cluster, else {DEFAULT}]"
+    ),
+]
 Node = Annotated[str, typer.Argument(metavar="NODE", help="n1, n2, …")]
 Format = Annotated[Output, typer.Option("-o", "--output", help="table or json")]
 
 
 @app.command()
 def up(
-    name: Name = "dev",
+    name: New = DEFAULT,
     nodes: Annotated[int | None, typer.Option(min=1, max=30, help="Simulated hosts. [default: 3]")] = None,
     etcd: Annotated[int | None, typer.Option(help="etcd members, 1 or 3. [default: 1]")] = None,
     storage: Annotated[
@@ -65,56 +76,97 @@ def up(
 ) -> None:
     """Start the cluster, or what is missing of it, and select its context."""
     with _errors(output):
-        cluster = Cluster(name)
+        cluster = _named(name, output)
         cluster.up(nodes, etcd, storage.value if storage else None, ttl, say=_progress)
         _show(report(cluster), output)
 
 
 @app.command()
-def down(name: Name = "dev", output: Format = Output.TABLE) -> None:
+def down(ctx: typer.Context, name: Name = "", output: Format = Output.TABLE) -> None:
     """End the cluster and remove everything of it; works on what SIGKILL or a reboot left, too."""
     with _errors(output):
-        Cluster(name).down(say=_progress)
+        cluster = _chosen(ctx, name, output)
+        cluster.down(say=lambda text: _progress(f"{cluster.layout.name}: {text}"))
+        if cache().is_dir():
+            _progress(f"{cluster.layout.name}: kept for the next time: {cache()}")
 
 
 @app.command()
-def status(name: Name = "dev", output: Format = Output.TABLE) -> None:
+def status(ctx: typer.Context, name: Name = "", output: Format = Output.TABLE) -> None:
     """What runs, and its memory."""
     with _errors(output):
-        _show(report(Cluster(name)), output)
+        _show(report(_chosen(ctx, name, output)), output)
 
 
 @app.command("kill-node")
-def kill_node(node: Node, name: Name = "dev", output: Format = Output.TABLE) -> None:
+def kill_node(ctx: typer.Context, node: Node, name: Name = "", output: Format = Output.TABLE) -> None:
     """Cut a node's power."""
     with _errors(output):
-        Cluster(name).kill_node(node)
+        cluster = _chosen(ctx, name, output)
+        cut = cluster.kill_node(node)
+        _hit(cluster, node, "power cut" if cut else "is switched off already")
 
 
 @app.command("start-node")
-def start_node(node: Node, name: Name = "dev", output: Format = Output.TABLE) -> None:
-    """Switch a node on again."""
+def start_node(
+    ctx: typer.Context,
+    node: Node,
+    name: Name = "",
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is ready.")] = False,
+    output: Format = Output.TABLE,
+) -> None:
+    """Switch a node on again and wait until it is ready."""
     with _errors(output):
-        Cluster(name).start_node(node)
+        cluster, began = _chosen(ctx, name, output), time.monotonic()
+        _hit(cluster, node, "is switched on already" if cluster.is_on(node) else "starting")
+        cluster.start_node(node)
+        if not no_wait:
+            cluster.wait_ready(names=[node], say=lambda text: _hit(cluster, node, text))
+            _hit(cluster, node, f"ready after {time.monotonic() - began:.1f} s")
 
 
 @app.command()
 def cut(
+    ctx: typer.Context,
     node: Node,
-    name: Name = "dev",
+    name: Name = "",
     from_: Annotated[From, typer.Option("--from", help="What the node shall not reach.")] = From.ALL,
     output: Format = Output.TABLE,
 ) -> None:
     """Cut a node's network: from etcd, from storage, or from everything."""
     with _errors(output):
-        Cluster(name).cut(node, from_.value)
+        cluster = _chosen(ctx, name, output)
+        cluster.cut(node, from_.value)
+        _hit(cluster, node, f"cut off from {'everything' if from_ is From.ALL else from_.value}")
 
 
 @app.command()
-def heal(node: Node, name: Name = "dev", output: Format = Output.TABLE) -> None:
+def heal(ctx: typer.Context, node: Node, name: Name = "", output: Format = Output.TABLE) -> None:
     """Take a node's cuts back."""
     with _errors(output):
-        Cluster(name).heal(node)
+        cluster = _chosen(ctx, name, output)
+        cluster.heal(node)
+        _hit(cluster, node, "cut off from nothing any more")
+
+
+def _chosen(ctx: typer.Context, name: str, output: Output) -> Cluster:
+    """The cluster that was named, else the current context's if that is one of these, else ``dev``."""
+    current = str(getattr(ctx.find_root().obj, "context", "") or os.environ.get(contexts.ENV_CONTEXT, ""))
+    if not name and not current:
+        current = contexts.load().current
+    return _named(name or (current if current in clusters() else DEFAULT), output)
+
+
+def _named(name: str, output: Output) -> Cluster:
+    try:
+        return Cluster(name)
+    except Refused as error:  # only a bad name
+        _fail(output, 2, "usage", str(error))
+
+
+def _hit(cluster: Cluster, node: str, what: str) -> None:
+    """Say which cluster and node it was."""
+    _progress(f"{cluster.layout.name}: {node}: {what}")
 
 
 def _progress(text: str) -> None:
@@ -145,14 +197,14 @@ def _errors(output: Output) -> Iterator[None]:
     except NotFound as error:
         _fail(output, 3, "not_found", str(error))
     except ContextError as error:
-        _fail(output, 1, "failed", f"{error.message}: {error.hint}")
+        _fail(output, 3 if error.missing else 1, "failed", f"{error.message}: {error.hint}")
     except (Unavailable, Refused, EtcdFailed, Broken) as error:
         _fail(output, 1, "failed", str(error))
     except PermissionError as error:
         _fail(output, 6, "denied", f"{error.filename}: {error.strerror}: whose cluster is it? Try with sudo")
 
 
-def _fail(output: Output, code: int, kind: str, message: str) -> None:
+def _fail(output: Output, code: int, kind: str, message: str) -> NoReturn:
     if output is Output.JSON:
         error = {"code": kind, "object": "cluster", "message": message, "hint": None}
         print(json.dumps({"error": error}), file=sys.stderr)

@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
@@ -199,6 +199,10 @@ class Cluster:
             storage=self.storage_settings(),
             netns=str(self.layout.fabric) if self.fabric else "",
         )
+        before = contexts.load().current
+        if select and before != state.name:
+            state.previous_context = before
+            self.layout.save(state)
         path = contexts.save_context(context, select=select)
         step(f"context {state.name} in {path}")
         if agents:
@@ -261,12 +265,23 @@ class Cluster:
         host.agent_config.write_text(contexts.to_toml(config))
         host.start_agent()
 
-    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Wait until every node that is switched on says ready; raises Unavailable with the agents' logs."""
-        waiting = [name for name in self.state.nodes if self.init(name)]
+    def wait_ready(
+        self, timeout_s: float = READY_TIMEOUT_S, names: Sequence[str] | None = None, say: Say = quiet
+    ) -> None:
+        """Wait until nodes say ready; raises Unavailable with the agents' logs.
+
+        ``names``: which, else every one that is switched on. ``say`` hears what they say of themselves.
+        """
+        waiting = [name for name in self.state.nodes if self.init(name)] if names is None else names
+        told: set[str] = set()
 
         def missing() -> list[str]:
             alive = self.alive()
+            for name in waiting:
+                word = alive[name].message if name in alive and not alive[name].ready else ""
+                if word and word not in told:
+                    told.add(word)
+                    say(word)
             return [name for name in waiting if name not in alive or not alive[name].ready]
 
         def seen() -> str:
@@ -306,11 +321,18 @@ class Cluster:
         """SIGSTOP and SIGCONT make an outage without an end of the process."""
         proc.send(self.state.procs[f"etcd.{name}"], how)
 
-    def kill_node(self, name: str) -> None:
-        """Power cut; off already is fine."""
+    def is_on(self, name: str) -> bool:
+        """Whether the node is switched on."""
+        self.host(name)
+        return self.init(name) is not None
+
+    def kill_node(self, name: str) -> bool:
+        """Power cut; off already is fine, and False."""
         self.host(name)
         if init := self.init(name):
             self.host(name).cut_power(init)
+            return True
+        return False
 
     def start_node(self, name: str, agent: bool = True) -> None:
         """Switch a node on again, as the same machine; on already is fine."""
@@ -348,6 +370,10 @@ class Cluster:
         with self.layout.locked():
             state = self._state = self._recorded()
             if state:
+                say(
+                    f"takes away {len(state.nodes)} nodes ({', '.join(state.nodes)}), every VM, disk and image "
+                    f"in its {state.storage} storage, etcd, {self.layout.folder} and its context"
+                )
                 for name in state.nodes:
                     if state.mode == "plain" or os.path.ismount(self.layout.fabric):
                         self.kill_node(name)
@@ -365,8 +391,11 @@ class Cluster:
                 assert self.fabric is not None
                 self.fabric.remove()
             self._remove_folders()
-        contexts.remove_context(self.layout.name)
-        say("state folder and context removed")
+        back_to = contexts.remove_context(self.layout.name, state.previous_context if state else "")
+        say(
+            "state folder and context removed"
+            + (f"; the current context is {back_to} again" if back_to else "")
+        )
 
     def _recorded(self) -> State | None:
         try:

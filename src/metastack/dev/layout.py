@@ -51,6 +51,8 @@ class State(Struct, kw_only=True):
     uid: int = 0
     """The person for whom it runs."""
     gid: int = 0
+    previous_context: str = ""
+    """What was current before this cluster's context was selected; current again after ``down``."""
 
 
 def base() -> Path:
@@ -144,7 +146,11 @@ class Layout:
         """The record; raises NotFound when there is no cluster."""
         state = self.load()
         if state is None:
-            raise NotFound(f"there is no cluster {self.name} in {base()}: metastack dev up --name {self.name}")
+            there = ", ".join(clusters()) or "none"
+            raise NotFound(
+                f"there is no cluster {self.name} in {base()} (there are: {there}): "
+                f"metastack dev up --name {self.name} makes it"
+            )
         return state
 
     def save(self, state: State) -> None:

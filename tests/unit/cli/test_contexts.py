@@ -143,3 +143,27 @@ def test_through_sudo_the_file_is_the_users(tmp_path: Path) -> None:
 def test_emitter_writes_what_tomllib_reads(table: dict[str, object]) -> None:
     nested = {**table, "~t": {"a.b": table}}
     assert tomllib.loads(to_toml(nested)) == nested
+
+
+def test_the_context_before_comes_back() -> None:
+    contexts.save_context(CEPH)
+    contexts.save_context(Context(name="b"))
+    assert contexts.remove_context("b", "lab") == "lab"
+    assert contexts.load().current == "lab"
+    contexts.save_context(Context(name="b"))
+    assert contexts.remove_context("b", "gone") == ""
+    assert contexts.load().current == ""
+    contexts.select_context("lab")
+    contexts.save_context(Context(name="b"), select=False)
+    assert contexts.remove_context("b", "elsewhere") == ""
+    assert contexts.load().current == "lab", "what is current and stays is left alone"
+
+
+def test_no_cluster_is_named_says_which_there_are() -> None:
+    with pytest.raises(ContextError) as none:
+        contexts.resolve()
+    assert "metastack dev up" in none.value.hint
+    contexts.save_context(CEPH, select=False)
+    with pytest.raises(ContextError) as some:
+        contexts.resolve()
+    assert "there are: lab" in some.value.hint
