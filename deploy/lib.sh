@@ -109,8 +109,8 @@ make_venv() { # lock file
 	fi
 	# libvirt, rados and rbd are modules of the system's Python: no other interpreter finds them.
 	[ -x "$venv/bin/python" ] || as_person /usr/bin/python3 -m venv --system-site-packages "$venv"
-	as_person "$venv/bin/python" -m pip install -q --disable-pip-version-check --require-hashes -r "$lock"
-	as_person "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e "$here"
+	as_person "$venv/bin/python" -m pip install -qq --root-user-action=ignore --disable-pip-version-check --require-hashes -r "$lock"
+	as_person "$venv/bin/python" -m pip install -qq --root-user-action=ignore --disable-pip-version-check --no-deps --no-build-isolation -e "$here"
 	# shellcheck disable=SC2016
 	as_person sh -c 'printf %s "$1" >"$2"' sh "$want" "$stamp"
 }

@@ -42,16 +42,21 @@ root = typer.Typer(
 )
 
 
-@root.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    """MetaStack: VMs on many nodes, without a master."""
-    if version:
+def _version(wanted: bool) -> None:
+    if wanted:
         from metastack import __version__
 
         print(__version__)
         raise typer.Exit
+
+
+@root.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """MetaStack: VMs on many nodes, without a master."""
 
 
 def main() -> NoReturn:

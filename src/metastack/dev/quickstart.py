@@ -30,6 +30,8 @@ from .etcd import EtcdFailed
 from .layout import cache
 
 VM = "hello"
+MADE_BY = ("made-by", "quickstart")
+"""Label of the VM that is the quickstart's own: only that one is ever deleted."""
 IMAGE = "guest"
 COMMAND_TIMEOUT_S = 180.0
 GUEST_TIMEOUT_S = 120.0
@@ -124,7 +126,7 @@ class Story:
     def create(self, image: str) -> str:
         """The VM, anew; the node that runs it."""
         size = ("--memory", "128MiB", "--disk", "1GiB")
-        self.metastack("vm", "create", VM, "--image", image, *size)
+        self.metastack("vm", "create", VM, "--image", image, *size, "--label", "=".join(MADE_BY))
         found = self.show("vm", VM)
         if not found or not found["node"]:
             raise Failed(f"{VM} runs nowhere: {found}")
@@ -161,7 +163,12 @@ class Story:
             "a three-node cluster on this machine", lambda: self.cluster.up(storage=storage, say=self.say)
         )
         file = self.step("a small guest image", lambda: guest.image(cache()))
-        if self.show("vm", VM):
+        if found := self.show("vm", VM):
+            if found["labels"].get(MADE_BY[0]) != MADE_BY[1]:
+                raise Failed(
+                    f"there is a VM {VM} that the quickstart did not make (no label {'='.join(MADE_BY)}): "
+                    f"it stays. Delete it (metastack vm delete {VM}), or use another cluster (--name NAME)"
+                )
             self.step(
                 f"VM {VM} is left from an earlier run: it goes first",
                 lambda: self.metastack("vm", "delete", VM, "--yes"),
@@ -285,11 +292,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     print(f"[{time.monotonic() - story.begun:6.1f} s] all of it was seen")
     if not options.exit:
-        program = Path(sys.executable).with_name("metastack")
-        root = "sudo " if "SUDO_UID" in os.environ else ""
-        print(f"Next: {program} vm list")
-        print(f"      {root}{program} vm console {VM}          (Ctrl-] leaves)")
-        print(f"      {root}{program} dev down --name {options.name}")
+        folder = Path(sys.executable).parent
+        root = f'sudo "{folder}/metastack"' if "SUDO_UID" in os.environ else "metastack"
+        print(f'Next: export PATH="{folder}:$PATH"     (then `metastack` is found; README: "Ten minutes")')
+        print("      metastack vm list")
+        print(f"      {root} vm console {VM}     (Ctrl-] leaves)")
+        print(f"      {root} dev down --name {options.name}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -20,7 +21,9 @@ pytestmark = [pytest.mark.lab, pytest.mark.etcd, pytest.mark.libvirt]
 SOURCE = Path(__file__).parents[3] / "src"
 
 
-def story(*options: str, prefix: tuple[str, ...] = (), env: dict[str, str] | None = None) -> str:
+def story(
+    *options: str, prefix: tuple[str, ...] = (), env: dict[str, str] | None = None, status: int = 0
+) -> str:
     done = subprocess.run(
         [*prefix, sys.executable, "-m", "metastack.dev.quickstart", *options],
         capture_output=True,
@@ -30,8 +33,13 @@ def story(*options: str, prefix: tuple[str, ...] = (), env: dict[str, str] | Non
         stdin=subprocess.DEVNULL,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + (done.stderr if status else "")
+
+
+def metastack(*words: str) -> str:
+    argv = (sys.executable, "-m", "metastack.cli.main", "--context", "qs", *words)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 @pytest.mark.ceph
@@ -46,7 +54,12 @@ def test_a_vm_survives_the_loss_of_its_node(lab: Path) -> None:
 
 
 def test_with_files_and_twice(lab: Path) -> None:
-    story("--storage", "file", "--name", "qs")
+    assert "export PATH=" in story("--storage", "file", "--name", "qs")
+    uuid = json.loads(metastack("vm", "show", "hello", "-o", "json"))["uuid"]
+    metastack("vm", "label", "hello", "made-by-")
+    assert "did not make" in story("--storage", "file", "--name", "qs", status=1)
+    assert json.loads(metastack("vm", "show", "hello", "-o", "json"))["uuid"] == uuid, "not its own: it stays"
+    metastack("vm", "label", "hello", "made-by=quickstart")
     said = story("--exit", "--storage", "file", "--name", "qs")
     print(said)
     assert "is left from an earlier run" in said

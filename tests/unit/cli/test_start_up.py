@@ -28,10 +28,13 @@ def loaded(*argv: str) -> set[str]:
         check=True,
         timeout=60,
     )
+    assert done.stdout.splitlines()[-1].split()[1] == "0" or argv[0] not in ("--help", "--version"), done
     return set(done.stdout.splitlines()[-1].split()[2:])
 
 
-@pytest.mark.parametrize("words", [("--help",), ("version",), ("context", "list"), ("vm", "create", "--help")])
+@pytest.mark.parametrize(
+    "words", [("--help",), ("version",), ("--version",), ("context", "list"), ("vm", "create", "--help")]
+)
 def test_no_connection_no_grpc(words: tuple[str, ...]) -> None:
     found = loaded(*words)
     assert found & (HEAVY | {"grpc", "aetcd", "google"}) == set()
