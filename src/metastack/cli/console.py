@@ -1,7 +1,8 @@
 """The serial console on this terminal.
 
 Owns: the terminal's mode while the console is open. Refuses: libvirt; it talks to the agent's endpoint.
-Rule: whatever happens, the terminal is as it was when this returns.
+Rule: whatever happens, the terminal is as it was when this returns. Without a terminal the end of stdin is the
+end, once the guest has been silent for a moment; ``--follow`` goes on listening.
 
 Protocol: TCP; the client sends one JSON line ``{"v":1,"ticket":"ID"}``, the server answers one JSON line
 ``{"ok":true}`` or ``{"ok":false,"message":"..."}``, then bytes flow both ways.
@@ -17,7 +18,7 @@ import sys
 import termios
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from metastack.commands.deed import Cluster, new_deed
@@ -35,9 +36,15 @@ LEAVE: Final = 0x1D
 """Ctrl-]."""
 CONNECT_S: Final = 5.0
 CHUNK: Final = 65_536
+SILENCE_S: Final = 2.0
+"""After the end of stdin: the guest's silence that ends the console, seconds."""
+LINGER_S: Final = 10.0
+"""After the end of stdin: how long a guest that is never silent is listened to, seconds."""
+WHY_S: Final = 3.0
+"""How long to look for the reason why the other side closed the console, seconds."""
 
 
-def run_console(frame: Frame, vm: VmId, timeout_s: float) -> None:
+def run_console(frame: Frame, vm: VmId, timeout_s: float, follow: bool) -> None:
     """Open it, splice it, close it."""
     netns = context_of(frame).netns
 
@@ -51,10 +58,12 @@ def run_console(frame: Frame, vm: VmId, timeout_s: float) -> None:
                 opening = await create_ticket(cluster, new_deed(), vm)
                 reader, writer = await _connect(plug, opening, f"vm {vm}")
                 opened = True
-                await _splice(frame, vm, reader, writer)
+                closed = await _splice(frame, vm, reader, writer, follow)
         except TimeoutError:
             what = "console ended" if opened else "console did not open"
             raise Problem(Code.TIMEOUT, f"vm {vm}", f"{what} after {timeout_s:g} s") from None
+        if closed:
+            note(frame, await _why_closed(cluster, vm) or "the console was closed")
 
     with_cluster(frame, work)
 
@@ -92,23 +101,37 @@ async def _connect(
     return reader, writer
 
 
-async def _splice(frame: Frame, vm: VmId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _splice(
+    frame: Frame, vm: VmId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, follow: bool
+) -> bool:
+    """Bytes both ways; True when the other side closed."""
     keyboard = sys.stdin.isatty()
     if keyboard:
         note(frame, f"console of {vm}; Ctrl-] leaves")
-    left = False
+    left, heard = False, asyncio.Event()
+
+    async def show() -> None:
+        while data := await reader.read(CHUNK):
+            heard.set()
+            view = memoryview(data)
+            while view:
+                view = view[os.write(1, view) :]
 
     async def send() -> None:
         nonlocal left
         left = await _send(writer, keyboard)
-        if left:
-            showing.cancel()
+        if not left and follow:
+            return
+        if not left:
+            await _silence(heard)
+            left = True
+        showing.cancel()
 
     try:
         with _raw(keyboard):
             async with asyncio.TaskGroup() as group:
-                # What the guest says ends it, or Ctrl-]; the end of stdin does not.
-                showing = group.create_task(_show(reader))
+                # What the guest says ends it, or Ctrl-], or the end of stdin.
+                showing = group.create_task(show())
                 sending = group.create_task(send())
                 showing.add_done_callback(lambda _: sending.cancel())
     except BaseExceptionGroup as errors:
@@ -117,16 +140,47 @@ async def _splice(frame: Frame, vm: VmId, reader: asyncio.StreamReader, writer: 
         raise Problem(Code.FAILED, f"vm {vm}", f"the console broke off: {errors.exceptions[0]}") from None
     finally:
         writer.close()
-    if keyboard:
-        note(frame, "\nleft the console" if left else "\nthe console was closed")
+        if keyboard:
+            # The guest's cursor is anywhere: what follows begins a line.
+            sys.stderr.write("\n")
+    if keyboard and left:
+        note(frame, "left the console")
+    return not left
 
 
-async def _show(reader: asyncio.StreamReader) -> None:
-    """What the guest says, to stdout."""
-    while data := await reader.read(CHUNK):
-        view = memoryview(data)
-        while view:
-            view = view[os.write(1, view) :]
+async def _silence(heard: asyncio.Event) -> None:
+    """Wait until the guest is silent for a moment, but not for ever."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while True:
+                heard.clear()
+                async with asyncio.timeout(SILENCE_S):
+                    await heard.wait()
+
+
+async def _why_closed(cluster: Cluster, vm: VmId) -> str:
+    """What became of a VM whose console closed; empty when it just runs on."""
+    from metastack.commands.reading import follow, prefixes, prefixes_of_vm
+    from metastack.commands.views import vm_view
+    from metastack.core.keys import Kind
+    from metastack.core.model import Phase
+
+    name = vm.name if vm.project == "default" else str(vm)
+    wanted = [*prefixes(cluster.keys, (Kind.NODE_ALIVE, Kind.FENCE)), *prefixes_of_vm(cluster.keys, vm)]
+    seen = ""
+    try:
+        # The node may tell of it a moment later.
+        async with asyncio.timeout(WHY_S), follow(cluster, wanted) as follower:
+            while True:
+                view = vm_view(follower.world, vm, lambda: None)
+                if view is None or view.deleted:
+                    return f"{name} deleted"
+                if view.phase in (Phase.STOPPED, Phase.FAILED):
+                    return f"{name} {view.phase}" + (f": {view.message}" if view.message else "")
+                seen = "" if view.phase in (Phase.RUNNING, Phase.PAUSED) else f"{name} is {view.phase}"
+                await follower.changed()
+    except TimeoutError:
+        return seen
 
 
 async def _send(writer: asyncio.StreamWriter, keyboard: bool) -> bool:

@@ -129,11 +129,15 @@ def console(
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="S", min=0, help="End after S seconds; 0: never.")
     ] = 0,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on listening after the end of stdin.")
+    ] = False,
 ) -> None:
     """Open a VM's serial console; Ctrl-] leaves.
 
-    Without a terminal, stdin goes to the guest and what it says to stdout until one side ends.
+    Without a terminal, stdin goes to the guest and what it says to stdout. At the end of stdin it ends as soon
+    as the guest is silent for 2 s (after 10 s at the latest), unless told to --follow.
     """
     from .console import run_console
 
-    run_console(frame_of(ctx), vm_id(name, project), timeout)
+    run_console(frame_of(ctx), vm_id(name, project), timeout, follow)

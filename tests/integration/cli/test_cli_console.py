@@ -15,7 +15,7 @@ import pytest
 from cli_program import DEADLINE_S, Program, finish, read_terminal
 from commands_rig import HELLO, Rig, deed
 
-from metastack.commands.vms import NewVm, create_vm
+from metastack.commands.vms import NewVm, create_vm, stop_vm
 from metastack.core.change import Delete, Put
 from metastack.core.codec import decode, encode
 from metastack.core.model import NodeAlive
@@ -84,11 +84,34 @@ async def test_with_pipes(program: Program, endpoint: Endpoint) -> None:
     assert await endpoint.rig.store.get(endpoint.rig.keys.ticket(endpoint.tickets[0])) is None
 
 
-async def test_the_end_of_stdin_is_not_the_end(program: Program, endpoint: Endpoint) -> None:
-    answer = await program("vm", "console", "hello", "--timeout", "2", "-o", "json")
-    assert answer.status == 5
-    assert answer.out == "login: "
-    assert answer.error()["code"] == "timeout"
+async def test_the_end_of_stdin_is_the_end_unless_told_to_follow(program: Program, endpoint: Endpoint) -> None:
+    answer = await program("vm", "console", "hello", "--timeout", "30", "-o", "json")
+    assert (answer.status, answer.out, answer.err) == (0, "login: ", "")
+    followed = await program("vm", "console", "hello", "--follow", "--timeout", "4", "-o", "json")
+    assert followed.status == 5
+    assert followed.out == "login: "
+    assert followed.error()["code"] == "timeout"
+
+
+async def test_an_open_pipe_is_listened_to(program: Program, endpoint: Endpoint) -> None:
+    process = await program.start("vm", "console", "hello", "--timeout", "4", stdin=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    async with asyncio.timeout(DEADLINE_S):
+        said = await process.stdout.read()
+        assert await process.wait() == 5, "the timeout ended it, not a silence"
+    assert said == b"login: "
+
+
+async def test_it_says_that_the_vm_stopped(program: Program, endpoint: Endpoint) -> None:
+    process = await program.start("vm", "console", "hello", stdin=asyncio.subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    async with asyncio.timeout(DEADLINE_S):
+        await process.stdout.readexactly(len("login: "))
+        await stop_vm(endpoint.rig.cluster, deed(), HELLO)
+        await endpoint.rig.release()
+    answer = await finish(process, b"bye\n")
+    assert answer.status == 0
+    assert answer.err == "hello stopped\n"
 
 
 async def test_on_a_terminal(program: Program, endpoint: Endpoint) -> None:
@@ -112,7 +135,9 @@ async def test_on_a_terminal(program: Program, endpoint: Endpoint) -> None:
             os.write(master, b"abc\x03")
             await read_terminal(master, b"ABC\x03")
             os.write(master, b"\x1d")
-            await read_terminal(master, b"left the console")
+            parting = await read_terminal(master, b"left the console")
+            assert b"\\x0a" not in parting
+            assert b"\nleft the console" in parting
             assert await process.wait() == 0
         assert termios.tcgetattr(slave) == before, "the terminal is as it was"
     finally:
