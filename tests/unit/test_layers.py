@@ -94,8 +94,6 @@ TASKS: Final[dict[str, str]] = {
 THREADS: Final = ("hypervisor", "storage", "dev", "sim")
 LINES: Final = 400
 LONG: Final[dict[str, int]] = {
-    "agent/act.py": 460,
-    "agent/agent.py": 416,
     "core/changes.py": 460,
     "hypervisor/libvirt.py": 420,
     "hypervisor/memory.py": 410,

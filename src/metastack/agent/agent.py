@@ -17,9 +17,9 @@ import structlog
 from ..core import changes
 from ..core.keys import Keys, Kind, ParsedKey
 from ..core.model import NodeAlive, VmId
-from ..core.placement import waiting
 from ..core.world import World
 from ..ports import Fenced, HostFacts, Hypervisor, Network, Refused, Storage, Store, Unavailable
+from . import route
 from .act import Reconciler
 from .clock import Clock
 from .fencer import Fencer
@@ -27,13 +27,11 @@ from .marks import Marks
 from .mirror import Mirror
 from .node import Node, describe
 from .queue import Queue
+from .route import Key
 from .session import Session
 from .sweeper import Sweeper, orphans
 
 log = structlog.get_logger()
-
-Key = tuple[str, str, str]
-"""``("vm", project, name)``, ``("node", name, "")``, ``("disk", project, uuid)`` or ``("task", what, "")``."""
 
 RETRY_S: Final = 1.0
 SWEEP_EVERY_S: Final = 60.0
@@ -198,61 +196,19 @@ class Agent:
 
     def _changed(self, touched: set[ParsedKey]) -> None:
         """The mirror has news: queue what they bear on."""
-        wake_waiting = False
-        # In an order that does not depend on the process's hash seed: a run can be repeated.
-        for key in sorted(touched, key=lambda key: (key.kind, key.names)):
-            match key.kind:
-                case Kind.VM_SPEC | Kind.CLAIM | Kind.HALT | Kind.VM_STATUS:
-                    if key.kind is Kind.VM_STATUS and not self._mine(key.vm):
-                        continue
-                    self._queue.add(("vm", key.names[0], key.names[1]))
-                    if self.node.world.spec(key.vm) is None and key.kind is not Kind.VM_STATUS:
-                        self._queue.add(("task", "orphans", ""))
-                    wake_waiting = wake_waiting or key.kind is Kind.CLAIM
-                case Kind.VOLUME:
-                    self._queue.add(("task", "orphans", ""))
-                case Kind.NODE_ALIVE | Kind.FENCE | Kind.NODE_SPEC | Kind.NODE_FACTS:
-                    self.fencer.observe()
-                    for name in self.node.world.nodes():
-                        self._queue.add(("node", name, ""))
-                    wake_waiting = True
-                    if key.kind is Kind.NODE_ALIVE and key.names[0] == self.node.name:
-                        self.node.session.check()
-                    if key.kind is Kind.FENCE and key.names[0] == self.node.name:
-                        self._queue.add(("task", "blocked", ""))
-                case Kind.CLUSTER:
-                    self._config_changed(self.node.world)
-                    self._queue.add(("task", "ttl", ""))
-                    wake_waiting = True
-                case _:
-                    pass
-        if wake_waiting:
-            for vm in waiting(self.node.world):
-                self._queue.add(("vm", vm.project, vm.name))
-            self._queue_lost()
-
-    def _queue_lost(self) -> None:
-        """Claims of sessions that a fence reached: whoever may takes them over, wanted or not."""
-        world = self.node.world
-        for vm, claim in world.claims():
-            if claim.record is not None and claim.record.session <= world.fenced_through(claim.record.node):
-                self._queue.add(("vm", vm.project, vm.name))
-
-    def _mine(self, vm: VmId) -> bool:
-        claim = self.node.world.claim(vm)
-        return claim is not None and claim.record is not None and claim.record.node == self.node.name
+        if route.about_nodes(touched):
+            self.fencer.observe()
+            self.node.session.check()
+        if any(key.kind is Kind.CLUSTER for key in touched):
+            self._config_changed(self.node.world)
+        for key in route.keys_of(touched, self.node.world, self.node.name):
+            self._queue.add(key)
 
     def _look_at_everything(self) -> None:
         """My session changed: everything may have another answer now."""
         self.fencer.observe()
-        world = self.node.world
-        for vm in sorted(world.vms() | set(self._reconciler.known)):
-            if self._mine(vm) or world.claim(vm) is None or vm in self._reconciler.known:
-                self._queue.add(("vm", vm.project, vm.name))
-        for name in world.nodes():
-            self._queue.add(("node", name, ""))
-        self._queue_lost()
-        self._queue.add(("task", "orphans", ""))
+        for key in route.everything(self.node.world, self.node.name, self._reconciler.known):
+            self._queue.add(key)
 
     # --- tasks
 
@@ -406,7 +362,7 @@ class Agent:
         """Remains, trash and old events; orphaned disks come by events too."""
         while True:
             await asyncio.sleep(SWEEP_EVERY_S)
-            self._queue.add(("task", "orphans", ""))
+            self._queue.add(route.ORPHANS)
             for sweep in (
                 self._sweeper.images_being_deleted,
                 self._sweeper.images,

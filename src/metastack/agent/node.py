@@ -12,11 +12,14 @@ from ..core.keys import Keys
 from ..core.model import Event, NodeAlive, Record, VmId
 from ..core.placement import NodeView, node_views, promised, successors, turns
 from ..core.world import World, wants_on
-from ..ports import HostFacts, Hypervisor, Network, Storage, Store
+from ..ports import HostFacts, Hypervisor, Network, Storage, Store, Unavailable
 from .clock import Clock
 from .memory import Memory
 from .mirror import Mirror
 from .session import Session
+
+LOST_WAIT_S = 1.0
+"""How long news of whoever won are waited for before they are fetched."""
 
 
 @dataclass
@@ -51,8 +54,14 @@ class Node:
         outcome = await self.store.commit(change)
         if isinstance(outcome, Committed):
             self.wrote = max(self.wrote, outcome.revision)
-        await self.mirror.reached(outcome.revision)
-        return isinstance(outcome, Committed)
+            await self.mirror.reached(outcome.revision)
+            return True
+        try:
+            await self.mirror.reached(outcome.revision, LOST_WAIT_S)
+        except Unavailable:
+            # In an etcd that others use too, that revision may be theirs: no event of ours will bring it.
+            await self.mirror.look()
+        return False
 
     async def caught_up(self) -> None:
         """Return when the mirror shows my last change; raises Unavailable while it does not.
