@@ -87,7 +87,10 @@ async def import_image(
             await _tidy(cluster, storage, deed, record)
             if isinstance(error, Problem) or not isinstance(error, Exception):
                 raise
-            raise from_storage(error, object) from error
+            problem = from_storage(error, object)
+            # A download is a file without a name.
+            problem.message = problem.message.replace(path, record.source)
+            raise problem from error
 
 
 async def _finish(cluster: Cluster, ready: Image) -> Plan[Image]:

@@ -48,11 +48,22 @@ def conflict(object: str, message: str, hint: str = "") -> Problem:
     return Problem(Code.CONFLICT, object, message, hint)
 
 
+def _image_hint(text: str) -> str:
+    """What to do about an image file that was refused; empty when the refusal says it itself."""
+    if "truncated" in text or "corrupt" in text:
+        return "get the file anew, and compare its size and checksum with what its source says"
+    if "empty" in text:
+        return "was its download or copy finished?"
+    if any(word in text for word in ("convert", "decompress", "limit", "regular file")):
+        return ""
+    return "check the file, or name its format with --format raw|qcow2"
+
+
 def from_storage(error: Exception, object: str) -> Problem:
     """An error of the Storage port as a problem of the object at hand."""
     text = str(error) or type(error).__name__
     if isinstance(error, InvalidImage):
-        return Problem(Code.FAILED, object, text, "check the file, or name its format with --format raw|qcow2")
+        return Problem(Code.FAILED, object, text, _image_hint(text))
     if isinstance(error, NoSpace):
         return Problem(Code.FAILED, object, text, "free some space and try again")
     if isinstance(error, InUse):

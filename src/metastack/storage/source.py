@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -46,6 +47,8 @@ _FOREIGN = (
     (0, b"LUKS\xba\xbe", "LUKS"),
 )
 _COMPRESSED = ((b"\x1f\x8b", "gzip"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bzip2"))
+_BEYOND = re.compile(rb"exceeding the end of the file[^\n]*: offset 0x([0-9a-f]+) size 0x([0-9a-f]+)")
+_OUR_NAME = re.compile(r"^qemu-img: |'json:\{.*\}'(: )?|\\x0a")
 
 
 class Stopped(Exception):
@@ -174,7 +177,7 @@ def convert(source: Source, target_fd: int, folder: str, stop: threading.Event) 
     check = _qemu_img(["check", "--output=json", _no_references(source.fd)], [source.fd], stop)
     # 2: corrupt; 3: leaked clusters, which harm nobody; 1, 63: could not check.
     if check.returncode not in (0, 3):
-        raise InvalidImage(f"{source.path}: qemu-img check finds the qcow2 file corrupt: {_said(check)}")
+        raise InvalidImage(f"{source.path}: {_verdict(check, source.file_bytes)}")
     report: dict[str, Any] = json.loads(check.stdout or b"{}")
     header = qcow2.parse(os.pread(source.fd, qcow2.READ_BYTES, 0), source.file_bytes)
     # QEMU reads zeros behind the end of a file and checks nothing there. The last cluster may rightly be
@@ -251,9 +254,28 @@ def _qemu_img(args: list[str], fds: list[int], stop: threading.Event) -> subproc
                 process.communicate()
 
 
+def _verdict(check: subprocess.CompletedProcess[bytes], file_bytes: int) -> str:
+    """What ``qemu-img check`` found, in one sentence; it says thousands of lines itself."""
+    ends = [int(at, 16) + int(size, 16) for at, size in _BEYOND.findall(check.stderr)]
+    if ends:
+        return (
+            f"truncated or corrupt qcow2 file: its tables name data up to byte {max(ends)}, "
+            f"and the file ends at byte {file_bytes}"
+        )
+    if check.returncode == 2:
+        try:
+            count = int(json.loads(check.stdout)["corruptions"])
+        except (ValueError, TypeError, KeyError):
+            count = 0
+        return f"corrupt qcow2 file: qemu-img check finds {count or 'unknown'} errors in its tables"
+    return f"qemu-img cannot read the qcow2 file: {_said(check)}"
+
+
 def _said(done: subprocess.CompletedProcess[bytes]) -> str:
     text = done.stderr.decode(errors="replace").strip() or done.stdout.decode(errors="replace").strip()
-    return text[-500:] or f"exit code {done.returncode}"
+    # Its first line names our way to the file, which means nothing to anybody.
+    line = _OUR_NAME.sub("", text.splitlines()[0]) if text else ""
+    return line[:300] or f"exit code {done.returncode}"
 
 
 def copy(

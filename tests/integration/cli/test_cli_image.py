@@ -152,6 +152,10 @@ async def test_a_corrupt_image_is_refused(program: Program, tmp_path: Path) -> N
     answer = await program("image", "import", "bad", str(bad), "-o", "json")
     assert answer.status == 1
     assert answer.error()["object"] == "image bad"
+    assert "--format" not in answer.error()["hint"]
+    (tmp_path / "none").touch()
+    empty = (await program("image", "import", "bad", str(tmp_path / "none"), "-o", "json")).error()
+    assert (empty["message"], "--format" in empty["hint"]) == (f"{tmp_path}/none: the file is empty", False)
 
 
 async def test_endpoints_alone_have_no_storage(program: Program, source: Path) -> None:
