@@ -153,13 +153,22 @@ class Host:
         )
         self.barrier.chmod(0o755)
 
-    def _accounts(self, table: str, line: str) -> Path:
-        """The machine's users as the host sees them: libvirtd starts only where ``libvirt-qemu`` exists."""
-        text = Path("/etc", table).read_text()
-        if not any(row.startswith("libvirt-qemu:") for row in text.splitlines()):
-            text += line + "\n"
-        copy = self.folder / table
-        copy.write_text(text)
+    def _private_etc(self) -> Path:
+        """This host's own /etc: the machine's, with the accounts without which libvirtd does not start.
+
+        A whole folder, not one file bound over /etc/passwd: useradd and apt replace that file by a rename, and
+        the kernel then drops every mount on it, in every namespace.
+        """
+        copy = self.folder / "etcroot"
+        subprocess.run(["cp", "-a", "--no-target-directory", "/etc", str(copy)], check=True, timeout=60)
+        (copy / "libvirt").mkdir(exist_ok=True)
+        for table, line in (
+            ("passwd", "libvirt-qemu:x:64055:64055::/:/usr/sbin/nologin"),
+            ("group", "libvirt-qemu:x:64055:"),
+        ):
+            text = (copy / table).read_text()
+            if not any(row.startswith("libvirt-qemu:") for row in text.splitlines()):
+                (copy / table).write_text(text.rstrip("\n") + "\n" + line + "\n")
         return copy
 
     def power_on(self) -> Proc:
@@ -175,13 +184,12 @@ class Host:
             "pid_file": str(pid_file),
             "socket": str(self.control),
             "binds": {
+                **({"/etc": str(self._private_etc())} if self.fabric else {}),
                 "/run/libvirt": str(self.run / "libvirt"),
                 "/etc/libvirt": str(folder / "etc"),
                 "/var/lib/libvirt": str(folder / "lib"),
                 "/var/log/libvirt": str(folder / "log"),
                 "/var/cache/libvirt": str(folder / "cache"),
-                "/etc/passwd": str(self._accounts("passwd", "libvirt-qemu:x:64055:64055::/:/usr/sbin/nologin")),
-                "/etc/group": str(self._accounts("group", "libvirt-qemu:x:64055:")),
             },
         }
         settings_file = folder / "init.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import time
@@ -348,3 +349,18 @@ def test_refusals(lab: Path) -> None:
         Cluster("one").up(storage="ceph", agents=False)
     with cluster.layout.locked(), pytest.raises(Refused, match="another command"):
         Cluster("one").down()
+
+
+def test_accounts_of_the_machine_may_change_under_a_running_host(lab: Path) -> None:
+    """useradd and apt replace /etc/passwd by a rename, which drops any mount on that very file."""
+    cluster = Cluster("users")
+    cluster.up(nodes=1, storage="file", agents=False)
+    fresh = Path("/etc/passwd.metastack-test")
+    shutil.copy2("/etc/passwd", fresh)
+    fresh.rename("/etc/passwd")
+    host = cluster.host("n1")
+    host.restart_libvirtd()
+    listed = subprocess.run(
+        ["virsh", "-q", "-c", host.libvirt_uri, "list"], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert listed.returncode == 0, listed.stderr
