@@ -1,12 +1,13 @@
 """``metastack status``: is the cluster fine?
 
 Owns: what is printed first. Refuses: judging (:mod:`metastack.commands.views`).
-Rule: the first line says it all.
+Rule: the first line says it all, and so does the exit status: 0 it is fine, 1 it is not.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,8 +22,11 @@ app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_com
 
 
 @verb(app)
-def status(ctx: typer.Context) -> None:
-    """Say in the first line whether the cluster is fine, then what is not."""
+def status(
+    ctx: typer.Context,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing: only the exit status.")] = False,
+) -> None:
+    """Say in the first line whether the cluster is fine, then what is not; exit 1 when it is not."""
     from metastack.commands.reading import EVERYTHING, prefixes, read_world
     from metastack.commands.views import cluster_view
 
@@ -34,14 +38,17 @@ def status(ctx: typer.Context) -> None:
         return cluster_view(await read_world(cluster, prefixes(cluster.keys, EVERYTHING)))
 
     view = with_cluster(frame, work)
-    if frame.output not in (Output.TABLE, Output.WIDE):
+    if quiet:
+        pass
+    elif frame.output not in (Output.TABLE, Output.WIDE):
         printer: Printer[ClusterView] = Printer(frame.output, [], lambda v: "ok" if v.ok else "not ok")
         printer.one(view)
-        return
-    import sys
-
-    print(paint(clean(view.summary), "ok" if view.ok else "not ok", sys.stdout))
-    for problem in view.problems:
-        print(f"  {clean(problem)}")
-    print(f"nodes  {text_of(view.nodes)}")
-    print(f"vms    {text_of(view.vms)}")
+    else:
+        print(paint(clean(view.summary), "ok" if view.ok else "not ok", sys.stdout))
+        # The first line has the first problem already.
+        for problem in view.problems if len(view.problems) > 1 else []:
+            print(f"  {clean(problem)}")
+        print(f"nodes  {text_of(view.nodes)}")
+        print(f"vms    {text_of(view.vms)}")
+    if not view.ok:
+        raise typer.Exit(1)

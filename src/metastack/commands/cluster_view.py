@@ -12,7 +12,7 @@ from metastack.core.model import (
 )
 from metastack.core.world import World
 
-from .fence_view import fence_views
+from .fence_view import BRAKE_HINT, brake_held, fence_views
 from .node_infos import node_infos
 from .vm_views import VmView, vm_views
 
@@ -39,15 +39,15 @@ def cluster_view(world: World) -> ClusterView:
     lost = [node.name for node in nodes if node.state == NodeState.LOST]
     joined = [node for node in nodes if not node.cordoned]
     lost_joined = [node for node in joined if node.session is None]
-    held = next((node.brake for node in nodes if node.brake), "")
+    held = brake_held(world)
     brake = bool(held) or (bool(joined) and len(lost_joined) * 100 > world.config.brake_percent * len(joined))
     if not nodes:
         problems.append("no node has joined")
     if brake:
-        problems.append(
-            held
-            or f"{len(lost_joined)} of {len(joined)} nodes are lost: the brake holds, none of them is fenced"
+        said = held or (
+            f"{len(lost_joined)} of {len(joined)} nodes are lost: the brake holds, none of them is fenced"
         )
+        problems.append(f"{said}: {BRAKE_HINT if any(node.ready for node in nodes) else 'bring a node back'}")
     problems += [f"node {v.name} is not fenced: {v.trouble}" for v in fence_views(world) if v.trouble]
     problems += [f"node {node.name} is lost: {node.message}" for node in nodes if node.state == NodeState.LOST]
     problems += [f"node {node.name}: {node.message}" for node in nodes if node.broken]

@@ -116,6 +116,26 @@ def trouble(world: World, victim: str) -> str:
     return "the storage does not confirm it: " + "; ".join(said) if said else ""
 
 
+BRAKE_HINT = "bring a node back, or `metastack node fence NODE --yes --reason TEXT` for one that is surely off"
+"""What to do while the brake holds."""
+
+
+def brake_held(world: World) -> str:
+    """Why nothing is fenced right now, in the words of a node; empty when no node says so."""
+    found = (world.alive(name) for name in world.nodes())
+    return next((one.record.brake for one in found if one and one.record and one.record.brake), "")
+
+
+def brake_words(world: World, node: str) -> str:
+    """What keeps a lost node from being fenced and what ends that; empty when nothing does."""
+    held = brake_held(world)
+    if not held:
+        return ""
+    return (
+        f"{held}: bring {node} back, or `metastack node fence {node} --yes --reason TEXT` if it is surely off"
+    )
+
+
 def open_for_s(fence: Fence, now: datetime | None = None) -> float | None:
     """How long the open intent is open, by this machine's clock; None when none is or it does not say."""
     if not fence.intent or not fence.intent_at:

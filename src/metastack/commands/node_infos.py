@@ -12,7 +12,7 @@ from metastack.core.placement import NodeView as Room
 from metastack.core.placement import node_state, node_views
 from metastack.core.world import World
 
-from .fence_view import FenceView, fence_view, fencer_words
+from .fence_view import FenceView, brake_held, fence_view, fencer_words
 
 
 class NodeInfo(Struct, kw_only=True):
@@ -51,6 +51,10 @@ class NodeInfo(Struct, kw_only=True):
     versions: dict[str, str] = {}
     lag_ms: int | None = None
     uuid: str | None = None
+    by: str | None = None
+    """Who cordoned, uncordoned or labelled it last."""
+    reason: str | None = None
+    request_id: str | None = None
     broken: bool = False
     deleted: bool = False
 
@@ -81,6 +85,8 @@ def _node_info(world: World, name: str, room: Room, vms: int) -> NodeInfo:
             wish.record.draining,
             wish.record.labels,
         )
+        info.by, info.reason = wish.record.by or None, wish.record.reason or None
+        info.request_id = wish.record.request_id or None
     if alive is not None and alive.record is not None:
         told = alive.record
         info.address, info.storage_address = told.address or None, told.storage_address or None
@@ -111,4 +117,5 @@ def _lost(world: World, name: str) -> str:
             return f"its lease expired; {fencer_words(fence.record)}"
         if fence.record.receipt is not None:
             return f"its lease expired; fenced at {fence.record.receipt.at} by {fence.record.receipt.by}"
-    return "its lease expired; not fenced"
+    held = brake_held(world)
+    return "its lease expired; not fenced" + (f": {held}" if held else "")

@@ -66,10 +66,18 @@ async def look_at_vm(cluster: Cluster, vm: VmId) -> VmView | None:
     """One VM as it is now; the whole world is read only to explain why nobody takes it."""
     keys = cluster.keys
     wanted = [*prefixes(keys, (Kind.NODE_ALIVE, Kind.FENCE)), *prefixes_of_vm(keys, vm)]
-    view = vm_view(await read_world(cluster, wanted), vm, lambda: None)
-    if view is not None and view.phase == Phase.PENDING and view.node is None:
+    world = await read_world(cluster, wanted)
+    view = vm_view(world, vm, lambda: None)
+    if view is not None and explains(world, view):
         view = vm_view(await read_world(cluster, prefixes(keys, EVERYTHING)), vm)
     return view
+
+
+def explains(world: World, view: VmView) -> bool:
+    """Whether the message is about what other nodes say, so that all of them must be read."""
+    if view.node is None:
+        return view.phase == Phase.PENDING
+    return view.phase == Phase.CLAIMED and world.alive(view.node) is None
 
 
 class Follower:

@@ -22,7 +22,7 @@ from metastack.core.placement import NodeView as Room
 from metastack.core.placement import explain, node_views
 from metastack.core.world import Seen, World, wants_on
 
-from .fence_view import fencer_words
+from .fence_view import brake_words, fencer_words
 
 
 class VmView(Struct, kw_only=True):
@@ -94,7 +94,7 @@ def vm_view(world: World, vm: VmId, rooms: Callable[[], list[Room] | None] | Non
         view.phase = (Phase.PENDING if wants_on(world, vm) else Phase.STOPPED).value
         view.message = f"{held.record.node} still removes an earlier VM of this name"
     else:
-        _claimed(world, found.record, held.record, view)
+        _claimed(world, found.record, held.record, view, rooms or (lambda: node_views(world)))
     return view
 
 
@@ -137,8 +137,12 @@ def _leaving(world: World, vm: VmId, held: Seen[Claim]) -> VmView:
         return _broken(vm, held.why, None, view)
     view.uuid, view.volume_uuid = claim.uuid, claim.volume_uuid
     view.node, view.epoch, view.session = claim.node, claim.epoch, claim.session
-    lost = "" if world.alive(claim.node) else f", once {claim.node}, which is lost, is back or fenced"
-    view.message = f"deleted: {claim.node} removes it{lost}"
+    view.message = f"deleted: {claim.node} removes it"
+    if world.alive(claim.node) is None:
+        brake = brake_words(world, claim.node)
+        view.message += f", once {claim.node}, which is lost, is back or fenced" + (
+            f"; {brake}" if brake else ""
+        )
     return view
 
 
@@ -176,7 +180,9 @@ def why_pending(spec: VmSpec, rooms: list[Room]) -> str:
     )
 
 
-def _claimed(world: World, spec: VmSpec, claim: Claim, view: VmView) -> None:
+def _claimed(
+    world: World, spec: VmSpec, claim: Claim, view: VmView, rooms: Callable[[], list[Room] | None]
+) -> None:
     view.node, view.epoch, view.session = claim.node, claim.epoch, claim.session
     view.taken_from = claim.taken_from or None
     found = world.status(spec.id)
@@ -186,7 +192,7 @@ def _claimed(world: World, spec: VmSpec, claim: Claim, view: VmView) -> None:
     status = found.record if found is not None else None
     if status is None or status.uuid != spec.uuid or status.node != claim.node:
         view.phase = Phase.CLAIMED.value
-        view.message = _silent(world, claim)
+        view.message = _silent(world, claim, spec, rooms)
         return
     _told(status, claim, spec, view)
 
@@ -214,19 +220,29 @@ def _remark(status: VmStatus, claim: Claim, spec: VmSpec) -> str:
     return ""
 
 
-def _silent(world: World, claim: Claim) -> str:
+def _silent(world: World, claim: Claim, spec: VmSpec, rooms: Callable[[], list[Room] | None]) -> str:
     """Why a claimed VM has no status."""
     node = claim.node
     if world.alive(node) is None:
         if claim.session <= world.fenced_through(node):
-            return f"node {node} is lost and fenced: another node takes the VM over"
+            return f"node {node} is lost and fenced: {_heir(world, spec, rooms)}"
         fence = world.fence(node)
         if fence is not None and fence.record is not None and fence.record.intent:
             return f"node {node} is lost: {fencer_words(fence.record)}"
-        return f"node {node} is lost: it is fenced before another node takes the VM over"
+        brake = brake_words(world, node)
+        return f"node {node} is lost: {brake or 'it is fenced before another node takes the VM over'}"
     if world.session(node) != claim.session:
         return f"node {node} has a new session and has not adopted the VM yet"
-    return f"taken by {node}"
+    # Claim and status come and go together: the node's end is seen a moment later.
+    return f"node {node} answers for it, and says nothing about it right now"
+
+
+def _heir(world: World, spec: VmSpec, rooms: Callable[[], list[Room] | None]) -> str:
+    """Who takes over from a fenced node, or why nobody does."""
+    if not wants_on(world, spec.id):
+        return "another node releases the VM"
+    nodes = rooms()
+    return "another node takes the VM over" if nodes is None else why_pending(spec, nodes)
 
 
 def _once(make: Callable[[], list[Room]]) -> Callable[[], list[Room]]:

@@ -18,7 +18,7 @@ from metastack.core.world import World
 
 from .deed import Cluster
 from .problem import Code, Problem, conflict, not_found
-from .reading import EVERYTHING, Follower, follow, prefixes, prefixes_of_vm, read_world
+from .reading import EVERYTHING, Follower, explains, follow, prefixes, prefixes_of_vm, read_world
 from .views import VmView, vm_view
 from .vms import label_of
 
@@ -113,7 +113,7 @@ class _Wait:
             if self._reached(follower.world, view):
                 return view
             self._hopeless(follower.world, view)
-            if view is None or view.phase != Phase.PENDING:
+            if view is None or not explains(follower.world, view):
                 await follower.changed()
                 continue
             try:
@@ -203,6 +203,8 @@ class _Wait:
         vm = self._spec.id
         if view is not None and view.phase == Phase.PENDING:
             return "make room: `metastack node list -o wide` shows what is free and what is cordoned"
+        if view is not None and view.phase == Phase.CLAIMED:
+            return f"`metastack status` and `metastack node show {view.node}` say what its node does"
         if view is not None and self._goal is Goal.STOPPED:
             return f"a guest that does not listen is ended by `metastack vm stop {vm} --force`"
         return f"`metastack vm show {vm}` shows the whole state"

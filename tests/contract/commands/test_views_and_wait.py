@@ -18,7 +18,7 @@ from metastack.commands.vms import NewVm
 from metastack.commands.wait import Goal, wait_vm
 from metastack.core.change import Delete, Put
 from metastack.core.codec import decode
-from metastack.core.model import Claim, ClusterConfig, Phase, Ticket, VmId
+from metastack.core.model import Claim, ClusterConfig, Fence, NodeAlive, Phase, Ticket, VmId
 
 VM_KEYS = (
     *("name", "project", "uuid", "power", "phase", "node", "epoch", "ips", "labels", "cpus"),
@@ -74,7 +74,8 @@ async def test_phases_follow_the_records(rig: Rig) -> None:
     session = await rig.node("n1")
     await rig.claim("n1", session, phase=None)
     view = await see(rig)
-    assert (view.phase, view.node, view.session, view.message) == ("claimed", "n1", session, "taken by n1")
+    assert (view.phase, view.node, view.session) == ("claimed", "n1", session)
+    assert view.message == "node n1 answers for it, and says nothing about it right now"
     assert view.epoch
     await rig.status("n1", session, Phase.RUNNING)
     view = await see(rig)
@@ -111,6 +112,56 @@ async def test_a_lost_node_is_said(rig: Rig) -> None:
     newer = await rig.node("n1")
     assert newer > session
     assert "has not adopted" in ((await see(rig)).message or "")
+
+
+async def test_while_the_brake_holds_it_is_said_with_what_ends_it(rig: Rig) -> None:
+    await make(rig)
+    await rig.claim("n1", await rig.node("n1"), phase=None)
+    await rig.node("n2")
+    await rig.lose("n1")
+    assert "it is fenced before" in ((await see(rig)).message or "")
+    key = rig.keys.node_alive("n2")
+    entry = await rig.store.get(key)
+    assert entry is not None
+    await rig.put(
+        key, msgspec.structs.replace(decode(NodeAlive, entry.value), brake="brake: 2 of 3 nodes vanished")
+    )
+    way = "metastack node fence n1 --yes --reason"
+    for message in ((await see(rig)).message, await _too_late(rig)):
+        assert "brake: 2 of 3 nodes vanished" in (message or "")
+        assert way in (message or "")
+    status = cluster_view(await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING)))
+    assert "bring a node back, or `metastack node fence NODE --yes --reason" in status.summary
+    await vms.delete_vm(rig.cluster, deed(), HELLO)
+    assert way in ((await see(rig)).message or "")
+
+
+async def _too_late(rig: Rig) -> str:
+    await vms.stop_vm(rig.cluster, deed(), HELLO)
+    with pytest.raises(Problem) as late:
+        await wait_vm(rig.cluster, HELLO, Goal.STOPPED, 0.3)
+    await vms.start_vm(rig.cluster, deed(), HELLO)
+    assert "--force" not in late.value.hint, "no guest to force"
+    return late.value.message
+
+
+async def test_a_fenced_nodes_vm_says_why_nobody_takes_it(rig: Rig) -> None:
+    await make(rig, memory_mib=2048)
+    session = await rig.node("n1")
+    await rig.claim("n1", session, phase=None)
+    await rig.lose("n1")
+    await rig.put(rig.keys.fence("n1"), Fence(through=session + 100))
+    await rig.node("n2", memory_mib=2048)
+    message = (await see(rig)).message or ""
+    assert "n1 is lost and fenced: no node takes it" in message
+    assert "n2: needs 2048 MiB of memory, 1024 of 1024 are free" in message
+    shown = await look_at_vm(rig.cluster, HELLO)
+    assert shown is not None
+    assert shown.message == message
+    await rig.node("n3")
+    assert (await see(rig)).message == "node n1 is lost and fenced: waits for n3 to take it"
+    await vms.stop_vm(rig.cluster, deed(), HELLO)
+    assert (await see(rig)).message == "node n1 is lost and fenced: another node releases the VM"
 
 
 async def test_a_fine_cluster_is_fine(rig: Rig) -> None:

@@ -368,6 +368,10 @@ async def test_nodes(program: Program, rig: Rig) -> None:
     await rig.lose("n1")
     status = await program("status")
     assert status.out.startswith("not ok: 1 of 1 nodes are lost: the brake holds"), status
+    assert status.status == 1
+    assert (await program("status", "-o", "json")).status == 1
+    quiet = await program("status", "--quiet")
+    assert (quiet.status, quiet.out, quiet.err) == (1, "", "")
     lost = (await program("node", "list", "-o", "json")).json()
     assert (lost[0]["state"], lost[0]["session"], lost[0]["capacity"]) == ("lost", None, None)
 
