@@ -21,6 +21,7 @@ from .preflight import choose
 
 ROOT = "/metastack"
 CONSOLE_PORT = 7410
+LOOPBACK = "127.0.0.1"
 NODE_CPUS, NODE_MEMORY_MIB = 2, 4096
 
 
@@ -71,7 +72,8 @@ def agent_config(host: Host, port: int, endpoints: tuple[str, ...], storage: Sto
         "endpoints": list(endpoints),
         "root": ROOT,
         "address": host.address,
-        "storage_addresses": [host.address],
+        # Without namespaces all nodes share one address: it names none of them, and nothing is fenced by it.
+        "storage_addresses": [] if host.address == LOOPBACK else [host.address],
         "console_listen": f"{host.address}:{port}",
         "libvirt_uri": host.libvirt_uri,
         "libvirtd_restart_command": [str(host.barrier)],
