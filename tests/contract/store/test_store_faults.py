@@ -312,7 +312,7 @@ async def test_unknown_outcome_is_said_when_it_is_unknown(folder: Path) -> None:
         member.freeze()
         took_s, result = await elapsed(store.commit(write("/k", b"during")))
         assert type(result) is UnknownOutcome, result
-        assert took_s < 2.5
+        assert took_s < 4.5
         member.thaw()
 
         # It sat in the socket beside its cancellation: etcd may run it or not, and nobody was told which.
