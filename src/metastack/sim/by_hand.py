@@ -16,7 +16,7 @@ from ..core.codec import decode, encode
 from ..core.model import Claim, ClusterConfig, Fence, Image, ImageState, VmId
 from ..core.world import seen
 from ..ports import Unavailable
-from .verbs import FAULTS, Undo, fault, nothing
+from .verbs import FAULTS, Undo, fault, host_of, nothing
 
 if TYPE_CHECKING:
     from .lab import Lab
@@ -151,6 +151,18 @@ def _fence_unanswered(lab: Lab, args: tuple[str, ...]) -> Undo | None:
             lab.pool.fail = before
 
     lab.pool.fail = fail
+    return end
+
+
+@fault("starts-take", "node", lasts=True)
+def _starts_take(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """Starts wait that many seconds in a machine's libvirtd: ``starts-take n1 12``. The rest is quick."""
+    hypervisor, wait_s = host_of(lab, args).hypervisor, float(args[1])
+    hypervisor.slow_s = lambda what: wait_s if what == "start" else 0.0
+
+    def end() -> None:
+        hypervisor.slow_s = lambda _what: 0.0
+
     return end
 
 

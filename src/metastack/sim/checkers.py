@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..core.change import KeyEvent
 from ..core.facts import DomainState
 from ..core.keys import Kind, ParsedKey
-from ..core.model import Claim, Fence, NodeFacts, VmId, VmSpec, token
+from ..core.model import Claim, Fence, NodeFacts, VmId, VmSpec, VmStatus, token
 from ..core.world import _TYPES, mod_of, seen
 from . import converged
 from .host import FOREIGN
@@ -113,6 +113,13 @@ class Checkers:
             match key.kind:
                 case Kind.CLAIM:
                     self._claim(by, key.vm, event)
+                case Kind.VM_STATUS if event.entry is not None:
+                    status = seen(VmStatus, event.entry).record
+                    sessions = self._sessions if status is not None and status.node in self._alive else {}
+                    if status is not None and sessions.get(status.node) != status.session:
+                        self._lab.violation(
+                            "one_claim", f"{key.vm}: {by} told of it by session {status.session}, which is over"
+                        )
                 case Kind.NODE_ALIVE:
                     self._node(by, key.names[0], event)
                 case Kind.FENCE if event.entry is not None:

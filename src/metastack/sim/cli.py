@@ -127,3 +127,43 @@ def scenario(
             typer.echo(f"  {line}")
     if wrong:
         raise typer.Exit(1)
+
+
+@app.command()
+def mutations(
+    only: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds that are tried at last.", min=0)] = 60,
+    budget: Annotated[float, typer.Option(help="Seconds for the whole list; 0: no bound.", min=0)] = 0,
+    tests: Annotated[Path | None, typer.Option(help="Folder of the tests; default: this checkout's.")] = None,
+    remember: Annotated[bool, typer.Option("--remember", help="Keep who saw what, for the next time.")] = False,
+    output: Annotated[str, typer.Option("-o", "--output", help="text or json.")] = "text",
+) -> None:
+    """Take each safety step away in turn: somebody must notice. Needs a checkout (tests are not shipped)."""
+    import msgspec
+
+    from . import mutations as check
+
+    root = tests if tests is not None else check.ROOT
+    names = {mutation.name for mutation in check.MUTATIONS}
+    if not (root / "scenarios").is_dir() or not set(only or ()) <= names:
+        typer.echo(
+            f"error: {root}/scenarios is missing, or no such mutation; there are: {' '.join(sorted(names))}",
+            err=True,
+        )
+        raise typer.Exit(2)
+    verdicts = []
+    for verdict in check.judge_all(only or (), root=root, seeds=seeds, budget_s=budget):
+        verdicts.append(verdict)
+        if output != "json":
+            typer.echo(
+                f"{'ok' if verdict.ok else 'FAILED':<7}{verdict.name:<26}{verdict.seconds:6.1f} s  "
+                f"{verdict.catcher or 'nobody'}: {verdict.says}"
+            )
+    if remember:
+        check.remember(root, verdicts)
+    if output == "json":
+        typer.echo(msgspec.json.format(msgspec.json.encode(verdicts)).decode())
+    else:
+        typer.echo(f"{sum(verdict.ok for verdict in verdicts)} of {len(verdicts)} as they should be")
+    if not all(verdict.ok for verdict in verdicts):
+        raise typer.Exit(1)

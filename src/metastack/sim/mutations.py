@@ -1,0 +1,113 @@
+"""The mutation check: takes each safety step away in turn and demands that somebody notices.
+
+Owns: which catchers are asked in which order, the verdicts and their memory. Refuses: patching (mutant) and
+knowing the steps (mutation_list). Rule: a mutation that nobody notices fails the check, and so does a control
+that somebody does.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from .mutation_list import MUTATIONS as MUTATIONS
+from .mutation_list import Mutation
+
+TABLES = ("test:unit/core/test_plan.py", "test:unit/agent/test_attack_protocol.py")
+"""Table and protocol tests that run without any real part."""
+SEEDS = 60
+EACH_S = 90.0
+CONTROL_SEEDS = 12
+ROOT = Path(__file__).parents[3] / "tests"
+MEMORY = "sim/mutations.json"
+
+
+class Verdict(msgspec.Struct, kw_only=True):
+    """What came of one mutation."""
+
+    name: str
+    step: str
+    ok: bool
+    catcher: str = ""
+    says: str = ""
+    asked: int = 0
+    seconds: float = 0.0
+
+
+def remembered(root: Path) -> dict[str, str]:
+    """What saw each mutation last time."""
+    path = root / MEMORY
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
+
+
+def catchers(mutation: Mutation, root: Path, seeds: int) -> list[str]:
+    """Everybody who might notice, the likeliest first."""
+    scenarios = [f"scenario:{path.parent.name}" for path in sorted((root / "scenarios").glob("*/script"))]
+    about = [name if ":" in name else f"scenario:{name}" for name in mutation.seen_by]
+    last = remembered(root).get(mutation.name)
+    tables = [table for table in TABLES if (root / table.partition(":")[2]).exists()]
+    count = min(seeds, CONTROL_SEEDS) if mutation.harmless else seeds
+    rest = [*scenarios, *(f"seed:{seed}" for seed in range(1, count + 1))]
+    if mutation.harmless:
+        return [*rest] if mutation.patches else [*tables, *rest]
+    order = [*([last] if last else []), *(name for name in about if name in scenarios or ":" in name)]
+    return list(dict.fromkeys([*order, *rest[: len(scenarios)], *tables, *rest[len(scenarios) :]]))
+
+
+def judge(mutation: Mutation, root: Path, seeds: int, seconds: float) -> Verdict:
+    """Take one step away, in a process of its own."""
+    begun = time.monotonic()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "metastack.sim.mutant", mutation.name, str(root), str(seconds)),
+            *catchers(mutation, root, seeds),
+        ],
+        capture_output=True,
+        check=False,
+        timeout=seconds + 120,
+    )
+    try:
+        found = msgspec.json.decode(done.stdout.splitlines()[-1])
+    except (IndexError, msgspec.DecodeError):
+        found = {"catcher": "", "says": done.stderr.decode(errors="replace")[-300:], "broken": True}
+    noticed = bool(found["catcher"])
+    return Verdict(
+        name=mutation.name,
+        step=mutation.step,
+        ok=noticed is not mutation.harmless
+        and not found.get("broken")
+        and not (mutation.harmless and found.get("late")),
+        catcher=found["catcher"],
+        says=found["says"],
+        asked=found.get("asked", 0),
+        seconds=round(time.monotonic() - begun, 1),
+    )
+
+
+def judge_all(
+    only: Iterable[str] = (), *, root: Path = ROOT, seeds: int = SEEDS, budget_s: float = 0.0
+) -> Iterator[Verdict]:
+    """Verdicts in the list's order; those that the budget does not reach are not ok."""
+    wanted, end_s = set(only), time.monotonic() + budget_s
+    for mutation in MUTATIONS:
+        if wanted and mutation.name not in wanted:
+            continue
+        left_s = min(EACH_S, end_s - time.monotonic()) if budget_s else EACH_S
+        if left_s <= 0:
+            yield Verdict(name=mutation.name, step=mutation.step, ok=False, says="the budget is used up")
+            continue
+        yield judge(mutation, root, seeds, left_s)
+
+
+def remember(root: Path, verdicts: Iterable[Verdict]) -> None:
+    """Keep who saw what, for the next time's order."""
+    known = remembered(root)
+    known.update({verdict.name: verdict.catcher for verdict in verdicts if verdict.ok and verdict.catcher})
+    names = {mutation.name for mutation in MUTATIONS}
+    text = msgspec.json.encode({name: known[name] for name in sorted(known) if name in names})
+    (root / MEMORY).write_bytes(msgspec.json.format(text) + b"\n")

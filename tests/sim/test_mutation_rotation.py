@@ -1,0 +1,27 @@
+"""A part of the mutation check in every run of the suite: which part, the date decides; in ten days all of it."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from pathlib import Path
+
+from metastack.sim.mutations import MUTATIONS, Verdict, judge, remembered
+
+TESTS = Path(__file__).parents[1]
+PARTS = 10
+BUDGET_S = 60.0
+
+
+def test_todays_part_is_noticed() -> None:
+    day = datetime.datetime.now(tz=datetime.UTC).date().toordinal()
+    known = remembered(TESTS)
+    part = [m for n, m in enumerate(MUTATIONS) if n % PARTS == day % PARTS and not m.harmless]
+    assert len(part) >= 3
+    begun, verdicts = time.monotonic(), list[Verdict]()
+    for mutation in part:
+        if verdicts and time.monotonic() - begun > BUDGET_S / 2:
+            break  # a slow machine does less of it; at least one is always done
+        verdicts.append(judge(mutation, TESTS, 40, BUDGET_S / 2))
+    assert all(verdict.ok for verdict in verdicts), [verdict for verdict in verdicts if not verdict.ok]
+    assert {mutation.name for mutation in part} <= known.keys(), "run: metastack sim mutations --remember"
