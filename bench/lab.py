@@ -45,6 +45,7 @@ class Lab:
         keys = self.person.keys
         snapshot = await self._store.list(keys.prefix())
         self.world.load(snapshot)
+        self._changed.set()
         async for batch in self._store.watch(keys.prefix(), snapshot.revision):
             now_s = time.monotonic()
             self.log += [(now_s, event) for event in batch.events]
