@@ -30,6 +30,7 @@ Root.nouns = {
     "config": Lazy("metastack.cli.config", "The platform's configuration, live in etcd."),
     "context": Lazy("metastack.cli.context", "Clusters known on this machine."),
     "status": Lazy("metastack.cli.status", "Is the cluster fine?"),
+    "events": Lazy("metastack.cli.events", "Who did what to which object, when and why."),
     "doctor": Lazy("metastack.cli.doctor", "What could be wrong, what it means, what mends it."),
     "version": Lazy("metastack.cli.version", "This program's version."),
     "agent": Lazy("metastack.agent.cli", "The node daemon."),

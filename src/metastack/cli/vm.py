@@ -122,6 +122,27 @@ def show(ctx: typer.Context, name: Name, project: Project = "") -> None:
 
 
 @verb(app)
+def history(ctx: typer.Context, name: Name, project: Project = "") -> None:
+    """Show the versions of a VM: who changed what, when and why; oldest first."""
+    from metastack.commands.history import VmVersion, vm_history
+
+    from .output import Column, Printer
+
+    vm, frame = vm_id(name, project), frame_of(ctx)
+    columns: list[Column[VmVersion]] = [
+        Column("VERSION", lambda v: v.version),
+        Column("AT", lambda v: v.at),
+        Column("BY", lambda v: v.by),
+        Column("REASON", lambda v: v.reason),
+        Column("REQUEST", lambda v: v.request_id, wide=True),
+        Column("UUID", lambda v: v.uuid, wide=True),
+        Column("CHANGES", lambda v: "; ".join(v.changes)),
+    ]
+    printer = Printer(frame.output, columns, lambda v: str(v.version))
+    printer.list(with_cluster(frame, lambda cluster: vm_history(cluster, vm)))
+
+
+@verb(app)
 def console(
     ctx: typer.Context,
     name: Name,
