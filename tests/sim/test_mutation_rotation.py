@@ -1,4 +1,4 @@
-"""A part of the mutation check in every run of the suite: which part, the date decides; in ten days all of it."""
+"""A part of the mutation check in every run of the suite: which part, the date decides; all in ten days."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def unsettled(handle: Handle) -> str:
 
     Safety (CE7): a monitor that was frozen carries out what lies in its sockets when it thaws, also for clients
     that died long ago (tests/integration/safety). One that takes part in the quorum is not frozen, and has read
-    what was sent to it before. One that does not may be dead, which is harmless, or frozen, and nobody can tell.
+    what was sent to it before. One that does not may be dead, which harms nothing, or frozen: nobody can tell.
     """
     found = handle.json("asking for the quorum", prefix="quorum_status")
     names = {str(mon["name"]) for mon in found["monmap"]["mons"]}
