@@ -21,14 +21,14 @@ from metastack.core.model import NodeAlive
 from metastack.ports import NotFound, Refused, Unavailable
 from metastack.settings import StorageSettings, StoreSettings
 
-from . import proc
+from . import proc, ready
 from .ceph import MiniCeph
 from .etcd import EtcdCluster, EtcdMember
 from .fabric import Cut, Fabric, choosing, tool_environment
 from .host import Host
 from .layout import Layout, State, base
 from .plan import CONSOLE_PORT, ROOT, agent_config, plan
-from .proc import MARKER, Proc, wait_for
+from .proc import MARKER, Proc
 from .records import Records
 
 Say = Callable[[str], None]
@@ -273,22 +273,7 @@ class Cluster:
         ``names``: which, else every one that is switched on. ``say`` hears what they say of themselves.
         """
         waiting = [name for name in self.state.nodes if self.init(name)] if names is None else names
-        told: set[str] = set()
-
-        def missing() -> list[str]:
-            alive = self.alive()
-            for name in waiting:
-                word = alive[name].message if name in alive and not alive[name].ready else ""
-                if word and word not in told:
-                    told.add(word)
-                    say(word)
-            return [name for name in waiting if name not in alive or not alive[name].ready]
-
-        def seen() -> str:
-            logs = [f"--- {name}\n{proc.tail(self.host(name).agent_log)}" for name in missing()]
-            return "nodes that are not ready:\n" + "\n".join(logs)
-
-        wait_for(lambda: not missing(), timeout_s, seen, every_s=0.1)
+        ready.wait_ready(waiting, self.alive, lambda name: self.host(name).agent_log, timeout_s, say)
 
     def alive(self) -> dict[str, NodeAlive]:
         """Nodes that etcd knows to be alive; empty when etcd does not answer."""
