@@ -68,7 +68,11 @@ def project_names(ctx: typer.Context, incomplete: str) -> list[str]:
     return sorted({"default", *_single(ctx, "config/projects", incomplete)})
 
 
-def setting_names(incomplete: str) -> list[str]:
+def setting_keys(incomplete: str) -> list[str]:
     from metastack.commands.settings import SETTINGS
 
-    return [f"{field.name}=" for field in SETTINGS if field.name.startswith(incomplete)]
+    return [field.name for field in SETTINGS if field.name.startswith(incomplete)]
+
+
+def setting_names(incomplete: str) -> list[str]:
+    return [f"{key}=" for key in setting_keys(incomplete)]

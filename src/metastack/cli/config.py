@@ -6,11 +6,11 @@ Rule: all settings of one call are written together or not at all.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .complete import setting_names
+from .complete import setting_keys, setting_names
 from .frame import Frame, frame_of, noun, verb
 from .session import note, with_cluster
 
@@ -31,13 +31,15 @@ def _printer(frame: Frame) -> Printer[Setting]:
         Column("VALUE", lambda v: v.value),
         Column("DEFAULT", lambda v: v.default),
         Column("CHANGED", lambda v: "yes" if v.changed else None),
+        Column("RANGE", lambda v: v.range, wide=True),
+        Column("MEANING", lambda v: v.description, wide=True),
     ]
     return Printer(frame.output, columns, lambda v: v.key)
 
 
 @verb(app)
 def show(ctx: typer.Context) -> None:
-    """Show every setting."""
+    """Show every setting; `-o wide` says what each may be and what it means."""
     from metastack.commands.settings import show_settings
 
     frame = frame_of(ctx)
@@ -51,16 +53,32 @@ def set_(
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with the change.")] = "",
 ) -> None:
     """Change settings; the agents follow at once."""
+    from metastack.commands.settings import parse_settings
+
+    _write(frame_of(ctx), reason, parse_settings(list(pairs)), "config.set")
+
+
+@verb(app)
+def unset(
+    ctx: typer.Context,
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", autocompletion=setting_keys)],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with the change.")] = "",
+) -> None:
+    """Set settings back to their defaults."""
+    from metastack.commands.settings import defaults_of
+
+    _write(frame_of(ctx), reason, defaults_of(list(keys)), "config.unset")
+
+
+def _write(frame: Frame, reason: str, values: dict[str, Any], what: str) -> None:
     from metastack.commands import names
     from metastack.commands.deed import new_deed
-    from metastack.commands.settings import parse_settings, set_settings, show_settings
+    from metastack.commands.settings import set_settings, show_settings
 
-    frame = frame_of(ctx)
-    values = parse_settings(list(pairs))
     deed = new_deed(names.reason(reason))
 
     async def work(cluster: Cluster) -> list[Setting]:
-        changed = await set_settings(cluster, deed, values)
+        changed = await set_settings(cluster, deed, values, what)
         note(frame, "config: changed" if changed else "config: is so already")
         return [setting for setting in await show_settings(cluster) if setting.key in values]
 

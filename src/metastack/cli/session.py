@@ -208,15 +208,15 @@ def report(problem: Problem, output: Output) -> int:
 
 
 @contextmanager
-def sizes() -> Iterator[None]:
-    """Turn a size that does not parse into a usage error."""
+def size_of(option: str) -> Iterator[None]:
+    """Turn a size that does not parse into a usage error that names the option."""
     from metastack.commands.problem import usage
     from metastack.core.quantity import InvalidSize
 
     try:
         yield
     except InvalidSize as error:
-        raise usage("", str(error)) from None
+        raise usage(option, str(error)) from None
 
 
 def sudo_line() -> str:

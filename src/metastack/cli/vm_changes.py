@@ -11,7 +11,7 @@ import typer
 
 from .complete import image_names, node_names
 from .frame import Output, frame_of, verb
-from .session import confirm, note, sizes, vm_progress, with_cluster
+from .session import confirm, note, size_of, vm_progress, with_cluster
 from .vm_options import (
     TIMEOUT_S,
     Name,
@@ -60,18 +60,21 @@ def create(
     from metastack.commands.wait import Goal
     from metastack.core.quantity import parse_bytes, parse_mib
 
-    with sizes():
-        new = NewVm(
-            vm=vm_id(name, project),
-            image=image,
-            cpus=cpus,
-            memory_mib=parse_mib(memory),
-            disk_bytes=parse_bytes(disk) if disk else 0,
-            node=node,
-            network=network,
-            labels=names.labels(label or []),
-            off=off,
-        )
+    with size_of("--memory"):
+        memory_mib = parse_mib(memory)
+    with size_of("--disk"):
+        disk_bytes = parse_bytes(disk) if disk else 0
+    new = NewVm(
+        vm=vm_id(name, project),
+        image=image,
+        cpus=cpus,
+        memory_mib=memory_mib,
+        disk_bytes=disk_bytes,
+        node=node,
+        network=network,
+        labels=names.labels(label or []),
+        off=off,
+    )
 
     async def work(cluster: Cluster, deed: Deed) -> Changed:
         return await create_vm(cluster, deed, new)

@@ -6,10 +6,12 @@ bounds, before anything is written. Rule: types and bounds are the record's own,
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.inspect import FloatType, IntType, type_info
 from msgspec.structs import fields, replace
 
 from metastack.core.change import Guard, Put
@@ -29,6 +31,9 @@ class Setting(Struct, frozen=True, kw_only=True):
     value: Any
     default: Any
     changed: bool
+    range: str
+    """What it may be, in words."""
+    description: str
 
 
 SETTINGS = tuple(field for field in fields(ClusterConfig) if field.name != "v")
@@ -36,16 +41,66 @@ SETTINGS = tuple(field for field in fields(ClusterConfig) if field.name != "v")
 
 async def show_settings(cluster: Cluster) -> list[Setting]:
     """Every setting."""
-    config = await cluster.config()
+    config, texts = await cluster.config(), _docstrings()
     return [
         Setting(
             key=field.name,
             value=getattr(config, field.name),
             default=field.default,
             changed=getattr(config, field.name) != field.default,
+            range=in_words(field.name),
+            description=texts.get(field.name, ""),
         )
         for field in SETTINGS
     ]
+
+
+_UNITS = {
+    "_s": "seconds",
+    "_ms": "milliseconds",
+    "_mib": "MiB",
+    "_percent": "percent",
+    "_days": "days",
+    "_versions": "versions",
+}
+_TEXTS = {
+    "default_network": "the name of a bridge, none, or nothing",
+    "default_pool": "the name of a pool",
+    "syslog": "tcp://HOST:PORT, or nothing",
+}
+
+
+def in_words(key: str) -> str:
+    """What a setting may be, such as ``a whole number of seconds from 2 to 60``."""
+    if key in _TEXTS:
+        return _TEXTS[key]
+    kind = type_info(next(field.type for field in SETTINGS if field.name == key))
+    assert isinstance(kind, IntType | FloatType)
+    number = "a whole number" if isinstance(kind, IntType) else "a number"
+    unit = next((f" of {unit}" for suffix, unit in _UNITS.items() if key.endswith(suffix)), "")
+    low, high = (f"{bound:f}".rstrip("0").rstrip(".") for bound in (kind.ge or 0, kind.le or 0))
+    return f"{number}{unit} from {low} to {high}"
+
+
+def _docstrings() -> dict[str, str]:
+    """What the record's source says of each setting; empty where there is no source."""
+    import ast
+    import inspect
+
+    try:
+        tree = ast.parse(inspect.getsource(ClusterConfig))
+    except (OSError, TypeError, SyntaxError):
+        return {}
+    body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+    found = {}
+    for field, text in pairwise(body):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(text, ast.Expr)
+        ):
+            found[field.target.id] = " ".join(str(ast.literal_eval(text.value)).split())
+    return found
 
 
 def parse_settings(texts: list[str]) -> dict[str, Any]:
@@ -56,16 +111,28 @@ def parse_settings(texts: list[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals:
             raise usage("config", f"{text!r} is not KEY=VALUE", "such as lease_ttl_s=5")
-        if key not in known:
-            raise usage(f"config {key}", "is not a setting", f"the settings are {', '.join(sorted(known))}")
+        _known(key)
         if key in out:
             raise usage(f"config {key}", "is given twice")
         try:
             out[key] = msgspec.convert(value.strip(), known[key].type, strict=False)
-        except msgspec.ValidationError as error:
-            raise usage(f"config {key}", f"{value!r} is not valid: {error}") from None
+        except msgspec.ValidationError:
+            raise usage(f"config {key}", f"{in_words(key)}, not {value!r}") from None
         _further(key, out[key])
     return out
+
+
+def _known(key: str) -> None:
+    known = sorted(field.name for field in SETTINGS)
+    if key not in known:
+        raise usage(f"config {key}", "is not a setting", f"the settings are {', '.join(known)}")
+
+
+def defaults_of(keys: list[str]) -> dict[str, Any]:
+    """The defaults of some settings; raises Problem for what is none."""
+    for key in keys:
+        _known(key)
+    return {field.name: field.default for field in SETTINGS if field.name in keys}
 
 
 def _further(key: str, value: Any) -> None:
@@ -81,7 +148,7 @@ def _further(key: str, value: Any) -> None:
             raise usage("config syslog", str(error)) from None
 
 
-async def set_settings(cluster: Cluster, deed: Deed, values: dict[str, Any]) -> bool:
+async def set_settings(cluster: Cluster, deed: Deed, values: dict[str, Any], what: str = "config.set") -> bool:
     """Change settings; agents follow at once. False when they were so already."""
     names.reason(deed.reason)
     key = cluster.keys.cluster()
@@ -97,7 +164,7 @@ async def set_settings(cluster: Cluster, deed: Deed, values: dict[str, Any]) -> 
         return Plan(
             guards=(Guard(key, "mod", found.mod if found is not None else 0),),
             effects=(Put(key, encode(after)),),
-            what="config.set",
+            what=what,
             object="config",
             message=" ".join(f"{name}={value}" for name, value in values.items()),
             answer=True,

@@ -202,6 +202,14 @@ class _Wait:
     def _hint(self, view: VmView | None) -> str:
         vm = self._spec.id
         if view is not None and view.phase == Phase.PENDING:
+            rooms = self._rooms or []
+            there = sorted({bridge for room in rooms for bridge in room.bridges})
+            if any(nic.bridge not in there for nic in self._spec.nics) and rooms:
+                return (
+                    f"delete it and use --network with a bridge that exists: {', '.join(there)}"
+                    if there
+                    else "no node has a bridge: delete it and use --network none"
+                )
             return "make room: `metastack node list -o wide` shows what is free and what is cordoned"
         if view is not None and view.phase == Phase.CLAIMED:
             return f"`metastack status` and `metastack node show {view.node}` say what its node does"

@@ -357,6 +357,27 @@ async def test_configuration(program: Program, rig: Rig) -> None:
     shown = (await program("config", "show", "-o", "json")).json()
     assert {item["key"]: item["value"] for item in shown}["lease_ttl_s"] == 3
     assert [event.reason for event in await rig.events()] == ["r"]
+    wide = (await program("config", "show", "-o", "wide")).out
+    assert "a whole number of seconds from 2 to 60" in wide
+    assert "only by a person" in wide, "what brake_percent=0 means"
+    refused = await program("config", "set", "lease_ttl_s=0.001")
+    assert refused.status == 2
+    assert "lease_ttl_s: a whole number of seconds from 2 to 60, not '0.001'" in refused.err
+    assert (await program("config", "unset", "nothing")).status == 2
+    unset = await program("config", "unset", "lease_ttl_s", "-o", "json")
+    assert [(item["value"], item["changed"]) for item in unset.json()] == [(5, False)]
+    assert await rig.cluster.config() == ClusterConfig(default_network="br0")
+
+
+async def test_hints_name_the_option_and_what_exists(program: Program, rig: Rig) -> None:
+    await rig.image()
+    await rig.node("n1")
+    bare = await program("vm", "create", "x", "--image", "tiny", "--memory", "128")
+    assert bare.status == 2
+    assert "--memory: '128' has no unit: write 128MiB" in bare.err
+    assert "--disk: " in (await program("vm", "create", "x", "--image", "tiny", "--disk", "4")).err
+    words = ("vm", "create", "x", "--image", "tiny", "--network", "br9", "--timeout", "2")
+    assert "use --network with a bridge that exists: br0" in (await program(*words)).err
 
 
 async def test_nodes(program: Program, rig: Rig) -> None:

@@ -29,7 +29,8 @@ class ClusterConfig(Record, frozen=True, kw_only=True):
     rank_delay_ms: Annotated[int, Meta(ge=1, le=5000)] = 30
     """Delay between two ranks that try to claim the same VM, milliseconds (DESIGN 5's delta)."""
     brake_percent: Annotated[int, Meta(ge=0, le=100)] = 50
-    """Fence nothing when more than this share of the joined, uncordoned nodes vanished within the window."""
+    """Fence nothing when more than this share of the joined, uncordoned nodes vanished within the window.
+    0: no node is ever fenced by itself, only by a person; 100: no brake."""
     brake_window_s: Annotated[int, Meta(ge=1, le=3600)] = 60
     """Window of the mass brake, seconds."""
     stop_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 60
