@@ -154,11 +154,12 @@ def _fence_unanswered(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     return end
 
 
-@fault("starts-take", "node", lasts=True)
-def _starts_take(lab: Lab, args: tuple[str, ...]) -> Undo | None:
-    """Starts wait that many seconds in a machine's libvirtd: ``starts-take n1 12``. The rest is quick."""
-    hypervisor, wait_s = host_of(lab, args).hypervisor, float(args[1])
-    hypervisor.slow_s = lambda what: wait_s if what == "start" else 0.0
+@fault("calls-take", "node", lasts=True)
+def _calls_take(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """Some calls wait that many seconds in a machine's libvirtd: ``calls-take n1 start=12 kill=5``."""
+    hypervisor = host_of(lab, args).hypervisor
+    takes = {name: float(seconds) for name, _, seconds in (word.partition("=") for word in args[1:])}
+    hypervisor.slow_s = lambda what: takes.get(what, 0.0)
 
     def end() -> None:
         hypervisor.slow_s = lambda _what: 0.0

@@ -124,6 +124,7 @@ def main(name: str, root: Path, budget_s: float, catchers: list[str]) -> dict[st
         except RuntimeError as error:  # the loop spins: nothing that is safe and useful does that
             found = [f"{type(error).__name__}: {error}"]
         if found:
+            found.sort(key=lambda line: " expected: " in line)  # what the judges say is said first
             broken = any(f"agent_died: {who}" in found[0] for who in ("n",)) and any(
                 b in found[0] for b in BROKEN
             )

@@ -157,7 +157,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "quiesce",
         "before registering: no thread of an older session is at work",
         _agent("session", "Session._join", "await self._quiesce()"),
-        ("boot-thread-ends-after-session",),
+        ("thread-lands-in-the-next-session",),
     ),
     Mutation(
         "drain-and-quiesce",
@@ -166,13 +166,13 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
             *_agent("session", "Session._join", "await self._drained()"),
             *_agent("session", "Session._join", "await self._quiesce()"),
         ),
-        ("boot-thread-ends-after-session",),
+        ("thread-lands-in-the-next-session",),
     ),
     Mutation(
         "barrier",
         "after an unclean exit libvirtd is restarted before anything is looked at (CE3)",
         _agent("session", "Session._join", "await self._hypervisor.barrier()"),
-        ("start-left-by-a-dead-agent", "start-left-and-vm-moved"),
+        ("kill-left-by-a-dead-agent",),
     ),
     Mutation(
         "kill-fenced",
@@ -186,7 +186,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
                 "if False:",
             ),
         ),
-        ("cut-off-from-both", "agent-frozen-longer-than-ttl"),
+        ("returns-before-its-guest-notices",),
     ),
     Mutation(
         "unblock-before-kill",
@@ -199,6 +199,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
                 "await self._storage.unfence(self._addresses)\n        await self._kill_fenced(fence)",
             ),
         ),
+        ("returns-before-its-guest-notices",),
     ),
     Mutation(
         "ready-after-unblock",
