@@ -24,7 +24,8 @@ async def look(node: Node, vm: VmId, domains: tuple[Domain, ...]) -> View:
     claim = world.claim(vm)
     owner = claim.record.node if claim is not None and claim.record is not None else ""
     rank = node.turn(vm) if session.ready and (claim is None or owner != node.name) else None
-    if claim is not None and owner == node.name and claim.ok.session <= world.fenced_through(node.name):
+    through = max(session.fenced_through, world.fenced_through(node.name))
+    if claim is not None and owner == node.name and claim.ok.session <= through:
         rank = node.turn(vm)
     if rank != memory.rank:
         memory.rank, memory.rank_since_s = rank, now_s
@@ -35,7 +36,7 @@ async def look(node: Node, vm: VmId, domains: tuple[Domain, ...]) -> View:
         node=node.name,
         session=0 if node.mirror.went_back else session.token,
         ready=session.ready,
-        fenced_through=world.fenced_through(node.name),
+        fenced_through=through,
         spec=world.spec(vm),
         claim=claim,
         halt=world.halt(vm),

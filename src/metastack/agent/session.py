@@ -62,6 +62,12 @@ class Session:
         self.name = name
         self.token = 0
         self.ready = False
+        self.fenced_through = 0
+        """My sessions up to this one are shut out, as read for the registration, whose guard proves it.
+
+        Safety: from there and not from the mirror, which may have lost the fence's event: claims of a fenced
+        session would be adopted. While I am alive no intent on me can open, so it holds for the session.
+        """
         self.recognised = False
         """This node has reached an etcd that knows it, or never had to."""
         self.generation = 0
@@ -206,6 +212,8 @@ class Session:
             # Safety: claims of a session that a fence has reached already are anybody's.
             await self._store.revoke(lease)
             raise Refused("a fence of this node is ahead of every session: the generation went back")
+        if fence is not None:
+            self.fenced_through = max(self.fenced_through, fence.ok.through)
         self._lease, self.generation = lease, generation
         self.token = token(generation, outcome.revision)
         await self._mirror.reached(outcome.revision)
