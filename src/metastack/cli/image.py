@@ -121,9 +121,14 @@ def import_(
     names.name("image", name)
     shown = without_password(source) if is_url(source) else source
     fetching = Bar(frame, f"fetching {name}")
-    with local_file(source, fetching, lambda: _refuse_taken(frame, name)) as path:
+    try:
+        with local_file(source, fetching, lambda: _refuse_taken(frame, name)) as path:
+            fetching.end()
+            with_storage(frame, work, f"image {name}")
+    except KeyboardInterrupt:
         fetching.end()
-        with_storage(frame, work, f"image {name}")
+        note(frame, f"image {name}: interrupted; nothing of it is left")
+        raise
     _printer(frame).one(with_cluster(frame, lambda cluster: _show(cluster, name)))
 
 

@@ -73,14 +73,44 @@ async def _connected(context: Context, work: Callable[[Cluster], Awaitable[T]], 
         keys = Keys(context.store.root)
     except ValueError as error:
         raise usage("root", str(error), "METASTACK_ROOT is such as /metastack") from None
+    _refuse_closed_sockets(context.store.endpoints)
     try:
-        store = EtcdStore(context.store, total_timeout_s=total_s)
+        try:
+            store = EtcdStore(context.store, total_timeout_s=total_s)
+        except Refused as error:
+            raise usage("", str(error)) from None
         try:
             return await work(Cluster(store, keys))
         finally:
             await store.close()
     except (Unavailable, Refused, Broken) as error:
         raise from_store(error, context.store.endpoints) from error
+
+
+def _refuse_closed_sockets(endpoints: tuple[str, ...]) -> None:
+    """Say at once that this user may not talk to etcd, when no endpoint is open to it."""
+    import os
+
+    from metastack.commands.problem import Code, Problem
+
+    paths = [endpoint.removeprefix("unix:") for endpoint in endpoints if endpoint.startswith("unix:/")]
+    if len(paths) < len(endpoints):
+        return
+    for path in paths:
+        try:
+            os.stat(path)
+        except PermissionError:
+            continue
+        except OSError:
+            return  # it is not there: etcd does not run, which is another story
+        if os.access(path, os.R_OK | os.W_OK):
+            return
+    raise Problem(
+        Code.DENIED,
+        "etcd",
+        f"permission denied on its socket {', '.join(paths)}",
+        f"run with sudo: `{sudo_line()}`",
+    )
 
 
 def with_storage(

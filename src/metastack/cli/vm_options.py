@@ -91,18 +91,28 @@ def change_vm(
     done: str,
 ) -> None:
     """Write a change, wait for it, print the VM."""
-    deed = new_deed(reason)
+    deed, written = new_deed(reason), False
 
     async def both(cluster: Cluster) -> VmView | None:
         from metastack.commands.reading import look_at_vm
         from metastack.commands.wait import wait_vm
 
+        nonlocal written
         changed = await work(cluster, deed)
+        written = True
         note(frame, f"{vm}: {done}" if changed.changed else f"{vm}: is so already")
         if goal is None or no_wait:
             return await look_at_vm(cluster, vm)
         return await wait_vm(cluster, vm, goal, timeout, changed.spec, vm_progress(frame))
 
-    view = with_cluster(frame, both)
+    try:
+        view = with_cluster(frame, both)
+    except KeyboardInterrupt:
+        if written:
+            stays = "the change stays wanted"
+            if done == "created":
+                stays = f"the VM stays; `metastack vm delete {vm}` removes it"
+            note(frame, f"{vm}: interrupted; {stays}")
+        raise
     if view is not None:
         vm_printer(frame).one(view)

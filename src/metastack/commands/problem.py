@@ -7,7 +7,9 @@ Rule: one problem names one object, says what is wrong with it and why; ``hint``
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
+from typing import Final
 
 from metastack.ports import Broken, Denied, Exists, InUse, InvalidImage, NoSpace, NotFound, Refused, Unavailable
 
@@ -82,6 +84,22 @@ def from_storage(error: Exception, object: str) -> Problem:
     )
 
 
+_TRIED: Final = re.compile(r"etcd is unreachable after ([0-9.]+) s \((.*)\)$", re.S)
+_ITS_WAY: Final = re.compile(
+    r"(ipv[46]|unix|dns):\S+: (Failed to connect to remote host|connect failed: addr: \S+ error): "
+)
+
+_ITS_NAMES: Final = re.compile(r"errors resolving (\S+): \[.* for \1: ([^\]]*)\]")
+
+
+def _silence(text: str, endpoints: tuple[str, ...]) -> str:
+    """That etcd does not answer: each endpoint once, with its reason, and nothing of how it was asked."""
+    if found := _TRIED.search(text):
+        said = _ITS_NAMES.sub(r"\2", _ITS_WAY.sub("", found[2]))
+        return f"does not answer within {found[1]} s (endpoints tried: {said})"
+    return f"does not answer (endpoints tried: {', '.join(endpoints) or 'none'}): {text}"
+
+
 def from_store(error: Exception, endpoints: tuple[str, ...]) -> Problem:
     """An error of the Store port that no command could make more of."""
     text = str(error) or type(error).__name__
@@ -90,11 +108,10 @@ def from_store(error: Exception, endpoints: tuple[str, ...]) -> Problem:
     if isinstance(error, Denied):
         return Problem(Code.DENIED, "etcd", text, "check the certificate or user in the context")
     if isinstance(error, Unavailable):
-        tried = ", ".join(endpoints) or "none"
         return Problem(
             Code.UNREACHABLE,
             "etcd",
-            f"does not answer (endpoints tried: {tried}): {text}",
+            _silence(text, endpoints),
             "check that etcd runs and that the endpoints are right: `metastack context list -o wide`",
         )
     if isinstance(error, Refused | Broken):

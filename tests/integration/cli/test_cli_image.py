@@ -142,6 +142,7 @@ async def test_interrupting_an_import_leaves_nothing(program: Program, rig: Rig,
     process.send_signal(signal.SIGINT)
     answer = await finish(process)
     assert answer.status == 130, answer
+    assert "image big: interrupted; nothing of it is left" in answer.err
     assert await rig.store.get(rig.keys.image("big")) is None
     assert [name for name in leftovers(tmp_path) if "lock" not in name] == []
 

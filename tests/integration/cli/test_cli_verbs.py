@@ -245,8 +245,50 @@ async def test_unreachable_within_five_seconds_naming_the_endpoints(program: Pro
     took = time.monotonic() - begun
     assert answer.status == 7
     assert took < 6.5, took  # 5 s, and the start of a process on a noisy machine
-    assert "http://127.0.0.1:1, http://127.0.0.1:2" in answer.error()["message"]
+    message = answer.error()["message"]
+    for url in ("http://127.0.0.1:1", "http://127.0.0.1:2"):
+        assert message.count(f"{url}: Connection refused") == 1
     assert answer.err.count("\n") == 1, "one error, no logs"
+    assert "/metastack" not in message, "how it was asked is nobody's business"
+
+
+async def test_endpoints_that_are_none(program: Program) -> None:
+    for words in (("--endpoint", "foo"), ("--endpoint", "http://h")):
+        answer = await program("vm", "list", *words)
+        assert answer.status == 2, answer
+        assert "expected http://host:port" in answer.err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be another user")
+async def test_a_socket_of_somebody_else(program: Program) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="ms-", dir="/tmp"))
+    path = folder / "socket"
+    path.touch(mode=0o600)
+    os.chmod(folder, 0o711)
+    try:
+        process = await program.start("vm", "list", "--endpoint", f"unix:{path}", "-o", "json", user=65534)
+        answer = await finish(process)
+        os.chmod(folder, 0o700)
+        hidden = await finish(await program.start("vm", "list", "--endpoint", f"unix:{path}", user=65534))
+    finally:
+        shutil.rmtree(folder)
+    assert answer.status == hidden.status == 6, (answer, hidden)
+    assert str(path) in answer.error()["message"]
+    assert answer.error()["hint"].startswith("run with sudo")
+
+
+async def test_interrupted_while_waiting_it_says_what_stays(program: Program, rig: Rig) -> None:
+    await rig.image()
+    process = await program.start("vm", "create", "hello", "--image", "tiny")
+    await until_written(rig)
+    assert process.stderr is not None
+    async with asyncio.timeout(DEADLINE_S):
+        await process.stderr.readuntil(b"pending")
+    process.send_signal(signal.SIGINT)
+    answer = await finish(process)
+    assert answer.status == 130
+    assert "`metastack vm delete default/hello` removes it" in answer.err
+    assert answer.out == ""
 
 
 async def test_endpoints_from_the_environment(program: Program, rig: Rig, cli_etcd: EtcdCluster) -> None:
