@@ -197,7 +197,7 @@ class Agent:
     def _changed(self, touched: set[ParsedKey]) -> None:
         """The mirror has news: queue what they bear on."""
         if route.about_nodes(touched):
-            self.fencer.observe()
+            self.fencer.observe({key.names[0] for key in touched if key.kind is Kind.NODE_ALIVE})
             self.node.session.check()
         if any(key.kind is Kind.CLUSTER for key in touched):
             self._config_changed(self.node.world)

@@ -8,6 +8,7 @@ Rule: done is written only after the storage confirmed the block.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
@@ -57,8 +58,12 @@ class Fencer:
         self.braked = ""
         """Why nothing is fenced right now; empty when the brake is off."""
 
-    def observe(self) -> None:
-        """Note who is absent since when; called on every change of a node's records."""
+    def observe(self, touched: Collection[str] = ()) -> None:
+        """Note who is absent since when; called on every change of a node's records.
+
+        ``touched``: nodes whose alive key was put or deleted just now. One of them that is absent vanished now,
+        also when it came and went within one batch of events and was never seen to be alive.
+        """
         now_s = asyncio.get_running_loop().time()
         world = self._node.world
         for name in world.nodes():
@@ -67,6 +72,8 @@ class Fencer:
                 self._absent_from_s.pop(name, None)
                 self._long_gone.pop(name, None)
             else:
+                if name in touched:
+                    self._absent_from_s[name] = now_s
                 self._absent_from_s.setdefault(name, now_s)
                 if name not in self._known and fence is not None and fence.record and fence.record.receipt:
                     # Perhaps its death was dealt with long before this agent started.
