@@ -59,9 +59,13 @@ def _printer(frame: Frame) -> Printer[ImageView]:
 
 
 class Bar:
-    """A progress bar on a terminal, now and then a line elsewhere, nothing beside machine output."""
+    """A progress bar on a terminal, now and then a line elsewhere, nothing beside machine output.
 
-    def __init__(self, frame: Frame, what: str) -> None:
+    ``sizes``: show the total; not where it counts several passes over the same bytes.
+    """
+
+    def __init__(self, frame: Frame, what: str, sizes: bool = True) -> None:
+        self._sizes = sizes
         self._quiet = frame.output not in (Output.TABLE, Output.WIDE)
         self._live = sys.stderr.isatty()
         self._what = what
@@ -75,7 +79,8 @@ class Bar:
         if self._quiet or (now < self._next_s and done != total):
             return
         self._next_s = now + (0.1 if self._live else 5.0)
-        share = f"{done * 100 // total:3d}% of {format_bytes(total)}" if total else format_bytes(done)
+        share = f"{done * 100 // total:3d}%" if total else format_bytes(done)
+        share += f" of {format_bytes(total)}" if total and self._sizes else ""
         if not self._live:
             sys.stderr.write(f"{self._what}: {share}\n")
             return
@@ -112,7 +117,7 @@ def import_(
     fmt = DiskFormat(format.value) if format is not None else None
 
     async def work(cluster: Cluster, storage: Storage) -> Image:
-        bar = Bar(frame, f"importing {name}")
+        bar = Bar(frame, f"importing {name}", sizes=False)
         try:
             return await import_image(cluster, storage, deed, name, path, fmt, shown, bar)
         finally:

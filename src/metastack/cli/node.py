@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 app = noun("node", "Compute nodes.")
 
 Name = Annotated[str, typer.Argument(metavar="NODE", autocompletion=node_names)]
+_ITS_OWN_WORDS = (
+    *("address", "storage_address", "capacity", "room", "hypervisor", "since", "storage", "bridges", "console"),
+    *("versions", "lag_ms"),
+)
+"""What goes with a node's lease: unknown of a lost one. UUID and storage addresses outlive it."""
+
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with the change.")]
 
 
@@ -109,7 +115,8 @@ def list_(
 def show(ctx: typer.Context, name: Name) -> None:
     """Show everything about one node."""
     frame = frame_of(ctx)
-    _printer(frame).one(with_cluster(frame, lambda cluster: _show(cluster, name)), detail=True)
+    info = with_cluster(frame, lambda cluster: _show(cluster, name))
+    _printer(frame).one(info, detail=True, unknown=() if info.session else _ITS_OWN_WORDS)
 
 
 verb(app)(fence.fence)

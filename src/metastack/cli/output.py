@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TextIO, TypeVar
 
@@ -213,8 +213,8 @@ class Printer(Generic[T]):
         else:
             self._table.print(views)
 
-    def one(self, view: T, detail: bool = False) -> None:
-        """One object: a row, or with ``detail`` a line for each field."""
+    def one(self, view: T, detail: bool = False, unknown: Collection[str] = ()) -> None:
+        """One object: a row, or with ``detail`` a line for each field; empty ones of ``unknown`` say so."""
         if self._output is Output.JSON:
             self._json(view)
         elif self._output is Output.YAML:
@@ -222,15 +222,15 @@ class Printer(Generic[T]):
         elif self._output is Output.NAME:
             self._names([view])
         elif detail:
-            self._detail(view)
+            self._detail(view, unknown)
         else:
             self._table.print([view])
 
-    def _detail(self, view: T) -> None:
+    def _detail(self, view: T, unknown: Collection[str]) -> None:
         fields = msgspec.to_builtins(view)
         width = max(len(key) for key in fields)
         for key, value in fields.items():
-            told = text_of(value)
+            told = "unknown" if key in unknown and not value else text_of(value)
             self._write(f"{key.ljust(width)}  {paint(told, told, self._out)}\n")
 
     def _json(self, value: Any) -> None:

@@ -46,7 +46,7 @@ def status(
     else:
         print(paint(clean(view.summary), "ok" if view.ok else "not ok", sys.stdout))
         # The first line has the first problem already.
-        for problem in view.problems if len(view.problems) > 1 else []:
+        for problem in view.problems[1:]:
             print(f"  {clean(problem)}")
         print(f"nodes  {text_of(view.nodes)}")
         print(f"vms    {text_of(view.vms)}")

@@ -25,6 +25,7 @@ from .vm_options import (
 )
 
 if TYPE_CHECKING:
+    from metastack.commands.deed import Cluster
     from metastack.commands.views import VmView
 
 
@@ -74,14 +75,13 @@ def list_(
 ) -> None:
     """List VMs of all projects."""
     from metastack.commands import names
+    from metastack.commands.projects import need_project
     from metastack.commands.reading import EVERYTHING, prefixes
     from metastack.commands.views import vm_views
 
     from .watching import print_list
 
     frame = frame_of(ctx)
-    if project:
-        names.name("project", project)
     wanted = names.labels(label or [])
 
     def chosen(view: VmView) -> bool:
@@ -95,17 +95,14 @@ def list_(
         return [view for view in vm_views(world) if chosen(view)]
 
     printer = vm_printer(frame)
-    with_cluster(
-        frame,
-        lambda cluster: print_list(
-            cluster,
-            prefixes(cluster.keys, EVERYTHING),
-            make,
-            printer,
-            watch,
-            lambda view: (view.id, view.uuid),
-        ),
-    )
+
+    async def work(cluster: Cluster) -> None:
+        if project:
+            await need_project(cluster, project)
+        wanted = prefixes(cluster.keys, EVERYTHING)
+        await print_list(cluster, wanted, make, printer, watch, lambda view: (view.id, view.uuid))
+
+    with_cluster(frame, work)
 
 
 @verb(app)

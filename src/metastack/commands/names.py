@@ -86,11 +86,11 @@ def label_changes(texts: list[str]) -> tuple[dict[str, str], set[str]]:
 
 
 def labels(texts: list[str]) -> dict[str, str]:
-    """``k=v`` each, for something new."""
-    put, drop = label_changes(texts)
-    if drop:
-        raise usage("label", f"{sorted(drop)[0]}- removes a label and there is none yet")
-    return bounded_labels(put)
+    """``k=v`` each, for something new or to choose by."""
+    for text in texts:
+        if "=" not in text:
+            raise usage("--label", f"{text!r} has no value", f"write {text.rstrip('-') or 'KEY'}=VALUE")
+    return bounded_labels(label_changes(texts)[0])
 
 
 def bounded_labels(found: dict[str, str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from metastack.core.world import Seen, seen
 
 from . import names
 from .deed import Cluster, Deed, Plan, commit
-from .problem import conflict
+from .problem import conflict, not_found
 
 
 async def create_project(cluster: Cluster, deed: Deed, name: str) -> Project:
@@ -36,6 +36,13 @@ async def create_project(cluster: Cluster, deed: Deed, name: str) -> Project:
         )
 
     return await commit(cluster, deed, look)
+
+
+async def need_project(cluster: Cluster, name: str) -> None:
+    """Raise Problem when there is no such project."""
+    names.name("project", name)
+    if name != names.DEFAULT_PROJECT and await cluster.store.get(cluster.keys.project(name)) is None:
+        raise not_found(f"project {name}", "`metastack project list` shows the projects")
 
 
 async def list_projects(cluster: Cluster) -> list[tuple[str, Seen[Project]]]:

@@ -197,6 +197,8 @@ async def test_exit_statuses(program: Program, rig: Rig) -> None:
         (3, "not_found", ("image", "show", "nope")),
         (3, "not_found", ("vm", "create", "x", "--image", "nope")),
         (3, "not_found", ("vm", "create", "x", "--image", "tiny", "--project", "nope")),
+        (3, "not_found", ("vm", "list", "--project", "nope")),
+        (2, "usage", ("vm", "list", "--label", "tier")),
         (3, "not_found", ("vm", "list", "--context", "nope")),
         (3, "not_found", ("image", "import", "x", "/nonexistent")),
         (4, "conflict", ("vm", "create", "hello", "--image", "tiny")),
@@ -437,6 +439,11 @@ async def test_nodes(program: Program, rig: Rig) -> None:
     assert (quiet.status, quiet.out, quiet.err) == (1, "", "")
     lost = (await program("node", "list", "-o", "json")).json()
     assert (lost[0]["state"], lost[0]["session"], lost[0]["capacity"]) == ("lost", None, None)
+    shown = dict(line.split(maxsplit=1) for line in (await program("node", "show", "n1")).out.splitlines())
+    assert (shown["capacity"], shown["hypervisor"], shown["uuid"]) == ("unknown", "unknown", "uuid-n1")
+    assert shown["by"].strip(), "who uncordoned it"
+    single = (await program("status")).out
+    assert single.count("the brake holds") == 1, "no problem is told twice"
 
 
 async def test_pending_is_explained(program: Program, rig: Rig) -> None:
