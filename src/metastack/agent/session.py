@@ -184,10 +184,11 @@ class Session:
         await self._storage.quiesce()
 
     async def _join(self) -> None:
-        self._end.clear()
-        self._why = ""
         await self._drained()
         await self._quiesce()
+        # Only now: what a call of the last session had to say (its boot was refused) does not end the next one.
+        self._end.clear()
+        self._why = ""
         await asyncio.wait_for(self._mirror.listed.wait(), 3600)
         await refuse_strange_etcd(self.name, *self._about)
         self.recognised = True
