@@ -99,6 +99,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "takeover-claim",
         "takeover: the claim is unchanged",
         _guard("takeover", "unchanged(keys.claim(vm), old)"),
+        ("takeover-arrives-late",),
     ),
     Mutation(
         "takeover-session",
@@ -113,6 +114,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
             *_plan(" or fence.record.through < claim.session", "", "_foreign"),
             Patch(_CHANGES, "takeover", "if fence.ok.through < old.ok.session:", "if False:"),
         ),
+        ("test:unit/core/test_plan.py",),
     ),
     Mutation("adopt-claim", "adopt: the claim is unchanged", _guard("adopt", "unchanged(keys.claim(vm), old)")),
     Mutation("adopt-session", "adopt: alive = S", _guard("adopt", _SESSION), ("adoption-of-a-dead-session",)),
@@ -243,26 +245,31 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "plan-ready",
         "nothing is claimed or booted before ready (CE1)",
         _plan("if not view.ready:", "if False:"),
+        ("test:unit/core/test_plan.py",),
     ),
     Mutation(
         "plan-covered-fenced",
         "a guest of a fenced session is killed",
         _plan(" and claim.session > view.fenced_through", "", "_covered"),
+        ("test:unit/core/test_plan.py",),
     ),
     Mutation(
         "plan-covered-node",
         "a guest whose claim is another node's is killed",
         _plan("claim.node == view.node and ", "", "_covered"),
+        ("test:unit/core/test_plan.py",),
     ),
     Mutation(
         "plan-epoch",
         "a guest of a stale epoch is killed",
         _plan("domain.epoch != view.claim.ok.epoch", "False"),
+        ("test:unit/core/test_plan.py",),
     ),
     Mutation(
         "plan-unmanaged",
         "a domain that is not ours is left alone",
         _plan("if not domain.managed:", "if False:"),
+        ("test:unit/core/test_plan.py",),
     ),
     Mutation(
         "plan-unreadable",
@@ -358,7 +365,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
             ),
             Patch("agent.guests", "Guests.boot", "if node.session.token != claim.session:", "if False:"),
         ),
-        ("frozen-before-boot-too-long",),
+        ("test:unit/agent/test_attack_protocol.py",),
     ),
     Mutation(
         "settle",
@@ -370,20 +377,30 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "stray",
         "a start without an answer is waited for before the release",
         _agent("act", "Reconciler._release", "if memory.stray:", "if False:"),
-        ("boot-unanswered-then-switched-off",),
+        ("start-unanswered-then-moved",),
     ),
     Mutation(
         "own-write",
-        "a view is never older than my own last write (after a commit, and before a key is worked on)",
+        "a view is never older than my own last write (after a commit, before a key's turn, before a boot)",
         (
             *_agent("node", "Node.commit", "await self.mirror.reached(outcome.revision)"),
             *_agent("agent", "Agent._one", "await self.node.caught_up()"),
+            Patch(
+                "agent.guests",
+                "Guests.boot",
+                "if entry is None or entry.mod_revision != held.mod:",
+                "if False:",
+            ),
         ),
+        ("test:unit/agent/test_attack_protocol.py",),
     ),
     Mutation(
         "went-back",
-        "an etcd that went back is not acted on",
-        _agent("mirror", "Mirror.look", "self.went_back = True", "self.went_back = False"),
+        "an etcd that went back is not acted on (two looks at the revision that cover each other)",
+        (
+            Patch("agent.mirror", "Mirror.look", "if snapshot.revision < before:", "if False:"),
+            Patch("agent.mirror", "Mirror.look", "if snapshot.revision < self.world.revision:", "if False:"),
+        ),
         ("etcd-went-back",),
     ),
     Mutation(
@@ -441,24 +458,46 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         ),
         ("deleted-and-made-anew", "deleted-and-made-anew-removal-late"),
     ),
-    # --- sweeping
+    # --- sweeping: the world's picture first, then etcd itself
     Mutation(
         "orphan-spec",
         "a disk that a spec names is no orphan",
-        _agent("sweeper", "orphans", "if spec is not None and", "if False and"),
+        (
+            Patch("agent.sweeper", "orphans", "if spec is not None and", "if False and"),
+            Patch(
+                "agent.sweeper",
+                "Sweeper._nobody_refers_to",
+                "spec = await node.store.get(node.keys.vm_spec(vm))",
+                "spec = None",
+            ),
+        ),
         ("guest-off-then-node-dies",),
     ),
     Mutation(
         "orphan-claim",
         "a disk that a claim names is no orphan",
-        _agent("sweeper", "orphans", "if claim is not None and", "if False and"),
+        (
+            Patch("agent.sweeper", "orphans", "if claim is not None and", "if False and"),
+            Patch(
+                "agent.sweeper",
+                "Sweeper._nobody_refers_to",
+                "claim = await node.store.get(node.keys.claim(vm))",
+                "claim = None",
+            ),
+        ),
         ("deleted-while-its-disk-is-made",),
     ),
     Mutation(
         "orphan-unreadable",
         "the disk of a VM whose spec cannot be read is no orphan",
-        _agent("sweeper", "orphans", "spec.record is None or", ""),
-        ("broken-spec-is-left-alone",),
+        (
+            Patch("agent.sweeper", "orphans", "spec.record is None or", "spec.record is not None and"),
+            Patch(
+                "agent.sweeper", "Sweeper._nobody_refers_to", "(spec is not None and found[0] is None) or ", ""
+            ),
+            Patch("agent.sweeper", "orphans", "claim.record is None or", "claim.record is not None and"),
+        ),
+        ("unreadable-and-switched-off",),
     ),
     # --- controls
     Mutation("control-nothing", "no step is taken away", (), harmless=True),
