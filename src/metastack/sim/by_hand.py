@@ -94,6 +94,13 @@ def _alive_deleted(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     return nothing
 
 
+@fault("new-address", "cluster")
+def _new_address(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """A machine gets another storage address: ``new-address n1 10.0.1.1``; its agent is to be restarted."""
+    lab.hosts[args[0]].address = args[1]
+    return nothing
+
+
 @fault("unblock-held", "cluster", lasts=True)
 def _unblock_held(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     """The next unblock stays in a monitor that is frozen: no answer, and it takes effect at the end."""

@@ -346,6 +346,25 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
             ),
         ),
     ),
+    Mutation(
+        "addresses-after-intent",
+        "the victim's addresses are read from etcd itself, after the intent committed",
+        (
+            Patch(
+                "agent.fencer",
+                "Fencer._fence",
+                "entry = await node.store.get(node.keys.node_facts(victim))",
+                "found = node.world.facts(victim)",
+            ),
+            Patch(
+                "agent.fencer",
+                "Fencer._fence",
+                "facts = seen(NodeFacts, entry).record if entry is not None else None",
+                "facts = found.record if found is not None else None",
+            ),
+        ),
+        ("address-declared-behind-a-fencer",),
+    ),
     # --- acting
     Mutation(
         "boot-checks",
