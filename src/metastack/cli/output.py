@@ -133,10 +133,15 @@ _WORDS: Final = frozenset(["true", "false", "yes", "no", "on", "off", "null", "y
 def to_yaml(value: Any, indent: str = "") -> str:
     """Builtins as a YAML block."""
     if isinstance(value, dict) and value:
-        return "".join(f"{indent}{_scalar(key)}:{_below(item, indent)}" for key, item in value.items())
+        return "".join(f"{_key(_scalar(key), indent)}:{_below(item, indent)}" for key, item in value.items())
     if isinstance(value, list) and value:
         return "".join(f"{indent}-{_item(item, indent)}" for item in value)
     return f"{indent}{_scalar(value)}\n"
+
+
+def _key(text: str, indent: str) -> str:
+    # YAML finds the colon of a plain key within 1024 characters only.
+    return f"{indent}{text}" if len(text) < 1000 else f"{indent}? {text}\n{indent}"
 
 
 def _below(value: Any, indent: str) -> str:
