@@ -5,5 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from hypothesis import settings
+
+# An example's wall time says nothing on a loaded machine; what a test must not take for ever, pytest's timeout says.
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
+
 for folder in ("unit/agent", "integration/e2e"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
