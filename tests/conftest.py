@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hypothesis import settings
 
-# An example's wall time says nothing on a loaded machine; what a test must not take for ever, pytest's timeout says.
+# An example's wall time says nothing on a loaded machine; pytest's own timeout ends what hangs.
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
 
