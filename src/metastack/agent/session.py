@@ -215,9 +215,10 @@ class Session:
             raise Refused("a fence of this node is ahead of every session: the generation went back")
         if fence is not None:
             self.fenced_through = max(self.fenced_through, fence.ok.through)
+        # First the mirror: until it shows my new key, the end of the old one looks like the end of this session.
+        await self._mirror.reached(outcome.revision)
         self._lease, self.generation = lease, generation
         self.token = token(generation, outcome.revision)
-        await self._mirror.reached(outcome.revision)
         log.info("registered", node=self.name, session=self.token)
         self._leased.set()
         await self._declare()
