@@ -16,7 +16,9 @@ BUDGET_S = 60.0
 def test_todays_part_is_noticed() -> None:
     day = datetime.datetime.now(tz=datetime.UTC).date().toordinal()
     known = remembered(TESTS)
-    part = [m for n, m in enumerate(MUTATIONS) if n % PARTS == day % PARTS and not m.harmless]
+    part = [
+        m for n, m in enumerate(MUTATIONS) if n % PARTS == day % PARTS and not m.harmless and not m.unproven
+    ]
     assert len(part) >= 3
     begun, verdicts = time.monotonic(), list[Verdict]()
     for mutation in part:

@@ -174,6 +174,19 @@ def _calls_take(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     return end
 
 
+@fault("storage-takes", "cluster", lasts=True)
+def _storage_takes(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """Some storage calls take that many seconds: ``storage-takes create_disk=8``. The rest is quick."""
+    before = lab.pool.delay_s
+    takes = {name: float(seconds) for name, _, seconds in (word.partition("=") for word in args)}
+    lab.pool.delay_s = lambda what: takes.get(what, 0.0) or before(what)
+
+    def end() -> None:
+        lab.pool.delay_s = before
+
+    return end
+
+
 @fault("etcd-went-back", "cluster", lasts=True)
 def _etcd_went_back(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     """An old backup answers in etcd's place, as of second N: ``etcd-went-back N``. At the end etcd is back."""

@@ -14,6 +14,7 @@ import io
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
@@ -109,7 +110,10 @@ def ask(catcher: str, root: Path, harmless: bool) -> list[str]:
 
 def main(name: str, root: Path, budget_s: float, catchers: list[str]) -> dict[str, object]:
     """The verdict on one mutation."""
+    name, _, number = name.partition("#")
     mutation = next(mutation for mutation in MUTATIONS if mutation.name == name)
+    if number:  # only that patch of the group
+        mutation = replace(mutation, patches=(mutation.patches[int(number)],))
     sys.meta_path.insert(0, _Finder(mutation))
     begun = time.monotonic()
     asked = 0

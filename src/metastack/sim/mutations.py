@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -59,31 +60,46 @@ def catchers(mutation: Mutation, root: Path, seeds: int) -> list[str]:
     return list(dict.fromkeys([*order, *rest[: len(scenarios)], *tables, *rest[len(scenarios) :]]))
 
 
-def judge(mutation: Mutation, root: Path, seeds: int, seconds: float) -> Verdict:
-    """Take one step away, in a process of its own."""
-    begun = time.monotonic()
+def _ask(name: str, root: Path, seconds: float, whom: list[str]) -> dict[str, Any]:
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "metastack.sim.mutant", mutation.name, str(root), str(seconds)),
-            *catchers(mutation, root, seeds),
-        ],
+        [*(sys.executable, "-m", "metastack.sim.mutant", name, str(root), str(seconds)), *whom],
         capture_output=True,
         check=False,
         timeout=seconds + 120,
     )
     try:
-        found = msgspec.json.decode(done.stdout.splitlines()[-1])
+        found: dict[str, Any] = msgspec.json.decode(done.stdout.splitlines()[-1])
     except (IndexError, msgspec.DecodeError):
-        found = {"catcher": "", "says": done.stderr.decode(errors="replace")[-300:], "broken": True}
-    noticed = bool(found["catcher"])
+        return {"catcher": "", "says": done.stderr.decode(errors="replace")[-300:], "broken": True}
+    return found
+
+
+def judge(mutation: Mutation, root: Path, seeds: int, seconds: float) -> Verdict:
+    """Take one step away, in a process of its own.
+
+    A group is noticed only as a group: when its catcher sees one patch alone, the others prove nothing.
+    """
+    begun = time.monotonic()
+    found = _ask(mutation.name, root, seconds, catchers(mutation, root, seeds))
+    noticed, ok = bool(found["catcher"]), True
+    if noticed and len(mutation.patches) > 1 and not mutation.one_edit:
+        for number in range(len(mutation.patches)):
+            alone = _ask(f"{mutation.name}#{number}", root, seconds, [found["catcher"]])
+            if alone["catcher"]:
+                ok, found["says"] = (
+                    False,
+                    f"sees patch {number} alone, the others prove nothing: {alone['says']}",
+                )
+                break
     return Verdict(
         name=mutation.name,
         step=mutation.step,
-        ok=noticed is not mutation.harmless
+        ok=ok
+        and noticed is not mutation.harmless
         and not found.get("broken")
         and not (mutation.harmless and found.get("late")),
         catcher=found["catcher"],
-        says=found["says"],
+        says=found["says"] or mutation.unproven,
         asked=found.get("asked", 0),
         seconds=round(time.monotonic() - begun, 1),
     )
