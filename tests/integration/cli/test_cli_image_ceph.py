@@ -127,7 +127,7 @@ async def test_broken_files(
     program = on(program, rig, settings)
     for name, says in (("truncated", "truncated"), ("corrupt", "corrupt")):
         answer = await program("image", "import", "tiny", str(tmp_path / f"{name}.qcow2"), "-o", "json")
-        refused(answer, 1, says, "check the file")
+        refused(answer, 1, says, "get the file anew")
     await nothing_is_left(program, settings)
 
 
