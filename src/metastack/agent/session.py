@@ -215,7 +215,7 @@ class Session:
             raise Refused("a fence of this node is ahead of every session: the generation went back")
         if fence is not None:
             self.fenced_through = max(self.fenced_through, fence.ok.through)
-        # First the mirror: until it shows my new key, the end of the old one looks like the end of this session.
+        # First the mirror: until it shows my new key, the end of the old one looks like this session's.
         await self._mirror.reached(outcome.revision)
         self._lease, self.generation = lease, generation
         self.token = token(generation, outcome.revision)
