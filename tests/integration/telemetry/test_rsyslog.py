@@ -94,8 +94,10 @@ class Server:
         self._process = None
 
     def lines(self) -> list[tuple[list[str], dict[str, object]]]:
+        """Whole lines only: rsyslogd may be in the middle of writing the last one."""
         out = self.folder / "out"
-        rows = out.read_text().splitlines() if out.exists() else []
+        text = out.read_text(errors="replace") if out.exists() else ""
+        rows = text[: text.rfind("\n") + 1].splitlines()
         return [(row.split(" ", 4)[:4], json.loads(row.split(" ", 4)[4])) for row in rows]
 
     def numbers(self, event: str = "counted") -> list[object]:
