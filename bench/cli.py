@@ -174,4 +174,7 @@ def measure(environment: Mapping[str, str], output: Path, runs: int) -> Result:
         row(name, "ms CPU", samples[name], baseline=samples["baseline"], limit=limits.get(name))
         for name in commands
     ]
-    return Result(rows=rows, raw={"samples_ms": samples, "baseline": baseline, "commands": commands})
+    told = {name: [word.replace(f"{TOP}/", "") for word in argv] for name, argv in commands.items()}
+    return Result(
+        rows=rows, raw={"samples_ms": samples, "baseline": ["python", *baseline[1:]], "commands": told}
+    )
