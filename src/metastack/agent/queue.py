@@ -8,7 +8,7 @@ Bound: it holds each key at most once, so it is as long as there are objects.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
@@ -23,7 +23,8 @@ class Queue(Generic[K]):
         self._working: set[K] = set()
         self._again: set[K] = set()
         self._timers: dict[K, asyncio.TimerHandle] = {}
-        self._ready = asyncio.Event()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        """Workers that found nothing: one key wakes one of them, not all."""
 
     def add(self, key: K) -> None:
         """Work on the key soon; a later appointment for it is void."""
@@ -34,7 +35,7 @@ class Queue(Generic[K]):
             self._again.add(key)
         elif key not in self._waiting:
             self._waiting[key] = None
-            self._ready.set()
+            self._wake()
 
     def add_after(self, key: K, delay_s: float) -> None:
         """Work on the key in ``delay_s`` seconds, unless an earlier appointment exists."""
@@ -57,11 +58,25 @@ class Queue(Generic[K]):
     async def get(self) -> K:
         """The next key; :meth:`done` must follow."""
         while not self._waiting:
-            self._ready.clear()
-            await self._ready.wait()
+            idle = asyncio.get_running_loop().create_future()
+            self._idle.append(idle)
+            try:
+                await idle
+            except asyncio.CancelledError:
+                # The key that woke this worker must not be left lying while another sleeps.
+                if idle.done() and not idle.cancelled():
+                    self._wake()
+                raise
         key, _ = self._waiting.popitem(last=False)
         self._working.add(key)
         return key
+
+    def _wake(self) -> None:
+        while self._idle:
+            idle = self._idle.popleft()
+            if not idle.done():
+                idle.set_result(None)
+                return
 
     def done(self, key: K) -> None:
         """The work on the key has ended."""

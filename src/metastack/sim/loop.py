@@ -52,13 +52,13 @@ class VirtualLoop(base_events.BaseEventLoop):
     _ready: Any
     _scheduled: list[Any]
     _stopping: bool
-    _timer_cancelled_count: int
 
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
         self._clock_resolution = 1e-9
         self._stopped = 0
+        self._timers = 0
         self._turns = 0
         self._checked_s = 0.0
         self.set_task_factory(self._make_task)
@@ -119,36 +119,59 @@ class VirtualLoop(base_events.BaseEventLoop):
 
     # --- BaseEventLoop's inside
 
+    def call_soon(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: Context | None = None
+    ) -> events.Handle:
+        handle = events.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> events.TimerHandle:
+        timer = events.TimerHandle(when, callback, args, self, context)
+        # A pair with a number compares without a call, and timers of one instant keep their order.
+        self._timers += 1
+        heapq.heappush(self._scheduled, (when, self._timers, timer))
+        return timer
+
+    def _timer_handle_cancelled(self, handle: events.TimerHandle) -> None:
+        """A cancelled timer stays in the heap until its time."""
+
     def _run_once(self) -> None:
         ready, scheduled = self._ready, self._scheduled
-        while scheduled and scheduled[0]._cancelled:
-            heapq.heappop(scheduled)._scheduled = False
-            self._timer_cancelled_count -= 1
+        while scheduled and scheduled[0][2]._cancelled:
+            heapq.heappop(scheduled)
         if not ready and not self._stopping:
             if not scheduled:
                 raise Stuck("nothing is ready and no timer is set")
-            if scheduled[0]._when > self.now_s:
-                self.now_s = scheduled[0]._when
+            if scheduled[0][0] > self.now_s:
+                self.now_s = scheduled[0][0]
         self.now_s += STEP_S
         self._turns += 1
         if self._turns % MOST_TURNS == 0:
             if self.now_s - self._checked_s < 1.0 and not self._stopping:
                 raise Stuck(f"{MOST_TURNS} turns of the loop within {self.now_s - self._checked_s:.3f} s")
             self._checked_s = self.now_s
-        while scheduled and scheduled[0]._when <= self.now_s:
-            timer = heapq.heappop(scheduled)
-            timer._scheduled = False
-            ready.append(timer)
+        now_s = self.now_s
+        while scheduled and scheduled[0][0] <= now_s:
+            ready.append(heapq.heappop(scheduled)[2])
         for _ in range(len(ready)):
             handle = ready.popleft()
             if handle._cancelled:
                 continue
+            context = handle._context
             if self._stopped:
-                process = handle._context.get(PROCESS)
+                process = context.get(PROCESS)
                 if process is not None and process.frozen:
                     process.held.append(handle)
                     continue
-            handle._run()
+            try:
+                context.run(handle._callback, *handle._args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self.call_exception_handler({"message": "a callback failed", "exception": error})
 
     def _write_to_self(self) -> None:
         """Nothing sleeps, so nothing is to be woken."""

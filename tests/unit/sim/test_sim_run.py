@@ -92,7 +92,7 @@ def test_processes_and_result_file_add_up(tmp_path: Path) -> None:
 
 
 def test_a_scenario_compares_its_log(tmp_path: Path) -> None:
-    (tmp_path / "script").write_text(TROUBLE + "at 30 expect running vm1\n")
+    (tmp_path / "script").write_text(TROUBLE + "at 30 expect running vm2\n")
     assert scenario(tmp_path).difference, "no log yet"
     scenario(tmp_path, update=True)
     assert not scenario(tmp_path).difference

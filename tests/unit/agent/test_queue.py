@@ -1,0 +1,54 @@
+"""The reconcile queue: each key once, one worker a key, one waker a worker."""
+
+import asyncio
+
+from metastack.agent.queue import Queue
+
+
+async def _settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_a_key_added_while_it_is_worked_on_comes_once_more() -> None:
+    queue: Queue[str] = Queue()
+    queue.add("a")
+    assert await queue.get() == "a"
+    queue.add("a")
+    queue.add("a")
+    assert len(queue) == 1
+    queue.done("a")
+    assert await queue.get() == "a"
+    queue.done("a")
+    assert len(queue) == 0
+
+
+async def test_one_key_wakes_one_worker() -> None:
+    queue: Queue[str] = Queue()
+    got: list[str] = []
+
+    async def worker() -> None:
+        got.append(await queue.get())
+
+    tasks = [asyncio.ensure_future(worker()) for _ in range(3)]
+    await _settle()
+    queue.add("a")
+    await _settle()
+    assert got == ["a"]
+    assert len(queue._idle) == 2
+    queue.add("b")
+    queue.add("c")
+    await asyncio.gather(*tasks)
+    assert sorted(got) == ["a", "b", "c"]
+
+
+async def test_a_worker_cancelled_as_it_wakes_passes_the_key_on() -> None:
+    queue: Queue[str] = Queue()
+    first = asyncio.ensure_future(queue.get())
+    second = asyncio.ensure_future(queue.get())
+    await _settle()
+    queue.add("a")
+    first.cancel()
+    await _settle()
+    assert first.cancelled()
+    assert second.done() and second.result() == "a"
