@@ -50,12 +50,15 @@ class Committed(Struct, frozen=True):
     """The change is in etcd at this revision."""
 
     revision: int
+    cluster_id: int = 0
+    """Of the etcd that answered; 0: it does not say."""
 
 
 class Lost(Struct, frozen=True):
     """A guard failed; nothing was written. ``revision`` is the store's at that moment."""
 
     revision: int
+    cluster_id: int = 0
 
 
 Outcome = Committed | Lost
@@ -77,6 +80,10 @@ class Snapshot(Struct, frozen=True):
 
     revision: int
     entries: tuple[Entry, ...]
+    cluster_id: int = 0
+    """Of the etcd that answered. One that was restored from a backup may have another, or the same."""
+    term: int = 0
+    """Its raft term, which only grows in one cluster, and begins anew in one that was restored."""
 
 
 class KeyEvent(Struct, frozen=True):
@@ -92,6 +99,7 @@ class Batch(Struct, frozen=True):
 
     revision: int
     events: tuple[KeyEvent, ...]
+    cluster_id: int = 0
 
 
 class Lease(Struct, frozen=True):

@@ -87,7 +87,8 @@ class EtcdStore:
         """The first page of every prefix in one transaction, the others at that transaction's revision."""
         spans = [(key_of(prefix), prefix_end(key_of(prefix))) for prefix in prefixes]
         heads = [rpc.RangeRequest(key=key, range_end=end, limit=PAGE) for key, end in spans]
-        pages, revision = await self._at_once(f"list {' '.join(prefixes)}", heads)
+        pages, header = await self._at_once(f"list {' '.join(prefixes)}", heads)
+        revision = header.revision
         entries: list[Entry] = []
         for prefix, (_, end), page in zip(prefixes, spans, pages, strict=True):
             entries.extend(entry_of(kv) for kv in page.kvs)
@@ -99,10 +100,10 @@ class EtcdStore:
                 entries.extend(entry_of(kv) for kv in answer.response.kvs)
                 more = answer.response.more
                 after = answer.response.kvs[-1].key + b"\0" if more else b""
-        return Snapshot(revision, tuple(entries))
+        return Snapshot(revision, tuple(entries), header.cluster_id, header.raft_term)
 
-    async def _at_once(self, what: str, ranges: Sequence[Any]) -> tuple[Answers, int]:
-        """Several ranges at one revision: their answers, and the revision."""
+    async def _at_once(self, what: str, ranges: Sequence[Any]) -> tuple[Answers, Any]:
+        """Several ranges at one revision: their answers, and the header that says which."""
         request = rpc.TxnRequest(success=[rpc.RequestOp(request_range=one) for one in ranges])
 
         async def send(link: Link, timeout_s: float) -> Any:
@@ -110,14 +111,14 @@ class EtcdStore:
 
         try:
             answer = await self._channels.ask(what, send, twice=True)  # it only reads
-            return [one.response_range for one in answer.response.responses], answer.response.header.revision
+            return [one.response_range for one in answer.response.responses], answer.response.header
         except NoSpace:
             # Without space 3.5.1 and older refuse every transaction, also one that would not write.
             pages: Answers = []
             for one in ranges:
                 one.revision = pages[0].header.revision if pages else 0
                 pages.append((await self._channels.ask(what, _range(one), twice=True)).response)
-            return pages, pages[0].header.revision
+            return pages, pages[0].header
 
     async def commit(self, change: Change) -> Outcome:
         request = txn_of(change)
@@ -126,8 +127,9 @@ class EtcdStore:
             return await link.kv.Txn(request, timeout=timeout_s, metadata=METADATA)
 
         answer = await self._channels.ask(f"commit {change.name}", send, twice=False)
-        revision = answer.response.header.revision
-        return Committed(revision) if answer.response.succeeded else Lost(revision)
+        header = answer.response.header
+        kind = Committed if answer.response.succeeded else Lost
+        return kind(header.revision, header.cluster_id)
 
     async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Batch, None]:
         watching = Watching(self._channels, key_of(prefix), prefix_end(key_of(prefix)), after_revision)

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import TypeVar
 
 from metastack.core.change import Batch, Change, Entry, Lease, Outcome, Snapshot
-from metastack.ports import Broken, LeaseGone, Unavailable, UnknownOutcome
+from metastack.ports import Broken, Compacted, LeaseGone, Unavailable, UnknownOutcome
 
 from .memory_cluster import MemoryCluster
 
@@ -55,7 +55,7 @@ class MemoryStore:
 
         def read() -> Snapshot:
             entries = tuple(entry for prefix in prefixes for entry in self._cluster.under(prefix))
-            return Snapshot(self._cluster.revision, entries)
+            return Snapshot(self._cluster.revision, entries, self._cluster.id, self._cluster.term)
 
         return (await self._ask(f"list {' '.join(prefixes)}", read))[0]
 
@@ -72,8 +72,15 @@ class MemoryStore:
         return (await self._ask(what, lambda: self._cluster.apply(change), twice=False))[0]
 
     async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Batch, None]:
-        last = after_revision
+        last, era = after_revision, self._cluster.era
+        id_ = self._cluster.id if self._reaches() else 0
         while not self._closed:
+            if self._hears() and self._cluster.era != era:
+                # The stream broke: a new one finds another cluster, or one that is behind.
+                if id_ not in (0, self._cluster.id) or self._cluster.revision < last:
+                    raise Compacted(f"watch {prefix}: this is another cluster, or it went back")
+                era = self._cluster.era
+            id_ = id_ or (self._cluster.id if self._hears() else 0)
             events = self._cluster.events_after(last, prefix) if self._hears() else ()
             if not events:
                 await self._cluster.changed()
@@ -84,7 +91,7 @@ class MemoryStore:
                 if self._lose_events:
                     self._lose_events = False
                     continue
-                yield Batch(last, events)
+                yield Batch(last, events, id_)
         raise Unavailable(f"watch {prefix}: the store is closed")
 
     async def grant(self, ttl_s: int) -> Lease:

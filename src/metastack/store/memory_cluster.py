@@ -12,6 +12,8 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Final
 
+from msgspec import Struct
+
 from metastack.core.change import (
     Change,
     Committed,
@@ -26,6 +28,7 @@ from metastack.ports import Compacted, LeaseGone, NoSpace
 
 from .limits import check, covers
 
+FIRST_ID: Final = 0xCDF818194E3A8C32
 EXPIRY_DELAY_S: Final = 0.5
 """etcd looks for expired leases every half second."""
 
@@ -39,12 +42,26 @@ class _Lease:
         self.timer: asyncio.TimerHandle | None = None
 
 
+class Backup(Struct, frozen=True):
+    """A snapshot file."""
+
+    revision: int
+    entries: dict[str, Entry]
+    ttls: dict[int, int]
+
+
 class MemoryCluster:
     """An etcd without processes. Its methods below ``faults`` are for tests and the simulator."""
 
     def __init__(self, *, expiry_delay_s: float = EXPIRY_DELAY_S) -> None:
         self.revision = 1
         """As in etcd, whose first write is revision 2."""
+        self.id = FIRST_ID
+        """As in a response's header; a restored cluster may have another one."""
+        self.term = 2
+        """Of the first leader."""
+        self.era = 0
+        """How often its history was exchanged: every stream broke then."""
         self.compacted = 0
         """Revisions up to this one are gone from the history."""
         self.full = False
@@ -72,7 +89,7 @@ class MemoryCluster:
         """One transaction, in etcd's order: sizes, guards, lease, space, effects."""
         check(change)
         if not all(self._holds(guard) for guard in change.guards):
-            return Lost(self.revision)
+            return Lost(self.revision, self.id)
         puts = [effect for effect in change.effects if isinstance(effect, Put)]
         if any(put.leased for put in puts) and change.lease not in self._leases:
             raise LeaseGone(f"{change.name}: lease {change.lease:x} does not exist")
@@ -86,7 +103,7 @@ class MemoryCluster:
             else:
                 events.extend(self._delete(sorted(k for k in self._entries if covers(effect, k)), revision))
         self._record(revision, events)
-        return Committed(self.revision)
+        return Committed(self.revision, self.id)
 
     def grant(self, ttl_s: int) -> int:
         self._next_lease += 1
@@ -148,8 +165,32 @@ class MemoryCluster:
 
     def new_leader(self) -> None:
         """Every lease starts again at its full TTL."""
+        self.term += 1
         for lease in self._leases:
             self._arm(lease)
+
+    def backup(self) -> Backup:
+        """What ``etcdctl snapshot save`` writes: entries with their revisions, and leases."""
+        ttls = {number: lease.ttl_s for number, lease in self._leases.items()}
+        return Backup(self.revision, dict(self._entries), ttls)
+
+    def restore(self, backup: Backup, id_: int | None = None) -> None:
+        """``etcdctl snapshot restore``: another history from here on, with another id unless it is said.
+
+        Its leases begin at their full TTL, there is nothing to watch from before, and the terms begin anew.
+        """
+        self.stop()
+        self.id = self.id + 1 if id_ is None else id_
+        self.revision, self._entries = backup.revision, dict(backup.entries)
+        self._history, self.compacted, self.term = [], backup.revision, 2
+        self.era += 1
+        self._leases = {number: _Lease(ttl_s) for number, ttl_s in backup.ttls.items()}
+        for key, entry in self._entries.items():
+            if entry.lease in self._leases:
+                self._leases[entry.lease].keys.add(key)
+        for number in self._leases:
+            self._arm(number)
+        self.wake()
 
     def outage(self) -> None:
         """The quorum is lost: nothing is answered and no lease expires until :meth:`recover`."""

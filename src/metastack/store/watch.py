@@ -44,6 +44,8 @@ class Watching:
         self._cluster_id = 0
         self._opened_s = 0.0
         self._failures = 0
+        self._streams = 0
+        """How many there were: the first one follows a list, which told the truth."""
 
     async def next(self) -> Batch:
         """The next batch, over as many streams as it takes; raises Compacted and Denied."""
@@ -99,6 +101,11 @@ class Watching:
         if self._cluster_id not in (0, response.header.cluster_id):
             raise Compacted(f"watch {self._key.decode()}: {link.endpoint} is another cluster than before")
         self._cluster_id = response.header.cluster_id
+        if self._streams and response.header.revision < self._last:
+            # Safety: the same id does not make it the same cluster: one restored with the same members and
+            # token keeps it. Or this member lags behind; whoever lists again learns which.
+            raise Compacted(f"watch {self._key.decode()}: {link.endpoint} is behind what was delivered")
+        self._streams += 1
         if self._failures:
             say("info", "watch_resumed", prefix=self._key.decode(), endpoint=link.endpoint, after=self._last)
 
@@ -123,13 +130,13 @@ class Watching:
                 return None
             self._last = events[-1].revision
             self._failures = 0
-            return Batch(self._last, events)
+            return Batch(self._last, events, self._cluster_id)
         # Safety: an answer to our own question (watch id -1) may overtake events before etcd 3.4.25 and
         # 3.5.8, so it moves nothing. One that etcd sends by itself comes in the watch's own order.
         if response.watch_id == -1 or response.header.revision <= self._last:
             return None
         self._last = response.header.revision
-        return Batch(self._last, ())
+        return Batch(self._last, (), self._cluster_id)
 
     def _refuse_cancelled(self, response: Any) -> None:
         if not response.canceled:

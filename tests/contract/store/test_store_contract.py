@@ -143,7 +143,8 @@ async def test_a_lost_change_writes_nothing(backend: Backend, store: Store) -> N
     key, other = backend.root + "k", backend.root + "other"
     revision = await put(store, key)
     guards = (Guard(key, "mod", revision), Guard(other, "mod", revision))
-    assert await store.commit(change(Put(other, b"x"), Delete(key), guards=guards)) == Lost(revision)
+    lost = await store.commit(change(Put(other, b"x"), Delete(key), guards=guards))
+    assert lost == Lost(revision, lost.cluster_id)
     assert (await store.list(backend.root)).revision == revision
     assert await store.get(other) is None
 
@@ -152,7 +153,7 @@ async def test_one_change_is_one_revision_and_one_batch(backend: Backend, store:
     a, b, c = (backend.root + name for name in "abc")
     before = await put(store, c)
     outcome = await store.commit(change(Put(a, b"1"), Put(b, b"2"), Delete(c)))
-    assert outcome == Committed(before + 1)
+    assert outcome == Committed(before + 1, outcome.cluster_id)
     watch = store.watch(backend.root, before)
     batch = await asyncio.wait_for(anext(watch), SOON_S)
     assert [(e.key, e.revision, e.entry is None) for e in batch.events] == [
@@ -164,8 +165,9 @@ async def test_one_change_is_one_revision_and_one_batch(backend: Backend, store:
 
 async def test_deleting_nothing_makes_no_revision(backend: Backend, store: Store) -> None:
     before = await put(store, backend.root + "k")
-    assert await store.commit(change(Delete(backend.root + "absent"))) == Committed(before)
-    assert await store.commit(change()) == Committed(before)
+    id_ = (await store.list(backend.root)).cluster_id
+    assert await store.commit(change(Delete(backend.root + "absent"))) == Committed(before, id_)
+    assert await store.commit(change()) == Committed(before, id_)
 
 
 async def test_delete_range(backend: Backend, store: Store) -> None:
@@ -375,7 +377,7 @@ async def test_random_changes_give_the_same_history(backend: Backend, store: Sto
         ]
         outcome = await store.commit(change(*effects, guards=guards, lease=lease.id))
         if guards[0].value != truth:
-            assert outcome == Lost(revision)
+            assert outcome == Lost(revision, outcome.cluster_id)
             continue
         done: list[KeyEvent] = []
         for effect in effects:
@@ -395,7 +397,27 @@ async def test_random_changes_give_the_same_history(backend: Backend, store: Sto
                 done.append(KeyEvent(effect.key, revision + 1, None))
         revision += bool(done)
         expected += done
-        assert outcome == Committed(revision)
+        assert outcome == Committed(revision, outcome.cluster_id)
     listed = {e.key: e for e in (await store.list(*keys)).entries}
     assert listed == model
     assert await events(store.watch(backend.root, start), len(expected)) == expected
+
+
+# --- which etcd it is
+
+
+async def test_every_answer_says_which_cluster_it_is_of(backend: Backend, store: Store) -> None:
+    key = backend.root + "k"
+    snapshot = await store.list(backend.root)
+    assert snapshot.cluster_id > 0
+    assert snapshot.term >= 2  # the first leader's
+    watch = aiter(store.watch(backend.root, snapshot.revision))
+    outcome = await store.commit(change(Put(key, b"v")))
+    assert isinstance(outcome, Committed)
+    lost = await store.commit(change(Put(key, b"v"), guards=(Guard(key, "mod", 0),)))
+    assert isinstance(lost, Lost)
+    async with asyncio.timeout(SOON_S):
+        batch = await anext(watch)
+    again = await store.list(backend.root)
+    assert {outcome.cluster_id, lost.cluster_id, batch.cluster_id, again.cluster_id} == {snapshot.cluster_id}
+    assert again.term >= snapshot.term

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from metastack.core.change import Change, Committed, Guard, Put
-from metastack.ports import LeaseGone, NoSpace, Unavailable, UnknownOutcome
+from metastack.ports import Compacted, LeaseGone, NoSpace, Unavailable, UnknownOutcome
 from metastack.store.memory import MemoryStore
 from metastack.store.memory_cluster import MemoryCluster
 
@@ -117,3 +117,30 @@ async def test_a_full_store() -> None:
     cluster.full = True
     with pytest.raises(NoSpace):
         await MemoryStore(cluster).commit(write("/k"))
+
+
+@pytest.mark.parametrize("same_id", [False, True])
+async def test_a_restored_cluster_is_another_one_or_went_back(same_id: bool) -> None:
+    cluster = MemoryCluster()
+    store = MemoryStore(cluster)
+    lease = await store.grant(5)
+    await store.commit(write("/leased", lease=lease.id))
+    first = await store.commit(write("/k"))
+    backup = cluster.backup()
+    await store.commit(write("/k"))
+    before = await store.list("/")
+    watch = aiter(store.watch("/", before.revision))
+    waiting = asyncio.ensure_future(anext(watch))
+    await asyncio.sleep(0)
+    cluster.restore(backup, before.cluster_id if same_id else None)
+    with pytest.raises(Compacted):
+        await asyncio.wait_for(waiting, 10)
+    after = await store.list("/")
+    assert (after.cluster_id == before.cluster_id) is same_id
+    assert after.revision == first.revision < before.revision
+    assert {e.key: e.mod_revision for e in after.entries}["/k"] == first.revision
+    with pytest.raises(Compacted):
+        await anext(aiter(store.watch("/", 0)))
+    cluster.revoke(lease.id)
+    assert await store.get("/leased") is None
+    cluster.stop()

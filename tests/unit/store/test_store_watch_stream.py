@@ -59,7 +59,7 @@ async def scripted(
         await server.stop(None)
 
 
-def created(revision: int = 1, cluster: int = 7, **more: Any) -> Any:
+def created(revision: int = 1000, cluster: int = 7, **more: Any) -> Any:
     return rpc.WatchResponse(header=header(revision, cluster), created=True, **more)
 
 
@@ -158,6 +158,19 @@ async def test_a_cancelled_watch_is_an_error(folder: Path, answer: Any, error: t
 async def test_another_cluster_behind_the_endpoint_means_list_again(folder: Path) -> None:
     def script(stream: int, start: int) -> list[Any]:
         return [created(cluster=stream), says(start)]
+
+    async with scripted(folder, script) as (store, _):
+        watch = store.watch("/", 4)
+        await take(watch, 1)
+        with pytest.raises(Compacted):
+            await take(watch, 1)
+
+
+async def test_a_cluster_that_is_behind_means_list_again_also_under_the_same_id(folder: Path) -> None:
+    """Restored with the same members and token it keeps its id; its streams would only wait."""
+
+    def script(stream: int, start: int) -> list[Any]:
+        return [created(), says(500)] if stream == 1 else [created(499), says(start)]
 
     async with scripted(folder, script) as (store, _):
         watch = store.watch("/", 4)
