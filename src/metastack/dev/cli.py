@@ -21,6 +21,7 @@ from metastack import contexts
 from metastack.contexts import ContextError
 from metastack.ports import Broken, NotFound, Refused, Unavailable
 
+from .chaos.cli import chaos
 from .cluster import Cluster
 from .etcd import EtcdFailed
 from .layout import cache, clusters
@@ -33,6 +34,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+app.command("chaos")(chaos)
 
 
 class Storage(StrEnum):

@@ -69,9 +69,12 @@ LABEL l
 _VERSION = "1"
 
 
-def image(cache: Path) -> Path:
-    """The guest image (raw, about 40 MiB), built when it is not there yet. Raises Unavailable."""
-    finished = cache / f"guest-{_recipe()}.raw"
+def image(cache: Path, init: Path = INIT) -> Path:
+    """The guest image (raw, about 40 MiB), built when it is not there yet. Raises Unavailable.
+
+    ``init``: the script that is its process 1.
+    """
+    finished = cache / f"guest-{_recipe(init)}.raw"
     if finished.exists():
         return finished
     cache.mkdir(parents=True, exist_ok=True)
@@ -79,7 +82,7 @@ def image(cache: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not finished.exists():
             with tempfile.TemporaryDirectory(prefix="guest-", dir=cache) as work:
-                _build(Path(work)).rename(finished)
+                _build(Path(work), init).rename(finished)
     return finished
 
 
@@ -90,16 +93,16 @@ def ring_offset(image_file: Path) -> int:
     return int.from_bytes(entry[8:12], "little") * 512
 
 
-def _recipe() -> str:
+def _recipe(init: Path) -> str:
     digest = hashlib.sha256()
-    for part in (_VERSION, INIT.read_text(), _SYSLINUX, _DHCP, _OFF, " ".join(_MODULES), str(DATA_MIB)):
+    for part in (_VERSION, init.read_text(), _SYSLINUX, _DHCP, _OFF, " ".join(_MODULES), str(DATA_MIB)):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:16]
 
 
-def _build(work: Path) -> Path:
+def _build(work: Path, init: Path) -> Path:
     kernel, modules = _kernel(work)
-    _initrd(work, modules)
+    _initrd(work, modules, init)
     boot_mib = (kernel.stat().st_size + (work / "initrd.gz").stat().st_size) // MIB + 3
     boot, data, disk = work / "boot", work / "data", work / "disk"
     _sparse(boot, boot_mib)
@@ -143,7 +146,7 @@ def _kernel(work: Path) -> tuple[Path, Path]:
     return _one(root / "boot", "vmlinuz-*"), root
 
 
-def _initrd(work: Path, modules: Path) -> None:
+def _initrd(work: Path, modules: Path, init: Path) -> None:
     root = work / "root"
     for folder in ["bin", "sbin", "proc", "sys", "dev", "run", "tmp", "etc", "data", "lib/modules"]:
         (root / folder).mkdir(parents=True)
@@ -159,7 +162,7 @@ def _initrd(work: Path, modules: Path) -> None:
                 shutil.copy(words[1], root / "lib" / "modules" / name)
                 order.append(name)
     (root / "etc" / "modules").write_text("\n".join(order) + "\n")
-    scripts = {"init": INIT.read_text(), "etc/dhcp": _DHCP}
+    scripts = {"init": init.read_text(), "etc/dhcp": _DHCP}
     scripts |= {f"sbin/{verb}": _OFF.format(verb=verb) for verb in ("poweroff", "reboot")}
     for name, text in scripts.items():
         (root / name).write_text(text)

@@ -1,0 +1,72 @@
+"""The faults there are: where each strikes, for how long, and how often it is chosen.
+
+Owns: the table. Refuses: doing any of it (:mod:`.inject`) and choosing (:mod:`.schedule`).
+Rule: two faults of one round never strike the same place.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class Kind(StrEnum):
+    POWER_CUT = "power-cut"
+    AGENT_KILLED = "agent-killed"
+    AGENT_FROZEN_BRIEFLY = "agent-frozen-briefly"
+    AGENT_FROZEN_LONG = "agent-frozen-long"
+    CUT_ETCD = "cut-from-etcd"
+    CUT_STORAGE = "cut-from-storage"
+    CUT_ALL = "cut-from-all"
+    LIBVIRTD_KILLED = "libvirtd-killed"
+    LIBVIRTD_FROZEN = "libvirtd-frozen"
+    ETCD_LEADER_KILLED = "etcd-leader-killed"
+    ETCD_LEADER_FROZEN = "etcd-leader-frozen"
+    ETCD_QUORUM_LOST = "etcd-quorum-lost"
+    OSD_KILLED = "osd-killed"
+    MON_KILLED = "mon-killed"
+
+
+class Shape(Struct, frozen=True):
+    place: str
+    """``node`` (one of them), ``etcd`` or ``ceph``."""
+    weight: int
+    hold_s: tuple[float, float]
+    """How long until it is taken back, from and to."""
+
+
+TTL_S = 3
+"""The cluster's node lease. The holds below are shorter or longer than this on purpose."""
+
+SHAPES: dict[Kind, Shape] = {
+    Kind.POWER_CUT: Shape("node", 6, (2.0, 12.0)),
+    Kind.AGENT_KILLED: Shape("node", 3, (0.0, 0.0)),
+    Kind.AGENT_FROZEN_BRIEFLY: Shape("node", 2, (0.5, 2.0)),
+    Kind.AGENT_FROZEN_LONG: Shape("node", 5, (5.0, 10.0)),
+    Kind.CUT_ETCD: Shape("node", 5, (1.0, 11.0)),
+    Kind.CUT_STORAGE: Shape("node", 3, (1.0, 9.0)),
+    Kind.CUT_ALL: Shape("node", 4, (1.0, 11.0)),
+    Kind.LIBVIRTD_KILLED: Shape("node", 2, (0.0, 0.0)),
+    Kind.LIBVIRTD_FROZEN: Shape("node", 3, (1.0, 8.0)),
+    Kind.ETCD_LEADER_KILLED: Shape("etcd", 3, (1.0, 5.0)),
+    Kind.ETCD_LEADER_FROZEN: Shape("etcd", 3, (1.0, 6.0)),
+    Kind.ETCD_QUORUM_LOST: Shape("etcd", 1, (4.0, 60.0)),
+    Kind.OSD_KILLED: Shape("ceph", 2, (0.5, 6.0)),
+    Kind.MON_KILLED: Shape("ceph", 2, (0.5, 6.0)),
+}
+
+
+class Fault(Struct, frozen=True, kw_only=True):
+    """One fault of a round."""
+
+    kind: Kind
+    target: str
+    """A node's name; ``etcd`` or ``ceph`` when the member is found at the moment itself."""
+    begin_s: float
+    """After the round's start."""
+    hold_s: float
+
+    def __str__(self) -> str:
+        held = f" {self.hold_s:.1f} s" if self.hold_s else ""
+        return f"{self.kind} {self.target} at {self.begin_s:.1f}{held}"
