@@ -104,18 +104,19 @@ class Run:
     def go(self, seconds: float, rounds: int | None) -> None:
         """Play until the time or the rounds are over, or something is wrong."""
         from .run import Rounds
+        from .schedule import planned
         from .stage import stage
 
         self.say(f"chaos: seed {self.seed}, {'round' if rounds == 1 else 'rounds'} from {self.first}")
         with tempfile.TemporaryDirectory(prefix="msl", dir="/tmp") as folder:
             consoles = Path(folder) / "consoles.log"
             with stage(self.vms, self.say, folder=Path(folder)) as there:
-                play = Rounds(there, self.seed, self.kinds, self.say)
+                play = Rounds(there)
                 play.settle()
                 self.begun_s = time.monotonic()
                 number = self.first
                 while number - self.first < rounds if rounds else time.monotonic() - self.begun_s < seconds:
-                    one = play.play(number)
+                    one = play.play(planned(self.seed, number, there.cluster.state.nodes, self.kinds))
                     self.rounds.append(one)
                     self._tell(one)
                     if one.violations:

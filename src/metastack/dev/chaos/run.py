@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -19,12 +18,10 @@ from typing import Any
 from metastack.ports import Broken, Unavailable
 
 from .. import proc
-from ..cluster import Say
-from .faults import Kind
 from .inject import Injector
 from .judge import Crime, Known, Violation, judge, order
 from .ring import BYTES, Ack, parse
-from .schedule import Planned, planned
+from .schedule import Planned
 from .stage import Stage
 
 BACK_WITHIN_S = 240.0
@@ -54,8 +51,8 @@ class Round:
 class Rounds:
     """The rounds of one run."""
 
-    def __init__(self, stage: Stage, seed: int, kinds: Sequence[Kind], say: Say) -> None:
-        self.stage, self.seed, self.kinds, self._say = stage, seed, kinds, say
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
         self._injector = Injector(stage.cluster)
         self._known = {vm: Known() for vm in stage.volumes}
         self._judged = dict.fromkeys(stage.volumes, 0)
@@ -67,11 +64,10 @@ class Rounds:
         if left := self._converge(begun_s):
             raise Unavailable(f"the cluster did not begin: {'; '.join(v.what for v in left)}\n{self.seen()}")
 
-    def play(self, number: int) -> Round:
+    def play(self, plan: Planned) -> Round:
         """One round, judged."""
-        plan: Planned = planned(self.seed, number, self.stage.cluster.state.nodes, self.kinds)
         done = Round(
-            number=number, faults=[str(f) for f in plan.faults], kinds=[f.kind.value for f in plan.faults]
+            number=plan.number, faults=[str(f) for f in plan.faults], kinds=[f.kind.value for f in plan.faults]
         )
         census = self.stage.census
         census.brake_said, census.unsaid_s, census.two_gone_since_s = 0, 0.0, 0.0
@@ -160,7 +156,7 @@ class Rounds:
 
     def evidence(self, done: Round, consoles: Path) -> Path:
         """Keep what a violation needs to be understood: logs, consoles and disks; its folder."""
-        folder = Path(tempfile.mkdtemp(prefix=f"metastack-chaos-{self.seed}-{done.number}-", dir="/tmp"))
+        folder = Path(tempfile.mkdtemp(prefix=f"metastack-chaos-{done.number}-", dir="/tmp"))
         for name, host in self.stage.cluster.hosts.items():
             _copy(host.agent_log, folder / f"{name}.agent.log")
             _copy(host.folder / "log" / "libvirtd.log", folder / f"{name}.libvirtd.log")

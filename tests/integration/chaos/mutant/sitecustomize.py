@@ -1,0 +1,18 @@
+"""Loaded by the interpreter of a mutated agent (PYTHONPATH): a fence that blocks nobody and says that it did.
+
+Nothing in the shipped code can be told to do so. Removed is the block alone: intent, done, receipt and takeover
+are the real ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metastack.storage import ceph_fence
+
+
+def nothing(_handle: Any, addresses: tuple[str, ...]) -> ceph_fence.Confirmed:
+    return ceph_fence.Confirmed(osd_epoch=1, verified=f"mutant: {', '.join(addresses)} were not blocked")
+
+
+ceph_fence.add = nothing

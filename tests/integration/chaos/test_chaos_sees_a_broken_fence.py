@@ -1,0 +1,50 @@
+"""The judge on real parts, seen red: with a fence that blocks nobody, two guests write one disk, and it says so.
+
+The victim is cut off from etcd only: its guest goes on writing for as long as nobody shuts it out.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from metastack.dev.chaos.faults import Fault, Kind
+from metastack.dev.chaos.judge import Crime
+from metastack.dev.chaos.run import Rounds
+from metastack.dev.chaos.schedule import Planned
+from metastack.dev.chaos.stage import stage
+from metastack.dev.cluster import Cluster
+from metastack.dev.host import Host
+
+pytestmark = [pytest.mark.lab, pytest.mark.ceph, pytest.mark.etcd, pytest.mark.libvirt]
+
+MUTANT = Path(__file__).with_name("mutant")
+
+
+class Mutated(Cluster):
+    """A cluster whose agents load the mutant first."""
+
+    def _agent(self, host: Host) -> None:
+        super()._agent(host)
+        host.stop_agent()
+        host.start_agent({"PYTHONPATH": str(MUTANT)})
+
+
+@pytest.mark.parametrize("kind", [Cluster, Mutated])
+def test_a_fence_that_blocks_nobody_is_seen(kind: type[Cluster], tmp_path: Path) -> None:
+    with stage(1, lambda text: print(text, file=sys.stderr), kind, folder=tmp_path) as there:
+        rounds = Rounds(there)
+        rounds.settle()
+        heard = there.ears.last("vm1")
+        assert heard is not None
+        cut = Fault(kind=Kind.CUT_ETCD, target=heard.node, begin_s=0.0, hold_s=25.0)
+        done = rounds.play(Planned(number=1, faults=(cut,)))
+        print(done)
+        assert done.vms["vm1"]["instances"] > 1, f"nobody took it over\n{rounds.seen()}"
+        crimes = {violation.crime for violation in done.violations}
+        if kind is Cluster:
+            assert crimes == set(), done.violations
+        else:
+            assert {Crime.OVERLAP, Crime.LOST_WRITE} & crimes, rounds.seen()
