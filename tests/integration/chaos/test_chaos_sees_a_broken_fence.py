@@ -1,4 +1,4 @@
-"""The judge on real parts, seen red: with a fence that blocks nobody, two guests write one disk, and it says so.
+"""The judge on real parts, seen red: with a fence that blocks nobody, two guests write one disk; it says so.
 
 The victim is cut off from etcd only: its guest goes on writing for as long as nobody shuts it out.
 """

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from .faults import SHAPES, Kind
+from .faults import HARMLESS, SHAPES, Kind
 
 
 class Output(StrEnum):
@@ -37,7 +37,7 @@ def chaos(
     seed: Annotated[int | None, typer.Option(help="What is played. [default: at random, printed]")] = None,
     first: Annotated[int, typer.Option(min=1, help="The number of the first round.")] = 1,
     kind: Annotated[list[Kind] | None, typer.Option(help="Only such faults; may be repeated.")] = None,
-    vms: Annotated[int, typer.Option(min=1, max=12, help="Heartbeat guests.")] = 5,
+    vms: Annotated[int, typer.Option(min=1, max=12, help="Heartbeat guests.")] = 4,
     append: Annotated[Path | None, typer.Option(help="Add one JSON line about this run to a file.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the schedule and play nothing.")] = False,
     output: Annotated[
@@ -163,7 +163,11 @@ class Run:
             "lost_acknowledged_writes": crimes.count("lost-write"),
             "other_violations": len([c for c in crimes if c not in ("overlap", "lost-write")]),
             "acknowledged_writes": sum(one.acknowledged for one in self.rounds),
-            "restarts": sum(story["instances"] - 1 for story in stories),
+            "unread_acknowledged_writes": sum(one.unread for one in self.rounds),
+            "restarts": _restarts(self.rounds),
+            "restarts_after_harmless_faults": _restarts(
+                [one for one in self.rounds if HARMLESS.issuperset(one.kinds)]
+            ),
             "back_s": _figures([s["back_s"] for s in stories if s.get("back_s") is not None]),
             "restarted_silence_s": _figures([s["silence_s"] for s in stories if s["instances"] > 1]),
             "brake_said_rounds": sum(one.brake_said for one in self.rounds),
@@ -192,6 +196,10 @@ def _figures(samples: list[float]) -> dict[str, float | int | None]:
         return ordered[max(0, ceil(len(ordered) * percent / 100) - 1)] if ordered else None
 
     return {"n": len(ordered), "p50": at(50), "p95": at(95), "max": at(100)}
+
+
+def _restarts(rounds: list[Any]) -> int:
+    return sum(story["instances"] - 1 for one in rounds for story in one.vms.values())
 
 
 def _commit() -> str | None:

@@ -57,6 +57,19 @@ SHAPES: dict[Kind, Shape] = {
 }
 
 
+HARMLESS = frozenset(
+    {
+        *(kind for kind, shape in SHAPES.items() if shape.place != "node"),
+        Kind.AGENT_FROZEN_BRIEFLY,
+        Kind.LIBVIRTD_KILLED,
+        Kind.LIBVIRTD_FROZEN,
+        Kind.CUT_STORAGE,
+    }
+)
+"""Faults that should end no guest. A machine without time for its agents may lose a lease all the same: that is
+told, and no violation."""
+
+
 class Fault(Struct, frozen=True, kw_only=True):
     """One fault of a round."""
 

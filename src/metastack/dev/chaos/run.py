@@ -45,6 +45,8 @@ class Round:
     brake_said: bool = False
     records: int = 0
     acknowledged: int = 0
+    unread: int = 0
+    """Acknowledged, and overwritten by the ring's next turn before it was read: proves nothing."""
     violations: list[Violation] = field(default_factory=list)
 
 
@@ -150,8 +152,10 @@ class Rounds:
             records, damaged = parse(ring)
             done.violations += judge(vm, records, damaged, fresh, self._known[vm])
             done.violations += order(vm, acks)
-            done.records = done.records + len([r for r in records if not fresh or r.seq >= fresh[0].seq])
+            done.records += sum(not fresh or record.seq >= fresh[0].seq for record in records)
             done.acknowledged += len(fresh)
+            done.unread += len(self._known[vm].unseen)
+            self._known[vm].unseen.clear()
             self._judged[vm] = len(acks)
 
     def evidence(self, done: Round, consoles: Path) -> Path:
