@@ -33,6 +33,10 @@ class StorageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """cephx user without ``client.``."""
     keyring: str = ""
     """File with that user's key."""
+    guest_user: str = ""
+    """cephx user that only this node's guests have, so that a fence can take its rights; empty: ``user``."""
+    guest_keyring: str = ""
+    """File with that user's key."""
     directory: str = ""
     """file: the folder that every node shares."""
     timeout_s: float = 10.0

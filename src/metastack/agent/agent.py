@@ -269,7 +269,7 @@ class Agent:
     async def _check_blocked(self) -> None:
         """A ready node that finds itself blocked leaves its session and takes the whole way back (CE1)."""
         node = self.node
-        if node.session.ready and node.addresses and await node.storage.blocked(node.addresses):
+        if node.session.ready and await node.session.shut_out():
             node.session.lose("the storage shuts this node out")
 
     async def _drained(self) -> None:

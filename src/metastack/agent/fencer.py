@@ -16,10 +16,11 @@ import structlog
 from msgspec import Struct
 
 from ..core import changes, plan
-from ..core.model import Fence, FenceReceipt, NodeFacts
+from ..core.keys import Kind
+from ..core.model import Claim, Fence, FenceReceipt, Fencing, NodeFacts
 from ..core.placement import node_state
 from ..core.world import Seen, seen
-from ..ports import Denied, Unavailable
+from ..ports import Clients, Denied, Unavailable
 from .node import Node
 
 log = structlog.get_logger()
@@ -175,7 +176,8 @@ class Fencer:
             await self._fail(victim, mine, error)
             return
         self._failed.pop(victim, None)
-        extra = node.event("node.fenced", victim, f"{receipt.method} {' '.join(receipt.addresses)}".strip())
+        blocked = " ".join(receipt.addresses or receipt.clients)
+        extra = node.event("node.fenced", victim, f"{receipt.method} {blocked}".strip())
         # Safety: done closes exactly the intent after which the block was made, and no later one: a victim
         # that came back in between has lifted this block, and what it does now needs another.
         if await node.commit(changes.done(node.keys, victim, mine, receipt, extra)):
@@ -253,22 +255,51 @@ class Fencer:
         return {victim: failed.why for victim, failed in sorted(self._failed.items())}
 
     async def _block(self, victim: str, facts: NodeFacts | None, reason: str) -> FenceReceipt:
+        node, why = self._node, reason or f"lease of {victim} expired"
+        if node.storage.remote_fence and node.world.config.fencing is Fencing.CLIENT:
+            receipt = await node.storage.fence_clients(await self._clients(victim, facts), node.name, why)
+        else:
+            receipt = await node.storage.fence(self._addresses(victim, facts), node.name, why)
+        return receipt if receipt.at else msgspec.structs.replace(receipt, at=node.clock.stamp())
+
+    def _addresses(self, victim: str, facts: NodeFacts | None) -> tuple[str, ...]:
+        """Its whole addresses; raises Denied when blocking them would be wrong."""
         node = self._node
         addresses = facts.storage_addresses if facts is not None else ()
-        if node.storage.remote_fence:
-            if not addresses:
-                raise Denied(f"{victim} never declared a storage address: it cannot be fenced")
-            # Safety: a node that shares the address would be shut out too, and in lifting its own block it
-            # would lift the victim's.
-            for other in node.world.nodes():
-                found = node.world.facts(other)
-                theirs = found.record.storage_addresses if found is not None and found.record else ()
-                mine = node.addresses if other == node.name else ()
-                if other != victim and (shared := set(addresses) & {*theirs, *mine}):
-                    raise Denied(
-                        f"{victim} shares the storage address {', '.join(sorted(shared))} with {other}: "
-                        "blocking it would shut out both"
-                    )
-        why = reason or f"lease of {victim} expired"
-        receipt = await node.storage.fence(addresses, node.name, why)
-        return receipt if receipt.at else msgspec.structs.replace(receipt, at=node.clock.stamp())
+        if not node.storage.remote_fence:
+            return addresses
+        if not addresses:
+            raise Denied(f"{victim} never declared a storage address: it cannot be fenced")
+        # Safety: a node that shares the address would be shut out too, and in lifting its own block it
+        # would lift the victim's.
+        for other in node.world.nodes():
+            found = node.world.facts(other)
+            theirs = found.record.storage_addresses if found is not None and found.record else ()
+            mine = node.addresses if other == node.name else ()
+            if other != victim and (shared := set(addresses) & {*theirs, *mine}):
+                raise Denied(
+                    f"{victim} shares the storage address {', '.join(sorted(shared))} with {other}: "
+                    "blocking it would shut out both; single clients can be blocked instead, see "
+                    "docs/safety.md (metastack config set fencing=client)"
+                )
+        return addresses
+
+    async def _clients(self, victim: str, facts: NodeFacts | None) -> Clients:
+        """Everybody there who is known; raises Denied when its agent never told who it is.
+
+        Safety: the disks are those of its claims, read after the intent committed: it claims nothing behind it.
+        """
+        node = self._node
+        if facts is None or not facts.storage_clients:
+            raise Denied(f"{victim} never declared its storage client: it cannot be fenced by single clients")
+        held = [seen(Claim, e).record for e in (await node.store.list(node.keys.prefix(Kind.CLAIM))).entries]
+        listed = (await node.store.list(node.keys.prefix(Kind.NODE_FACTS))).entries
+        others = [
+            found for entry in listed if (found := seen(NodeFacts, entry).record) and found.name != victim
+        ]
+        return Clients(
+            declared=facts.storage_clients,
+            disks=tuple(sorted({claim.volume_uuid for claim in held if claim and claim.node == victim})),
+            guest_user=facts.storage_guest_user,
+            spared=tuple(client for other in others for client in other.storage_clients),
+        )

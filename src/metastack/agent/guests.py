@@ -12,7 +12,7 @@ import asyncio
 import structlog
 
 from ..core import plan
-from ..core.model import Claim
+from ..core.model import Claim, Fencing
 from ..core.plan import View
 from ..ports import DomainSpec, Fenced, InUse, NicSpec, NotFound, Refused, Unavailable, UnknownOutcome
 from .memory import VmMemory
@@ -105,6 +105,11 @@ class Guests:
         facts = self._node.world.facts(claim.taken_from)
         if facts is not None and facts.record is not None and facts.record.storage_addresses:
             await self._node.storage.break_locks(claim.volume_uuid, facts.record.storage_addresses)
+        if self._node.world.config.fencing is Fencing.CLIENT and await self._node.storage.locked(
+            claim.volume_uuid
+        ):
+            # Safety: a fence of single clients does not reach one that came after it.
+            raise InUse(f"a client that {claim.taken_from}'s fence did not reach has it open")
         memory.locks_broken = claim.epoch
 
     def _back_off(self, memory: VmMemory, times: int) -> None:
@@ -148,7 +153,7 @@ class Guests:
         if action.why:
             # Safety: resumed only when the storage says that this node is not shut out; a fenced guest that
             # is resumed would only fail again, but its session is over anyway.
-            if node.addresses and await node.storage.blocked(node.addresses):
+            if await node.session.shut_out():
                 node.session.lose("the storage shuts this node out")
                 raise Refused("this node is shut out of the storage")
             memory.retry_at_s = asyncio.get_running_loop().time() + IO_RETRY_S

@@ -17,9 +17,10 @@ import structlog
 from ..core import changes
 from ..core.change import Committed, Lease
 from ..core.keys import Keys, Kind
-from ..core.model import Fence, NodeAlive, NodeFacts, token
+from ..core.model import Fence, Fencing, NodeAlive, NodeFacts, token
 from ..core.world import Seen, seen
 from ..ports import Hypervisor, LeaseGone, Refused, Storage, Store, Unavailable
+from . import names
 from .clock import Clock
 from .identity import refuse_namesake, refuse_strange_etcd
 from .marks import Marks
@@ -248,7 +249,7 @@ class Session:
 
     async def _kill_fenced(self, fence: Seen[Fence] | None) -> None:
         """Kill and undefine what runs under a fenced session; everything, if storage shuts us out."""
-        blocked = await self._storage.blocked(self._addresses) if self._addresses else ()
+        blocked = await self.shut_out()
         through = fence.ok.through if fence is not None else 0
         for domain in await self._hypervisor.domains():
             if domain.managed and (blocked or domain.session <= through):
@@ -262,17 +263,19 @@ class Session:
                 )
                 await self._hypervisor.kill(domain.uuid)
 
-    async def _declare(self) -> None:
-        found = self._mirror.world.facts(self.name)
+    def _facts(self) -> Seen[NodeFacts] | None:
+        return self._mirror.world.facts(self.name)
+
+    async def shut_out(self) -> tuple[str, ...]:
+        """Under which of this node's names the storage refuses it."""
+        found = self._facts()
+        return await names.shut_out(self._storage, self._addresses, found.record if found else None)
+
+    async def _declare(self, anew: bool = False) -> None:
+        found = self._facts()
         known = found.record if found is not None else None
-        wanted = NodeFacts(
-            name=self.name,
-            uuid=self._marks.node_uuid(""),
-            storage_addresses=tuple(
-                dict.fromkeys((*(known.storage_addresses if known else ()), *self._addresses))
-            ),
-            joined=known.joined if known else self._clock.stamp(),
-        )
+        fresh = NodeFacts(name=self.name, uuid=self._marks.node_uuid(""), joined=self._clock.stamp())
+        wanted = await names.declared(self._storage, self._addresses, known, fresh, anew=anew)
         if wanted != known:
             outcome = await self._store.commit(changes.declare(self._keys, self.me, wanted, found))
             if not isinstance(outcome, Committed):
@@ -295,14 +298,16 @@ class Session:
             if shared := set(other.storage_addresses) & set(self._addresses):
                 raise Refused(
                     f"node {other.name} has the storage address {', '.join(sorted(shared))} too: give each its "
-                    f"own; if that node is gone for good: metastack node unfence {other.name}"
+                    f"own; if that node is gone for good: metastack node unfence {other.name}; if they must "
+                    "share it: metastack config set fencing=client (docs/safety.md)"
                 )
 
     async def _unblock(self) -> None:
         """Lift my own blocks. Only here: registered, not ready, with no domain and no call in flight."""
         if not self._addresses:
             return
-        await self._refuse_shared()
+        if self._mirror.world.config.fencing is Fencing.ADDRESS:
+            await self._refuse_shared()
         if self._marks.unblock_pending():
             # Safety (CE7): an unblock that a dead agent sent could land after a later fence.
             log.warning("waiting_for_pending_unblock", seconds=PENDING_UNBLOCK_S)
@@ -310,8 +315,10 @@ class Session:
             # Safety: and a monitor that was frozen all the while carries it out when it thaws.
             if why := await self._storage.unsettled():
                 raise Refused(f"an unblock of an earlier agent may still land: {why}; start it, or remove it")
-        blocked = await self._storage.blocked(self._addresses)
+        blocked = await self.shut_out()
         if blocked:
+            if set(blocked) & set(self._addresses):
+                await self._refuse_shared()
             if any(domain.managed for domain in await self._hypervisor.domains()):
                 raise Refused("shut out of the storage with domains still here: taking the whole way back")
             self._marks.begin_unblock()
@@ -323,6 +330,7 @@ class Session:
                 raise Refused(
                     "the unblock was so slow that it may have been sent twice: waiting for the other one"
                 )
+            await self._declare(anew=True)
             log.info("unblocked", node=self.name, session=self.token, addresses=list(blocked))
         self._marks.end_unblock()
         address = await self._storage.own_address()

@@ -115,10 +115,10 @@ class Guard:
             self._guests = any(domain.managed for domain in domains)
         except (Unavailable, Refused, TimeoutError):
             pass  # as it was: a libvirtd that hangs over fenced guests is what this is for
-        if not self._guests or not node.addresses:
+        if not self._guests:
             return False
         try:
             async with asyncio.timeout(ANSWER_S):
-                return bool(await node.storage.blocked(node.addresses))
+                return bool(await node.session.shut_out())
         except (Unavailable, Refused, TimeoutError):
             return None

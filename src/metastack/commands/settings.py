@@ -64,6 +64,7 @@ _UNITS = {
     "_versions": "versions",
 }
 _TEXTS = {
+    "fencing": "address, or client for nodes that share an address (weaker)",
     "default_network": "the name of a bridge, none, or nothing",
     "default_pool": "the name of a pool",
     "syslog": "tcp://HOST:PORT, or nothing",

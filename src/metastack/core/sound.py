@@ -29,6 +29,9 @@ from .model import (
 
 _IDENT: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 """A UUID, as far as safety needs it: nothing that means something in a path or a key."""
+_CLIENT: Final = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[0-9.]{7,15}):[0-9]{1,5}/[0-9]{1,20}")
+"""A client of Ceph: address, port and nonce. Nonce 0 would be a whole address."""
+_USER: Final = re.compile(r"[A-Za-z0-9._-]{0,128}")
 _TOKEN_END: Final = 1 << 63
 _GENERATION_END: Final = 1 << 16
 
@@ -72,7 +75,12 @@ def flaw(record: Record, key: str) -> str:
                 _between("generation", record.generation, 0, _GENERATION_END),
             )
         case NodeFacts():
-            return _first(_is("name", record.name, names[-1]), _addresses(record.storage_addresses))
+            return _first(
+                _is("name", record.name, names[-1]),
+                _addresses(record.storage_addresses),
+                _clients(record.storage_clients),
+                "" if _USER.fullmatch(record.storage_guest_user) else "storage_guest_user: is no cephx user",
+            )
         case NodeAlive():
             return _first(
                 _is("name", record.name, names[-1]),
@@ -121,3 +129,8 @@ def _addresses(addresses: Iterable[str]) -> str:
         except ValueError:
             return f"storage_addresses: {_shown(address)} is no IP address"
     return ""
+
+
+def _clients(clients: Iterable[str]) -> str:
+    bad = next((c for c in clients if _CLIENT.fullmatch(c) is None or c.endswith(":0/0")), "")
+    return f"storage_clients: {_shown(bad)} is no client's address" if bad else ""

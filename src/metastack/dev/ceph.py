@@ -19,6 +19,7 @@ import shutil
 import signal
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from msgspec import Struct
 
 from metastack.ports import Broken, Refused, Unavailable
 from metastack.settings import StorageSettings
+from metastack.storage.ceph_rights import GUESTS, flat, guest_rights, may_fence_guests
 
 from .ceph_conf import ceph_conf
 
@@ -97,12 +99,16 @@ class MiniCeph:
 
     def settings(self, user: str, pool: str = "vms", timeout_s: float = 10.0) -> StorageSettings:
         """What an adapter needs to reach this cluster as that user."""
+        guests = user + GUESTS
+        own = self.keyring(guests).exists()
         return StorageSettings(
             kind="ceph",
             pool=pool,
             monitors=self.monitors,
             user=user,
             keyring=str(self.keyring(user)),
+            guest_user=guests if own else "",
+            guest_keyring=str(self.keyring(guests)) if own else "",
             timeout_s=timeout_s,
         )
 
@@ -203,15 +209,21 @@ class MiniCeph:
         await self.ceph("osd", "pool", "create", name, "8", "8", "replicated")
         await self.run("rbd", "-c", str(self.conf), "pool", "init", name)
 
-    async def create_node_user(self, name: str, *storage_addresses: str, pool: str = "vms") -> Path:
-        """A compute node's cephx user; returns its keyring file.
+    async def create_node_user(
+        self, name: str, *storage_addresses: str, pool: str = "vms", guests: bool = False
+    ) -> Path:
+        """A compute node's cephx user; returns its keyring file. ``guests``: and one of its guests' alone.
 
-        Safety: it may block anyone (``profile rbd``) but unblock only its own addresses.
+        Safety: it may block anyone (``profile rbd``) but unblock only its own addresses; with
+        ``guests`` it may set rights of guests' users, which an attacker can make more of (ceph_rights).
         """
         own = "".join(
             f', allow command "osd blocklist" with blocklistop=rm addr="{address}:0/0"'
             for address in storage_addresses
         )
+        if guests:
+            await self._keep(name + GUESTS, flat(guest_rights(pool)))
+            own += may_fence_guests(name + GUESTS, pool)
         return await self._user(name, f"profile rbd{own}", pool)
 
     async def create_management_user(self, name: str, pool: str = "vms") -> Path:
@@ -220,6 +232,9 @@ class MiniCeph:
 
     async def _user(self, name: str, mon_caps: str, pool: str) -> Path:
         caps = ("mon", mon_caps, "osd", f"profile rbd pool={pool}", "mgr", f"profile rbd pool={pool}")
+        return await self._keep(name, caps)
+
+    async def _keep(self, name: str, caps: Sequence[str]) -> Path:
         text = await self.ceph("auth", "get-or-create", f"client.{name}", *caps)
         path = self.keyring(name)
         path.touch(mode=0o600)

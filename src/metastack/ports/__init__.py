@@ -26,12 +26,23 @@ from .errors import (
 )
 from .hypervisor import ConsoleStream, DomainEvent, DomainSpec, HostFacts, Hypervisor, NicSpec
 from .network import Network
-from .storage import CephSecret, DiskFormat, DiskInfo, DiskSource, ImageInfo, Progress, Storage, TrashedDisk
+from .storage import (
+    CephSecret,
+    Clients,
+    DiskFormat,
+    DiskInfo,
+    DiskSource,
+    ImageInfo,
+    Progress,
+    Storage,
+    TrashedDisk,
+)
 from .store import Store
 
 __all__ = [
     "Broken",
     "CephSecret",
+    "Clients",
     "Compacted",
     "ConsoleStream",
     "Denied",

@@ -65,6 +65,19 @@ class TrashedDisk(Struct, frozen=True, kw_only=True):
     """Until its retention ends, seconds; 0 when it is over."""
 
 
+class Clients(Struct, frozen=True, kw_only=True):
+    """What is known of a node that shares its storage address: whom a fence of single clients must reach."""
+
+    declared: tuple[str, ...]
+    """Its agent's own clients, ``ADDRESS:PORT/NONCE``."""
+    disks: tuple[str, ...] = ()
+    """UUIDs of every disk that it answers for: whoever has one open is shut out too."""
+    guest_user: str = ""
+    """User of its guests alone, which loses its rights; empty: it has none of its own."""
+    spared: tuple[str, ...] = ()
+    """Clients of other nodes' agents, which may be looking at such a disk."""
+
+
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all (0 when unknown)."""
 
@@ -74,6 +87,8 @@ class Storage(Protocol):
 
     kind: str
     """``ceph`` or ``file``."""
+    guest_user: str
+    """User that guests have for themselves; empty: the agent's own."""
     remote_fence: bool
     """True when :meth:`fence` shuts a node out; false when a takeover must rely on the disk's own lock."""
 
@@ -162,16 +177,32 @@ class Storage(Protocol):
         """
         ...
 
+    async def fence_clients(self, clients: Clients, by: str, reason: str) -> FenceReceipt:
+        """Shut single clients of a node out, and take its guests' user the rights, if it has one; verify.
+
+        Weaker than :meth:`fence`: a client that nobody knows yet is refused only by the lost rights.
+        Raises Unavailable or Denied when it could not be confirmed: then there is no takeover.
+        """
+        ...
+
     async def break_locks(self, disk_uuid: str, addresses: tuple[str, ...]) -> None:
         """Break locks on a disk held by clients of fenced addresses, so that the next boot need not wait."""
         ...
 
-    async def blocked(self, addresses: tuple[str, ...]) -> tuple[str, ...]:
-        """Which of these addresses are shut out right now."""
+    async def blocked(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Which of these are shut out right now: addresses, single clients (``ADDRESS:PORT/NONCE``), or my own
+        guests' user as ``client.NAME``."""
         ...
 
-    async def unfence(self, addresses: tuple[str, ...]) -> None:
-        """Let these (my own) addresses in again; confirmed when it returns. New handles are made after it."""
+    async def unfence(self, names: tuple[str, ...]) -> None:
+        """Let these (my own) in again; confirmed when it returns. New handles are made after it.
+
+        A single client stays out when this user may not lift it: it is dead, and the new handle is another.
+        """
+        ...
+
+    async def rights(self) -> tuple[str, ...]:
+        """What this user may not do and should, or may and should not; empty when all is well."""
         ...
 
     async def unsettled(self) -> str:
@@ -180,4 +211,8 @@ class Storage(Protocol):
 
     async def own_address(self) -> str:
         """The address under which the storage sees this process (empty: it does not tell)."""
+        ...
+
+    async def own_client(self) -> str:
+        """This very client, ``ADDRESS:PORT/NONCE``: another one after every new handle. Empty: it has none."""
         ...

@@ -23,6 +23,7 @@ import structlog
 from metastack.core.model import FenceReceipt
 from metastack.ports import (
     CephSecret,
+    Clients,
     DiskFormat,
     DiskInfo,
     DiskSource,
@@ -35,8 +36,8 @@ from metastack.ports import (
 )
 from metastack.settings import StorageSettings
 
-from . import ceph_fence, ceph_images, ceph_import
-from .ceph_handle import Handle, host_of
+from . import ceph_clients, ceph_fence, ceph_images, ceph_import
+from .ceph_handle import Handle, host_of, plain
 from .source import Stopped, check_uuid
 from .threads import Workers
 
@@ -46,6 +47,8 @@ log = structlog.get_logger()
 _SECRETS = uuids.UUID("4d6f4a53-6f0e-5c0b-9f43-8a2d3b6f5e10")
 """Namespace of libvirt secret UUIDs; fixed for ever, else nodes would define a second secret."""
 _REMOVAL_S = 3600.0
+USER = "client."
+"""Before a name that is a cephx user's, not an address."""
 
 
 class CephStorage:
@@ -56,6 +59,7 @@ class CephStorage:
 
     def __init__(self, settings: StorageSettings) -> None:
         self._settings = settings
+        self.guest_user = settings.guest_user
         self._handle: Handle | None = None
         self._data = Workers("storage", 4)
         self._control = Workers("storage-control", 2)
@@ -92,8 +96,8 @@ class CephStorage:
         handle = self._opened()
         return CephSecret(
             uuid=self._secret_uuid(handle),
-            name=f"metastack client.{self._settings.user} {handle.fsid}",
-            key=base64.b64decode(handle.key),
+            name=f"metastack client.{self._guests} {handle.fsid}",
+            key=base64.b64decode(handle.guest_key),
         )
 
     # --- images
@@ -176,7 +180,7 @@ class CephStorage:
             format=DiskFormat.RAW,
             path=f"{self._settings.pool}/{ceph_images.DISK}{check_uuid(uuid)}",
             monitors=self._settings.monitors,
-            user=self._settings.user,
+            user=self._guests,
             secret_uuid=self._secret_uuid(self._opened()),
         )
 
@@ -192,10 +196,25 @@ class CephStorage:
         done = await self._on(self._control, "fencing", lambda h: ceph_fence.add(h, addresses))
         log.info("blocked", addresses=addresses, osd_epoch=done.osd_epoch, by=by, reason=reason)
         return FenceReceipt(
-            at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            at=_stamp(),
             by=by,
             method="ceph-blocklist",
             addresses=addresses,
+            osd_epoch=done.osd_epoch,
+            verified=done.verified,
+            reason=reason,
+        )
+
+    async def fence_clients(self, clients: Clients, by: str, reason: str) -> FenceReceipt:
+        what = "fencing single clients"
+        done, blocked = await self._on(self._control, what, lambda h: ceph_clients.fence(h, clients))
+        log.info("blocked", clients=blocked, osd_epoch=done.osd_epoch, by=by, reason=reason)
+        return FenceReceipt(
+            at=_stamp(),
+            by=by,
+            method="ceph-blocklist-clients",
+            clients=blocked,
+            users=(clients.guest_user,) if clients.guest_user else (),
             osd_epoch=done.osd_epoch,
             verified=done.verified,
             reason=reason,
@@ -206,20 +225,32 @@ class CephStorage:
         what = f"breaking locks of {disk_uuid}"
         await self._on(self._data, what, lambda h: ceph_images.break_locks(h, disk_uuid, addresses))
 
-    async def blocked(self, addresses: tuple[str, ...]) -> tuple[str, ...]:
-        return await self._on(
-            self._control, "reading the blocklist", lambda h: ceph_fence.blocked(h, addresses)
-        )
+    async def blocked(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        def look(handle: Handle) -> tuple[str, ...]:
+            listed = ceph_fence.entries(handle)
+            return tuple(name for name in names if _is_out(handle, name, listed))
 
-    async def unfence(self, addresses: tuple[str, ...]) -> None:
-        await self._on(self._control, "unblocking", lambda h: ceph_fence.remove(h, addresses))
+        return await self._on(self._control, "reading the blocklist", look)
+
+    async def unfence(self, names: tuple[str, ...]) -> None:
+        def lift(handle: Handle) -> None:
+            ceph_clients.lift(handle, tuple(name for name in names if "/" in name))
+            ceph_fence.remove(handle, tuple(n for n in names if "/" not in n and not n.startswith(USER)))
+            for name in names:
+                if name.startswith(USER):
+                    ceph_clients.give_back(handle, name.removeprefix(USER), self._settings.pool)
+
+        await self._on(self._control, "unblocking", lift)
         # Safety: a handle that was refused may hold writes that it would send now. It is never used again.
         fresh = await self._control.run("reconnecting", lambda: Handle(self._settings), self._deadline_s)
         old, self._handle = self._handle, fresh
         if old is not None:
             await self._control.run("closing the old connection", old.retire, self._deadline_s)
         await self._on(self._control, "probing the pool", Handle.probe)
-        log.info("unblocked", addresses=addresses)
+        log.info("unblocked", names=names)
+
+    async def rights(self) -> tuple[str, ...]:
+        return await self._on(self._control, "trying what this user may do", ceph_fence.rights)
 
     async def unsettled(self) -> str:
         return await self._on(self._control, "asking for the quorum", ceph_fence.unsettled)
@@ -227,6 +258,10 @@ class CephStorage:
     async def own_address(self) -> str:
         await asyncio.sleep(0)
         return host_of(self._opened().address)
+
+    async def own_client(self) -> str:
+        await asyncio.sleep(0)
+        return plain(self._opened().address)
 
     # --- inside
 
@@ -236,7 +271,11 @@ class CephStorage:
         return self._handle
 
     def _secret_uuid(self, handle: Handle) -> str:
-        return str(uuids.uuid5(_SECRETS, f"{handle.fsid}:{self._settings.user}"))
+        return str(uuids.uuid5(_SECRETS, f"{handle.fsid}:{self._guests}"))
+
+    @property
+    def _guests(self) -> str:
+        return self._settings.guest_user or self._settings.user
 
     async def _on(
         self, workers: Workers, what: str, call: Callable[[Handle], T], timeout_s: float | None = None
@@ -248,3 +287,13 @@ class CephStorage:
                 return call(handle)
 
         return await workers.run(what, run, timeout_s or self._deadline_s)
+
+
+def _is_out(handle: Handle, name: str, listed: set[str]) -> bool:
+    if name.startswith(USER):
+        return not ceph_clients.has_rights(handle, name.removeprefix(USER))
+    return plain(name) in listed if "/" in name else ceph_fence.entry(name) in listed
+
+
+def _stamp() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -17,7 +17,7 @@ import ipaddress
 
 from msgspec import Struct
 
-from metastack.ports import Broken, Unavailable
+from metastack.ports import Broken, Denied, Unavailable
 
 from .ceph_handle import Handle, host_of, plain
 
@@ -60,7 +60,7 @@ def add(handle: Handle, addresses: tuple[str, ...]) -> Confirmed:
 
 
 def remove(handle: Handle, addresses: tuple[str, ...]) -> None:
-    """Only entries of whole addresses; those of single clients expire by themselves and harm no new client."""
+    """Entries of whole addresses."""
     for item in map(entry, addresses):
         handle.command(f"unblocking {item}", prefix="osd blocklist", blocklistop="rm", addr=item)
     handle.wait_for_latest_osdmap()
@@ -83,6 +83,29 @@ def shut_out(client: str, listed: set[str]) -> bool:
     """Whether a client (``10.0.0.1:0/123``) is refused, by itself or with its whole address."""
     host = host_of(client)
     return plain(client) in listed or bool(host and entry(host) in listed)
+
+
+NOBODYS_ADDRESS = "192.0.2.1"
+"""Of a range kept for documentation: no client ever has it, so blocking and unblocking it harm nobody."""
+
+
+def rights(handle: Handle) -> tuple[str, ...]:
+    """What this user may not do and should (block), or may and should not (unblock anyone), by trying.
+
+    Whether it may lift its own block is not tried: asking is doing.
+    """
+    found = []
+    who, item = handle.who, entry(NOBODYS_ADDRESS)
+    try:
+        handle.command("trying to block", prefix="osd blocklist", blocklistop="add", addr=item, expire=1.0)
+    except Denied:
+        found.append(f"may not block anybody: it cannot fence lost nodes, their VMs may stay down ({who})")
+    try:
+        handle.command("trying to unblock", prefix="osd blocklist", blocklistop="rm", addr=item)
+        found.append(f"may lift anybody's block: a mistake with it can give a disk two writers ({who})")
+    except Denied:
+        pass
+    return tuple(found)
 
 
 def unsettled(handle: Handle) -> str:

@@ -28,16 +28,14 @@ from metastack.settings import StorageSettings
 from .ceph_errors import family, mapped
 
 
-def read_key(settings: StorageSettings) -> str:
-    """The user's key (base64) from its keyring file."""
-    section = f"client.{settings.user}"
+def read_key(user: str, keyring: str) -> str:
+    """A user's key (base64) from its keyring file."""
+    section = f"client.{user}"
     try:
-        with open(settings.keyring, encoding="utf-8") as file:
+        with open(keyring, encoding="utf-8") as file:
             text = file.read(64 * 1024)
     except (OSError, UnicodeDecodeError) as error:
-        raise Denied(
-            f"the keyring {settings.keyring!r} of cephx user {section} cannot be read: {error}"
-        ) from None
+        raise Denied(f"the keyring {keyring!r} of cephx user {section} cannot be read: {error}") from None
     # Ceph indents with tabs, which configparser would take for continuation lines.
     parser = configparser.RawConfigParser(strict=False)
     try:
@@ -46,7 +44,7 @@ def read_key(settings: StorageSettings) -> str:
         base64.b64decode(key, validate=True)
     except (configparser.Error, KeyError, binascii.Error):
         raise Denied(
-            f"the keyring {settings.keyring!r} holds no valid key of {section}: "
+            f"the keyring {keyring!r} holds no valid key of {section}: "
             f"write there what `ceph auth get {section}` prints"
         ) from None
     return key
@@ -82,7 +80,10 @@ class Handle:
         self._lock = threading.Lock()
         self._users = 0
         self._retired = False
-        self.key = read_key(settings)
+        self.key = read_key(settings.user, settings.keyring)
+        self.guest_key = (
+            read_key(settings.guest_user, settings.guest_keyring) if settings.guest_user else self.key
+        )
         timeout_s = str(max(1, round(settings.timeout_s)))
         self.who = f"Ceph at {', '.join(settings.monitors)} as client.{settings.user}"
         if not settings.monitors:

@@ -218,6 +218,14 @@ def watchers(handle: Handle, name: str) -> list[str]:
     return [client for client in others if not ceph_fence.shut_out(client, listed)]
 
 
+def openers(handle: Handle, name: str) -> set[str]:
+    """Every client that has the image open for writing or holds its lock, dead and fenced ones too."""
+    with mapped(f"reading who has {name} open"), handle.image(name) as image:
+        found = {plain(str(watcher["addr"])) for watcher in image.watchers_list()}
+        lockers = image.list_lockers()
+        return found | {plain(str(address)) for _, _, address in (lockers["lockers"] if lockers else ())}
+
+
 def _refuse_open(handle: Handle, name: str) -> None:
     if found := watchers(handle, name):
         raise InUse(f"{name} is open in {', '.join(found)} (a client that died counts for 30 s more)")
@@ -225,11 +233,12 @@ def _refuse_open(handle: Handle, name: str) -> None:
 
 def break_locks(handle: Handle, uuid: str, addresses: tuple[str, ...]) -> None:
     # Safety: a lock is broken only when its owner is shut out at this moment, whoever asks.
-    shut_out = set(ceph_fence.blocked(handle, addresses))
+    listed = ceph_fence.entries(handle)
     try:
         with mapped(f"breaking locks of {DISK}{uuid}"), handle.image(DISK + uuid, read_only=False) as image:
             for owner in list(image.lock_get_owners()):
-                if host_of(str(owner["owner"])) in shut_out:
+                client = str(owner["owner"])
+                if host_of(client) in addresses and ceph_fence.shut_out(client, listed):
                     image.lock_break(owner["mode"], owner["owner"])
     except NotFound:
         return

@@ -14,7 +14,16 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from metastack.core.model import FenceReceipt
-from metastack.ports import DiskFormat, DiskInfo, DiskSource, ImageInfo, Progress, TrashedDisk, Unavailable
+from metastack.ports import (
+    Clients,
+    DiskFormat,
+    DiskInfo,
+    DiskSource,
+    ImageInfo,
+    Progress,
+    TrashedDisk,
+    Unavailable,
+)
 from metastack.settings import StorageSettings
 
 from . import file_images
@@ -28,6 +37,7 @@ class FileStorage:
     """See :class:`metastack.ports.Storage`."""
 
     kind = "file"
+    guest_user = ""
     remote_fence = False
 
     def __init__(self, settings: StorageSettings) -> None:
@@ -138,19 +148,29 @@ class FileStorage:
             reason=reason,
         )
 
+    async def fence_clients(self, clients: Clients, by: str, reason: str) -> FenceReceipt:
+        """As :meth:`fence`."""
+        return await self.fence((), by, reason)
+
     async def break_locks(self, disk_uuid: str, addresses: tuple[str, ...]) -> None:
         """The kernel drops a lock with its process; there is nothing to break."""
 
-    async def blocked(self, addresses: tuple[str, ...]) -> tuple[str, ...]:
+    async def blocked(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return ()
 
-    async def unfence(self, addresses: tuple[str, ...]) -> None:
+    async def unfence(self, names: tuple[str, ...]) -> None:
         """Nothing was blocked."""
 
     async def unsettled(self) -> str:
         return ""
 
+    async def rights(self) -> tuple[str, ...]:
+        return ()
+
     async def own_address(self) -> str:
+        return ""
+
+    async def own_client(self) -> str:
         return ""
 
     # --- inside

@@ -19,6 +19,7 @@ from typing import TypeVar
 from metastack.core.model import FenceReceipt
 from metastack.ports import (
     CephSecret,
+    Clients,
     DiskFormat,
     DiskInfo,
     DiskSource,
@@ -36,6 +37,9 @@ from metastack.ports import (
 
 T = TypeVar("T")
 
+USER = "client."
+"""Before a name that is a user's."""
+
 
 @dataclass
 class MemoryPool:
@@ -47,6 +51,13 @@ class MemoryPool:
     trash: dict[str, tuple[DiskInfo, float]] = field(default_factory=dict)
     """Disk UUID to facts and the loop time at which it may go."""
     blocked: set[str] = field(default_factory=set)
+    """Addresses, and single clients."""
+    no_rights: set[str] = field(default_factory=set)
+    """Users of guests that lost their rights."""
+    clients: int = 0
+    """Clients so far: each has a number of its own."""
+    openers: Callable[[str], set[str]] = lambda _path: set()
+    """Clients that have a disk open."""
     locks: dict[str, str] = field(default_factory=dict)
     """Disk path to the host that has it open; shared with the in-memory hypervisors."""
     osd_epoch: int = 1
@@ -69,6 +80,15 @@ class MemoryPool:
         if found is not None:
             found.set()
 
+    def new_client(self, address: str) -> str:
+        """The name of a client that begins now."""
+        self.clients += 1
+        return f"{address}:0/{self.clients}"
+
+    def refuses(self, client: str) -> bool:
+        """Whether what this client sends to a disk is refused."""
+        return client in self.blocked or client.rpartition(":")[0] in self.blocked
+
     def is_open(self, path: str) -> bool:
         """A live writer has the disk open."""
         return path in self.locks
@@ -84,12 +104,17 @@ class MemoryStorage:
         pool: MemoryPool,
         address: str = "",
         *,
+        link: str = "",
+        guest_user: str = "",
         remote_fence: bool = True,
         call_s: float = 0.0,
         timeout_s: float | None = None,
     ) -> None:
-        self.remote_fence = remote_fence
+        self.remote_fence, self.guest_user = remote_fence, guest_user
         self._pool, self._address, self._call_s = pool, address, call_s
+        self._link = link or address
+        """The machine that it is on, when others share its address."""
+        self._client = pool.new_client(address) if address else ""
         self._timeout_s = timeout_s
         """Patience with one call; None: endless, as long as nothing is cut off."""
         self._calls: dict[asyncio.Task[object], None] = {}
@@ -119,7 +144,7 @@ class MemoryStorage:
         return await request
 
     async def _request(self, what: str, effect: Callable[[MemoryPool], T], needs_io: bool) -> T:
-        pool, address = self._pool, self._address
+        pool, address, client = self._pool, self._link, self._client
         await asyncio.sleep(pool.delay_s(what))
         while address in pool.cut:
             await pool.cut[address].wait()
@@ -127,8 +152,8 @@ class MemoryStorage:
                 raise Unavailable(f"{what}: its client died")
         if pool.down:
             raise Unavailable("the storage does not answer")
-        if needs_io and address in pool.blocked:
-            raise Fenced(f"{address} is shut out")
+        if needs_io and pool.refuses(client):
+            raise Fenced(f"{self._address} is shut out")
         failure = pool.fail(what, address)
         if failure is not None:
             raise failure
@@ -274,6 +299,28 @@ class MemoryStorage:
 
         return await self._call("fence", block, needs_io=False)
 
+    async def fence_clients(self, clients: Clients, by: str, reason: str) -> FenceReceipt:
+        def block(pool: MemoryPool) -> FenceReceipt:
+            found = set(clients.declared)
+            if clients.guest_user:
+                pool.no_rights.add(clients.guest_user)
+            for disk in clients.disks:
+                found |= pool.openers(f"/memory/{disk}") - {*clients.spared, self._client}
+            pool.blocked.update(found)
+            pool.osd_epoch += 1
+            return FenceReceipt(
+                at="",
+                by=by,
+                method="memory-clients",
+                clients=tuple(sorted(found)),
+                users=(clients.guest_user,) if clients.guest_user else (),
+                osd_epoch=pool.osd_epoch,
+                verified="read back",
+                reason=reason,
+            )
+
+        return await self._call("fence", block, needs_io=False)
+
     async def break_locks(self, disk_uuid: str, addresses: tuple[str, ...]) -> None:
         def release(pool: MemoryPool) -> None:
             if set(addresses) <= pool.blocked:
@@ -281,23 +328,35 @@ class MemoryStorage:
 
         await self._call("break_locks", release)
 
-    async def blocked(self, addresses: tuple[str, ...]) -> tuple[str, ...]:
-        return await self._call(
-            "blocked", lambda pool: tuple(a for a in addresses if a in pool.blocked), needs_io=False
-        )
+    async def blocked(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        def look(pool: MemoryPool) -> tuple[str, ...]:
+            out = pool.blocked | {USER + user for user in pool.no_rights}
+            return tuple(name for name in names if name in out)
 
-    async def unfence(self, addresses: tuple[str, ...]) -> None:
+        return await self._call("blocked", look, needs_io=False)
+
+    async def unfence(self, names: tuple[str, ...]) -> None:
         def release(pool: MemoryPool) -> None:
-            pool.blocked.difference_update(addresses)
+            # Single clients stay out: they are dead, and this user may not lift them.
+            pool.blocked.difference_update(name for name in names if "/" not in name)
+            pool.no_rights.difference_update(name.removeprefix(USER) for name in names)
             pool.osd_epoch += 1
 
         await self._call("unfence", release, needs_io=False)
+        if self._client:
+            self._client = self._pool.new_client(self._address)
+
+    async def rights(self) -> tuple[str, ...]:
+        return ()
 
     async def unsettled(self) -> str:
         return ""
 
     async def own_address(self) -> str:
         return self._address
+
+    async def own_client(self) -> str:
+        return self._client
 
 
 def _seen(task: asyncio.Task[T]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .config import ClusterConfig, Image, ImageState, Project
+from .config import ClusterConfig, Fencing, Image, ImageState, Project
 from .desired import Nic, NodeSpec, Placement, VmSpec
 from .durable import Claim, Fence, FenceReceipt, Halt, NodeFacts, Volume, resolved_claim, resolved_intent
 from .leased import Event, Generation, NodeAlive, Resources, Ticket, VmStatus
@@ -44,6 +44,7 @@ __all__ = [
     "Event",
     "Fence",
     "FenceReceipt",
+    "Fencing",
     "Generation",
     "Halt",
     "Image",

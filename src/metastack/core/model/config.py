@@ -13,6 +13,15 @@ from msgspec import Meta
 from .numbers import Record
 
 
+class Fencing(StrEnum):
+    """How a node is shut out of the storage."""
+
+    ADDRESS = "address"
+    """Its whole address: every client there, also those that come later."""
+    CLIENT = "client"
+    """Its single clients, for nodes that share an address; weaker (docs/safety.md)."""
+
+
 class ClusterConfig(Record, frozen=True, kw_only=True):
     """``config/cluster``: the platform's settings, typed and bounded; agents follow changes live."""
 
@@ -33,6 +42,9 @@ class ClusterConfig(Record, frozen=True, kw_only=True):
     0: no node is ever fenced by itself, only by a person; 100: no brake."""
     brake_window_s: Annotated[int, Meta(ge=1, le=3600)] = 60
     """Window of the mass brake, seconds."""
+    fencing: Fencing = Fencing.ADDRESS
+    """What a fence blocks in Ceph: a node's whole address, or, where nodes share one, only its single clients.
+    The second is weaker: docs/safety.md says what it does not reach."""
     stop_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 60
     """How long a guest may take to shut down gracefully before it is forced off, seconds."""
     trash_retention_s: Annotated[int, Meta(ge=0, le=31_536_000)] = 86_400

@@ -38,8 +38,14 @@ class FenceReceipt(Struct, frozen=True, kw_only=True):
     at: str
     by: str
     method: str
-    """``ceph-blocklist`` or ``image-lock`` (the file backend: nothing is blocked remotely)."""
+    """``ceph-blocklist``, ``ceph-blocklist-clients`` (single clients: nodes share an address), or
+    ``image-lock`` (the file backend: nothing is blocked remotely)."""
     addresses: tuple[str, ...] = ()
+    """Whole addresses that were blocked."""
+    clients: tuple[str, ...] = ()
+    """Single clients that were blocked, ``ADDRESS:PORT/NONCE`` each."""
+    users: tuple[str, ...] = ()
+    """cephx users that lost their rights, so that no new client of theirs opens a disk."""
     osd_epoch: int = 0
     """OSD map that carries the block, as waited for."""
     verified: str = ""
@@ -74,6 +80,10 @@ class NodeFacts(Record, frozen=True, kw_only=True):
     uuid: str
     storage_addresses: tuple[str, ...] = ()
     """Every address the node may use towards the storage. Added before first use."""
+    storage_clients: tuple[str, ...] = ()
+    """Its agent's own clients of the storage, ``ADDRESS:PORT/NONCE``: the last few, the newest last."""
+    storage_guest_user: str = ""
+    """cephx user of its guests when that is not its agent's own; empty: it is."""
     joined: str = ""
 
 

@@ -1,0 +1,51 @@
+"""The rights of a node's guests in Ceph, before and after a fence, in words that a mon capability can compare.
+
+Owns: these texts; whoever makes cephx users and whoever takes rights must use the same ones.
+Refuses: Ceph itself: nothing here needs it installed.
+Rule: every kind of right is named in both, so that a program that is merely wrong can give nothing else.
+
+It does not hold back an attacker on a node: when a kind is named twice, Ceph's monitor compares the last and
+carries out the first (tests/contract/storage). Whoever may set rights at all can have every right. So guests'
+users are a choice, for clusters whose nodes are trusted with Ceph anyway (docs/safety.md).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+Rights = dict[str, str]
+
+NO_RIGHTS: Final[Rights] = {
+    "mon": "allow r",
+    "osd": "allow r pool=fenced",
+    "mgr": "allow r",
+    "mds": "allow r path=/fenced",
+}
+"""Of a guests' user whose node is fenced: it reaches the monitors, and no disk."""
+GUESTS: Final = "-guests"
+"""A guests' user is called after its node's, so that one capability covers all of them."""
+
+
+def guest_rights(pool: str) -> Rights:
+    """Of a guests' user whose node is not fenced."""
+    rights = f"profile rbd pool={pool}"
+    return {"mon": "profile rbd", "osd": rights, "mgr": rights, "mds": "allow r path=/none"}
+
+
+def flat(rights: Rights) -> list[str]:
+    """As ``auth caps`` takes them."""
+    return [text for pair in rights.items() for text in pair]
+
+
+def compared(rights: Rights) -> str:
+    """As a capability compares them."""
+    return "".join(f' caps_{kind}="{text}"' for kind, text in rights.items())
+
+
+def may_fence_guests(own: str, pool: str) -> str:
+    """What the mon capabilities of a node's user need besides: take any guests' rights, give its own back."""
+    return (
+        f', allow command "auth caps" with entity regex "client[.][A-Za-z0-9-]*{GUESTS}"{compared(NO_RIGHTS)}'
+        f', allow command "auth caps" with entity="client.{own}"{compared(guest_rights(pool))}'
+        f', allow command "auth get" with entity="client.{own}"'
+    )
