@@ -41,8 +41,10 @@ class Reconciler:
 
     async def reconcile(self, vm: VmId) -> float:
         """Bring one VM a few steps on; returns seconds until it should be looked at again (0: on change)."""
-        memory = self._node.memory.of(vm)
         for _ in range(MOST_STEPS):
+            # Safety: looked up at each step, for a release forgets it. What is noted of the claim after it (a
+            # call in flight, an open transaction) must be found by that one's release.
+            memory = self._node.memory.of(vm)
             if memory.unsettled:
                 await self._settle(vm, memory)
             view = await look(self._node, vm, await self._domains(vm))

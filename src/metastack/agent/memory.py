@@ -1,6 +1,8 @@
-"""What a node remembers about a VM between two looks: timers and counters for comfort, never for safety.
+"""What a node remembers about a VM between two looks: timers and counters for comfort, two notes for safety.
 
-Everything here may be lost at any moment (an agent that restarts has none of it) without harm.
+Everything may be lost with the agent: the barrier of the next ends what ``unsettled`` and ``stray`` are about.
+Rule: within an agent's life those two are forgotten only when they are false, and nobody keeps a memory over a
+step that may forget it.
 """
 
 from __future__ import annotations
