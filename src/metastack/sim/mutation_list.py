@@ -407,6 +407,21 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         ("start-unanswered-then-moved",),
     ),
     Mutation(
+        "memory-each-step",
+        "what is noted after a release is not noted in the memory that the release forgot",
+        (
+            *_agent("act", "Reconciler.reconcile", "memory = self._node.memory.of(vm)"),
+            *_agent(
+                "act",
+                "Reconciler.reconcile",
+                "for _ in range(MOST_STEPS):",
+                "memory = self._node.memory.of(vm)\n        for _ in range(MOST_STEPS):",
+            ),
+        ),
+        ("made-anew-and-its-start-unanswered",),
+        one_edit=True,
+    ),
+    Mutation(
         "own-write",
         "a view is never older than my own last write (after a commit, and before a key's turn)",
         (
