@@ -65,6 +65,27 @@ class Records:
         node = codec.decode(Claim, claims[0][1]).node if claims else ""
         return node, codec.decode(VmStatus, statuses[0][1]).phase if statuses else ""
 
+    def revoke(self, node: str) -> None:
+        """Revoke the lease of a living node's alive key, as a mistaken etcd does. Raises Unavailable."""
+        answer = json.loads(self._etcdctl("get", self.keys.node_alive(node), "-w", "json"))
+        if not answer.get("kvs"):
+            raise Unavailable(f"{node} is not alive: there is no lease to revoke")
+        self._etcdctl("lease", "revoke", f"{answer['kvs'][0]['lease']:x}")
+
+    def watch_nodes(self) -> list[str]:
+        """Command line that prints every change of an alive key as a line of JSON, until it is ended."""
+        endpoints = f"--endpoints={','.join(self.endpoints)}"
+        return [
+            *self.prefix,
+            "etcdctl",
+            endpoints,
+            "watch",
+            "--prefix",
+            self.keys.prefix(Kind.NODE_ALIVE),
+            "-w",
+            "json",
+        ]
+
     def _get(self, key: str, *flags: str) -> list[Row]:
         answer = json.loads(self._etcdctl("get", key, *flags, "-w", "json"))
         return [

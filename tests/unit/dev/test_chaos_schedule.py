@@ -6,10 +6,8 @@ import os
 import subprocess
 import sys
 
-from metastack.dev.chaos.faults import SHAPES, TTL_S, Kind
+from metastack.dev.chaos.faults import ROLES, SHAPES, TTL_S, Kind
 from metastack.dev.chaos.schedule import planned
-
-NODES = ("n1", "n2", "n3")
 
 
 def test_the_same_in_every_process() -> None:
@@ -34,19 +32,19 @@ def test_the_same_in_every_process() -> None:
     assert len(said) == 1
     lines = said.pop().splitlines()
     assert len(lines) == 30
-    assert lines[6].split(maxsplit=1)[1] == "; ".join(str(f) for f in planned(4, 7, NODES).faults)
+    assert lines[6].split(maxsplit=1)[1] == "; ".join(str(f) for f in planned(4, 7).faults)
 
 
 def test_a_round_does_not_depend_on_others() -> None:
-    forward = [planned(9, number, NODES) for number in range(1, 40)]
-    backward = [planned(9, number, NODES) for number in range(39, 0, -1)]
+    forward = [planned(9, number) for number in range(1, 40)]
+    backward = [planned(9, number) for number in range(39, 0, -1)]
     assert forward == backward[::-1]
-    assert forward != [planned(10, number, NODES) for number in range(1, 40)]
+    assert forward != [planned(10, number) for number in range(1, 40)]
 
 
 def test_200_rounds_hold_every_kind_and_overlaps() -> None:
     for seed in range(5):
-        rounds = [planned(seed, number, NODES) for number in range(200)]
+        rounds = [planned(seed, number) for number in range(200)]
         assert {fault.kind for one in rounds for fault in one.faults} == set(Kind)
         pairs = [one.faults for one in rounds if len(one.faults) == 2]
         assert 60 < len(pairs) < 120
@@ -58,19 +56,19 @@ def test_200_rounds_hold_every_kind_and_overlaps() -> None:
 
 def test_never_the_same_place_twice_in_a_round() -> None:
     for number in range(2000):
-        faults = planned(1, number, NODES).faults
+        faults = planned(1, number).faults
         assert len({fault.target for fault in faults}) == len(faults)
         for fault in faults:
             shape = SHAPES[fault.kind]
-            assert fault.target in (NODES if shape.place == "node" else (shape.place,))
+            assert fault.target in (ROLES if shape.place == "node" else (shape.place,))
             assert shape.hold_s[0] <= fault.hold_s <= shape.hold_s[1]
 
 
 def test_only_the_kinds_asked_for() -> None:
     for number in range(50):
-        for fault in planned(3, number, NODES, [Kind.OSD_KILLED, Kind.POWER_CUT]).faults:
+        for fault in planned(3, number, [Kind.OSD_KILLED, Kind.POWER_CUT]).faults:
             assert fault.kind in (Kind.OSD_KILLED, Kind.POWER_CUT)
-        assert len(planned(3, number, NODES, [Kind.OSD_KILLED]).faults) == 1
+        assert len(planned(3, number, [Kind.OSD_KILLED]).faults) == 1
 
 
 def test_freezes_are_shorter_and_longer_than_the_lease() -> None:

@@ -80,7 +80,7 @@ def _plan(seed: int, first: int, rounds: int, kinds: list[Kind]) -> None:
     from .schedule import planned
 
     for number in range(first, first + rounds):
-        faults = planned(seed, number, ("n1", "n2", "n3"), kinds).faults
+        faults = planned(seed, number, kinds).faults
         print(f"{number:4}  {'; '.join(str(fault) for fault in faults)}")
 
 
@@ -116,7 +116,7 @@ class Run:
                 self.begun_s = time.monotonic()
                 number = self.first
                 while number - self.first < rounds if rounds else time.monotonic() - self.begun_s < seconds:
-                    one = play.play(planned(self.seed, number, there.cluster.state.nodes, self.kinds))
+                    one = play.play(planned(self.seed, number, self.kinds))
                     self.rounds.append(one)
                     self._tell(one)
                     if one.violations:

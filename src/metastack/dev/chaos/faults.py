@@ -57,6 +57,11 @@ SHAPES: dict[Kind, Shape] = {
 }
 
 
+ROLES = ("busiest", "second", "third")
+"""Which node is struck: the one with most guests when the round begins, and so on. By a name it would often be
+one that has none: a guest stays where it was taken to."""
+ROLE_WEIGHTS = (5, 3, 2)
+
 HARMLESS = frozenset(
     {
         *(kind for kind, shape in SHAPES.items() if shape.place != "node"),
@@ -75,7 +80,7 @@ class Fault(Struct, frozen=True, kw_only=True):
 
     kind: Kind
     target: str
-    """A node's name; ``etcd`` or ``ceph`` when the member is found at the moment itself."""
+    """One of ROLES, or a node's name; ``etcd`` or ``ceph`` when the member is found at the moment itself."""
     begin_s: float
     """After the round's start."""
     hold_s: float

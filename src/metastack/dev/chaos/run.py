@@ -10,14 +10,19 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from metastack.ports import Broken, Unavailable
 
 from .. import proc
+from .faults import ROLES, Fault
 from .inject import Injector
 from .judge import Crime, Known, Violation, judge, order
 from .ring import BYTES, Ack, parse
@@ -74,7 +79,7 @@ class Rounds:
         census = self.stage.census
         census.brake_said, census.unsaid_s, census.two_gone_since_s = 0, 0.0, 0.0
         begun_s = time.monotonic()
-        done.did = self._injector.play(plan.faults)
+        done.did = self._injector.play(self._aimed(plan.faults))
         self._injector.heal()
         healed_s = time.monotonic()
         done.hold_s = round(healed_s - begun_s, 2)
@@ -89,8 +94,16 @@ class Rounds:
             done.violations.append(Violation(crime=Crime.BRAKE_UNSAID, vm="", what=what))
         for vm in self.stage.volumes:
             done.vms[vm] = self._story(vm, begun_s, healed_s if vm in silent else None)
-        self._judge(done)
+        self.look(done)
         return done
+
+    def _aimed(self, faults: Sequence[Fault]) -> list[Fault]:
+        """The faults with names of nodes in place of roles."""
+        nodes = self.stage.cluster.state.nodes
+        guests = Counter(ack.node for vm in self.stage.volumes if (ack := self.stage.ears.last(vm)) is not None)
+        ranked = sorted(nodes, key=lambda node: (-guests[node], node))
+        names = dict(zip(ROLES, ranked, strict=True))
+        return [msgspec.structs.replace(one, target=names.get(one.target, one.target)) for one in faults]
 
     # --- convergence
 
@@ -144,7 +157,8 @@ class Rounds:
 
     # --- judgement
 
-    def _judge(self, done: Round) -> None:
+    def look(self, done: Round) -> None:
+        """Read every disk and judge it; adds to the round."""
         for vm, volume in self.stage.volumes.items():
             acks = self.stage.ears.acks(vm)
             fresh: list[Ack] = acks[self._judged[vm] :]
