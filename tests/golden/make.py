@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from metastack.core.codec import current
 from metastack.core.model import RECORDS
 
 
@@ -26,8 +27,8 @@ def value(kind: msgspec.inspect.Type, default: Any, name: str) -> Any:
             return {f.encode_name: value(f.type, f.default, f.encode_name) for f in kind.fields}
         case msgspec.inspect.VarTupleType(item_type=item):
             return [value(item, msgspec.NODEFAULT, name)]
-        case msgspec.inspect.DictType():
-            return {name: "value"}
+        case msgspec.inspect.DictType(value_type=item):
+            return {name: value(item, msgspec.NODEFAULT, name)}
         case msgspec.inspect.BoolType():
             return default is not True
         case msgspec.inspect.IntType():
@@ -42,7 +43,7 @@ def value(kind: msgspec.inspect.Type, default: Any, name: str) -> Any:
 def main() -> None:
     info = msgspec.inspect.type_info(RECORDS[sys.argv[1]])
     filled = value(info, msgspec.NODEFAULT, sys.argv[1])
-    filled["v"] = 1
+    filled["v"] = current(RECORDS[sys.argv[1]])
     print(json.dumps(filled, indent=2, default=lambda e: e.value if isinstance(e, enum.Enum) else str(e)))
 
 

@@ -18,8 +18,7 @@ from metastack.core.model import (
     VmSpec,
     VmStatus,
 )
-from metastack.core.placement import NodeView as Room
-from metastack.core.placement import explain, node_views
+from metastack.core.placement import Board, explain
 from metastack.core.world import Seen, World, wants_on
 
 from .fence_view import brake_words, fencer_words
@@ -69,16 +68,16 @@ class VmView(Struct, kw_only=True):
 
 def vm_views(world: World) -> list[VmView]:
     """Every VM, sorted; also those that are gone from the specs and still being removed."""
-    rooms = _once(lambda: node_views(world))
+    boards = _once(lambda: Board(world))
     ids = {VmId(*names) for kind in (Kind.VM_SPEC, Kind.CLAIM) for names in world.names(kind)}
-    found = (vm_view(world, vm, rooms) for vm in sorted(ids))
+    found = (vm_view(world, vm, boards) for vm in sorted(ids))
     return [view for view in found if view is not None]
 
 
-def vm_view(world: World, vm: VmId, rooms: Callable[[], list[Room] | None] | None = None) -> VmView | None:
+def vm_view(world: World, vm: VmId, boards: Callable[[], Board | None] | None = None) -> VmView | None:
     """One VM, or None when there is neither a spec nor a claim.
 
-    ``rooms`` gives the nodes for the explanation of a pending VM; None from it: no explanation.
+    ``boards`` gives the board for the explanation of a pending VM; None from it: no explanation.
     """
     found, held = world.spec(vm), world.claim(vm)
     if found is None:
@@ -87,14 +86,14 @@ def vm_view(world: World, vm: VmId, rooms: Callable[[], list[Room] | None] | Non
         return _broken(vm, found.why, held)
     view = _from_spec(found.record)
     if held is None:
-        _unclaimed(world, found.record, view, rooms or (lambda: node_views(world)))
+        _unclaimed(world, found.record, view, boards or (lambda: Board(world)))
     elif held.record is None:
         return _broken(vm, held.why, None, view)
     elif held.record.uuid != found.record.uuid:
         view.phase = (Phase.PENDING if wants_on(world, vm) else Phase.STOPPED).value
         view.message = f"{held.record.node} still removes an earlier VM of this name"
     else:
-        _claimed(world, found.record, held.record, view, rooms or (lambda: node_views(world)))
+        _claimed(world, found.record, held.record, view, boards or (lambda: Board(world)))
     return view
 
 
@@ -152,11 +151,11 @@ def _halted(world: World, spec: VmSpec) -> Halt | None:
     return halt if halt is not None and halt.uuid == spec.uuid and halt.run >= spec.run else None
 
 
-def _unclaimed(world: World, spec: VmSpec, view: VmView, rooms: Callable[[], list[Room] | None]) -> None:
+def _unclaimed(world: World, spec: VmSpec, view: VmView, boards: Callable[[], Board | None]) -> None:
     if wants_on(world, spec.id):
         view.phase = Phase.PENDING.value
-        nodes = rooms()
-        view.message = None if nodes is None else why_pending(spec, nodes)
+        board = boards()
+        view.message = None if board is None else why_pending(spec, board)
         return
     view.phase = Phase.STOPPED.value
     halt = _halted(world, spec)
@@ -167,11 +166,14 @@ def _unclaimed(world: World, spec: VmSpec, view: VmView, rooms: Callable[[], lis
         )
 
 
-def why_pending(spec: VmSpec, rooms: list[Room]) -> str:
+def why_pending(spec: VmSpec, board: Board) -> str:
     """Why nobody has taken the VM, in the words of the placement function that every node computes."""
-    if not rooms:
+    if not board.nodes:
         return "no node has joined this cluster yet"
-    verdicts = explain(spec, rooms)
+    wait = board.waiting.get(spec.id)
+    if wait is not None and wait.held:
+        return wait.held
+    verdicts = explain(board, spec)
     fitting = [verdict.node for verdict in verdicts if verdict.fits]
     if fitting:
         return f"waits for {fitting[0]} to take it"
@@ -181,7 +183,7 @@ def why_pending(spec: VmSpec, rooms: list[Room]) -> str:
 
 
 def _claimed(
-    world: World, spec: VmSpec, claim: Claim, view: VmView, rooms: Callable[[], list[Room] | None]
+    world: World, spec: VmSpec, claim: Claim, view: VmView, boards: Callable[[], Board | None]
 ) -> None:
     view.node, view.epoch, view.session = claim.node, claim.epoch, claim.session
     view.taken_from = claim.taken_from or None
@@ -192,7 +194,7 @@ def _claimed(
     status = found.record if found is not None else None
     if status is None or status.uuid != spec.uuid or status.node != claim.node:
         view.phase = Phase.CLAIMED.value
-        view.message = _silent(world, claim, spec, rooms)
+        view.message = _silent(world, claim, spec, boards)
         return
     _told(status, claim, spec, view)
 
@@ -220,12 +222,12 @@ def _remark(status: VmStatus, claim: Claim, spec: VmSpec) -> str:
     return ""
 
 
-def _silent(world: World, claim: Claim, spec: VmSpec, rooms: Callable[[], list[Room] | None]) -> str:
+def _silent(world: World, claim: Claim, spec: VmSpec, boards: Callable[[], Board | None]) -> str:
     """Why a claimed VM has no status."""
     node = claim.node
     if world.alive(node) is None:
         if claim.session <= world.fenced_through(node):
-            return f"node {node} is lost and fenced: {_heir(world, spec, rooms)}"
+            return f"node {node} is lost and fenced: {_heir(world, spec, boards)}"
         fence = world.fence(node)
         if fence is not None and fence.record is not None and fence.record.intent:
             return f"node {node} is lost: {fencer_words(fence.record)}"
@@ -237,19 +239,19 @@ def _silent(world: World, claim: Claim, spec: VmSpec, rooms: Callable[[], list[R
     return f"node {node} answers for it, and says nothing about it right now"
 
 
-def _heir(world: World, spec: VmSpec, rooms: Callable[[], list[Room] | None]) -> str:
+def _heir(world: World, spec: VmSpec, boards: Callable[[], Board | None]) -> str:
     """Who takes over from a fenced node, or why nobody does."""
     if not wants_on(world, spec.id):
         return "another node releases the VM"
-    nodes = rooms()
-    return "another node takes the VM over" if nodes is None else why_pending(spec, nodes)
+    board = boards()
+    return "another node takes the VM over" if board is None else why_pending(spec, board)
 
 
-def _once(make: Callable[[], list[Room]]) -> Callable[[], list[Room]]:
+def _once(make: Callable[[], Board]) -> Callable[[], Board]:
     """Compute when first asked for, then remember."""
-    found: list[list[Room]] = []
+    found: list[Board] = []
 
-    def get() -> list[Room]:
+    def get() -> Board:
         if not found:
             found.append(make())
         return found[0]

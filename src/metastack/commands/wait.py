@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from metastack.core.keys import Kind
 from metastack.core.model import Phase, Power, VmId, VmSpec
-from metastack.core.placement import NodeView, node_views
+from metastack.core.placement import Board
 from metastack.core.world import World
 
 from .deed import Cluster
@@ -102,7 +102,7 @@ class _Wait:
         self._spec = spec
         self._goal = goal
         self._progress = progress
-        self._rooms: list[NodeView] | None = None
+        self._board: Board | None = None
         self._view: VmView | None = None
         self._crashes = -1
 
@@ -121,11 +121,11 @@ class _Wait:
                     await follower.changed()
             except TimeoutError:
                 everything = await read_world(self._cluster, prefixes(self._cluster.keys, EVERYTHING))
-                self._rooms = node_views(everything)
+                self._board = Board(everything)
                 pause = EXPLAIN_EVERY_S
 
     def _look(self, world: World) -> VmView | None:
-        view = vm_view(world, self._spec.id, lambda: self._rooms)
+        view = vm_view(world, self._spec.id, lambda: self._board)
         before, self._view = self._view, view
         if view is not None and self._progress is not None:
             told = (view.phase, view.node, view.message)
@@ -202,7 +202,7 @@ class _Wait:
     def _hint(self, view: VmView | None) -> str:
         vm = self._spec.id
         if view is not None and view.phase == Phase.PENDING:
-            rooms = self._rooms or []
+            rooms = list(self._board.nodes.values()) if self._board is not None else []
             there = sorted({bridge for room in rooms for bridge in room.bridges})
             if any(nic.bridge not in there for nic in self._spec.nics) and rooms:
                 return (

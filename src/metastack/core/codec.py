@@ -6,6 +6,7 @@ names the key; the caller leaves that object alone and goes on with the rest.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TypeVar
 
 import msgspec
@@ -29,13 +30,20 @@ class _Version(msgspec.Struct):
 
 
 def encode(record: Record) -> bytes:
-    """One line of JSON."""
-    return msgspec.json.encode(record)
+    """One line of JSON, of the newest version: what was read as an older one is written as a new one."""
+    newest = current(type(record))
+    return msgspec.json.encode(record if record.v >= newest else msgspec.structs.replace(record, v=newest))
+
+
+@cache
+def current(kind: type[Record]) -> int:
+    """Newest version of a record: what its class says."""
+    return next(int(field.default) for field in msgspec.structs.fields(kind) if field.name == "v")
 
 
 def decode(kind: type[R], raw: bytes, key: str = "") -> R:
     """Parse a record; raises :class:`Unreadable`."""
-    newest = CURRENT.get(kind, 1)
+    newest = current(kind)
     try:
         version = msgspec.json.decode(raw, type=_Version).v
         if version > newest:
@@ -45,7 +53,3 @@ def decode(kind: type[R], raw: bytes, key: str = "") -> R:
         raise Unreadable(key, f"does not parse: {error}") from None
     except RecursionError:
         raise Unreadable(key, "does not parse: nested too deeply") from None
-
-
-CURRENT: dict[type[Record], int] = {}
-"""Newest version of each record; 1 unless listed."""

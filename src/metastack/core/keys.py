@@ -28,12 +28,16 @@ class Kind(StrEnum):
     NODE_FACTS = "nodes"
     FENCE = "fences"
     HALT = "halts"
+    GROUP = "groups"
+    HINT = "hints"
+    LEADER = "scheduler/leader"
     NODE_ALIVE = "actual/nodes"
     VM_STATUS = "actual/vms"
     VOLUME = "actual/volumes"
     EVENT = "events"
     HISTORY = "history"
     TICKET = "tickets"
+    REFUSAL = "refusals"
 
 
 _PARTS: Final[dict[Kind, int]] = {
@@ -47,12 +51,16 @@ _PARTS: Final[dict[Kind, int]] = {
     Kind.NODE_FACTS: 1,
     Kind.FENCE: 1,
     Kind.HALT: 2,
+    Kind.GROUP: 3,
+    Kind.HINT: 2,
+    Kind.LEADER: 0,
     Kind.NODE_ALIVE: 1,
     Kind.VM_STATUS: 2,
     Kind.VOLUME: 2,
     Kind.EVENT: 1,
     Kind.HISTORY: 3,
     Kind.TICKET: 1,
+    Kind.REFUSAL: 1,
 }
 
 
@@ -124,6 +132,15 @@ class Keys:
     def vm_status(self, vm: VmId) -> str:
         return self._key(Kind.VM_STATUS, vm.project, vm.name)
 
+    def group(self, project: str, group: str, domain: str) -> str:
+        return self._key(Kind.GROUP, project, group, domain)
+
+    def hint(self, vm: VmId) -> str:
+        return self._key(Kind.HINT, vm.project, vm.name)
+
+    def leader(self) -> str:
+        return self._key(Kind.LEADER)
+
     def volume(self, project: str, uuid: str) -> str:
         return self._key(Kind.VOLUME, project, uuid)
 
@@ -143,6 +160,9 @@ class Keys:
 
     def ticket(self, ident: str) -> str:
         return self._key(Kind.TICKET, ident)
+
+    def refusal(self, node: str) -> str:
+        return self._key(Kind.REFUSAL, node)
 
     def parse(self, key: str) -> ParsedKey | None:
         """Take a key apart; None for one that is not ours to understand."""

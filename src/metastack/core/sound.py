@@ -22,6 +22,7 @@ from .model import (
     NodeFacts,
     NodeSpec,
     Record,
+    Refusal,
     VmSpec,
     Volume,
     valid_name,
@@ -78,8 +79,16 @@ def flaw(record: Record, key: str) -> str:
             return _first(
                 _is("name", record.name, names[-1]),
                 _addresses(record.storage_addresses),
+                _between("generation", record.generation, 0, _GENERATION_END),
                 _clients(record.storage_clients),
                 "" if _USER.fullmatch(record.storage_guest_user) else "storage_guest_user: is no cephx user",
+            )
+        case Refusal():
+            return _first(
+                _is("name", record.name, names[-1]),
+                _addresses(record.storage_addresses),
+                _between("generation", record.generation, 0, _GENERATION_END - 2),
+                *(_between("epoch", one.epoch, 0, _TOKEN_END) for one in record.running),
             )
         case NodeAlive():
             return _first(

@@ -21,12 +21,15 @@ from .model import (
     ClusterConfig,
     Fence,
     Generation,
+    Group,
     Halt,
+    Hint,
     Image,
     NodeAlive,
     NodeFacts,
     NodeSpec,
     Record,
+    Refusal,
     VmId,
     VmSpec,
     VmStatus,
@@ -48,9 +51,12 @@ _TYPES: Final[dict[Kind, type[Record]]] = {
     Kind.NODE_FACTS: NodeFacts,
     Kind.FENCE: Fence,
     Kind.HALT: Halt,
+    Kind.GROUP: Group,
+    Kind.HINT: Hint,
     Kind.NODE_ALIVE: NodeAlive,
     Kind.VM_STATUS: VmStatus,
     Kind.VOLUME: Volume,
+    Kind.REFUSAL: Refusal,
 }
 """Kinds that are part of the picture; events, history and tickets are read on demand."""
 
@@ -101,6 +107,10 @@ class World:
         self._floor = 0
         self._tables: dict[Kind, dict[tuple[str, ...], Seen[Record]]] = {kind: {} for kind in _TYPES}
 
+    def restart(self) -> None:
+        """What comes next is another history, whose revisions begin anew."""
+        self.revision = self._floor = 0
+
     # --- folding
     def load(self, snapshot: Snapshot) -> set[ParsedKey]:
         """Replace the picture by a snapshot; returns every key that differs from the one before."""
@@ -119,6 +129,18 @@ class World:
         self._tables = fresh
         self.revision = self._floor = max(self.revision, snapshot.revision)
         return changed
+
+    def younger(self, snapshot: Snapshot) -> str:
+        """A key of which this world has a later version than that later listing; empty: there is none.
+
+        No history has such a key, not even one of which events were lost: a revision of a key only grows.
+        """
+        for entry in snapshot.entries:
+            parsed = self.keys.parse(entry.key)
+            if parsed is not None and parsed.kind in _TYPES:
+                if mod_of(self._tables[parsed.kind].get(parsed.names)) > entry.mod_revision:
+                    return entry.key
+        return ""
 
     def apply(self, batch: Batch) -> set[ParsedKey]:
         """Fold a batch in; returns the keys that it touched."""
@@ -180,6 +202,12 @@ class World:
     def halt(self, vm: VmId) -> Seen[Halt] | None:
         return self._get(Kind.HALT, Halt, vm.project, vm.name)
 
+    def hint(self, vm: VmId) -> Seen[Hint] | None:
+        return self._get(Kind.HINT, Hint, vm.project, vm.name)
+
+    def group(self, project: str, group: str, domain: str) -> Seen[Group] | None:
+        return self._get(Kind.GROUP, Group, project, group, domain)
+
     def volume(self, project: str, uuid: str) -> Seen[Volume] | None:
         return self._get(Kind.VOLUME, Volume, project, uuid)
 
@@ -191,6 +219,9 @@ class World:
 
     def fence(self, node: str) -> Seen[Fence] | None:
         return self._get(Kind.FENCE, Fence, node)
+
+    def refusal(self, node: str) -> Seen[Refusal] | None:
+        return self._get(Kind.REFUSAL, Refusal, node)
 
     def unfenced(self, node: str) -> int:
         """Claims of the node's sessions that no done fence reaches."""

@@ -10,7 +10,7 @@ from agent_rig import KEYS, Host, lab_of, vm, vm_spec
 
 from metastack.core.codec import encode
 from metastack.core.model import Image, ImageState, NodeAlive, Placement, Power, Resources
-from metastack.core.placement import turns
+from metastack.core.placement import Board
 from metastack.core.world import World, seen
 from metastack.sim.loop import run
 
@@ -182,7 +182,7 @@ def test_vms_that_fit_nowhere_keep_nobody_waiting() -> None:
         put(KEYS.vm_spec(spec.id), spec)
     fits = vm_spec("fits")
     put(KEYS.vm_spec(fits.id), fits)
-    assert turns(world)[fits.id] == ["n1"]
+    assert Board(world).waiting[fits.id].head == ("n1",)
 
 
 def test_a_release_whose_event_was_lost_is_not_booted_over(tmp_path: Path) -> None:

@@ -28,12 +28,16 @@ BUILD: dict[Kind, tuple[st.SearchStrategy[tuple[object, ...]], Callable[..., str
     Kind.NODE_FACTS: (st.tuples(LABEL), Keys.node_facts),
     Kind.FENCE: (st.tuples(LABEL), Keys.fence),
     Kind.HALT: (st.tuples(st.builds(VmId, LABEL, LABEL)), Keys.halt),
+    Kind.GROUP: (st.tuples(LABEL, IDENT, IDENT), Keys.group),
+    Kind.HINT: (st.tuples(st.builds(VmId, LABEL, LABEL)), Keys.hint),
+    Kind.LEADER: (st.just(()), Keys.leader),
     Kind.NODE_ALIVE: (st.tuples(LABEL), Keys.node_alive),
     Kind.VM_STATUS: (st.tuples(st.builds(VmId, LABEL, LABEL)), Keys.vm_status),
     Kind.VOLUME: (st.tuples(LABEL, IDENT), Keys.volume),
     Kind.EVENT: (st.tuples(MOMENT, IDENT), Keys.event),
     Kind.HISTORY: (st.tuples(st.builds(VmId, LABEL, LABEL), st.integers(0, 10**15)), Keys.history),
     Kind.TICKET: (st.tuples(IDENT), Keys.ticket),
+    Kind.REFUSAL: (st.tuples(LABEL), Keys.refusal),
 }
 
 

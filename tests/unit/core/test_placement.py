@@ -6,8 +6,6 @@ import subprocess
 import sys
 
 import msgspec
-from hypothesis import given
-from hypothesis import strategies as st
 
 from metastack.core.change import Entry, Snapshot
 from metastack.core.codec import encode
@@ -20,7 +18,6 @@ from metastack.core.model import (
     NodeAlive,
     NodeFacts,
     NodeSpec,
-    NodeState,
     Placement,
     Power,
     Record,
@@ -28,26 +25,11 @@ from metastack.core.model import (
     VmId,
     VmSpec,
 )
-from metastack.core.placement import NodeView, explain, node_views, refusals, turns, waiting
+from metastack.core.placement import Board, explain, node_views, waiting
+from metastack.core.placement.filters import refusals
 from metastack.core.world import World
 
 KEYS = Keys()
-
-nodes_st = st.lists(
-    st.builds(
-        lambda i, cpus, mib, used: NodeView(
-            name=f"n{i}", session=i + 1, state=NodeState.READY, ready=True,
-            room=Resources(cpus=cpus, memory_mib=mib),
-            promised=Resources(cpus=min(used, cpus), memory_mib=min(used * 512, mib)), bridges=("br0",),
-        ),
-        st.integers(0, 50), st.integers(0, 64), st.integers(0, 65536), st.integers(0, 32),
-    ),
-    max_size=12, unique_by=lambda n: n.name,
-)  # fmt: skip
-specs_st = st.builds(
-    lambda cpus, mib, n: spec(f"vm{n}", cpus=cpus, memory_mib=mib),
-    st.integers(1, 16), st.integers(16, 16384), st.integers(0, 99),
-)  # fmt: skip
 
 
 def spec(name: str, **more: object) -> VmSpec:
@@ -76,36 +58,12 @@ def wanted(name: str, **more: object) -> tuple[str, VmSpec]:
     return KEYS.vm_spec(VmId("default", name)), spec(name, **more)
 
 
-@given(nodes_st, specs_st, st.randoms())
-def test_the_order_of_the_nodes_does_not_matter(nodes, vm, random) -> None:
-    shuffled = list(nodes)
-    random.shuffle(shuffled)
-    assert explain(vm, nodes) == explain(vm, shuffled)
-
-
-@given(nodes_st, specs_st)
-def test_every_refusal_has_a_reason_and_every_fit_a_score(nodes, vm) -> None:
-    for verdict in explain(vm, nodes):
-        assert verdict.fits == (not verdict.reasons)
-        assert 0.0 <= verdict.score <= 1.0
-
-
-@given(nodes_st, specs_st, st.integers(0, 64), st.integers(0, 65536))
-def test_more_capacity_never_loses_a_placement(nodes, vm, cpus, mib) -> None:
-    before = {v.node for v in explain(vm, nodes) if v.fits}
-    grown = [
-        msgspec.structs.replace(n, room=Resources(cpus=n.room.cpus + cpus, memory_mib=n.room.memory_mib + mib))
-        for n in nodes
-    ]
-    assert before <= {v.node for v in explain(vm, grown) if v.fits}
-
-
 def test_two_processes_rank_alike_whatever_their_hash_seed() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]);"
         "import test_placement as t;"
         "w = t.world_of(*[t.alive(f'n{i}') for i in range(9)], *[t.wanted(f'v{i}') for i in range(9)]);"
-        "print({str(k): v for k, v in sorted(t.turns(w).items())})"
+        "print({str(k): v.head for k, v in sorted(t.Board(w).waiting.items())})"
     )
     folder = __file__.rsplit("/", 1)[0]
     said = {
@@ -121,7 +79,7 @@ def test_two_processes_rank_alike_whatever_their_hash_seed() -> None:
 
 def test_a_burst_is_spread_by_virtual_assignments() -> None:
     world = world_of(*[alive(f"n{i}") for i in range(3)], *[wanted(f"v{i}") for i in range(12)])
-    firsts = [order[0] for order in turns(world).values()]
+    firsts = [wait.head[0] for wait in Board(world).waiting.values()]
     assert sorted(firsts.count(f"n{i}") for i in range(3)) == [4, 4, 4]
 
 
@@ -133,7 +91,7 @@ def test_the_reasons_are_words_to_act_on() -> None:
         (KEYS.node_facts("lost"), NodeFacts(name="lost", uuid="u")), alive("fine"),
     )  # fmt: skip
     vm = spec("vm", memory_mib=512, cpus=2, nics=(Nic(bridge="br0", mac="m"),))
-    said = {v.node: "; ".join(v.reasons) for v in explain(vm, node_views(world))}
+    said = {v.node: "; ".join(v.reasons) for v in explain(Board(world), vm)}
     assert said == {
         "full": "needs 512 MiB of memory, 76 of 76 are free",
         "cordoned": "the node is cordoned",

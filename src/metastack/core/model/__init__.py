@@ -11,11 +11,24 @@ from __future__ import annotations
 from typing import Final
 
 from .config import ClusterConfig, Fencing, Image, ImageState, Project
-from .desired import Nic, NodeSpec, Placement, VmSpec
-from .durable import Claim, Fence, FenceReceipt, Halt, NodeFacts, Volume, resolved_claim, resolved_intent
-from .leased import Event, Generation, NodeAlive, Resources, Ticket, VmStatus
+from .desired import Nic, NodeSpec, VmSpec
+from .durable import Claim, Fence, FenceReceipt, Group, Halt, NodeFacts, Volume, resolved_claim, resolved_intent
+from .leased import Event, Generation, Hint, Leader, NodeAlive, Resources, Ticket, VmStatus
 from .names import NAME_RE, NodeState, Phase, Power, VmId, valid_name
 from .numbers import Record, token, token_generation, token_revision
+from .placing import (
+    Effect,
+    GroupTerm,
+    Ha,
+    NodeExpression,
+    Operator,
+    Placement,
+    SpreadTerm,
+    Taint,
+    Toleration,
+    Weights,
+)
+from .refusal import Refusal, Running
 
 RECORDS: Final[dict[str, type[Record]]] = {
     "cluster": ClusterConfig,
@@ -27,12 +40,16 @@ RECORDS: Final[dict[str, type[Record]]] = {
     "node_facts": NodeFacts,
     "fence": Fence,
     "halt": Halt,
+    "group": Group,
+    "hint": Hint,
+    "leader": Leader,
     "volume": Volume,
     "node_alive": NodeAlive,
     "vm_status": VmStatus,
     "event": Event,
     "ticket": Ticket,
     "generation": Generation,
+    "refusal": Refusal,
 }
 """Every record kind, by the name of its golden file."""
 
@@ -41,30 +58,44 @@ __all__ = [
     "RECORDS",
     "Claim",
     "ClusterConfig",
+    "Effect",
     "Event",
     "Fence",
     "FenceReceipt",
     "Fencing",
     "Generation",
+    "Group",
+    "GroupTerm",
+    "Ha",
     "Halt",
+    "Hint",
     "Image",
     "ImageState",
+    "Leader",
     "Nic",
     "NodeAlive",
+    "NodeExpression",
     "NodeFacts",
     "NodeSpec",
     "NodeState",
+    "Operator",
     "Phase",
     "Placement",
     "Power",
     "Project",
     "Record",
+    "Refusal",
     "Resources",
+    "Running",
+    "SpreadTerm",
+    "Taint",
     "Ticket",
+    "Toleration",
     "VmId",
     "VmSpec",
     "VmStatus",
     "Volume",
+    "Weights",
     "resolved_claim",
     "resolved_intent",
     "token",

@@ -11,6 +11,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from .numbers import Record
+from .placing import Weights
 
 
 class Fencing(StrEnum):
@@ -25,6 +26,7 @@ class Fencing(StrEnum):
 class ClusterConfig(Record, frozen=True, kw_only=True):
     """``config/cluster``: the platform's settings, typed and bounded; agents follow changes live."""
 
+    v: int = 2
     lease_ttl_s: Annotated[int, Meta(ge=2, le=60)] = 5
     """Life of a node's lease, seconds. etcd's floor is ceil(1.5 x election timeout): 2 s at its defaults."""
     grace_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.5
@@ -37,6 +39,20 @@ class ClusterConfig(Record, frozen=True, kw_only=True):
     """Memory of each node that VMs never get, MiB."""
     rank_delay_ms: Annotated[int, Meta(ge=1, le=5000)] = 30
     """Delay between two ranks that try to claim the same VM, milliseconds (DESIGN 5's delta)."""
+    weight_spread: Annotated[float, Meta(ge=0.0, le=100.0)] = 1.0
+    """How much it counts for a place that the node is empty. 0 leaves a part out of the score."""
+    weight_pack: Annotated[float, Meta(ge=0.0, le=100.0)] = 0.0
+    """How much it counts for a place that the node is full."""
+    weight_balanced: Annotated[float, Meta(ge=0.0, le=100.0)] = 0.0
+    """How much it counts for a place that the used shares of its vCPU and memory are alike."""
+    weight_image: Annotated[float, Meta(ge=0.0, le=100.0)] = 0.0
+    """How much it counts for a place that a VM of the same image runs there: its blocks are cached."""
+    weight_last_node: Annotated[float, Meta(ge=0.0, le=100.0)] = 0.0
+    """How much it counts for a place that the VM ran there last."""
+    spare_nodes: Annotated[int, Meta(ge=0, le=64)] = 0
+    """Refuse new VMs that would not leave room for those of any so many lost nodes."""
+    boots_at_once: Annotated[int, Meta(ge=1, le=64)] = 4
+    """VMs that one node boots at the same time; the rest wait in the order of their priority."""
     brake_percent: Annotated[int, Meta(ge=0, le=100)] = 50
     """Fence nothing when more than this share of the joined, uncordoned nodes vanished within the window.
     0: no node is ever fenced by itself, only by a person; 100: no brake."""
@@ -65,6 +81,17 @@ class ClusterConfig(Record, frozen=True, kw_only=True):
     """Ceph pool (or folder of the file backend) for disks and images."""
     syslog: str = ""
     """Central syslog server as ``tcp://HOST:PORT``; empty: none."""
+
+    @property
+    def weights(self) -> Weights:
+        """What makes a node the better place, together."""
+        return Weights(
+            spread=self.weight_spread,
+            pack=self.weight_pack,
+            balanced=self.weight_balanced,
+            image=self.weight_image,
+            last_node=self.weight_last_node,
+        )
 
 
 class Project(Record, frozen=True, kw_only=True):

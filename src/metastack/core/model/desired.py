@@ -6,6 +6,7 @@ from msgspec import Struct, field
 
 from .names import Power, VmId
 from .numbers import Record
+from .placing import Ha, Placement, Taint
 
 
 class Nic(Struct, frozen=True, kw_only=True):
@@ -15,16 +16,10 @@ class Nic(Struct, frozen=True, kw_only=True):
     mac: str
 
 
-class Placement(Struct, frozen=True, kw_only=True):
-    """What a person demands of the place."""
-
-    node: str = ""
-    """Pin by hand: only this node may take the VM."""
-
-
 class VmSpec(Record, frozen=True, kw_only=True):
     """``desired/vms/<project>/<vm>``: what a person wants."""
 
+    v: int = 2
     project: str
     name: str
     uuid: str
@@ -45,6 +40,9 @@ class VmSpec(Record, frozen=True, kw_only=True):
     nics: tuple[Nic, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     placement: Placement = Placement()
+    resources: dict[str, int] = field(default_factory=dict)
+    """Whole amounts of what nodes declare beside vCPU and memory: hugepages, GPUs, virtual functions."""
+    ha: Ha = Ha()
     created: str = ""
     by: str = ""
     reason: str = ""
@@ -58,11 +56,15 @@ class VmSpec(Record, frozen=True, kw_only=True):
 class NodeSpec(Record, frozen=True, kw_only=True):
     """``desired/nodes/<node>``: what a person wants of a node."""
 
+    v: int = 2
     cordoned: bool = False
     draining: bool = False
     labels: dict[str, str] = field(default_factory=dict)
     overcommit_cpu: float | None = None
     overcommit_memory: float | None = None
+    overcommit: dict[str, float] = field(default_factory=dict)
+    """Of the node's other resources; 1 unless said."""
+    taints: tuple[Taint, ...] = ()
     by: str = ""
     reason: str = ""
     request_id: str = ""

@@ -55,6 +55,7 @@ class FenceReceipt(Struct, frozen=True, kw_only=True):
 class Fence(Record, frozen=True, kw_only=True):
     """``fences/<node>``: every session up to ``through`` is shut out of the storage. Only grows."""
 
+    v: int = 2
     through: int = 0
     """Token: of the last *done* fence."""
     intent_by: str = ""
@@ -76,6 +77,7 @@ class Fence(Record, frozen=True, kw_only=True):
 class NodeFacts(Record, frozen=True, kw_only=True):
     """``nodes/<node>``: durable facts that outlive the lease; what a fencer needs to know."""
 
+    v: int = 2
     name: str
     uuid: str
     storage_addresses: tuple[str, ...] = ()
@@ -85,6 +87,8 @@ class NodeFacts(Record, frozen=True, kw_only=True):
     storage_guest_user: str = ""
     """cephx user of its guests when that is not its agent's own; empty: it is."""
     joined: str = ""
+    generation: int = 0
+    """Of the session in which it was last written: whether the node came back since etcd was restored."""
 
 
 class Halt(Record, frozen=True, kw_only=True):
@@ -97,9 +101,18 @@ class Halt(Record, frozen=True, kw_only=True):
     message: str = ""
 
 
+class Group(Record, frozen=True, kw_only=True):
+    """``groups/<project>/<group>/<domain>``: changes with every claim into that domain that the group's rule
+    bears on, so that two such claims, decided from the same view, cannot both be committed."""
+
+    vm: str
+    """The last that claimed."""
+
+
 class Volume(Record, frozen=True, kw_only=True):
     """``actual/volumes/<project>/<uuid>``: a disk that exists or may exist; written before the disk is made."""
 
+    v: int = 2
     uuid: str
     project: str
     vm: str
@@ -108,6 +121,8 @@ class Volume(Record, frozen=True, kw_only=True):
     image_uuid: str
     pool: str = ""
     trash_retention_s: int = 86_400
+    last_node: str = ""
+    """Where the VM ran last, written when its claim is released."""
 
 
 def resolved_claim(claim: Claim, mod_revision: int) -> Claim:

@@ -13,11 +13,14 @@ class Resources(Struct, frozen=True, kw_only=True):
 
     cpus: float = 0
     memory_mib: int = 0
+    other: dict[str, int] = field(default_factory=dict)
+    """Whole amounts of whatever else a node declares (``hugepages_2m``, ``gpu``, ...)."""
 
 
 class NodeAlive(Record, frozen=True, kw_only=True):
     """``actual/nodes/<node>``: leased. Its create revision at registration is the session."""
 
+    v: int = 2
     name: str
     generation: int = 0
     ready: bool = False
@@ -43,6 +46,11 @@ class NodeAlive(Record, frozen=True, kw_only=True):
     """Bridges that a NIC can be plugged into."""
     versions: dict[str, str] = field(default_factory=dict)
     lag_ms: int = 0
+    """How late the node hears of changes, in coarse steps: those behind it in rank wait longer for it."""
+    arch: str = ""
+    cpu_features: tuple[str, ...] = ()
+    storage_ok: bool = True
+    """False while the node cannot reach its storage: it takes nothing."""
     blocked: bool = False
     """The node found itself shut out of the storage."""
     message: str = ""
@@ -57,6 +65,7 @@ class NodeAlive(Record, frozen=True, kw_only=True):
 class VmStatus(Record, frozen=True, kw_only=True):
     """``actual/vms/<project>/<vm>``: leased, by the owner."""
 
+    v: int = 2
     uuid: str
     phase: Phase
     node: str
@@ -71,6 +80,8 @@ class VmStatus(Record, frozen=True, kw_only=True):
     retry_at: str = ""
     """When the next boot of a crashing guest is due, RFC 3339 UTC; empty: none is waiting."""
     vnc: str = ""
+    ready: bool = True
+    """False while the port that ``ha.ready_port`` names does not answer yet."""
 
 
 class Event(Record, frozen=True, kw_only=True):
@@ -94,6 +105,22 @@ class Ticket(Record, frozen=True, kw_only=True):
     node: str
     kind: str = "serial"
     by: str = ""
+
+
+class Hint(Record, frozen=True, kw_only=True):
+    """``hints/<project>/<vm>``: leased. Where a scheduler would put a VM; nodes honour it while it lives."""
+
+    uuid: str
+    """The VM's: a hint for another VM of that name is void."""
+    node: str
+    by: str = ""
+
+
+class Leader(Record, frozen=True, kw_only=True):
+    """``scheduler/leader``: leased. Which scheduler writes hints; its create revision is its term."""
+
+    name: str
+    since: str = ""
 
 
 class Generation(Record, frozen=True, kw_only=True):

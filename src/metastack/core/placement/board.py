@@ -1,0 +1,411 @@
+"""The board: every VM in its place and every waiting VM with those who should take it, event by event.
+
+Owns: virtual assignments, the order in which nodes try, and misses. Every agent keeps one; CLI, web and
+scheduler make one from a snapshot and ask it the same questions.
+Refuses: clocks and randomness: two agents that saw the same events hold the same board.
+Rule: each waiting VM is assigned, in the order of the line, to its best node given everybody before it, and
+keeps that node until it is claimed or the node cannot take it any more. So a burst spreads as a central
+scheduler would spread it, and one event costs what changed, not what there is.
+
+A board is about efficiency, never about safety: an agent whose board is behind loses a race for a claim, and
+whether the VM still fits is looked at again by whoever claims.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+from msgspec import Struct
+
+from ..keys import Kind, ParsedKey
+from ..model import NodeState, VmId, VmSpec, Weights
+from ..world import World, wants_on
+from . import filters
+from .gates import gate
+from .groups import Groups
+from .misses import Misses
+from .nodes import NodeView, node_view, plus
+from .order import Order, shape_of
+from .preferences import preference
+
+HEAD = 8
+"""So many nodes stand ready for each waiting VM; the others come after them, and only then are ranked."""
+_SHAPES = 32
+"""Orders kept at a time: VMs come in few sizes."""
+
+_Line = tuple[int, int, str, str]
+"""Priority turned round, revision of the wish, project, name: the place in the line."""
+
+
+class Waiting(Struct):
+    """A VM that should run and that nobody answers for."""
+
+    vm: VmId
+    line: _Line
+    spec: VmSpec
+    head: tuple[str, ...] = ()
+    """Who should try, best first; it is virtually assigned to the first. Empty: nobody would take it now."""
+    held: str = ""
+    """Why it is not its time yet."""
+
+
+class Board:
+    """Placement at the world's revision; :meth:`update` after every change of it."""
+
+    def __init__(
+        self, world: World, *, lost: frozenset[str] = frozenset(), more: Iterable[NodeView] = ()
+    ) -> None:
+        self.world = world
+        self._lost = lost
+        """Nodes to think away, with what runs on them."""
+        self._more = tuple(more)
+        """Nodes to think of."""
+        self.misses = Misses()
+        self._rebuild()
+
+    # --- following the world
+
+    def _rebuild(self) -> None:
+        world = self.world
+        self.weights: Weights = world.config.weights
+        self.nodes: dict[str, NodeView] = {name: self._view(name) for name in world.nodes()}
+        self.nodes |= {view.name: msgspec.structs.replace(view) for view in self._more}
+        self.groups = Groups(self.nodes)
+        self._orders: dict[object, Order] = {}
+        self._placed: dict[VmId, tuple[str, VmSpec]] = {}
+        """Real and virtual assignments."""
+        self._on: dict[str, set[VmId]] = {}
+        """VMs claimed by each node."""
+        self._after: dict[VmId, set[VmId]] = {}
+        """Who starts after a VM."""
+        self.waiting: dict[VmId, Waiting] = {}
+        self._line: list[_Line] = []
+        self._nowhere: set[object] = set()
+        self._first_open: _Line | None = None
+        self._grown = False
+        for vm, _ in world.specs():
+            self._see(vm)
+        self._settle()
+
+    def _view(self, name: str) -> NodeView:
+        view = node_view(self.world, name)
+        if name in self._lost:
+            view.state = NodeState.LOST
+        return view
+
+    def update(self, touched: Iterable[ParsedKey]) -> None:
+        """Take in what changed in the world since the last time."""
+        vms: dict[VmId, None] = {}
+        nodes: dict[str, None] = {}
+        for key in touched:
+            match key.kind:
+                case Kind.CLUSTER:
+                    return self._rebuild()
+                case Kind.NODE_SPEC | Kind.NODE_ALIVE | Kind.NODE_FACTS:
+                    nodes[key.names[0]] = None
+                case Kind.FENCE:
+                    vms |= dict.fromkeys(sorted(self._on.get(key.names[0], ())))
+                case Kind.VM_SPEC | Kind.CLAIM | Kind.HALT | Kind.HINT:
+                    vms[key.vm] = None
+                    vms |= dict.fromkeys(sorted(self._after.get(key.vm, ())))
+                case Kind.VM_STATUS if key.vm in self._after:
+                    vms |= dict.fromkeys(sorted(self._after[key.vm]))
+                case _:
+                    pass
+        if nodes and not self._nodes_changed(nodes):
+            return self._rebuild()
+        for vm in vms:
+            self._see(vm)
+        self._settle()
+        return None
+
+    def _nodes_changed(self, names: Iterable[str]) -> bool:
+        """Take in news of nodes; False when too much is different to go on from here."""
+        known = set(self.world.nodes())
+        for name in names:
+            old = self.nodes.get(name)
+            if name not in known or old is None:
+                return False
+            new = self._view(name)
+            new.promised, new.images = old.promised, old.images
+            if new == old:
+                continue
+            if new.labels != old.labels:
+                return False  # it is in other domains now
+            old.session, old.lag_ms = new.session, new.lag_ms
+            if new == old:
+                continue
+            self.nodes[name] = new
+            for order in self._orders.values():
+                order.renew(name)
+            self._nowhere.clear()
+            self._reopen(None)
+        return True
+
+    def _see(self, vm: VmId) -> None:
+        """Where one VM stands now."""
+        world = self.world
+        found, claim = world.spec(vm), world.claim(vm)
+        spec = found.record if found is not None else None
+        if found is None or spec is None:
+            self._take_off(vm)
+            return
+        for name in spec.ha.start_after:
+            self._after.setdefault(VmId(vm.project, name), set()).add(vm)
+        if claim is not None and not unanswered(world, vm, self._lost):
+            if claim.record is not None:
+                self._claimed(vm, spec, claim.record.node)
+            return
+        if not wants_on(world, vm):
+            self._take_off(vm)
+            return
+        line = (-spec.ha.priority, found.mod, vm.project, vm.name)
+        wait = self.waiting.get(vm)
+        if wait is not None and wait.line == line and not spec.ha.start_after and world.hint(vm) is None:
+            return
+        self._take_off(vm)
+        self.waiting[vm] = Waiting(vm, line, spec)
+        insort(self._line, line)
+        self._reopen(line)
+
+    def _claimed(self, vm: VmId, spec: VmSpec, node: str) -> None:
+        wait = self.waiting.pop(vm, None)
+        if wait is not None:
+            del self._line[bisect_left(self._line, wait.line)]
+            self.misses.won(node, wait.head)
+        if self._placed.get(vm) != (node, spec):
+            self._unplace(vm)
+            self._place(vm, spec, node)
+        self._on.setdefault(node, set()).add(vm)
+
+    def _take_off(self, vm: VmId) -> None:
+        wait = self.waiting.pop(vm, None)
+        if wait is not None:
+            del self._line[bisect_left(self._line, wait.line)]
+        self._unplace(vm)
+
+    # --- loads
+
+    def _place(self, vm: VmId, spec: VmSpec, node: str) -> None:
+        if spec.placement.anti_affinity:
+            self.groups.know(spec, self._placed_specs())
+        self._placed[vm] = (node, spec)
+        self._load(spec, node, 1)
+
+    def _unplace(self, vm: VmId) -> None:
+        held = self._placed.pop(vm, None)
+        if held is None:
+            return
+        node, spec = held
+        self._load(spec, node, -1)
+        there = self._on.get(node)
+        if there is not None:
+            there.discard(vm)
+        if self.waiting:
+            self._grown = True
+
+    def _load(self, spec: VmSpec, node: str, sign: int) -> None:
+        view = self.nodes.get(node)
+        if view is not None:
+            view.promised = plus(view.promised, spec, sign)
+            if self.weights.image:
+                view.images[spec.image_uuid] = view.images.get(spec.image_uuid, 0) + sign
+            for order in self._orders.values():
+                order.touch(node)
+        self.groups.place(spec, node, sign)
+
+    def _placed_specs(self) -> Iterator[tuple[VmSpec, str]]:
+        return ((spec, node) for node, spec in self._placed.values())
+
+    # --- the line
+
+    def _reopen(self, line: _Line | None) -> None:
+        """Assign anew from here on; None: all."""
+        first = line if line is not None else (self._line[0] if self._line else None)
+        if first is not None and (self._first_open is None or first < self._first_open):
+            self._first_open = first
+
+    def _settle(self) -> None:
+        """Assign whoever is not, in the order of the line."""
+        if self._grown:
+            # Only those that nobody would take can gain by more room.
+            self._grown = False
+            self._nowhere.clear()
+            for line in self._line:
+                wait = self.waiting[VmId(line[2], line[3])]
+                if not wait.head:
+                    self._assign(wait)
+        if self._first_open is None:
+            return
+        rest = [
+            self.waiting[VmId(p, n)] for _, _, p, n in self._line[bisect_left(self._line, self._first_open) :]
+        ]
+        self._first_open = None
+        for wait in rest:
+            if wait.head:
+                wait.head = ()
+                self._unplace(wait.vm)
+        self._grown = False
+        for wait in rest:
+            self._assign(wait)
+
+    def _assign(self, wait: Waiting) -> None:
+        wait.held = gate(self.world, wait.vm, wait.spec)
+        if wait.held:
+            return
+        shape = shape_of(wait.spec, self.weights)
+        plain = not self.groups.bear_on(wait.spec)
+        if plain and shape in self._nowhere:
+            return
+        wait.head = tuple(self.head(wait.spec, HEAD))
+        if wait.head:
+            self._place(wait.vm, wait.spec, wait.head[0])
+        elif plain:
+            # What fits nowhere now fits nowhere further down the line either, as promises only grow: VMs that
+            # no node can take must not cost every younger one its time.
+            self._nowhere.add(shape)
+
+    # --- orders
+
+    def _order(self, spec: VmSpec) -> Order:
+        shape = shape_of(spec, self.weights)
+        order = self._orders.pop(shape, None)
+        if order is None:
+            order = Order(spec, self.weights, self.nodes)
+            if len(self._orders) >= _SHAPES:
+                del self._orders[next(iter(self._orders))]
+        self._orders[shape] = order  # last used, last dropped
+        return order
+
+    def head(self, spec: VmSpec, limit: int) -> list[str]:
+        """The nodes that should try to take such a VM, best first, at most so many."""
+        found: list[str] = []
+        late: list[tuple[int, str]] = []
+        grouped = self.groups.bear_on(spec)
+        if grouped:
+            self.groups.know(spec, self._placed_specs())
+        for name in self._walk(spec):
+            if grouped and self.groups.refusals(spec, self.nodes[name]):
+                continue
+            if self.misses and (charged := self.misses.charged(name)):
+                late.append((charged, name))
+                continue
+            found.append(name)
+            if len(found) == limit:
+                return found
+        # Stable: those with as many misses keep their order.
+        late.sort(key=lambda one: one[0])
+        return (found + [name for _, name in late])[:limit]
+
+    def _walk(self, spec: VmSpec) -> Iterator[str]:
+        order, subject = self._order(spec), spec.uuid
+        hint = self.world.hint(spec.id)
+        told = hint.record if hint is not None else None
+        first = told.node if told is not None and told.uuid == spec.uuid else ""
+        if first and first in self.nodes and not filters.refusals(spec, self.nodes[first]):
+            yield first
+        else:
+            first = ""
+        moved = preference(self.world, self.groups, self.nodes, spec)
+        if moved is None:
+            yield from (name for _, _, name in order.walk(subject) if name != first)
+            return
+        # Preferences differ from VM to VM: the whole order is sorted again.
+        entries = [(key - moved(name), at, name) for at, (key, _, name) in enumerate(order.walk(subject))]
+        yield from (name for _, _, name in sorted(entries) if name != first)
+
+    # --- what is asked
+
+    def turn(self, vm: VmId, me: str, *, deep: bool = False) -> int | None:
+        """My rank among those who would take the VM; None when I would not, or stand behind the head.
+
+        ``deep``: the head has had its time, everybody else comes after it.
+        """
+        wait = self.waiting.get(vm)
+        if wait is None or wait.held:
+            return None
+        if me in wait.head:
+            return wait.head.index(me)
+        if not deep:
+            return None
+        with_itself = self.without(wait.vm)
+        try:
+            rest = [name for name in self.head(wait.spec, len(self.nodes)) if name not in wait.head]
+        finally:
+            with_itself()
+        return len(wait.head) + rest.index(me) if me in rest else None
+
+    def delay_ms(self, vm: VmId, rank: int) -> int:
+        """How long the node of that rank leaves the VM to those before it.
+
+        Each of them gets the cluster's rank delay, or twice the lag that it publishes if that is longer.
+        """
+        wait, step = self.waiting.get(vm), self.world.config.rank_delay_ms
+        before = wait.head[:rank] if wait is not None else ()
+        sum_ = sum(max(step, min(2 * self.nodes[name].lag_ms, 1000)) for name in before if name in self.nodes)
+        return sum_ + step * (rank - len(before))
+
+    def fits(self, vm: VmId, node: str) -> tuple[str, ...]:
+        """Why that node could not take the waiting VM right now; empty: it could."""
+        wait, view = self.waiting.get(vm), self.nodes.get(node)
+        if wait is None or view is None:
+            return ("nobody waits for it",)
+        back = self.without(vm)
+        try:
+            return self.refusals(wait.spec, view)
+        finally:
+            back()
+
+    def refusals(self, spec: VmSpec, node: NodeView) -> tuple[str, ...]:
+        """Every reason of one node, groups included."""
+        self.groups.know(spec, self._placed_specs())
+        return filters.refusals(spec, node) + (
+            self.groups.refusals(spec, node) if node.state is not NodeState.LOST else ()
+        )
+
+    def tokens(self, spec: VmSpec, node: str) -> list[tuple[str, str]]:
+        """(group, domain) whose tokens a claim of this VM by that node bears (:meth:`.Groups.tokens`)."""
+        view = self.nodes.get(node)
+        if view is None or not self.groups.bear_on(spec):
+            return []
+        return self.groups.tokens(spec, view)
+
+    def placed_on(self, vm: VmId) -> str:
+        """Where the VM is, really or virtually; empty: nowhere."""
+        held = self._placed.get(vm)
+        return held[0] if held is not None else ""
+
+    def on(self, node: str) -> list[VmId]:
+        """VMs that a node answers for."""
+        return sorted(self._on.get(node, ()))
+
+    def without(self, vm: VmId) -> Callable[[], None]:
+        """Think a VM away; returns what brings it back."""
+        held = self._placed.get(vm)
+        if held is None:
+            return lambda: None
+        node, spec = held
+        self._load(spec, node, -1)
+        return lambda: self._load(spec, node, 1)
+
+
+def unanswered(world: World, vm: VmId, lost: frozenset[str] = frozenset()) -> bool:
+    """Nobody answers for the VM, or only a session that is shut out of the storage (or thought away)."""
+    found = world.claim(vm)
+    if found is None:
+        return True
+    claim = found.record
+    return claim is not None and (claim.node in lost or claim.session <= world.fenced_through(claim.node))
+
+
+def waiting(world: World) -> list[VmId]:
+    """VMs that should run and that nobody answers for, the oldest wish first."""
+    found = [(spec.mod, vm) for vm, spec in world.specs() if unanswered(world, vm) and wants_on(world, vm)]
+    return [vm for _, vm in sorted(found)]
+
+
+def turns(world: World, nodes: object = None) -> dict[VmId, list[str]]:
+    """For each waiting VM the nodes that should try, best first."""
+    return {vm: list(wait.head) for vm, wait in Board(world).waiting.items() if wait.head}

@@ -1,0 +1,52 @@
+"""Explain: what every node says to a VM, and why."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from ..model import VmSpec
+from . import scores
+from .board import Board
+from .groups import has_terms
+from .nodes import NodeView
+from .preferences import last_node
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """What one node says to one VM."""
+
+    node: str
+    fits: bool
+    score: float = 0.0
+    """Weighted sum of the parts; higher is better."""
+    parts: dict[str, float] = {}
+    reasons: tuple[str, ...] = ()
+    """Why not; empty when it fits."""
+
+
+def explain(board: Board, spec: VmSpec) -> list[Verdict]:
+    """What every node says to the VM as if it were nowhere yet: the best first, those that refuse last."""
+    back = board.without(spec.id)
+    try:
+        order = board.head(spec, len(board.nodes))
+        rest = sorted(board.nodes.keys() - set(order))
+        return [_verdict(board, spec, board.nodes[name]) for name in order + rest]
+    finally:
+        back()
+
+
+def _verdict(board: Board, spec: VmSpec, node: NodeView) -> Verdict:
+    reasons = board.refusals(spec, node)
+    if reasons:
+        return Verdict(node=node.name, fits=False, reasons=reasons)
+    parts = scores.parts(spec, node, board.weights)
+    if board.weights.last_node:
+        parts["last_node"] = 1.0 if last_node(board.world, spec) == node.name else 0.0
+    if has_terms(spec):
+        parts["groups"] = board.groups.preference(spec, node)
+    return Verdict(
+        node=node.name,
+        fits=True,
+        score=round(scores.total(parts, board.weights), 6),
+        parts={part: round(value, 6) for part, value in parts.items()},
+    )

@@ -1,0 +1,121 @@
+"""Filters: every reason why a node would not take a VM, in words to act on.
+
+Owns: the only implementation of "may this node take it", but for groups (:mod:`.groups`).
+Rule: no reason, no refusal. What does not change with the node's load is apart from what does, so that an
+order of nodes is kept up to date without asking everything again.
+"""
+
+from __future__ import annotations
+
+from ..model import Effect, NodeExpression, NodeState, Operator, VmSpec
+from .nodes import NodeView
+
+
+def refusals(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
+    """Every reason why the node would not take the VM; empty when it would."""
+    still = lasting_refusals(spec, node)
+    if node.state is NodeState.LOST:
+        return still
+    return still + room_refusals(spec, node)
+
+
+def lasting_refusals(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
+    """Reasons that hold whatever else runs on the node."""
+    reasons: list[str] = []
+    place = spec.placement
+    if place.node and place.node != node.name:
+        reasons.append(f"the VM is pinned to {place.node}")
+    if node.state is NodeState.LOST:
+        return (*reasons, "the node is lost: its lease expired")
+    if not node.ready:
+        reasons.append("the node is not ready yet")
+    elif not node.storage_ok:
+        reasons.append("the node cannot reach its storage")
+    if node.state is not NodeState.READY:
+        reasons.append(f"the node is {node.state.value}")
+    for nic in spec.nics:
+        if nic.bridge not in node.bridges:
+            reasons.append(f"has no bridge {nic.bridge!r}")
+    for key, value in sorted(place.node_selector.items()):
+        if node.labels.get(key) != value:
+            reasons.append(f"needs label {key}={value}, the node has {_label(node, key)}")
+    reasons += [
+        f"needs {_words(e)}, the node has {_label(node, e.key)}"
+        for e in place.expressions
+        if not _holds(e, node)
+    ]
+    for taint in node.taints:
+        if taint.effect is Effect.NO_SCHEDULE and not any(t.covers(taint) for t in place.tolerations):
+            reasons.append(f"does not tolerate the taint {taint_text(taint.key, taint.value)}")
+    # Safety of a kind: a node that does not say what it is may be right, and is refused all the same.
+    if place.arch and place.arch != node.arch:
+        reasons.append(f"needs a {place.arch} processor, the node is {node.arch or 'unknown'}")
+    missing = [flag for flag in place.cpu_features if flag not in node.cpu_features]
+    if missing:
+        reasons.append(f"its processor lacks {', '.join(missing)}")
+    return tuple(reasons)
+
+
+def room_refusals(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
+    """What the node has too little of."""
+    room, taken = node.room, node.promised
+    free_cpus, free_mib = room.cpus - taken.cpus, room.memory_mib - taken.memory_mib
+    if spec.cpus <= free_cpus + 1e-9 and spec.memory_mib <= free_mib and not spec.resources:
+        return ()
+    reasons: list[str] = []
+    if spec.cpus > free_cpus + 1e-9:
+        reasons.append(f"needs {spec.cpus} vCPU, {max(0.0, free_cpus):g} of {room.cpus:g} are free")
+    if spec.memory_mib > free_mib:
+        reasons.append(
+            f"needs {spec.memory_mib} MiB of memory, {max(0, free_mib)} of {room.memory_mib} are free"
+        )
+    for what, needed in sorted(spec.resources.items()):
+        whole = room.other.get(what, 0)
+        left = whole - taken.other.get(what, 0)
+        if needed > left:
+            reasons.append(f"needs {needed} {what}, {max(0, left)} of {whole} are free")
+    return tuple(reasons)
+
+
+def reluctant(spec: VmSpec, node: NodeView) -> bool:
+    """The node would rather not: a ``PreferNoSchedule`` taint that the VM does not tolerate."""
+    tolerations = spec.placement.tolerations
+    return any(
+        taint.effect is Effect.PREFER_NO_SCHEDULE and not any(t.covers(taint) for t in tolerations)
+        for taint in node.taints
+    )
+
+
+def _holds(e: NodeExpression, node: NodeView) -> bool:
+    value = node.domain(e.key) if e.key == "node" else node.labels.get(e.key)
+    match e.operator:
+        case Operator.IN:
+            return value is not None and value in e.values
+        case Operator.NOT_IN:
+            return value not in e.values
+        case Operator.EXISTS:
+            return value is not None
+        case Operator.DOES_NOT_EXIST:
+            return value is None
+        case Operator.GT | Operator.LT:
+            try:
+                have, wanted = int(value or ""), int(e.values[0])
+            except (ValueError, IndexError):
+                return False
+            return have > wanted if e.operator is Operator.GT else have < wanted
+
+
+def _label(node: NodeView, key: str) -> str:
+    value = node.labels.get(key)
+    return f"no label {key}" if value is None else f"{key}={value}"
+
+
+def _words(e: NodeExpression) -> str:
+    if e.operator in (Operator.EXISTS, Operator.DOES_NOT_EXIST):
+        return f"{'a' if e.operator is Operator.EXISTS else 'no'} label {e.key}"
+    return f"label {e.key} {e.operator.value} {','.join(e.values)}"
+
+
+def taint_text(key: str, value: str) -> str:
+    """A taint as people write it."""
+    return f"{key}={value}" if value else key

@@ -1,0 +1,38 @@
+"""Gates: a VM that starts after others waits until they are up."""
+
+from __future__ import annotations
+
+from ..model import Phase, VmId, VmSpec
+from ..world import World, wants_on
+
+
+def gate(world: World, vm: VmId, spec: VmSpec) -> str:
+    """Why it is not this VM's time yet; empty: it is.
+
+    Who is not wanted on holds nobody, and neither does a circle.
+    """
+    for name in spec.ha.start_after:
+        other = VmId(vm.project, name)
+        if not wants_on(world, other) or _starts_after(world, other, vm):
+            continue
+        found = world.status(other)
+        status = found.record if found is not None else None
+        if status is None or status.phase is not Phase.RUNNING:
+            return f"starts after {other}, which does not run yet"
+        if not status.ready:
+            return f"starts after {other}, whose readiness port does not answer yet"
+    return ""
+
+
+def _starts_after(world: World, vm: VmId, other: VmId) -> bool:
+    """``vm`` waits for ``other``, perhaps by way of more."""
+    seen: set[VmId] = set()
+    todo = [vm]
+    while todo:
+        at = todo.pop()
+        found = world.spec(at)
+        if at in seen or found is None or found.record is None:
+            continue
+        seen.add(at)
+        todo += [VmId(at.project, name) for name in found.record.ha.start_after]
+    return other in seen

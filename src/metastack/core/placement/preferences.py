@@ -1,0 +1,35 @@
+"""Preferences: what makes one VM like a node more than another VM of its shape does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..model import VmSpec
+from ..world import World
+from .groups import Groups, terms
+from .nodes import NodeView
+
+
+def preference(
+    world: World, groups: Groups, nodes: dict[str, NodeView], spec: VmSpec
+) -> Callable[[str], int] | None:
+    """What is added to a node's score (millionths) for this VM alone; None when nothing ever is."""
+    soft = any(not term.required for term in terms(spec))
+    last = last_node(world, spec)
+    if not soft and not last:
+        return None
+    bonus = round(world.config.weight_last_node * 1e6)
+
+    def moved(name: str) -> int:
+        more = round(groups.preference(spec, nodes[name]) * 1e6) if soft else 0
+        return more + (bonus if name == last else 0)
+
+    return moved
+
+
+def last_node(world: World, spec: VmSpec) -> str:
+    """Where the VM ran last, if the cluster's settings make that count."""
+    if not world.config.weight_last_node:
+        return ""
+    volume = world.volume(spec.project, spec.volume_uuid)
+    return volume.record.last_node if volume is not None and volume.record is not None else ""

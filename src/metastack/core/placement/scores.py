@@ -1,0 +1,45 @@
+"""Scores: how good a place a node is for a VM, part by part, 0 to 1 each; weighted by the settings."""
+
+from __future__ import annotations
+
+from ..model import VmSpec, Weights
+from .nodes import NodeView
+
+
+def free_shares(spec: VmSpec, node: NodeView) -> tuple[float, float]:
+    """Shares of vCPU and memory that are still free after taking the VM, 0..1."""
+    room, taken = node.room, node.promised
+    cpu = (room.cpus - taken.cpus - spec.cpus) / room.cpus if room.cpus else 0.0
+    memory = (
+        (room.memory_mib - taken.memory_mib - spec.memory_mib) / room.memory_mib if room.memory_mib else 0.0
+    )
+    return min(1.0, max(0.0, cpu)), min(1.0, max(0.0, memory))
+
+
+def parts(spec: VmSpec, node: NodeView, weights: Weights) -> dict[str, float]:
+    """Each part that has a weight and depends on nothing but the VM's shape and the node's load."""
+    cpu, memory = free_shares(spec, node)
+    found: dict[str, float] = {}
+    if weights.spread:
+        found["spread"] = min(cpu, memory)
+    if weights.pack:
+        found["pack"] = 1.0 - (cpu + memory) / 2
+    if weights.balanced:
+        found["balanced"] = 1.0 - abs(cpu - memory)
+    if weights.image:
+        found["image"] = 1.0 if node.images.get(spec.image_uuid) else 0.0
+    return found
+
+
+def total(found: dict[str, float], weights: Weights) -> float:
+    """The weighted sum of the parts; preferences of groups come with their weight already in them."""
+    return sum(value * getattr(weights, part, 1.0) for part, value in found.items())
+
+
+def base(spec: VmSpec, node: NodeView, weights: Weights) -> int:
+    """The score in whole millionths: sums of floats must not decide who is first."""
+    if not (weights.pack or weights.balanced or weights.image):
+        # The default, without the detour: this runs for every change of every node's load.
+        cpu, memory = free_shares(spec, node)
+        return round(min(cpu, memory) * weights.spread * 1e6)
+    return round(total(parts(spec, node, weights), weights) * 1e6)

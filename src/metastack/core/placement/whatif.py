@@ -1,0 +1,92 @@
+"""What if: nodes lost, nodes added. Does everything still fit, what would move where, what would be left out?
+
+Owns: answers about worlds that are not. Refuses: a second implementation: it is the nodes' own board, made of
+the same records with some thought away and some added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import combinations
+
+from msgspec import Struct
+
+from ..model import VmId
+from ..world import World
+from .board import Board
+from .explain import explain
+from .nodes import NodeView
+
+MOST_CASES = 500
+"""Combinations of lost nodes that are tried one by one; of more, those that hold the most."""
+
+
+class Move(Struct, frozen=True, kw_only=True):
+    """One VM that would not be where it is."""
+
+    vm: VmId
+    before: str
+    """Node that answers for it now; empty: it waits."""
+    after: str
+    """Empty: nobody would take it."""
+    reasons: dict[str, tuple[str, ...]] = {}
+    """Of each node, when nobody would take it."""
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What would be."""
+
+    moves: tuple[Move, ...]
+    nodes: tuple[NodeView, ...]
+    """As they would be then, with what they would have promised."""
+
+    @property
+    def left_out(self) -> tuple[Move, ...]:
+        return tuple(move for move in self.moves if not move.after)
+
+    @property
+    def fits(self) -> bool:
+        return not self.left_out
+
+
+def whatif(world: World, *, lost: Iterable[str] = (), more: Iterable[NodeView] = ()) -> Outcome:
+    """The world without those nodes and with these: who would be where.
+
+    VMs that wait already are among the moves, so that what nobody would take is seen with or without a loss.
+    """
+    gone = frozenset(lost)
+    board = Board(world, lost=gone, more=more)
+    moves = []
+    for wait in sorted(board.waiting.values(), key=lambda one: one.line):
+        claim = world.claim(wait.vm)
+        before = claim.record.node if claim is not None and claim.record is not None else ""
+        after = wait.head[0] if wait.head else ""
+        reasons = {} if after else {v.node: v.reasons for v in explain(board, wait.spec)}
+        if not after and wait.held:
+            reasons = {"": (wait.held,)}
+        moves.append(Move(vm=wait.vm, before=before, after=after, reasons=reasons))
+    return Outcome(moves=tuple(moves), nodes=tuple(board.nodes[name] for name in sorted(board.nodes)))
+
+
+def without_room(world: World, spare_nodes: int) -> tuple[tuple[str, ...], tuple[Move, ...]]:
+    """The first loss of so many nodes after which something would be left out that fits now, and what.
+
+    Both empty when every such loss leaves room.
+    """
+    up = [view for view in Board(world).nodes.values() if view.ready and view.state == "ready"]
+    today = {move.vm for move in whatif(world).left_out}
+    for lost in _cases(up, spare_nodes):
+        left = tuple(move for move in whatif(world, lost=lost).left_out if move.vm not in today)
+        if left:
+            return lost, left
+    return (), ()
+
+
+def _cases(nodes: list[NodeView], count: int) -> Iterator[tuple[str, ...]]:
+    """Which nodes to lose, the fullest first."""
+    fullest = sorted(nodes, key=lambda n: (-n.promised.memory_mib, -n.promised.cpus, n.name))
+    names = [node.name for node in fullest]
+    for number, case in enumerate(combinations(names, min(count, len(names)))):
+        if number == MOST_CASES:
+            return
+        yield case

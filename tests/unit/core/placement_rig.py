@@ -1,0 +1,74 @@
+"""Clusters for tests of placement: records in a world, changed one event at a time."""
+
+from __future__ import annotations
+
+from metastack.core.change import Batch, Entry, KeyEvent, Snapshot
+from metastack.core.codec import encode
+from metastack.core.keys import Keys
+from metastack.core.model import Claim, NodeAlive, NodeSpec, Record, Resources, VmId, VmSpec
+from metastack.core.placement import Board
+from metastack.core.world import World
+
+KEYS = Keys()
+
+
+def spec(name: str, **more: object) -> VmSpec:
+    fields: dict[str, object] = dict(
+        project="default", name=name, uuid=f"uuid-{name}", image="i", image_uuid="i", volume_uuid=f"v-{name}",
+        cpus=1, memory_mib=512, disk_bytes=1,
+    )  # fmt: skip
+    return VmSpec(**{**fields, **more})  # type: ignore[arg-type]
+
+
+class Cluster:
+    """A world and the board that follows it."""
+
+    def __init__(self) -> None:
+        self.world = World(KEYS)
+        self.world.load(Snapshot(1, ()))
+        self.board = Board(self.world)
+        self._created: dict[str, int] = {}
+
+    def put(self, key: str, record: Record) -> None:
+        revision = self.world.revision + 1
+        created = self._created.setdefault(key, revision)
+        self._event(KeyEvent(key, revision, Entry(key, encode(record), revision, created, 1)))
+
+    def delete(self, key: str) -> None:
+        self._created.pop(key, None)
+        self._event(KeyEvent(key, self.world.revision + 1, None))
+
+    def _event(self, event: KeyEvent) -> None:
+        touched = self.world.apply(Batch(event.revision, (event,)))
+        self.board.update(sorted(touched, key=lambda key: (key.kind, key.names)))
+
+    def node(self, name: str, cpus: float = 4, memory_mib: int = 5120, **more: object) -> None:
+        fields: dict[str, object] = dict(
+            name=name, ready=True, capacity=Resources(cpus=cpus, memory_mib=memory_mib), bridges=("br0",)
+        )
+        self.put(KEYS.node_alive(name), NodeAlive(**{**fields, **more}))  # type: ignore[arg-type]
+
+    def wish(self, name: str, **more: object) -> None:
+        self.put(KEYS.node_spec(name), NodeSpec(**more))  # type: ignore[arg-type]
+
+    def want(self, name: str, **more: object) -> None:
+        self.put(KEYS.vm_spec(VmId("default", name)), spec(name, **more))
+
+    def claim(self, name: str, node: str) -> None:
+        vm = VmId("default", name)
+        claim = Claim(node=node, session=1 << 40, uuid=f"uuid-{name}", volume_uuid=f"v-{name}", claim_id="c")
+        self.put(KEYS.claim(vm), claim)
+
+    def heads(self) -> dict[str, tuple[str, ...]]:
+        return {vm.name: wait.head for vm, wait in sorted(self.board.waiting.items())}
+
+    def claim_all(self) -> dict[str, str]:
+        """Everybody first in line takes what is theirs, until nothing moves."""
+        placed: dict[str, str] = {}
+        while True:
+            first = [(vm.name, wait.head[0]) for vm, wait in self.board.waiting.items() if wait.head]
+            if not first:
+                return placed
+            for name, node in first:
+                self.claim(name, node)
+                placed[name] = node
