@@ -31,7 +31,7 @@ def nothing_left(said: str) -> None:
 
 def test_two_rounds(tmp_path: Path) -> None:
     results = tmp_path / "chaos.jsonl"
-    kinds = ("--kind", "power-cut", "--kind", "etcd-leader-killed")
+    kinds = ("--kind", "cut-from-etcd", "--kind", "power-cut", "--kind", "etcd-leader-killed")
     done = subprocess.run(
         [*CHAOS, "--rounds", "2", "--seed", "5", "--vms", "2", *kinds, "--append", str(results), "-o", "json"],
         capture_output=True,
@@ -47,7 +47,7 @@ def test_two_rounds(tmp_path: Path) -> None:
     assert (summary["seed"], summary["rounds"], summary["violations"]) == (5, 2, [])
     assert summary["overlaps"] == summary["lost_acknowledged_writes"] == 0
     assert summary["acknowledged_writes"] > 10
-    assert set(summary["faults"]) <= {"power-cut", "etcd-leader-killed"}
+    assert set(summary["faults"]) <= {"cut-from-etcd", "power-cut", "etcd-leader-killed"}
     nothing_left(done.stderr)
 
 

@@ -32,9 +32,9 @@ class Mutated(Cluster):
         host.start_agent({"PYTHONPATH": str(MUTANT)})
 
 
-@pytest.mark.parametrize("kind", [Cluster, Mutated])
-def test_a_fence_that_blocks_nobody_is_seen(kind: type[Cluster], tmp_path: Path) -> None:
-    with stage(1, lambda text: print(text, file=sys.stderr), kind, folder=tmp_path) as there:
+def test_a_fence_that_blocks_nobody_is_seen(tmp_path: Path) -> None:
+    """The control, the same fault with a fence that blocks, is among the rounds of test_chaos_command."""
+    with stage(1, lambda text: print(text, file=sys.stderr), Mutated, folder=tmp_path) as there:
         rounds = Rounds(there)
         rounds.settle()
         heard = there.ears.last("vm1")
@@ -44,7 +44,4 @@ def test_a_fence_that_blocks_nobody_is_seen(kind: type[Cluster], tmp_path: Path)
         print(done)
         assert done.vms["vm1"]["instances"] > 1, f"nobody took it over\n{rounds.seen()}"
         crimes = {violation.crime for violation in done.violations}
-        if kind is Cluster:
-            assert crimes == set(), done.violations
-        else:
-            assert {Crime.OVERLAP, Crime.LOST_WRITE} & crimes, rounds.seen()
+        assert {Crime.OVERLAP, Crime.LOST_WRITE} & crimes, rounds.seen()
