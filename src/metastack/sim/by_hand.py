@@ -127,21 +127,22 @@ def _held(lab: Lab, command: str, *, once: bool) -> Undo:
     def thaw() -> None:
         if pool.fail is hold:
             pool.fail = before
-        for addresses in dict.fromkeys(held):
-            lab.trace.add("--", f"the monitors carry out: {command} {' '.join(addresses)}")
-            (pool.blocked.difference_update if command == "unfence" else pool.blocked.update)(addresses)
+        for names in dict.fromkeys(held):
+            lab.trace.add("--", f"the monitors carry out: {command} {' '.join(names)}")
+            (pool.blocked.difference_update if command == "unfence" else pool.blocked.update)(names)
+            pool.no_rights.update(name[7:] for name in names if name.startswith("client."))
 
     pool.fail = hold
     return thaw
 
 
 def _victims(lab: Lab) -> tuple[str, ...]:
-    found = []
+    found: list[str] = []
     for name, host in lab.hosts.items():
         entry = lab.cluster.get(lab.keys.fence(name))
         record = seen(Fence, entry).record if entry is not None else None
         if record is not None and record.intent:
-            found.append(host.address)
+            found += host.fenced_by()
     return tuple(found)
 
 

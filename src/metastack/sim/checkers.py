@@ -86,9 +86,10 @@ class Checkers:
         """Two running guests on one disk, neither shut out: whatever writes next, it is too late already."""
         able: dict[str, list[str]] = {}
         for host in self._lab.hosts.values():
-            if host.powered and host.address not in self._lab.pool.blocked:
+            if host.powered:
                 for domain in host.hypervisor.active():
-                    if domain.managed and domain.state is DomainState.RUNNING:
+                    out = self._lab.pool.refuses(host.client_of(domain.uuid))
+                    if domain.managed and domain.state is DomainState.RUNNING and not out:
                         able.setdefault(domain.volume_uuid, []).append(f"{host.name}/{domain.epoch}")
         for volume, where in able.items():
             if len(where) > 1:
@@ -211,14 +212,24 @@ class Checkers:
         if record.through < old.through:
             self._lab.violation("growing", f"{node}: fenced through {record.through} after {old.through}")
         if record.through > old.through and self._lab.script.storage != "file":
-            facts = self._facts.get(node)
-            addresses = set(facts.storage_addresses) if facts is not None else set()
-            if not addresses or not addresses <= self._lab.pool.blocked:
-                self._lab.violation("fence", f"{node}: done was written while its addresses are not blocked")
+            if not self._shut_out(node):
+                self._lab.violation("fence", f"{node}: done was written while it is not blocked")
             if node in self._alive and record.through >= self._sessions[node]:
                 self._lab.violation("fence", f"{node}: its living session {self._sessions[node]} is fenced")
         if by == "intent":
             self._brake(node, record.intent_by)
+
+    def _shut_out(self, node: str) -> bool:
+        """Everything that the node declared is blocked, and so are the guests that run there."""
+        facts, pool = self._facts.get(node), self._lab.pool
+        if facts is None:
+            return False
+        if not self._lab.script.address:
+            return bool(facts.storage_addresses) and set(facts.storage_addresses) <= pool.blocked
+        host = self._lab.hosts[node]
+        guests = {host.client_of(domain.uuid) for domain in host.hypervisor.active() if domain.managed}
+        known = bool(facts.storage_clients) and {*facts.storage_clients, *guests} <= pool.blocked
+        return known and (not facts.storage_guest_user or facts.storage_guest_user in pool.no_rights)
 
     def _brake(self, victim: str, fencer: str) -> None:
         agent = self._lab.hosts[fencer].agent

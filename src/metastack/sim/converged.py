@@ -31,7 +31,7 @@ def wrong(lab: Lab) -> list[str]:
         for domain in host.hypervisor.known():
             if domain.managed:
                 domains.setdefault(domain.uuid, []).append((host.name, domain))
-        if host.address in lab.pool.blocked:
+        if host.shut_out():
             found.append(f"{host.name} is shut out of the storage")
     sessions: dict[str, int] = {}
     for node in lab.hosts:

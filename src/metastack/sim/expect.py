@@ -57,9 +57,9 @@ def expect(lab: Lab, args: tuple[str, ...]) -> str:
             agent = lab.hosts[node].agent
             return "is ready" if agent is not None and agent.node.session.ready else ""
         case ["blocked", node]:
-            return "" if lab.hosts[node].address in lab.pool.blocked else "is not blocked"
+            return "" if lab.hosts[node].shut_out() else "is not blocked"
         case ["not-blocked", node]:
-            return "is blocked" if lab.hosts[node].address in lab.pool.blocked else ""
+            return "is blocked" if lab.hosts[node].shut_out() else ""
         case ["never-fenced", node]:
             entry = lab.cluster.get(lab.keys.fence(node))
             fence = seen(Fence, entry).record if entry is not None else None

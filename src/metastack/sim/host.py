@@ -17,10 +17,11 @@ from ..agent.agent import Agent
 from ..agent.clock import Clock
 from ..agent.marks import Marks
 from ..core.facts import DomainState
-from ..core.model import Resources
+from ..core.model import NodeFacts, Resources
+from ..core.world import seen
 from ..hypervisor.memory import MemoryHypervisor
 from ..network.memory import MemoryNetwork
-from ..ports import Broken, DomainSpec, Fenced, Hypervisor, NotFound, Unavailable
+from ..ports import Broken, Denied, DomainSpec, Fenced, Hypervisor, NotFound, Unavailable
 from ..store.memory import MemoryStore
 from .loop import PROCESS, Process
 from .wire import Steps, WireHypervisor, WireStorage, WireStore
@@ -36,6 +37,8 @@ STORAGE_TIMEOUT_S: Final = 10.0
 PATIENCE_S: Final = 10.0
 """Patience with a libvirt call; shorter than the real adapter's, so that calls outlive it more often."""
 EPOCH_S: Final = 1_700_000_000.0
+SHARED: Final = "10.9.9.9"
+"""The one address of all machines, in a script that says so."""
 FOREIGN: Final = "ffffffff-0000-4000-8000-000000000001"
 
 
@@ -77,6 +80,7 @@ class SimHost:
     def __init__(self, lab: Lab, name: str, number: int) -> None:
         self.lab, self.name = lab, name
         self.address = f"10.0.0.{number}"
+        """Its own. What the storage sees may be another."""
         self.random = Random(f"{lab.seed}/{name}")
         self.powered = True
         self.skew_s = 0.0
@@ -103,7 +107,44 @@ class SimHost:
         self._storage: WireStorage | None = None
         self._stop = asyncio.Event()
         self._stalled: dict[str, tuple[int, str]] = {}
+        self._opened: dict[str, tuple[str, str]] = {}
+        """Guest to its client of the storage and the disk that it opened last."""
         self._lives = itertools.count(1)
+
+    # --- how the storage sees it
+
+    @property
+    def seen(self) -> str:
+        """Its address, as the storage sees it."""
+        return SHARED if self.lab.script.address else self.address
+
+    @property
+    def guest_user(self) -> str:
+        """User that its guests alone have."""
+        return f"{self.name}-guests" if self.lab.script.address == "shared guests" else ""
+
+    def client_of(self, uuid: str) -> str:
+        """A guest's client."""
+        return self._opened.get(uuid, (f"{self.seen}:0/0", ""))[0]
+
+    def shut_out(self) -> bool:
+        """Nothing new of it reaches a disk."""
+        pool = self.lab.pool
+        return self.seen in pool.blocked or self.guest_user in pool.no_rights
+
+    def openers(self, volume: str) -> set[str]:
+        """Clients of its guests that have a disk open, or had it when the power went."""
+        return {client for client, opened in self._opened.values() if opened == volume}
+
+    def fenced_by(self) -> list[str]:
+        """What a fence of it blocks: its address, or everything of it that is known."""
+        if not self.lab.script.address:
+            return [self.address]
+        entry = self.lab.cluster.get(self.lab.keys.node_facts(self.name))
+        facts = seen(NodeFacts, entry).record if entry is not None else None
+        guests = sorted(client for client, _ in self._opened.values())
+        user = [f"client.{self.guest_user}"] if self.guest_user else []
+        return [*(facts.storage_clients if facts is not None else ()), *guests, *user]
 
     # --- the agent
 
@@ -117,7 +158,9 @@ class SimHost:
         self.store = MemoryStore(lab.cluster, latency_s=self._latency_s)
         self._storage = WireStorage(
             lab.pool,
-            self.address,
+            self.seen,
+            link=self.address,
+            guest_user=self.guest_user,
             remote_fence=lab.script.storage != "file",
             call_s=0.0005,
             timeout_s=STORAGE_TIMEOUT_S,
@@ -139,7 +182,7 @@ class SimHost:
                 lambda: EPOCH_S + lab.loop.time() + self.skew_s,
                 lambda: f"{self.name}x{life:03d}{next(ids):06d}ffffffff",
             ),
-            addresses=(self.address,) if lab.script.storage != "file" else (),
+            addresses=(self.seen,) if lab.script.storage != "file" else (),
             address=self.address,
         )
         self._stop = asyncio.Event()
@@ -210,10 +253,13 @@ class SimHost:
             await pool.cut[self.address].wait()
         if pool.down:
             raise Unavailable("the storage does not answer")
-        if self.address in pool.blocked:
-            raise Fenced(f"boot {spec.name}: {self.address} is shut out")
+        if self.seen in pool.blocked:
+            raise Fenced(f"boot {spec.name}: {self.seen} is shut out")
+        if self.guest_user in pool.no_rights:
+            raise Denied(f"boot {spec.name}: client.{self.guest_user} has no rights")
         if spec.volume_uuid not in pool.disks:
             raise NotFound(f"boot {spec.name}: disk {spec.volume_uuid} does not exist")
+        self._opened[spec.uuid] = (pool.new_client(self.seen), spec.volume_uuid)
 
     def beat(self) -> None:
         """Every running guest writes."""
@@ -226,7 +272,9 @@ class SimHost:
                 continue
             if cut:
                 self._stalled.setdefault(domain.uuid, (domain.epoch, domain.volume_uuid))
-            elif not pool.write(self.address, self.name, domain.volume_uuid, domain.uuid, domain.epoch):
+            elif not pool.write(
+                self.client_of(domain.uuid), self.name, domain.volume_uuid, domain.uuid, domain.epoch
+            ):
                 self.hypervisor.io_error(domain.uuid)
 
     def storage_returns(self) -> None:
@@ -237,7 +285,7 @@ class SimHost:
             found = stalled.get(domain.uuid)
             if found is None or found[0] != domain.epoch:
                 continue
-            landed = pool.write(self.address, self.name, found[1], domain.uuid, found[0])
+            landed = pool.write(self.client_of(domain.uuid), self.name, found[1], domain.uuid, found[0])
             if not landed and domain.state is DomainState.RUNNING:
                 self.hypervisor.io_error(domain.uuid)
 

@@ -88,6 +88,7 @@ class Lab:
         self.hosts = {f"n{i}": SimHost(self, f"n{i}", i) for i in range(1, script.nodes + 1)}
         self.operator = Operator(self)
         self.pool.watchers = self._watched
+        self.pool.openers = lambda path: set().union(*(h.openers(path[8:]) for h in self.hosts.values()))
         self.pool.delay_s = lambda _what: self.random.uniform(0.001, 0.01)
         self.checkers = Checkers(self)
         self.loop.set_exception_handler(self._loop_error)
@@ -130,7 +131,7 @@ class Lab:
     def _watched(self, path: str) -> bool:
         uuid = path.rsplit("/", 1)[1]
         return any(
-            domain.volume_uuid == uuid and host.address not in self.pool.blocked
+            domain.volume_uuid == uuid and not self.pool.refuses(host.client_of(domain.uuid))
             for host in self.hosts.values()
             if host.powered and host.address not in self.pool.cut
             for domain in host.hypervisor.active()

@@ -39,9 +39,9 @@ class RbdPool(MemoryPool):
     def is_open(self, path: str) -> bool:
         return self.watchers(path)
 
-    def write(self, address: str, host: str, volume: str, uuid: str, epoch: int) -> bool:
+    def write(self, client: str, host: str, volume: str, uuid: str, epoch: int) -> bool:
         """One write arrives; False when it is refused."""
-        if address in self.blocked:
+        if self.refuses(client):
             return False
         self.writes += 1
         self.wrote(Write(asyncio.get_running_loop().time(), volume, host, uuid, epoch))

@@ -5,6 +5,8 @@ what a scenario's author writes. A script and its seed (for latencies) are all t
 
     seed 7                          latencies and tie breaks; default 0
     nodes 3                         machines n1, n2, ...
+    address shared                  to the storage all machines have one address (as behind NAT) ...
+    address shared guests           ... and each machine's guests have a user of their own
     storage file                    the file backend: no remote fence, only QEMU's lock on the image
     until 60                        end of the breaking phase, seconds; then everything is healed
     config lease_ttl_s=3            fields of the cluster's settings
@@ -55,11 +57,15 @@ class Script:
     config: tuple[tuple[str, str], ...] = ()
     steps: tuple[Step, ...] = field(default=())
     storage: str = "ceph"
+    address: str = ""
+    """``shared``: the storage cannot tell machines by their address; ``shared guests``: but guests by user."""
 
     def __str__(self) -> str:
         lines = [f"seed {self.seed}", f"nodes {self.nodes}", f"until {self.until_s:g}"]
         if self.storage != "ceph":
             lines.append(f"storage {self.storage}")
+        if self.address:
+            lines.append(f"address {self.address}")
         lines += [f"config {name}={value}" for name, value in self.config]
         return "\n".join([*lines, *map(str, sorted(self.steps, key=lambda step: step.at_s))]) + "\n"
 
@@ -82,6 +88,8 @@ def parse(text: str) -> Script:
                     script = replace(script, nodes=int(value))
                 case ["storage", ("ceph" | "file") as value]:
                     script = replace(script, storage=value)
+                case ["address", "shared"] | ["address", "shared", "guests"]:
+                    script = replace(script, address=" ".join(words[1:]))
                 case ["until", value]:
                     script = replace(script, until_s=float(value))
                 case ["config", pair] if "=" in pair:
@@ -90,7 +98,7 @@ def parse(text: str) -> Script:
                 case ["at", *_]:
                     steps.append(_step(words))
                 case _:
-                    raise ScriptError("expected seed, nodes, until, config or at")
+                    raise ScriptError("expected seed, nodes, storage, address, until, config or at")
         except (ValueError, IndexError) as error:
             raise ScriptError(f"line {number}: {raw.strip()!r}: {error}") from None
     return replace(script, steps=tuple(steps), config=tuple(config))
