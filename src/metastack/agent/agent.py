@@ -26,6 +26,7 @@ from .fencer import Fencer
 from .marks import Marks
 from .mirror import Mirror
 from .node import Node, describe
+from .past import Past
 from .queue import Queue
 from .route import Key
 from .session import Session
@@ -71,7 +72,8 @@ class Agent:
         self._idle.set()
         self._disk_since: dict[Key, float] = {}
         self.marks = marks
-        mirror = Mirror(store, keys, self._changed)
+        past = Past(name, keys, marks)
+        mirror = Mirror(store, keys, past, self._changed)
         session = Session(
             name=name,
             keys=keys,
@@ -98,6 +100,8 @@ class Agent:
             session=session,
             addresses=addresses,
         )
+        past.noticed = self.node.disbelieves
+        past.restarted = self.node.restarted
         self._reconciler = Reconciler(self.node, boots_at_once)
         self.fencer = Fencer(self.node)
         self._sweeper = Sweeper(self.node)
@@ -239,7 +243,8 @@ class Agent:
         await self.node.caught_up()
         match key:
             case ("vm", project, name):
-                if not self.node.mirror.listed.is_set() or not self.node.session.recognised:
+                mirror = self.node.mirror
+                if not mirror.listed.is_set() or mirror.went_back or not self.node.session.recognised:
                     # Safety: an agent that has not listed etcd since it started, or that is a stranger to the
                     # etcd that it reached, kills nothing.
                     return RETRY_S
@@ -308,6 +313,7 @@ class Agent:
             await asyncio.sleep(self.node.world.config.full_look_s)
             try:
                 await self.node.mirror.look()
+                self.node.mirror.past.keep()
                 await self._note_domains()
                 await self._check_blocked()
             except (Unavailable, Refused) as error:

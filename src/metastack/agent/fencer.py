@@ -19,6 +19,7 @@ from ..core import changes, plan
 from ..core.keys import Kind
 from ..core.model import Claim, Fence, FenceReceipt, Fencing, NodeFacts
 from ..core.placement import node_state
+from ..core.restored import away
 from ..core.world import Seen, seen
 from ..ports import Clients, Denied, Unavailable
 from .node import Node
@@ -160,6 +161,8 @@ class Fencer:
             waited_s=now_s - self._rank[victim][1] - world.config.grace_s,
             rank_delay_s=world.config.rank_delay_ms / 1000,
             holdoff_s=max(0.0, self._failed[victim].until_s - now_s) if victim in self._failed else 0.0,
+            away=away(world, victim),
+            generation=world.generation,
         )
 
     async def _fence(self, victim: str, action: plan.FenceAction) -> None:

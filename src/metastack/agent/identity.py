@@ -1,12 +1,13 @@
-"""Who this node is, to the etcd that it reached: known, a stranger, or another machine of the same name.
+"""Who this node is, to the etcd that it reached: itself, or another machine of the same name or address.
 
-Owns: the two questions that are asked before a session begins. Refuses: deciding what to do without one.
+Owns: the questions that are asked before a session begins. Refuses: deciding what to do without one; whether
+that etcd is to be believed at all, which is agent/past's.
 Rule: a session under a name speaks for every claim of that name, so it is one machine's and no other's.
 """
 
 from __future__ import annotations
 
-from ..core.keys import Keys
+from ..core.keys import Keys, Kind
 from ..core.model import NodeFacts
 from ..core.world import seen
 from ..ports import Broken, Refused, Store
@@ -14,20 +15,29 @@ from .marks import Marks
 from .mirror import Mirror
 
 
-async def refuse_strange_etcd(name: str, keys: Keys, store: Store, mirror: Mirror, marks: Marks) -> None:
-    """Raise Refused for an etcd that should know this node and does not, or whose generation is unreadable.
-
-    Safety: in an empty or foreign etcd nothing claims my guests and nothing names the images: they would be
-    killed and removed because of a wrong endpoint or root in the configuration.
-    """
+def refuse_generation(mirror: Mirror) -> None:
+    """Raise Refused when the cluster's generation cannot be read: every number begins with it."""
     generation = mirror.world.generation_seen()
     if generation is not None and generation.record is None:
         raise Refused(f"the cluster's generation cannot be read: {generation.why}")
-    if marks.joined() and await store.get(keys.node_facts(name)) is None:
-        raise Refused(
-            f"this etcd does not know node {name}, which joined a cluster before: wrong endpoints, root or "
-            "name, or a lost etcd? To join this one, remove the file 'joined' from state_dir"
-        )
+
+
+async def refuse_shared(name: str, addresses: tuple[str, ...], keys: Keys, store: Store) -> None:
+    """Raise Refused when another node declared an address of mine.
+
+    Safety: in lifting my own block I would lift that node's, whose guests may live. Fresh from etcd, after
+    my own declaration: of two nodes that join at once one sees the other at least.
+    """
+    snapshot = await store.list(keys.prefix(Kind.NODE_FACTS))
+    for entry in snapshot.entries:
+        other = seen(NodeFacts, entry).record
+        if other is None or other.name == name:
+            continue
+        if shared := set(other.storage_addresses) & set(addresses):
+            raise Refused(
+                f"node {other.name} has the storage address {', '.join(sorted(shared))} too: give each its "
+                f"own; if that node is gone for good: metastack node unfence {other.name}"
+            )
 
 
 async def refuse_namesake(

@@ -48,6 +48,8 @@ async def look(node: Node, vm: VmId, domains: tuple[Domain, ...]) -> View:
         retry_in_s=max(0.0, memory.retry_at_s - now_s),
         stop_left_s=stop_left_s,
         ask_again_in_s=max(0.0, memory.asked_at_s + ASK_EVERY_S - now_s) if memory.asked_at_s else 0.0,
+        held=node.held(),
+        generation=session.generation,
     )
 
 

@@ -1,6 +1,6 @@
-"""Durable local marks: one agent per host, the clean exit, the unblock under way.
+"""Durable local marks: one agent per host, the clean exit, the unblock under way, the etcd that was seen.
 
-Owns: three files in ``state_dir``. Rule: a mark is on the disk before what it announces is done.
+Owns: the files in ``state_dir``. Rule: a mark is on the disk before what it announces is done.
 """
 
 from __future__ import annotations
@@ -90,6 +90,13 @@ class Marks:
 
     def begin_joined(self) -> None:
         self._write("joined", "")
+
+    def etcd(self) -> str:
+        """What was seen of etcd (agent/past), as it was kept; empty: nothing."""
+        return self._read("etcd-seen.json") if self._exists("etcd-seen.json") else ""
+
+    def keep_etcd(self, text: str) -> None:
+        self._write("etcd-seen.json", text)
 
     def node_uuid(self, fresh: str) -> str:
         """This node's identity, made once."""

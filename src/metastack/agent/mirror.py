@@ -1,6 +1,6 @@
 """The mirror: the agent's copy of the world, kept by one list and one watch.
 
-Owns: the world and its freshness. Refuses: deciding anything.
+Owns: the world and its freshness. Refuses: deciding anything; news of an etcd that agent/past does not believe.
 Rule: a view is never older than my own last write: :meth:`Mirror.reached` is awaited after every commit.
 """
 
@@ -15,6 +15,7 @@ import structlog
 from ..core.keys import Keys, Kind, ParsedKey
 from ..core.world import World
 from ..ports import Compacted, Denied, Store, Unavailable
+from .past import Past
 
 log = structlog.get_logger()
 
@@ -31,6 +32,7 @@ LISTED = (
     Kind.NODE_ALIVE,
     Kind.VM_STATUS,
     Kind.VOLUME,
+    Kind.REFUSAL,
 )
 
 
@@ -43,17 +45,19 @@ def listed_prefixes(keys: Keys) -> tuple[str, ...]:
 class Mirror:
     """Lists once, then follows; lists again when the watch breaks and every full look."""
 
-    def __init__(self, store: Store, keys: Keys, changed: Callable[[set[ParsedKey]], None]) -> None:
+    def __init__(self, store: Store, keys: Keys, past: Past, changed: Callable[[set[ParsedKey]], None]) -> None:
         self.world = World(keys)
         self.listed = asyncio.Event()
         """Set once everything has been listed since this process started."""
-        self.went_back = False
-        """etcd's revision is below one that was seen: it was restored or replaced. Nothing may be done."""
+        self.looked = asyncio.Event()
+        """Set once etcd has answered, whether it is believed or not."""
+        self.past = past
         self._store = store
         self._keys = keys
         self._changed = changed
         self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
         self._count = 0
+        self._stream: asyncio.Timeout | None = None
 
     async def run(self) -> None:
         """Follow the store for ever."""
@@ -62,31 +66,64 @@ class Mirror:
             try:
                 await self.look()
                 backoff_s = 0.1
-                async for batch in self._store.watch(self._keys.prefix(), self.world.revision):
-                    changed = self.world.apply(batch)
-                    self._wake()
-                    if changed:
-                        self._changed(changed)
+                try:
+                    await self._follow()
+                finally:
+                    self._stream = None
+            except TimeoutError:
+                log.info("mirror_again", revision=self.world.revision)
             except Compacted:
                 log.info("mirror_compacted", revision=self.world.revision)
             except (Unavailable, Denied) as error:
-                log.warning("store_unreachable", error=str(error), retry_in_s=backoff_s)
+                if not self.went_back:  # that was said, loudly
+                    log.warning("store_unreachable", error=str(error), retry_in_s=backoff_s)
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(5.0, backoff_s * 2)
 
+    @property
+    def went_back(self) -> bool:
+        """This etcd is not the one that this node has seen. Nothing may be done."""
+        return bool(self.past.why)
+
+    async def _follow(self) -> None:
+        """Fold in what the watch delivers; raises TimeoutError when it has to begin anew."""
+        async with asyncio.timeout(None) as stream:
+            self._stream = stream
+            async for batch in self._store.watch(self._keys.prefix(), self.world.revision):
+                if batch.cluster_id not in (0, self.past.known.cluster_id):
+                    return  # the next list says what that means
+                self.past.saw(batch.revision)
+                changed = self.world.apply(batch)
+                self._wake()
+                if changed:
+                    self._changed(changed)
+
+    def _begin_anew(self) -> None:
+        """The watch is of a history that is not believed any more."""
+        if self._stream is not None:
+            self._stream.reschedule(asyncio.get_running_loop().time())
+
+    def restart(self) -> None:
+        """Another history is believed from now on."""
+        self.world.restart()
+        self._begin_anew()
+
     async def look(self) -> None:
         """List everything again: the net under the watch."""
-        before = self.world.revision
+        floor = self.past.floor
         snapshot = await self._store.list(*listed_prefixes(self._keys))
-        if snapshot.revision < before:
-            # Safety: claims that a restored etcd has forgotten must not look like claims that were released.
-            if not self.went_back:
-                log.error("store_went_back", seen=before, now=snapshot.revision)
-            self.went_back = True
-            raise Unavailable("etcd's revision went back: it was restored from a backup or replaced")
+        self.looked.set()
+        # Safety: claims that a restored etcd has forgotten must not look like claims that were released.
+        if not self.past.judge(snapshot, floor):
+            self._begin_anew()
+            raise Unavailable(f"this etcd is not believed: {self.past.why}")
         if snapshot.revision < self.world.revision:
             return  # the watch ran ahead of this list: what it delivered is newer
-        self.went_back = False
+        if self.world.revision and (key := self.world.younger(snapshot)):
+            # Safety: restored under its old id, and written to since: no number is below what was seen.
+            self.past.forked(key)
+            self._begin_anew()
+            raise Unavailable(f"this etcd is not believed: {self.past.why}")
         changed = self.world.load(snapshot)
         self.listed.set()
         self._wake()

@@ -11,6 +11,7 @@ from ..core.change import Change, Committed
 from ..core.keys import Keys
 from ..core.model import Event, NodeAlive, Record, VmId
 from ..core.placement import NodeView, node_views, promised, successors, turns
+from ..core.restored import held
 from ..core.world import World, wants_on
 from ..ports import HostFacts, Hypervisor, Network, Storage, Store, Unavailable
 from .clock import Clock
@@ -39,6 +40,7 @@ class Node:
     memory: Memory = field(default_factory=Memory)
     wrote: int = 0
     """Revision of my last change; no view may be older."""
+    _held: tuple[int, str] = (-1, "")
     _views: tuple[int, list[NodeView]] = (-1, [])
     _turns: tuple[int, dict[VmId, list[str]]] = (-1, {})
 
@@ -51,7 +53,10 @@ class Node:
 
         Raises UnknownOutcome (the caller must settle it before it decides anything else), Unavailable.
         """
+        floor = self.mirror.past.floor
         outcome = await self.store.commit(change)
+        if not self.mirror.past.answered(floor, outcome.revision, outcome.cluster_id):
+            raise Unavailable(f"this etcd is not believed: {self.mirror.past.why}")
         if isinstance(outcome, Committed):
             self.wrote = max(self.wrote, outcome.revision)
             await self.mirror.reached(outcome.revision)
@@ -70,6 +75,24 @@ class Node:
         then would see a claim that I released myself, and boot a VM that another node has by now.
         """
         await self.mirror.reached(self.wrote)
+
+    def disbelieves(self) -> None:
+        """This etcd is not the one that this node has seen: nothing may be done by it."""
+        self.session.recognised = False
+        self.session.lose("etcd is not the one that this node has seen")
+
+    def restarted(self) -> None:
+        """Another history begins: numbers of the one before mean nothing, and no session has looked at it."""
+        self.wrote = self.session.fenced_through = 0
+        self.session.recognised = False
+        self._held, self._views, self._turns = (-1, ""), (-1, []), (-1, {})
+        self.mirror.restart()
+
+    def held(self) -> str:
+        """Why nothing is started that does not run already; computed once a revision."""
+        if self._held[0] != self.world.revision:
+            self._held = (self.world.revision, held(self.world))
+        return self._held[1]
 
     def event(self, what: str, subject: str, message: str = "") -> Iterable[tuple[str, Record]]:
         """An event of this node, to ride along in a change."""

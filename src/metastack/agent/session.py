@@ -16,15 +16,17 @@ import structlog
 
 from ..core import changes
 from ..core.change import Committed, Lease
-from ..core.keys import Keys, Kind
+from ..core.keys import Keys
 from ..core.model import Fence, Fencing, NodeAlive, NodeFacts, token
 from ..core.world import Seen, seen
 from ..ports import Hypervisor, LeaseGone, Refused, Storage, Store, Unavailable
 from . import names
 from .clock import Clock
-from .identity import refuse_namesake, refuse_strange_etcd
+from .identity import refuse_generation, refuse_namesake, refuse_shared
+from .kills import kill_lost
 from .marks import Marks
 from .mirror import Mirror
+from .refusal import Teller
 
 log = structlog.get_logger()
 
@@ -70,26 +72,27 @@ class Session:
         session would be adopted. While I am alive no intent on me can open, so it holds for the session.
         """
         self.recognised = False
-        """This node has reached an etcd that knows it, or never had to."""
-        self.generation = 0
-        self.since = ""
-        self.message = "starting"
+        """This node has reached an etcd that knows it, or never had to, and that it believed then."""
+        self.generation, self.since, self.message = 0, "", "starting"
         self._keys, self._store, self._storage, self._hypervisor = keys, store, storage, hypervisor
         self._mirror, self._marks, self._clock = mirror, marks, clock
         self._addresses = addresses
         self._describe, self._drained, self._changed = describe, drained, changed
         self._about = (keys, store, mirror, marks)
+        self._past = mirror.past
+        self._teller = Teller(name, keys, store, hypervisor, mirror.past, marks, clock, addresses)
         self._lease: Lease | None = None
         self._end = asyncio.Event()
         self._leased = asyncio.Event()
-        self._why = ""
-        self._unclean = True
+        self._why, self._unclean = "", True
 
     @property
     def me(self) -> changes.Me:
         """Who commits; raises Refused without a session."""
         if not self.token or self._lease is None:
             raise Refused("no session")
+        if self._past.why:
+            raise Refused(self._past.why)
         return changes.Me(node=self.name, session=self.token, lease=self._lease.id, generation=self.generation)
 
     async def run(self) -> None:
@@ -190,9 +193,8 @@ class Session:
         # Only now: what a call of the last session had to say (its boot was refused) does not end the next one.
         self._end.clear()
         self._why = ""
-        await asyncio.wait_for(self._mirror.listed.wait(), 3600)
-        await refuse_strange_etcd(self.name, *self._about)
-        self.recognised = True
+        await asyncio.wait_for(self._mirror.looked.wait(), 3600)
+        await self._believe()
         if self._unclean:
             # Safety: calls that a dead agent left queued in libvirtd would land after we looked (CE3).
             await self._hypervisor.barrier()
@@ -203,10 +205,14 @@ class Session:
         lease = await self._store.grant(self._mirror.world.config.lease_ttl_s)
         # Last before the registration: between the two I look dead, and the others wait only for the grace.
         await self._retire_old_key()
+        since = self._mirror.world.generation_seen()
         generation = self._mirror.world.generation
         self.since = self._clock.stamp()
         alive = msgspec.structs.replace(self._describe(), ready=False, generation=generation)
-        outcome = await self._store.commit(changes.register(self._keys, alive, lease.id, fence))
+        floor = self._past.floor
+        outcome = await self._store.commit(changes.register(self._keys, alive, lease.id, fence, since))
+        if not self._past.answered(floor, outcome.revision, outcome.cluster_id):
+            raise Refused(f"this etcd is not believed: {self._past.why}")
         if not isinstance(outcome, Committed):
             await self._store.revoke(lease)
             raise Refused("registration lost a race: looking again")
@@ -216,6 +222,8 @@ class Session:
             raise Refused("a fence of this node is ahead of every session: the generation went back")
         if fence is not None:
             self.fenced_through = max(self.fenced_through, fence.ok.through)
+        # Safety: on the disk before it is used: whatever comes later must be above it.
+        self._past.keep()
         # First the mirror: until it shows my new key, the end of the old one looks like this session's.
         await self._mirror.reached(outcome.revision)
         self._lease, self.generation = lease, generation
@@ -225,6 +233,21 @@ class Session:
         await self._declare()
         await self._unblock()
         await self._become_ready()
+
+    async def _believe(self) -> None:
+        """Raise Unavailable or Refused for an etcd that is not the one that this node has seen.
+
+        Safety: by a listing of now. One that was restored since would give the next session a used number."""
+        try:
+            await self._mirror.look()
+            self._past.witness(await self._hypervisor.domains())
+        finally:
+            if self._past.why:
+                await self._teller.tell()
+        if self._past.why:
+            raise Refused(f"this etcd is not believed: {self._past.why}")
+        refuse_generation(self._mirror)
+        self.recognised = True
 
     async def _retire_old_key(self) -> None:
         """Delete the alive key that an earlier process of this node left (CE8: its session would go on)."""
@@ -248,20 +271,10 @@ class Session:
         return found
 
     async def _kill_fenced(self, fence: Seen[Fence] | None) -> None:
-        """Kill and undefine what runs under a fenced session; everything, if storage shuts us out."""
-        blocked = await self.shut_out()
+        """Kill and undefine what a fence reached, and what a restored etcd disowns."""
         through = fence.ok.through if fence is not None else 0
-        for domain in await self._hypervisor.domains():
-            if domain.managed and (blocked or domain.session <= through):
-                log.warning(
-                    "killed",
-                    vm=f"{domain.project}/{domain.name}",
-                    uuid=domain.uuid,
-                    session=domain.session,
-                    epoch=domain.epoch,
-                    why="fenced" if not blocked else "this node is shut out of the storage",
-                )
-                await self._hypervisor.kill(domain.uuid)
+        shut_out = bool(await self.shut_out())
+        await kill_lost(self._hypervisor, self._mirror.world, self.name, through, shut_out)
 
     def _facts(self) -> Seen[NodeFacts] | None:
         return self._mirror.world.facts(self.name)
@@ -276,6 +289,7 @@ class Session:
         known = found.record if found is not None else None
         fresh = NodeFacts(name=self.name, uuid=self._marks.node_uuid(""), joined=self._clock.stamp())
         wanted = await names.declared(self._storage, self._addresses, known, fresh, anew=anew)
+        wanted = msgspec.structs.replace(wanted, generation=self.generation)
         if wanted != known:
             outcome = await self._store.commit(changes.declare(self._keys, self.me, wanted, found))
             if not isinstance(outcome, Committed):
@@ -284,30 +298,12 @@ class Session:
         if not self._marks.joined():
             self._marks.begin_joined()
 
-    async def _refuse_shared(self) -> None:
-        """Raise Refused when another node declared an address of mine.
-
-        Safety: in lifting my own block I would lift that node's, whose guests may live. Fresh from etcd, after
-        my own declaration: of two nodes that join at once one sees the other at least.
-        """
-        snapshot = await self._store.list(self._keys.prefix(Kind.NODE_FACTS))
-        for entry in snapshot.entries:
-            other = seen(NodeFacts, entry).record
-            if other is None or other.name == self.name:
-                continue
-            if shared := set(other.storage_addresses) & set(self._addresses):
-                raise Refused(
-                    f"node {other.name} has the storage address {', '.join(sorted(shared))} too: give each its "
-                    f"own; if that node is gone for good: metastack node unfence {other.name}; if they must "
-                    "share it: metastack config set fencing=client (docs/safety.md)"
-                )
-
     async def _unblock(self) -> None:
         """Lift my own blocks. Only here: registered, not ready, with no domain and no call in flight."""
         if not self._addresses:
             return
         if self._mirror.world.config.fencing is Fencing.ADDRESS:
-            await self._refuse_shared()
+            await refuse_shared(self.name, self._addresses, self._keys, self._store)
         if self._marks.unblock_pending():
             # Safety (CE7): an unblock that a dead agent sent could land after a later fence.
             log.warning("waiting_for_pending_unblock", seconds=PENDING_UNBLOCK_S)
@@ -318,7 +314,7 @@ class Session:
         blocked = await self.shut_out()
         if blocked:
             if set(blocked) & set(self._addresses):
-                await self._refuse_shared()
+                await refuse_shared(self.name, self._addresses, self._keys, self._store)
             if any(domain.managed for domain in await self._hypervisor.domains()):
                 raise Refused("shut out of the storage with domains still here: taking the whole way back")
             self._marks.begin_unblock()
@@ -330,6 +326,9 @@ class Session:
                 raise Refused(
                     "the unblock was so slow that it may have been sent twice: waiting for the other one"
                 )
+            # Answered, so not on its way: whatever fails from here on, nobody has to wait for it.
+            self._marks.end_unblock()
+        if blocked:
             await self._declare(anew=True)
             log.info("unblocked", node=self.name, session=self.token, addresses=list(blocked))
         self._marks.end_unblock()

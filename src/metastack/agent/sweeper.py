@@ -106,6 +106,9 @@ class Sweeper:
         named = {seen.record.uuid for _, seen in node.world.images() if seen.record is not None}
         if any(seen.record is None for _, seen in node.world.images()):
             return  # an unreadable record may name any of them
+        if node.world.generation:
+            # Safety: after a restore it may be an image that was imported after the backup was made.
+            return
         for uuid in there:
             if uuid not in named:
                 try:

@@ -6,10 +6,12 @@ from typing import Any
 
 from msgspec import Struct
 
+from metastack.core.keys import Kind
 from metastack.core.model import (
     NodeState,
     Phase,
 )
+from metastack.core.restored import held
 from metastack.core.world import World
 
 from .fence_view import BRAKE_HINT, brake_held, fence_views
@@ -39,12 +41,15 @@ def cluster_view(world: World) -> ClusterView:
     lost = [node.name for node in nodes if node.state == NodeState.LOST]
     joined = [node for node in nodes if not node.cordoned]
     lost_joined = [node for node in joined if node.session is None]
-    held = brake_held(world)
-    brake = bool(held) or (bool(joined) and len(lost_joined) * 100 > world.config.brake_percent * len(joined))
+    braked = brake_held(world)
+    brake = bool(braked) or (bool(joined) and len(lost_joined) * 100 > world.config.brake_percent * len(joined))
     if not nodes:
         problems.append("no node has joined")
+    problems += [f"node {name} does not believe this etcd: {why}" for name, why in _refusing(world)]
+    if waiting := held(world):
+        problems.append(waiting)
     if brake:
-        said = held or (
+        said = braked or (
             f"{len(lost_joined)} of {len(joined)} nodes are lost: the brake holds, none of them is fenced"
         )
         problems.append(f"{said}: {BRAKE_HINT if any(node.ready for node in nodes) else 'bring a node back'}")
@@ -75,6 +80,11 @@ def cluster_view(world: World) -> ClusterView:
         nodes_lost=lost,
         brake_engaged=brake,
     )
+
+
+def _refusing(world: World) -> list[tuple[str, str]]:
+    found = [(names[0], world.refusal(names[0])) for names in world.names(Kind.REFUSAL)]
+    return sorted((n, f.record.why if f.record is not None else f.why) for n, f in found if f is not None)
 
 
 def _resting(view: VmView) -> bool:

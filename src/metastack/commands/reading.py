@@ -37,6 +37,7 @@ EVERYTHING: Final = (
     Kind.CLUSTER,
     Kind.GENERATION,
     Kind.VM_SPEC,
+    Kind.REFUSAL,
 )
 """What VM and node views are made of."""
 

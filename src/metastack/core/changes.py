@@ -22,6 +22,7 @@ from .model import (
     Event,
     Fence,
     FenceReceipt,
+    Generation,
     Halt,
     NodeAlive,
     NodeFacts,
@@ -83,17 +84,20 @@ def _ride(extra: Extra) -> tuple[Put, ...]:
 # --- sessions -------------------------------------------------------------------------------------------
 
 
-def register(keys: Keys, alive: NodeAlive, lease: int, fence: Seen[Fence] | None) -> Change:
+def register(
+    keys: Keys, alive: NodeAlive, lease: int, fence: Seen[Fence] | None, since: Seen[Generation] | None = None
+) -> Change:
     """Begin a session: its number is the create revision of the key that this puts.
 
     Safety: the alive key must be absent, since a put over a living key keeps its create revision (CE8).
     ``fences/me`` unchanged: a fence that was decided on since I looked makes me look again. An open intent
     whose fencer is not alive is cancelled here (waiting for it would be for ever, CE2): its ``done`` compares
-    the fence's revision, so that a fencer that comes back too late cannot finish it.
+    the fence's revision, so that a fencer that comes back too late cannot finish it. The generation is the
+    one that this session's number begins with.
     """
-    key = keys.fence(alive.name)
-    guards = [_absent(keys.node_alive(alive.name)), unchanged(key, fence)]
-    effects: list[Put | Delete] = [Put(keys.node_alive(alive.name), encode(alive), leased=True)]
+    key, me = keys.fence(alive.name), keys.node_alive(alive.name)
+    guards = [_absent(me), unchanged(key, fence), unchanged(keys.generation(), since)]
+    effects: list[Put | Delete] = [Put(me, encode(alive), leased=True), Delete(keys.refusal(alive.name))]
     if fence is not None and fence.ok.intent:
         guards.append(_absent(keys.node_alive(fence.ok.intent_by)))
         cancelled = msgspec.structs.replace(fence.ok, **_NO_INTENT)
@@ -259,11 +263,7 @@ def halt(
     """
     return Change(
         name="halt",
-        guards=(
-            unchanged(keys.claim(vm), held),
-            unchanged(keys.vm_spec(vm), spec),
-            in_session(keys, me),
-        ),
+        guards=(unchanged(keys.claim(vm), held), unchanged(keys.vm_spec(vm), spec), in_session(keys, me)),
         effects=(
             Put(keys.halt(vm), encode(record)),
             Put(keys.vm_status(vm), encode(status), leased=True),
@@ -292,11 +292,7 @@ def forget_halt(keys: Keys, me: Me, vm: VmId, found: Seen[Halt], spec: Seen[VmSp
     """Drop a halt whose VM is gone or was started again. Safety: the spec is the one that voids it."""
     return Change(
         name="forget_halt",
-        guards=(
-            unchanged(keys.halt(vm), found),
-            unchanged(keys.vm_spec(vm), spec),
-            in_session(keys, me),
-        ),
+        guards=(unchanged(keys.halt(vm), found), unchanged(keys.vm_spec(vm), spec), in_session(keys, me)),
         effects=(Delete(keys.halt(vm)),),
     )
 

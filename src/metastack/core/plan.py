@@ -10,8 +10,11 @@ from __future__ import annotations
 from msgspec import Struct
 
 from .facts import Domain, DomainState, EndReason
-from .model import Claim, Fence, Halt, Power, VmId, VmSpec
+from .model import Claim, Fence, Halt, Power, VmId, VmSpec, token_generation
 from .world import Seen
+
+HELD_S = 2.0
+"""A boot that is held is looked at again this soon: what it waits for is another node's news."""
 
 
 class View(Struct, frozen=True, kw_only=True):
@@ -44,6 +47,10 @@ class View(Struct, frozen=True, kw_only=True):
     """Patience left for a graceful stop; None: not asked yet."""
     ask_again_in_s: float = 0.0
     """Wait left before the guest is asked to stop once more."""
+    held: str = ""
+    """Why nothing may be started that does not run already (core/restored)."""
+    generation: int = 0
+    """The cluster's, as my session has it."""
 
 
 # --- actions --------------------------------------------------------------------------------------------
@@ -201,7 +208,7 @@ def _unclaimed(view: View) -> Action:
         return ForgetHalt()
     if not wants_on(view):
         return Idle("nothing to run")
-    return _in_turn(view, TakeClaim())
+    return Idle(view.held) if view.held else _in_turn(view, TakeClaim())
 
 
 def _in_turn(view: View, action: Action) -> Action:
@@ -219,7 +226,7 @@ def _foreign(view: View) -> Action:
     fence = view.owner_fence
     if claim is None or fence is None or fence.record is None or fence.record.through < claim.session:
         return Idle("claimed by another node")
-    return _in_turn(view, TakeOver())
+    return Idle(view.held) if view.held else _in_turn(view, TakeOver())
 
 
 def _mine(view: View) -> Action:
@@ -233,6 +240,13 @@ def _mine(view: View) -> Action:
     if not wants_on(view):
         return _stop(view, spec, domain) or Release()
     if domain is None:
+        if token_generation(claim.epoch) < view.generation:
+            # Safety: of before a restore, and no domain proves it. Under that epoch another node may have been
+            # followed by a third; whoever runs the VM now does it under a new one.
+            return Release()
+        if view.held:
+            # Safety: a claim of before a restore; who else runs the VM by now is not known here.
+            return Idle(view.held, HELD_S)
         if view.retry_in_s > 0:
             return Idle("waiting before the next boot", view.retry_in_s)
         return Boot()
@@ -301,6 +315,9 @@ class FenceView(Struct, frozen=True, kw_only=True):
     rank_delay_s: float
     holdoff_s: float = 0.0
     """I tried and the storage did not let me: wait left before I try again."""
+    away: str = ""
+    """It has not come back since etcd was restored: only a person knows whether it is dead."""
+    generation: int = 0
 
 
 class OpenIntent(Struct, frozen=True):
@@ -326,6 +343,9 @@ def plan_fence(view: FenceView) -> FenceAction:
         return Idle("fencing it right now")
     if view.fence is not None and view.fence.record is None:
         return Idle(f"its fence record cannot be read: {view.fence.why}")
+    by_hand = view.fence is not None and view.fence.ok.intent and view.fence.ok.generation >= view.generation
+    if view.away and not by_hand:
+        return Idle(view.away)
     if view.fence is not None and view.fence.ok.intent:
         # Also when the victim is back: it waits for this intent to end (a live fencer) or cancels it.
         if view.holdoff_s > 0:

@@ -137,9 +137,9 @@ class World:
         """
         for entry in snapshot.entries:
             parsed = self.keys.parse(entry.key)
-            if parsed is not None and parsed.kind in _TYPES:
-                if mod_of(self._tables[parsed.kind].get(parsed.names)) > entry.mod_revision:
-                    return entry.key
+            table = self._tables.get(parsed.kind, {}) if parsed is not None else {}
+            if parsed is not None and mod_of(table.get(parsed.names)) > entry.mod_revision:
+                return entry.key
         return ""
 
     def apply(self, batch: Batch) -> set[ParsedKey]:

@@ -13,7 +13,7 @@ import msgspec
 from ..core import changes
 from ..core.change import Change, Lost, Put
 from ..core.codec import decode, encode
-from ..core.model import Claim, ClusterConfig, Fence, Image, ImageState, VmId
+from ..core.model import Claim, ClusterConfig, Fence, Generation, Image, ImageState, VmId
 from ..core.world import seen
 from ..ports import Unavailable
 from .verbs import FAULTS, Undo, fault, host_of, nothing
@@ -43,7 +43,9 @@ def _fence_by_hand(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     found = seen(Fence, entry) if entry is not None else None
     if found is not None and found.record is not None and found.record.intent:
         return None
-    change = changes.intent_by_hand(lab.keys, args[0], found, 0, "", "it is switched off")
+    said = lab.cluster.get(lab.keys.generation())
+    generation = seen(Generation, said).ok.generation if said is not None else 0
+    change = changes.intent_by_hand(lab.keys, args[0], found, generation, "", "it is switched off")
     return None if isinstance(lab.cluster.apply(change), Lost) else nothing
 
 
@@ -194,5 +196,5 @@ def _etcd_went_back(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     return lab.cluster.go_back(float(args[0]))
 
 
-BY_HAND: Final = frozenset(FAULTS) - _BEFORE
+BY_HAND: Final = (frozenset(FAULTS) - _BEFORE) | {"etcd-restored", "cluster-restore"}
 """Verbs that no seed uses."""

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Final
 from ..core.change import KeyEvent
 from ..core.facts import DomainState
 from ..core.keys import Kind, ParsedKey
-from ..core.model import Claim, Fence, NodeFacts, VmId, VmSpec, VmStatus, token
+from ..core.model import Claim, Fence, NodeAlive, NodeFacts, Record, VmId, VmSpec, VmStatus, token
 from ..core.world import _TYPES, mod_of, seen
 from . import converged
+from .etcd import RESTORED
 from .host import FOREIGN
 from .rbd import Write
 
@@ -51,6 +52,8 @@ class Checkers:
         self._facts: dict[str, NodeFacts] = {}
         self._specs: dict[VmId, VmSpec] = {}
         self._cordoned: set[str] = set()
+        self._astray: dict[str, float] = {}
+        """Nodes that saw etcd before it was restored, and when it was: what they have folded is of then."""
         self._last_write: dict[str, Write] = {}
         self._said: set[tuple[str, ...]] = set()
         self._views: dict[int, tuple[int, dict[ParsedKey, int]]] = {}
@@ -104,7 +107,10 @@ class Checkers:
     # --- etcd
 
     def committed(self, by: str, revision: int, events: tuple[KeyEvent, ...]) -> None:
-        """One revision."""
+        """One revision; or all that there is after a restore, which nobody is to blame for."""
+        if by == RESTORED:
+            self._restored(events)
+            return
         names = []
         for event in events:
             key = self._lab.keys.parse(event.key)
@@ -149,6 +155,30 @@ class Checkers:
         if by != "announce" or len(names) > 1:
             self._lab.trace.add("etcd", f"{revision} {by} {' '.join(names)}")
 
+    def _restored(self, events: tuple[KeyEvent, ...]) -> None:
+        """Begin anew with what a restored etcd says. What was written to the disks remains."""
+        for table in (self._claims, self._fences, self._facts, self._specs, self._views, self._sessions):
+            table.clear()
+        self._alive.clear()
+        self._cordoned.clear()
+        self._astray = dict.fromkeys(self._lab.hosts, self._lab.loop.time())
+        for key, event in ((self._lab.keys.parse(event.key), event) for event in events):
+            if key is None or event.entry is None:
+                continue
+            record = seen(_TYPES.get(key.kind, Record), event.entry).record
+            match record:
+                case Claim():
+                    self._claims[key.vm], self._epochs[key.vm] = record, record.epoch
+                case Fence():
+                    self._fences[key.names[0]] = record
+                case NodeFacts():
+                    self._facts[key.names[0]] = record
+                case VmSpec():
+                    self._specs[key.vm] = record
+                case NodeAlive():
+                    self._alive.add(key.names[0])
+                    self._sessions[key.names[0]] = token(record.generation, event.entry.create_revision)
+
     def _claim(self, by: str, vm: VmId, event: KeyEvent) -> None:
         old = self._claims.get(vm)
         if event.entry is None:
@@ -192,7 +222,8 @@ class Checkers:
             self._alive.discard(node)
             self._gone_s[node] = self._lab.loop.time()
             return
-        session = token(0, event.entry.create_revision)
+        record = seen(NodeAlive, event.entry).record
+        session = token(record.generation if record is not None else 0, event.entry.create_revision)
         if event.entry.version == 1:
             if by != "register":
                 self._lab.violation("growing", f"{node}: session {session} was begun by {by}")
@@ -272,6 +303,8 @@ class Checkers:
 
     def event(self, node: str, name: str, fields: dict[str, Any]) -> None:
         """An agent logged something that only a broken one would."""
+        if name == "generation_raised":
+            self._astray.pop(node, None)
         if name in ("agent_broken", "agent_crashed"):
             self._lab.violation("agent_died", f"{node}: {fields.get('error')}")
 
@@ -280,7 +313,8 @@ class Checkers:
         for host in self._lab.hosts.values():
             if host.agent is None or not host.agent.node.mirror.listed.is_set():
                 continue
-            if everybody or not host.lost_events:
+            astray = host.name in self._astray and host.started_s < self._astray[host.name]
+            if (everybody or not host.lost_events) and not astray and not host.agent.node.mirror.past.why:
                 self._view(host)
             self._brake_said(host)
 

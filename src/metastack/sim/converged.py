@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..core.codec import decode
 from ..core.facts import Domain, DomainState
 from ..core.keys import Kind
-from ..core.model import Claim, Fence, Halt, NodeAlive, Phase, Power, VmId, VmSpec, VmStatus
+from ..core.model import Claim, Fence, Halt, NodeAlive, Phase, Power, VmId, VmSpec, VmStatus, token
 from ..core.world import seen
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def wrong(lab: Lab) -> list[str]:
         if entry is None or not decode(NodeAlive, entry.value).ready:
             found.append(f"{node} is not ready")
         else:
-            sessions[node] = entry.create_revision
+            sessions[node] = token(decode(NodeAlive, entry.value).generation, entry.create_revision)
         fence = cluster.get(keys.fence(node))
         if fence is not None and decode(Fence, fence.value).intent:
             found.append(f"the fence of {node} is unfinished")
@@ -67,7 +67,7 @@ def wrong(lab: Lab) -> list[str]:
         if vm not in specs or specs[vm].uuid not in running:
             found.append(f"{vm} is off and still claimed, or has a status")
     kept = {spec.volume_uuid for spec in specs.values()}
-    found.extend(f"disk {uuid} is left over" for uuid in lab.pool.disks if uuid not in kept)
+    found.extend(f"disk {uuid} is left over" for uuid in lab.pool.disks if uuid not in kept | lab.forgotten)
     for entry in cluster.under(keys.prefix(Kind.VOLUME)):
         if entry.key.rsplit("/", 1)[1] not in kept:
             found.append(f"the record of disk {entry.key} is left over")

@@ -88,6 +88,8 @@ def expect(lab: Lab, args: tuple[str, ...]) -> str:
             return "" if _said(lab, event, *about) else "nobody said so"
         case ["unsaid", event, *about]:
             return "it was said" if _said(lab, event, *about) else ""
+        case ["refusing", node]:
+            return "" if lab.cluster.get(lab.keys.refusal(node)) is not None else "does not say that it refuses"
         case ["images", count]:
             return "" if len(lab.pool.images) == int(count) else f"there are {len(lab.pool.images)}"
         case ["disks", count]:

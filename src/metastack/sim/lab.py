@@ -78,6 +78,8 @@ class Lab:
         self.random = Random(f"{script.seed}/lab")
         self.graveyard: list[Process] = []
         self.found: list[str] = []
+        self.forgotten: set[str] = set()
+        """Disks that a restored etcd does not know of: nobody removes them."""
         self.struck: dict[str, int] = {}
         self.cells: dict[str, int] = {}
         self._undo: dict[int, tuple[asyncio.TimerHandle, Callable[[], None]]] = {}

@@ -28,6 +28,7 @@ from metastack.ports import Broken, Compacted, LeaseGone, NoSpace, Refused, Unav
 from metastack.settings import StoreSettings
 
 from .channel import ATTEMPT_S, METADATA, TOTAL_S, Channels, Link, Send, broken_off
+from .limits import named
 from .messages import entry_of, key_of, prefix_end, txn_of
 from .watch import Watching
 
@@ -81,13 +82,13 @@ class EtcdStore:
                 return await self._list_once(prefixes)
             except Compacted:
                 continue
-        raise Unavailable(f"list {' '.join(prefixes)}: compacted {LIST_TRIES} times while it was read")
+        raise Unavailable(f"list {named(prefixes)}: compacted {LIST_TRIES} times while it was read")
 
     async def _list_once(self, prefixes: tuple[str, ...]) -> Snapshot:
         """The first page of every prefix in one transaction, the others at that transaction's revision."""
         spans = [(key_of(prefix), prefix_end(key_of(prefix))) for prefix in prefixes]
         heads = [rpc.RangeRequest(key=key, range_end=end, limit=PAGE) for key, end in spans]
-        pages, header = await self._at_once(f"list {' '.join(prefixes)}", heads)
+        pages, header = await self._at_once(f"list {named(prefixes)}", heads)
         revision = header.revision
         entries: list[Entry] = []
         for prefix, (_, end), page in zip(prefixes, spans, pages, strict=True):

@@ -6,6 +6,7 @@ Rule: nothing passes that etcd would refuse, so an InvalidArgument from it is ne
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from metastack.core.change import MAX_OPERATIONS, Change, Delete, Put
@@ -38,3 +39,8 @@ def covers(delete: Delete, key: str) -> bool:
     if not delete.range_end:
         return key == delete.key
     return delete.key <= key and (delete.range_end == "\0" or key < delete.range_end)
+
+
+def named(prefixes: Sequence[str]) -> str:
+    """Some prefixes, as an error says them."""
+    return prefixes[0] if len(prefixes) == 1 else f"{prefixes[0]} and {len(prefixes) - 1} more"

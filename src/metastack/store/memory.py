@@ -14,6 +14,7 @@ from typing import TypeVar
 from metastack.core.change import Batch, Change, Entry, Lease, Outcome, Snapshot
 from metastack.ports import Broken, Compacted, LeaseGone, Unavailable, UnknownOutcome
 
+from .limits import named
 from .memory_cluster import MemoryCluster
 
 T = TypeVar("T")
@@ -57,7 +58,7 @@ class MemoryStore:
             entries = tuple(entry for prefix in prefixes for entry in self._cluster.under(prefix))
             return Snapshot(self._cluster.revision, entries, self._cluster.id, self._cluster.term)
 
-        return (await self._ask(f"list {' '.join(prefixes)}", read))[0]
+        return (await self._ask(f"list {named(prefixes)}", read))[0]
 
     async def commit(self, change: Change) -> Outcome:
         what = f"commit {change.name}"

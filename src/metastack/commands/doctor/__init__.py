@@ -22,6 +22,7 @@ from . import (
     node_warnings,
     nodes_lost,
     records,
+    restored,
     storage_addresses,
     storage_rights,
     versions,
@@ -39,6 +40,7 @@ ETCD: Final[dict[str, Check]] = {
 
 CHECKS: Final[dict[str, Check]] = {
     **ETCD,
+    "restored": restored.check,
     "brake": brake.check,
     "nodes_lost": nodes_lost.check,
     "fences_open": fences_open.check,

@@ -27,6 +27,7 @@ from metastack.core.model import (
     NodeSpec,
     Project,
     Record,
+    Refusal,
     VmSpec,
     VmStatus,
     Volume,
@@ -141,6 +142,7 @@ KINDS: Final[dict[Kind, type[Record]]] = {
     Kind.NODE_ALIVE: NodeAlive,
     Kind.VM_STATUS: VmStatus,
     Kind.VOLUME: Volume,
+    Kind.REFUSAL: Refusal,
 }
 NOBODYS_ADDRESS: Final = "192.0.2.1"
 """Of a range kept for documentation: whoever may unblock it may unblock anyone, and nothing is unblocked."""

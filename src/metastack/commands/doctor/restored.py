@@ -1,0 +1,28 @@
+"""A restored etcd: nodes that do not believe it, and nodes that are still waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from metastack.core.keys import Kind
+from metastack.core.restored import waits_for
+
+from .facts import Facts, Finding, error
+
+
+def check(facts: Facts) -> Iterator[Finding]:
+    world = facts.world
+    for (name,) in sorted(n for n in world.names(Kind.REFUSAL)):
+        found = world.refusal(name)
+        why = found.record.why if found is not None and found.record is not None else "its words cannot be read"
+        yield error(
+            f"node {name}",
+            f"does nothing by this etcd, its guests run on: {why}",
+            'metastack cluster restore --reason "the backup of ..."   # if it was restored',
+        )
+    for name in waits_for(world):
+        yield error(
+            f"node {name}",
+            "has not come back since etcd was restored: nothing is started until it has, or was fenced",
+            f'metastack node fence {name} --reason "its host is switched off"   # only if it is',
+        )

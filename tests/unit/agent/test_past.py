@@ -1,0 +1,147 @@
+"""The past: which etcd is believed, and for how long none is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from metastack.agent.marks import Marks
+from metastack.agent.past import Past
+from metastack.core.change import Entry, Snapshot
+from metastack.core.codec import encode
+from metastack.core.facts import Domain, DomainState
+from metastack.core.keys import DEFAULT_ROOT, Keys
+from metastack.core.model import Generation, NodeFacts, token
+
+KEYS = Keys(DEFAULT_ROOT)
+
+
+def shot(revision: int, *, cluster: int = 7, term: int = 2, generation: int = 0, me: bool = True) -> Snapshot:
+    entries = []
+    if me:
+        facts = encode(NodeFacts(name="n1", uuid="u"))
+        entries.append(Entry(KEYS.node_facts("n1"), facts, 2, 2, 1))
+    if generation:
+        entries.append(Entry(KEYS.generation(), encode(Generation(generation=generation)), 3, 3, 1))
+    return Snapshot(revision, tuple(entries), cluster, term)
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> Marks:
+    found = Marks(tmp_path / "n1")
+    found.lock()
+    found.begin_joined()
+    return found
+
+
+def past_of(marks: Marks) -> Past:
+    return Past("n1", KEYS, marks)
+
+
+def judged(past: Past, snapshot: Snapshot) -> bool:
+    return past.judge(snapshot, past.floor)
+
+
+def test_what_grows_is_believed(marks: Marks) -> None:
+    past = past_of(marks)
+    assert judged(past, shot(10))
+    assert judged(past, shot(10, term=3))
+    assert judged(past, shot(12, term=3))
+    assert past.floor == 12
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "why"),
+    [
+        (shot(9), "at revision 9"),
+        (shot(50, cluster=8), "another etcd"),
+        (shot(50, term=2), "raft term is 2"),
+        (shot(50, term=3, me=False), "does not know node n1"),
+    ],
+    ids=["revision", "cluster", "term", "stranger"],
+)
+def test_what_cannot_be_the_same_history_is_not(marks: Marks, snapshot: Snapshot, why: str) -> None:
+    past = past_of(marks)
+    assert judged(past, shot(10, term=3))
+    said: list[str] = []
+    past.noticed = lambda: said.append(past.why)
+    assert not judged(past, snapshot)
+    assert not judged(past, snapshot)
+    assert why in past.why
+    assert len(said) == 1  # once, when it begins
+
+
+def test_that_revisions_grew_again_proves_nothing_not_even_after_a_restart(marks: Marks) -> None:
+    past = past_of(marks)
+    assert judged(past, shot(10))
+    assert not judged(past, shot(9))
+    assert not judged(past, shot(1000))
+    assert not judged(past_of(marks), shot(2000))
+
+
+def test_the_true_etcd_is_believed_again(marks: Marks) -> None:
+    past = past_of(marks)
+    assert judged(past, shot(10))
+    assert not judged(past, shot(50, cluster=8))
+    assert judged(past, shot(10))
+    assert not past.why
+
+
+def test_a_raised_generation_is_another_history(marks: Marks) -> None:
+    past = past_of(marks)
+    begun: list[int] = []
+    past.restarted = lambda: begun.append(past.floor)
+    assert judged(past, shot(100))
+    assert not judged(past, shot(40, cluster=8))
+    assert judged(past, shot(41, cluster=8, generation=1))
+    assert begun == [41]
+    assert judged(past, shot(42, cluster=8, generation=1))
+    assert not judged(past, shot(200, generation=0))  # and the old one is not
+    again = past_of(marks)
+    assert (again.known.generation, again.known.cluster_id) == (1, 8)
+    assert not judged(
+        again, shot(500, cluster=9, generation=1)
+    )  # restored again, raised to what was used before
+
+
+def test_a_foreign_cluster_of_a_higher_generation_changes_nothing(marks: Marks) -> None:
+    past = past_of(marks)
+    assert judged(past, shot(10))
+    assert not judged(past, shot(99, cluster=9, generation=5, me=False))
+    assert past.known.generation == 0
+    assert judged(past, shot(11))
+
+
+def test_an_answer_of_another_history_is_noticed(marks: Marks) -> None:
+    past = past_of(marks)
+    assert judged(past, shot(10))
+    floor = past.floor
+    past.saw(20)  # the watch ran ahead of the answer
+    assert past.answered(floor, 11, 7)
+    assert not past.answered(past.floor, 12, 7)
+    assert "revision 12" in past.why
+
+
+def test_a_guest_remembers_what_the_mark_had_no_time_for(marks: Marks) -> None:
+    past = past_of(marks)
+    assert judged(past, shot(10))
+    domain = Domain(
+        uuid="u", project="p", name="v", state=DomainState.RUNNING, session=token(0, 9), epoch=token(0, 10)
+    )
+    past.witness((domain,))
+    assert not past.why
+    late = Domain(
+        uuid="u", project="p", name="v", state=DomainState.RUNNING, session=token(0, 9), epoch=token(0, 11)
+    )
+    past.witness((late,))
+    assert "revision 11" in past.why
+
+
+def test_who_joins_anew_forgets(marks: Marks, tmp_path: Path) -> None:
+    past = past_of(marks)
+    assert judged(past, shot(100))
+    assert not judged(past, shot(5, cluster=9, me=False))
+    (tmp_path / "n1" / "joined").unlink()
+    assert judged(past, shot(6, cluster=9, me=False))
+    assert past.floor == 6
