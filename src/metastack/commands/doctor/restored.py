@@ -20,7 +20,7 @@ def check(facts: Facts) -> Iterator[Finding]:
             f"does nothing by this etcd, its guests run on: {why}",
             'metastack cluster restore --reason "the backup of ..."   # if it was restored',
         )
-    for name in waits_for(world):
+    for name in (n for n in waits_for(world) if world.refusal(n) is None):
         yield error(
             f"node {name}",
             "has not come back since etcd was restored: nothing is started until it has, or was fenced",
