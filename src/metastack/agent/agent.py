@@ -23,6 +23,7 @@ from . import route
 from .act import Reconciler
 from .clock import Clock
 from .fencer import Fencer
+from .health import Health, warnings
 from .marks import Marks
 from .mirror import Mirror
 from .node import Node, describe
@@ -60,8 +61,10 @@ class Agent:
         memory_mib: int = 0,
         workers: int = 16,
         boots_at_once: int = 4,
+        watchdog_device: str = "",
         config_changed: Callable[[World], None] = lambda world: None,
     ) -> None:
+        self._health = Health(addresses=addresses, watchdog_device=watchdog_device)
         self._queue: Queue[Key] = Queue()
         self._facts: HostFacts | None = None
         self._address, self._console = address, console
@@ -115,6 +118,7 @@ class Agent:
         if stop.is_set():
             return
         self._facts = self._capacity(await node.hypervisor.facts())
+        self._health.host = self._facts.warnings
         await self._patiently("storage", self._open_storage, stop)
         if stop.is_set():
             return
@@ -153,6 +157,7 @@ class Agent:
             await self.node.storage.open()
         except Fenced as error:
             log.warning("storage_shuts_us_out", node=self.node.name, error=str(error))
+        await self._health.try_rights(self.node.storage)
 
     async def _patiently(self, what: str, step: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
         """Do a step of the start until it works: what it needs may be down just now."""
@@ -194,7 +199,13 @@ class Agent:
             message=self.fencer.message or node.session.message,
             brake=self.fencer.braked,
             fence_failures=self.fencer.failures,
+            warnings=self._warnings(),
         )
+
+    def _warnings(self) -> tuple[str, ...]:
+        found = self.node.world.facts(self.node.name)
+        known, pending = found.record if found is not None else None, self.marks.unblock_pending()
+        return warnings(self._health, known, pending, self.node.storage.remote_fence)
 
     # --- what changed
 
@@ -274,7 +285,15 @@ class Agent:
     async def _check_blocked(self) -> None:
         """A ready node that finds itself blocked leaves its session and takes the whole way back (CE1)."""
         node = self.node
-        if node.session.ready and await node.session.shut_out():
+        if not node.session.ready:
+            return
+        try:
+            out = await node.session.shut_out()
+        except (Unavailable, Refused) as error:
+            self._health.asked_storage(error)
+            raise
+        self._health.asked_storage(None)
+        if node.session.ready and out:
             node.session.lose("the storage shuts this node out")
 
     async def _drained(self) -> None:

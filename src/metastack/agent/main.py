@@ -71,6 +71,7 @@ async def serve(settings: AgentSettings) -> None:
         memory_mib=settings.memory_mib,
         workers=settings.workers,
         boots_at_once=settings.boots_at_once,
+        watchdog_device=settings.watchdog_device,
         config_changed=config_changed,
     )
     notifier = Notifier()

@@ -328,7 +328,6 @@ class Session:
                 )
             # Answered, so not on its way: whatever fails from here on, nobody has to wait for it.
             self._marks.end_unblock()
-        if blocked:
             await self._declare(anew=True)
             log.info("unblocked", node=self.name, session=self.token, addresses=list(blocked))
         self._marks.end_unblock()

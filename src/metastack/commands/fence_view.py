@@ -35,6 +35,10 @@ class FenceView(Struct, kw_only=True):
     by: str | None = None
     method: str | None = None
     addresses: list[str] = []
+    clients: list[str] = []
+    """Single clients that were blocked, where nodes share an address."""
+    users: list[str] = []
+    """Users of guests that lost their rights."""
     osd_epoch: int | None = None
     """Ceph's OSD map that carries the block."""
     verified: str | None = None
@@ -75,6 +79,7 @@ def fence_view(world: World, name: str) -> FenceView | None:
         view.state = "unblocked" if receipt.method == UNBLOCKED else "fenced"
         view.at, view.by, view.method = receipt.at or None, receipt.by, receipt.method
         view.addresses, view.osd_epoch = list(receipt.addresses), receipt.osd_epoch or None
+        view.clients, view.users = list(receipt.clients), list(receipt.users)
         view.verified, view.reason = receipt.verified or None, receipt.reason or None
     if fence.intent:
         view.state, view.intent_by = "open", fence.intent_by

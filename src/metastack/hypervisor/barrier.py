@@ -31,6 +31,18 @@ def systemd_restart() -> tuple[str, ...]:
     return ("systemctl", "restart", "virtqemud.service" if modular else "libvirtd.service")
 
 
+def barrier_trouble() -> tuple[str, ...]:
+    """Why libvirtd could not be restarted, were it necessary."""
+    try:
+        systemd_restart()
+    except Unavailable:
+        return (
+            "libvirtd cannot be restarted from here (no systemd, and libvirtd_restart_command is not set): "
+            "after its agent died uncleanly this node does not become ready",
+        )
+    return ()
+
+
 def forget_phantoms(uri: str) -> bool:
     """Drop what libvirtd noted of starts that it died in before there was a QEMU; true: restart it once more.
 

@@ -36,7 +36,7 @@ from metastack.ports import (
 )
 
 from . import xml
-from .barrier import forget_phantoms, run, systemd_restart
+from .barrier import barrier_trouble, forget_phantoms, run, systemd_restart
 from .connection import Connection
 from .console import Console
 from .events import RECONNECTED, EventStream, lifecycle
@@ -171,10 +171,8 @@ class LibvirtHypervisor:
                     capacity=Resources(cpus=info[2], memory_mib=_memory_mib()),
                     hypervisor=accel.kind,
                     hypervisor_why=accel.why,
-                    versions={
-                        "libvirt": _version(virt.getLibVersion()),
-                        "qemu": _version(virt.getVersion()),
-                    },
+                    warnings=() if self._barrier_command else barrier_trouble(),
+                    versions={"libvirt": _version(virt.getLibVersion()), "qemu": _version(virt.getVersion())},
                 )
 
             self._facts = await self._connection.call("facts", look)

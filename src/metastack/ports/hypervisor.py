@@ -52,6 +52,8 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     """``kvm`` or ``qemu``."""
     hypervisor_why: str
     versions: dict[str, str]
+    warnings: tuple[str, ...] = ()
+    """What is wrong with the machine, as far as running guests safely goes."""
 
 
 class ConsoleStream(Protocol):

@@ -19,8 +19,10 @@ from metastack.commands.vms import NewVm, create_vm
 from metastack.core.change import Delete, Put
 from metastack.core.codec import encode
 from metastack.core.model import (
+    ClusterConfig,
     Fence,
     FenceReceipt,
+    Fencing,
     NodeAlive,
     NodeFacts,
     Phase,
@@ -71,6 +73,69 @@ async def node(rig: Rig, name: str, address: str = "", **more: Any) -> None:
         Put(rig.keys.node_alive(name), encode(alive), leased=True),
         lease=lease.id,
     )
+
+
+async def facts_of(rig: Rig, name: str, *clients: str, user: str = "") -> None:
+    known = NodeFacts(
+        name=name,
+        uuid=f"uuid-{name}",
+        storage_addresses=("10.0.0.1",),
+        storage_clients=clients,
+        storage_guest_user=user,
+    )
+    await rig.write(Put(rig.keys.node_facts(name), encode(known)))
+
+
+async def test_fencing_by_single_clients_is_a_warning_and_what_is_missing_an_error(rig: Rig) -> None:
+    for name in ("n1", "n2"):
+        await node(rig, name, "10.0.0.1")
+    (shared,) = (await said(rig)).of("storage_addresses")
+    assert shared[:2] == ("error", "address 10.0.0.1")
+    assert "shared by n1, n2" in shared[2]
+    facts = await collect(rig.cluster, __version__, NOW)
+    commands = [found.command for found in examine(facts) if found.check == "storage_addresses"]
+    assert commands == ["metastack config set fencing=client"]
+    await rig.write(Put(rig.keys.cluster(), encode(ClusterConfig(fencing=Fencing.CLIENT))))
+    await facts_of(rig, "n1", "10.0.0.1:0/7", user="n1-guests")
+    found = await said(rig)
+    assert found.of("storage_addresses") == [
+        (
+            "error",
+            "node n2",
+            "never declared its storage client: it cannot be fenced by that, its VMs would not move",
+        )
+    ]
+    weak = found.of("fencing")
+    assert [(severity, object) for severity, object, _ in weak] == [
+        ("warning", "config fencing"),
+        ("warning", "node n2"),
+    ]
+    assert "had not opened its disk yet" in weak[0][2]
+    assert "may write to a disk that another node uses" in weak[1][2]
+    await facts_of(rig, "n2", "10.0.0.1:0/8", user="n2-guests")
+    found = await said(rig)
+    assert found.of("storage_addresses") == []
+    assert [object for _, object, _ in found.of("fencing")] == ["config fencing"]
+
+
+async def test_fencing_by_single_clients_where_nobody_shares_says_so(rig: Rig) -> None:
+    await node(rig, "n1", "10.0.0.1")
+    await node(rig, "n2", "10.0.0.2")
+    await rig.write(Put(rig.keys.cluster(), encode(ClusterConfig(fencing=Fencing.CLIENT))))
+    assert "nothing is gained by it" in (await said(rig)).of("fencing")[0][2]
+
+
+async def test_single_clients_that_are_blocked_no_more(rig: Rig) -> None:
+    receipt = FenceReceipt(
+        at="then", by="n2", method="ceph-blocklist-clients", clients=("10.0.0.1:0/7", "10.0.0.1:0/8")
+    )
+    await facts_of(rig, "n1", "10.0.0.1:0/7")
+    await rig.write(Put(rig.keys.fence("n1"), encode(Fence(through=7, receipt=receipt))))
+    facts = await collect(rig.cluster, __version__, NOW)
+    await ask_storage(facts, MemoryStorage(MemoryPool(blocked={"10.0.0.1:0/8"})), "metastack")
+    (found,) = [f for f in examine(facts) if f.check == "fence_blocked"]
+    assert (found.severity, found.object) == (Severity.ERROR, "node n1")
+    assert "does not block 10.0.0.1:0/7:" in found.meaning
 
 
 async def test_a_healthy_cluster_has_no_findings(rig: Rig) -> None:

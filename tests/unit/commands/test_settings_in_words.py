@@ -21,6 +21,7 @@ def test_every_setting_is_explained(key: str) -> None:
         ("grace_s=x", "a number of seconds from 0 to 60, not 'x'"),
         ("overcommit_cpu=0", "a number from 0.1 to 64, not '0'"),
         ("trash_retention_s=-1", "from 0 to 31536000, not '-1'"),
+        ("fencing=none", "address, or client for nodes that share an address (weaker), not 'none'"),
         ("colour=red", "is not a setting"),
     ],
 )

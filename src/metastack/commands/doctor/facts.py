@@ -190,7 +190,7 @@ async def ask_storage(facts: Facts, storage: Storage, user: str) -> None:
 
 
 def declared(world: World) -> tuple[str, ...]:
-    """Every storage address that any node declared, and every one that a fence blocked."""
+    """Every storage address that any node declared, and everything that a fence blocked."""
     found: set[str] = set()
     for name in world.nodes():
         facts, fence = world.facts(name), world.fence(name)
@@ -198,7 +198,7 @@ def declared(world: World) -> tuple[str, ...]:
             found.update(facts.record.storage_addresses)
         receipt = fence.record.receipt if fence is not None and fence.record is not None else None
         if receipt is not None and receipt.method != UNBLOCKED:
-            found.update(receipt.addresses)
+            found.update((*receipt.addresses, *receipt.clients))
     return tuple(sorted(found))
 
 

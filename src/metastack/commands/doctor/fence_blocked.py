@@ -24,7 +24,7 @@ def check(facts: Facts) -> Iterator[Finding]:
         alive = world.alive(name)
         receipt = fence.record.receipt if fence is not None and fence.record is not None else None
         if alive is None and receipt is not None and receipt.method != UNBLOCKED:
-            missing = [address for address in receipt.addresses if address not in storage.blocked]
+            missing = [each for each in (*receipt.addresses, *receipt.clients) if each not in storage.blocked]
             if missing:
                 yield error(
                     f"node {name}",

@@ -1,10 +1,12 @@
-"""Which fence this cluster has, and what it cannot do."""
+"""How lost nodes are shut out, and where that is weaker than it could be."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .facts import Facts, Finding, info
+from metastack.core.model import Fencing
+
+from .facts import Facts, Finding, info, warning
 
 
 def check(facts: Facts) -> Iterator[Finding]:
@@ -15,3 +17,35 @@ def check(facts: Facts) -> Iterator[Finding]:
             f"the file storage of {', '.join(files)} cannot shut a node out from afar: a takeover waits until "
             "QEMU's lock on the disk is free, and every node must see the same file system",
         )
+    if facts.world.config.fencing is Fencing.CLIENT:
+        yield from _by_clients(facts, files)
+
+
+def _by_clients(facts: Facts, files: list[str]) -> Iterator[Finding]:
+    nodes: list[str] = []
+    users: dict[str, str] = {}
+    addresses: list[str] = []
+    for name in facts.world.nodes():
+        found = facts.world.facts(name)
+        if name not in files and found is not None and found.record is not None:
+            nodes.append(name)
+            users[name] = found.record.storage_guest_user
+            addresses += found.record.storage_addresses
+    if not nodes:
+        return
+    shared = len(set(addresses)) < len(addresses)
+    yield warning(
+        "config fencing",
+        "is client: a fence blocks the clients of a node that are known then, not its address. A guest that "
+        "had access to Ceph and had not opened its disk yet, on a host that hung just then, may write later"
+        + ("" if shared else "; no two nodes share an address, so nothing is gained by it"),
+        "metastack config set fencing=address" + ("   # once each node has its own address" if shared else ""),
+    )
+    for name in nodes:
+        if not users[name]:
+            yield warning(
+                f"node {name}",
+                "its guests have no cephx user of their own: any guest that starts there after a fence, since "
+                "its host hung, is not refused and may write to a disk that another node uses",
+                "set storage.guest_user and storage.guest_keyring in its agent's configuration",
+            )

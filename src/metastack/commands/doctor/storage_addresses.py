@@ -1,8 +1,10 @@
-"""Storage addresses: a node without one cannot be fenced, nodes that share one cannot be told apart."""
+"""What a fence needs to know of a node: an address of its own; or, in mode client, its agent's client."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+
+from metastack.core.model import Fencing
 
 from .facts import Facts, Finding, error
 
@@ -10,21 +12,32 @@ from .facts import Facts, Finding, error
 def check(facts: Facts) -> Iterator[Finding]:
     users: dict[str, list[str]] = {}
     kinds = {name: alive.storage for name, alive in facts.alive()}
+    by_client = facts.world.config.fencing is Fencing.CLIENT
     for name in facts.world.nodes():
         found = facts.world.facts(name)
-        known = found.record.storage_addresses if found is not None and found.record is not None else ()
-        for address in known:
+        known = found.record if found is not None else None
+        for address in known.storage_addresses if known is not None else ():
             users.setdefault(address, []).append(name)
-        if not known and kinds.get(name, "") not in ("", "file"):
+        if kinds.get(name, "") in ("", "file"):
+            continue
+        if known is None or not known.storage_addresses:
             yield error(
                 f"node {name}",
                 "declared no storage address: it cannot be fenced, its VMs would not move",
                 "set storage_addresses in its agent's configuration",
             )
+        elif by_client and not known.storage_clients:
+            yield error(
+                f"node {name}",
+                "never declared its storage client: it cannot be fenced by that, its VMs would not move",
+                "restart its agent",
+            )
     for address, names in sorted(users.items()):
-        if len(names) > 1:
+        if len(names) > 1 and not by_client:
             yield error(
                 f"address {address}",
-                f"is shared by {', '.join(names)}: none of them can be fenced, their VMs would not move",
-                f'metastack node unfence {names[0]} --reason "gone for good"   # if it is',
+                f"is shared by {', '.join(names)}: none of them can be fenced, their VMs would not move. Give "
+                f"each its own; is one gone for good: metastack node unfence {names[0]}; if they must share it, "
+                "single clients can be blocked, which is weaker (docs/safety.md)",
+                "metastack config set fencing=client",
             )

@@ -1,0 +1,87 @@
+"""What this node finds wrong with itself, in words, for ``node show`` and ``doctor``.
+
+Owns: the list of an agent's own warnings. Refuses: acting on any of them, and looking at other nodes.
+Rule: a warning says what follows from it, and goes away when its cause does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+
+import structlog
+from msgspec import Struct
+
+from ..core.model import NodeFacts
+from ..ports import Fenced, Refused, Storage, Unavailable
+
+log = structlog.get_logger()
+
+RIGHTS_S = 60.0
+
+
+class Health(Struct, kw_only=True):
+    """What an agent knows of itself that may be wrong."""
+
+    addresses: tuple[str, ...] = ()
+    """Towards the storage, as configured."""
+    watchdog_device: str = ""
+    host: tuple[str, ...] = ()
+    """What the hypervisor said of the machine."""
+    rights: tuple[str, ...] = ()
+    """What the storage's user may not do and should, or may and should not."""
+    storage_why: str = ""
+    """Why the storage could not be asked just now; empty: it answered."""
+    seen_as: str | None = None
+    """Under which address the storage sees this node; None: not asked yet."""
+
+    async def try_rights(self, storage: Storage) -> None:
+        """Find out what my user may do. That it cannot be found out is no obstacle to anything."""
+        try:
+            async with asyncio.timeout(RIGHTS_S):
+                self.rights = await storage.rights()
+                self.seen_as = await storage.own_address()
+        except (Unavailable, Refused, TimeoutError) as error:
+            self.rights = (f"its rights could not be found out: {error}",)
+        for text in self.rights:
+            log.warning("storage_rights", what=text)
+
+    def asked_storage(self, error: Exception | None) -> None:
+        """The storage was asked something small: it answered, or not."""
+        self.storage_why = "" if error is None or isinstance(error, Fenced) else str(error)
+
+
+def warnings(
+    health: Health, known: NodeFacts | None, unblock_pending: bool, fences_away: bool
+) -> tuple[str, ...]:
+    """Everything worth a warning. ``fences_away``: this storage can shut nodes out."""
+    found = list(health.host)
+    if fences_away:
+        found += health.rights
+        if health.storage_why:
+            found.append(f"the storage does not answer, so this node can fence nobody: {health.storage_why}")
+        if health.seen_as == "":
+            found.append("the storage does not tell under which address it sees this node: nobody checked it")
+        declared = known.storage_addresses if known is not None else ()
+        if old := [address for address in declared if address not in health.addresses]:
+            found.append(
+                f"declared {', '.join(old)} before and is not configured with it: a fence blocks that too, "
+                "whoever has it now"
+            )
+    if unblock_pending:
+        found.append("an unblock of an earlier agent may be under way: it waits before it becomes ready")
+    if health.watchdog_device and (why := _watchdog(health.watchdog_device)):
+        found.append(f"watchdog_device {health.watchdog_device} {why}: it would not reset this host")
+    return tuple(found)
+
+
+def _watchdog(path: str) -> str:
+    """Why the device is of no use. It is not opened: that would start its timer."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        return f"cannot be looked at ({error.strerror})"
+    if not stat.S_ISCHR(mode):
+        return "is no device"
+    return "" if os.access(path, os.W_OK) else "cannot be written"
