@@ -20,6 +20,7 @@ class Kind(StrEnum):
 
     CLUSTER = "config/cluster"
     GENERATION = "config/generation"
+    ADMISSION = "config/admission"
     IMAGE = "config/images"
     PROJECT = "config/projects"
     VM_SPEC = "desired/vms"
@@ -43,6 +44,7 @@ class Kind(StrEnum):
 _PARTS: Final[dict[Kind, int]] = {
     Kind.CLUSTER: 0,
     Kind.GENERATION: 0,
+    Kind.ADMISSION: 0,
     Kind.IMAGE: 1,
     Kind.PROJECT: 1,
     Kind.VM_SPEC: 2,
@@ -101,6 +103,9 @@ class Keys:
 
     def generation(self) -> str:
         return self._key(Kind.GENERATION)
+
+    def admission(self) -> str:
+        return self._key(Kind.ADMISSION)
 
     def image(self, name: str) -> str:
         return self._key(Kind.IMAGE, name)

@@ -52,6 +52,8 @@ def flaw(record: Record, key: str) -> str:
                 _between("disk_bytes", record.disk_bytes, 1, 1 << 60),
                 _between("run", record.run, 0, 1 << 53),
                 _between("paused_epoch", record.paused_epoch, 0, _TOKEN_END),
+                # Less than nothing would make room.
+                *(_between(f"resources.{what}", n, 0, 1 << 53) for what, n in record.resources.items()),
             )
         case Claim():
             return _first(
@@ -96,11 +98,13 @@ def flaw(record: Record, key: str) -> str:
                 _between("generation", record.generation, 0, _GENERATION_END),
                 _between("capacity.cpus", record.capacity.cpus, 0, 1 << 20),
                 _between("capacity.memory_mib", record.capacity.memory_mib, 0, 1 << 40),
+                *(_between(f"capacity.{w}", n, 0, 1 << 53) for w, n in record.capacity.other.items()),
             )
         case NodeSpec():
             return _first(
                 _between("overcommit_cpu", record.overcommit_cpu or 1.0, 0.0, 1024.0),
                 _between("overcommit_memory", record.overcommit_memory or 1.0, 0.0, 1024.0),
+                *(_between(f"overcommit.{what}", n, 0.0, 1024.0) for what, n in record.overcommit.items()),
             )
         case Image():
             return _idents(uuid=record.uuid)

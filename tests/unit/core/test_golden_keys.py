@@ -20,6 +20,7 @@ MOMENT = st.integers(0, 10**13)
 BUILD: dict[Kind, tuple[st.SearchStrategy[tuple[object, ...]], Callable[..., str]]] = {
     Kind.CLUSTER: (st.just(()), Keys.cluster),
     Kind.GENERATION: (st.just(()), Keys.generation),
+    Kind.ADMISSION: (st.just(()), Keys.admission),
     Kind.PROJECT: (st.tuples(LABEL), Keys.project),
     Kind.IMAGE: (st.tuples(LABEL), Keys.image),
     Kind.VM_SPEC: (st.tuples(st.builds(VmId, LABEL, LABEL)), Keys.vm_spec),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .config import ClusterConfig, Fencing, Image, ImageState, Project
+from .config import Admission, ClusterConfig, Fencing, Image, ImageState, Project
 from .desired import Nic, NodeSpec, VmSpec
 from .durable import Claim, Fence, FenceReceipt, Group, Halt, NodeFacts, Volume, resolved_claim, resolved_intent
 from .leased import Event, Generation, Hint, Leader, NodeAlive, Resources, Ticket, VmStatus
@@ -22,6 +22,7 @@ from .placing import (
     Ha,
     NodeExpression,
     Operator,
+    PinMove,
     Placement,
     SpreadTerm,
     Taint,
@@ -32,6 +33,7 @@ from .refusal import Refusal, Running
 
 RECORDS: Final[dict[str, type[Record]]] = {
     "cluster": ClusterConfig,
+    "admission": Admission,
     "project": Project,
     "image": Image,
     "vm_spec": VmSpec,
@@ -56,6 +58,7 @@ RECORDS: Final[dict[str, type[Record]]] = {
 __all__ = [
     "NAME_RE",
     "RECORDS",
+    "Admission",
     "Claim",
     "ClusterConfig",
     "Effect",
@@ -80,6 +83,7 @@ __all__ = [
     "NodeState",
     "Operator",
     "Phase",
+    "PinMove",
     "Placement",
     "Power",
     "Project",

@@ -94,6 +94,16 @@ class ClusterConfig(Record, frozen=True, kw_only=True):
         )
 
 
+class Admission(Record, frozen=True, kw_only=True):
+    """``config/admission``: changes with every VM that is let in while ``spare_nodes`` is above 0, so that two
+    that were judged from the same view cannot both be written."""
+
+    vm: str
+    """``project/name`` of the last that was let in."""
+    by: str = ""
+    request_id: str = ""
+
+
 class Project(Record, frozen=True, kw_only=True):
     """``config/projects/<name>``: a room for VMs. ``default`` exists without a record."""
 

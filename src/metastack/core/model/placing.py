@@ -81,11 +81,22 @@ class SpreadTerm(Struct, frozen=True, kw_only=True):
     weight: Annotated[float, Meta(ge=0.0, le=100.0)] = 1.0
 
 
+class PinMove(StrEnum):
+    """What a VM that runs elsewhere than its pin says does about it."""
+
+    STAY = "stay"
+    """It runs on where it is; the pin counts the next time it is placed."""
+    COLD = "cold"
+    """The node that answers for it stops it and lets it go, once the pinned node would take it."""
+
+
 class Placement(Struct, frozen=True, kw_only=True):
     """What a person demands of the place."""
 
     node: str = ""
     """Pin by hand: only this node may take the VM."""
+    move: PinMove = PinMove.STAY
+    """With a pin: whether a running VM follows it."""
     node_selector: dict[str, str] = field(default_factory=dict)
     """Labels that the node must have."""
     expressions: tuple[NodeExpression, ...] = ()
