@@ -211,6 +211,7 @@ class Agent:
 
     def _changed(self, touched: set[ParsedKey]) -> None:
         """The mirror has news: queue what they bear on."""
+        self.node.follow(touched)
         if route.about_nodes(touched):
             self.fencer.observe({key.names[0] for key in touched if key.kind is Kind.NODE_ALIVE})
             self.node.session.check()

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from .. import __version__
 from ..core import changes
 from ..core.change import Change, Committed
-from ..core.keys import Keys
+from ..core.keys import Keys, ParsedKey
 from ..core.model import Event, NodeAlive, Record, VmId
-from ..core.placement import NodeView, node_views, promised, successors, turns
+from ..core.placement import Board, NodeView, node_views, promised, successors
 from ..core.restored import held
 from ..core.world import World, wants_on
 from ..ports import HostFacts, Hypervisor, Network, Storage, Store, Unavailable
@@ -42,7 +42,7 @@ class Node:
     """Revision of my last change; no view may be older."""
     _held: tuple[int, str] = (-1, "")
     _views: tuple[int, list[NodeView]] = (-1, [])
-    _turns: tuple[int, dict[VmId, list[str]]] = (-1, {})
+    _board: Board | None = None
 
     @property
     def world(self) -> World:
@@ -85,7 +85,7 @@ class Node:
         """Another history begins: numbers of the one before mean nothing, and no session has looked at it."""
         self.wrote = self.session.fenced_through = 0
         self.session.recognised = False
-        self._held, self._views, self._turns = (-1, ""), (-1, []), (-1, {})
+        self._held, self._views, self._board = (-1, ""), (-1, []), None
         self.mirror.restart()
 
     def held(self) -> str:
@@ -107,13 +107,24 @@ class Node:
             self._views = (self.world.revision, node_views(self.world))
         return self._views[1]
 
+    def follow(self, touched: Iterable[ParsedKey]) -> None:
+        """The world changed there: the board follows, in an order that does not depend on the process."""
+        if self._board is not None:
+            self._board.update(sorted(touched, key=lambda key: (key.kind, key.names)))
+
+    @property
+    def board(self) -> Board:
+        """Every VM in its place and every waiting VM with those who should take it."""
+        if self._board is None:
+            self._board = Board(self.world)
+        return self._board
+
     def turn(self, vm: VmId) -> int | None:
-        """My rank among the nodes that would take this VM; None when I would not. Computed once a revision."""
-        if self._turns[0] != self.world.revision:
-            self._turns = (self.world.revision, turns(self.world, self.views()))
+        """My rank among the nodes that would take this VM; None when I would not."""
+        if wants_on(self.world, vm):
+            return self.board.turn(vm, self.name, deep=True)
         # One that is not wanted on has to be taken over all the same, to be released.
-        wanted = wants_on(self.world, vm)
-        order = self._turns[1].get(vm, []) if wanted else successors(self.views(), str(vm))
+        order = successors(self.views(), str(vm))
         return order.index(self.name) if self.name in order else None
 
     def rank_of(self, subject: str) -> int | None:

@@ -18,7 +18,7 @@ whatif       the same board in a world that is not: nodes lost, nodes added
 ============ ==================================================================================
 """
 
-from .board import HEAD, Board, Waiting, turns, unanswered, waiting
+from .board import HEAD, Board, Waiting, unanswered, waiting
 from .explain import Verdict, explain
 from .filters import taint_text
 from .nodes import NodeView, node_state, node_view, node_views, promised, ring, successors
@@ -40,7 +40,6 @@ __all__ = [
     "ring",
     "successors",
     "taint_text",
-    "turns",
     "unanswered",
     "waiting",
     "whatif",

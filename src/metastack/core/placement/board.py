@@ -404,8 +404,3 @@ def waiting(world: World) -> list[VmId]:
     """VMs that should run and that nobody answers for, the oldest wish first."""
     found = [(spec.mod, vm) for vm, spec in world.specs() if unanswered(world, vm) and wants_on(world, vm)]
     return [vm for _, vm in sorted(found)]
-
-
-def turns(world: World, nodes: object = None) -> dict[VmId, list[str]]:
-    """For each waiting VM the nodes that should try, best first."""
-    return {vm: list(wait.head) for vm, wait in Board(world).waiting.items() if wait.head}
