@@ -85,6 +85,9 @@ class Handle:
             read_key(settings.guest_user, settings.guest_keyring) if settings.guest_user else self.key
         )
         timeout_s = str(max(1, round(settings.timeout_s)))
+        # Ceph's client asks for a newer OSD map when an operation is older than this. By its default it is as
+        # old as ours ever get, so it never asked, and waited for an OSD's former address for ever.
+        laggy_s = f"{min(2.0, settings.timeout_s / 5):.1f}"
         self.who = f"Ceph at {', '.join(settings.monitors)} as client.{settings.user}"
         if not settings.monitors:
             raise Broken("storage settings of kind ceph name no monitors")
@@ -98,6 +101,8 @@ class Handle:
                 "client_mount_timeout": timeout_s,
                 "rados_mon_op_timeout": timeout_s,
                 "rados_osd_op_timeout": timeout_s,
+                "objecter_timeout": laggy_s,
+                "objecter_tick_interval": laggy_s,
                 "log_to_stderr": "false",
                 "err_to_stderr": "false",
                 "log_file": "",
