@@ -10,29 +10,40 @@ groups       affinity, anti-affinity, spread by labels; the tokens that make the
 scores       how good a place, part by part
 preferences  what one VM likes that another of its shape does not
 order        nodes for one shape of VM, best first, kept up to date node by node
-gates        who starts after whom
+gates        who waits, and who starts after whom
 misses       nodes that are alive but deaf
 board        every VM in its place, every waiting VM with those who should take it
 explain      what every node says to a VM, and why
-whatif       the same board in a world that is not: nodes lost, nodes added
+imagined     a board of a world that is not: nodes lost, nodes added, specs not written yet
+whatif       does everything still fit then, and who would be where
+departures   who should leave a node, and whether anybody would take them
 ============ ==================================================================================
 """
 
-from .board import HEAD, Board, Waiting, unanswered, waiting
-from .explain import Verdict, explain
+from .board import HEAD, Board, Waiting
+from .departures import Departure, departures, leaving
+from .explain import GroupRule, Verdict, explain, group_rules
 from .filters import taint_text
+from .gates import unanswered, waiting
+from .imagined import Imagined, with_specs
 from .nodes import NodeView, node_state, node_view, node_views, promised, ring, successors
 from .whatif import Move, Outcome, whatif, without_room
 
 __all__ = [
     "HEAD",
     "Board",
+    "Departure",
+    "GroupRule",
+    "Imagined",
     "Move",
     "NodeView",
     "Outcome",
     "Verdict",
     "Waiting",
+    "departures",
     "explain",
+    "group_rules",
+    "leaving",
     "node_state",
     "node_view",
     "node_views",
@@ -43,5 +54,6 @@ __all__ = [
     "unanswered",
     "waiting",
     "whatif",
+    "with_specs",
     "without_room",
 ]

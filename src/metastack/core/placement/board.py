@@ -23,7 +23,7 @@ from ..keys import Kind, ParsedKey
 from ..model import NodeState, VmId, VmSpec, Weights
 from ..world import World, wants_on
 from . import filters
-from .gates import gate
+from .gates import gate, unanswered
 from .groups import Groups
 from .misses import Misses
 from .nodes import NodeView, node_view, plus
@@ -53,6 +53,9 @@ class Waiting(Struct):
 
 class Board:
     """Placement at the world's revision; :meth:`update` after every change of it."""
+
+    gated = True
+    """Whether who starts after others waits for them."""
 
     def __init__(
         self, world: World, *, lost: frozenset[str] = frozenset(), more: Iterable[NodeView] = ()
@@ -252,7 +255,7 @@ class Board:
             self._assign(wait)
 
     def _assign(self, wait: Waiting) -> None:
-        wait.held = gate(self.world, wait.vm, wait.spec)
+        wait.held = gate(self.world, wait.vm, wait.spec) if self.gated else ""
         if wait.held:
             return
         shape = shape_of(wait.spec, self.weights)
@@ -383,24 +386,12 @@ class Board:
 
     def without(self, vm: VmId) -> Callable[[], None]:
         """Think a VM away; returns what brings it back."""
+        if (wait := self.world.spec(vm)) is not None and wait.record is not None:
+            # Before, not while it is away: who is counted then is counted with it.
+            self.groups.know(wait.record, self._placed_specs())
         held = self._placed.get(vm)
         if held is None:
             return lambda: None
         node, spec = held
         self._load(spec, node, -1)
         return lambda: self._load(spec, node, 1)
-
-
-def unanswered(world: World, vm: VmId, lost: frozenset[str] = frozenset()) -> bool:
-    """Nobody answers for the VM, or only a session that is shut out of the storage (or thought away)."""
-    found = world.claim(vm)
-    if found is None:
-        return True
-    claim = found.record
-    return claim is not None and (claim.node in lost or claim.session <= world.fenced_through(claim.node))
-
-
-def waiting(world: World) -> list[VmId]:
-    """VMs that should run and that nobody answers for, the oldest wish first."""
-    found = [(spec.mod, vm) for vm, spec in world.specs() if unanswered(world, vm) and wants_on(world, vm)]
-    return [vm for _, vm in sorted(found)]

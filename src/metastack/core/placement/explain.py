@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from ..model import VmSpec
+from ..model import GroupTerm, SpreadTerm, VmSpec
 from . import scores
 from .board import Board
-from .groups import has_terms
+from .groups import group_of, has_terms
 from .nodes import NodeView
 from .preferences import last_node
 
@@ -22,6 +22,40 @@ class Verdict(Struct, frozen=True, kw_only=True):
     parts: dict[str, float] = {}
     reasons: tuple[str, ...] = ()
     """Why not; empty when it fits."""
+
+
+class GroupRule(Struct, frozen=True, kw_only=True):
+    """A rule of the VM about a group, and where that group's VMs are."""
+
+    kind: str
+    """``affinity``, ``anti-affinity`` or ``spread``."""
+    group: str
+    topology: str
+    required: bool
+    members: dict[str, int]
+    """By domain, the VM itself left out."""
+    term: GroupTerm | SpreadTerm
+
+
+def group_rules(board: Board, spec: VmSpec) -> list[GroupRule]:
+    """Every group rule that the VM has."""
+    place, back, found = spec.placement, board.without(spec.id), []
+    try:
+        for node in list(board.nodes.values())[:1]:
+            board.refusals(spec, node)  # counts the groups, if nobody did
+        kinds = (("affinity", place.affinity), ("anti-affinity", place.anti_affinity), ("spread", place.spread))
+        for kind, terms in kinds:
+            for term in terms:
+                group = group_of(spec, term)
+                members = board.groups.members(group) if board.nodes else {}
+                rule = GroupRule(
+                    kind=kind, group=group.text, topology=group.topology, required=term.required,
+                    members=members, term=term,
+                )  # fmt: skip
+                found.append(rule)
+    finally:
+        back()
+    return found
 
 
 def explain(board: Board, spec: VmSpec) -> list[Verdict]:

@@ -1,4 +1,4 @@
-"""Gates: a VM that starts after others waits until they are up."""
+"""Who waits for a node, and who waits for others first: a VM that starts after them."""
 
 from __future__ import annotations
 
@@ -36,3 +36,18 @@ def _starts_after(world: World, vm: VmId, other: VmId) -> bool:
         seen.add(at)
         todo += [VmId(at.project, name) for name in found.record.ha.start_after]
     return other in seen
+
+
+def unanswered(world: World, vm: VmId, lost: frozenset[str] = frozenset()) -> bool:
+    """Nobody answers for the VM, or only a session that is shut out of the storage (or thought away)."""
+    found = world.claim(vm)
+    if found is None:
+        return True
+    claim = found.record
+    return claim is not None and (claim.node in lost or claim.session <= world.fenced_through(claim.node))
+
+
+def waiting(world: World) -> list[VmId]:
+    """VMs that should run and that nobody answers for, the oldest wish first."""
+    found = [(spec.mod, vm) for vm, spec in world.specs() if unanswered(world, vm) and wants_on(world, vm)]
+    return [vm for _, vm in sorted(found)]

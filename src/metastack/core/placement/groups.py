@@ -61,6 +61,19 @@ class Groups:
         self._keepers: dict[Group, Counter[str]] = {}
         """Domains of VMs that have a required anti-affinity to the group."""
 
+    def over(self, nodes: dict[str, NodeView]) -> Groups:
+        """The same counts over other views of the nodes, to be changed apart from these."""
+        other = Groups(nodes)
+        other._known = dict(self._known)
+        other._by_label = {label: list(groups) for label, groups in self._by_label.items()}
+        other._members = {group: Counter(counts) for group, counts in self._members.items()}
+        other._keepers = {group: Counter(counts) for group, counts in self._keepers.items()}
+        return other
+
+    def members(self, group: Group) -> dict[str, int]:
+        """VMs of a known group by domain."""
+        return dict(sorted(self._members[group].items()))
+
     # --- who is where
 
     def know(self, spec: VmSpec, placed: Iterable[tuple[VmSpec, str]]) -> None:

@@ -13,8 +13,8 @@ from msgspec import Struct
 
 from ..model import VmId
 from ..world import World
-from .board import Board
 from .explain import explain
+from .imagined import Imagined
 from .nodes import NodeView
 
 MOST_CASES = 500
@@ -52,18 +52,19 @@ class Outcome(Struct, frozen=True, kw_only=True):
 def whatif(world: World, *, lost: Iterable[str] = (), more: Iterable[NodeView] = ()) -> Outcome:
     """The world without those nodes and with these: who would be where.
 
-    VMs that wait already are among the moves, so that what nobody would take is seen with or without a loss.
+    VMs that wait already are among the moves, so that what nobody would take is seen with or without a loss;
+    also those that wait only for others to be up.
     """
-    gone = frozenset(lost)
-    board = Board(world, lost=gone, more=more)
-    moves = []
+    return _outcome(Imagined(world, lost=frozenset(lost), more=more))
+
+
+def _outcome(board: Imagined) -> Outcome:
+    world, moves = board.world, []
     for wait in sorted(board.waiting.values(), key=lambda one: one.line):
         claim = world.claim(wait.vm)
         before = claim.record.node if claim is not None and claim.record is not None else ""
         after = wait.head[0] if wait.head else ""
         reasons = {} if after else {v.node: v.reasons for v in explain(board, wait.spec)}
-        if not after and wait.held:
-            reasons = {"": (wait.held,)}
         moves.append(Move(vm=wait.vm, before=before, after=after, reasons=reasons))
     return Outcome(moves=tuple(moves), nodes=tuple(board.nodes[name] for name in sorted(board.nodes)))
 
@@ -71,14 +72,20 @@ def whatif(world: World, *, lost: Iterable[str] = (), more: Iterable[NodeView] =
 def without_room(world: World, spare_nodes: int) -> tuple[tuple[str, ...], tuple[Move, ...]]:
     """The first loss of so many nodes after which something would be left out that fits now, and what.
 
-    Both empty when every such loss leaves room.
+    Both empty when every such loss leaves room. Who could not run elsewhere whatever the room (a pin, a label
+    that no other node has, one a zone) does not count: no spare node would help.
     """
-    up = [view for view in Board(world).nodes.values() if view.ready and view.state == "ready"]
-    today = {move.vm for move in whatif(world).left_out}
+    board = Imagined(world)
+    up = [view for view in board.nodes.values() if view.ready and view.state == "ready"]
+    today = {wait.vm for wait in board.waiting.values() if not wait.head}
     for lost in _cases(up, spare_nodes):
-        left = tuple(move for move in whatif(world, lost=lost).left_out if move.vm not in today)
-        if left:
-            return lost, left
+        if not any(board.on(name) for name in lost):
+            continue
+        then = board.losing(lost)
+        out = {w.vm for w in then.waiting.values() if not w.head and w.vm not in today}
+        if any(then.short_of_room(then.waiting[vm].spec) for vm in out):
+            moves = _outcome(then).left_out
+            return lost, tuple(m for m in moves if m.vm in out and then.short_of_room(then.waiting[m.vm].spec))
     return (), ()
 
 

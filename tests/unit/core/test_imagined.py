@@ -1,0 +1,192 @@
+"""Worlds that are not: what is thought away, who should leave, and what room means."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from placement_rig import KEYS, Cluster, spec
+
+from metastack.core.model import (
+    GroupTerm,
+    Ha,
+    Phase,
+    PinMove,
+    Placement,
+    SpreadTerm,
+    VmId,
+    VmStatus,
+)
+from metastack.core.placement import (
+    Board,
+    Imagined,
+    departures,
+    explain,
+    group_rules,
+    whatif,
+    with_specs,
+    without_room,
+)
+from metastack.core.placement.whatif import _outcome
+
+node_st = st.tuples(st.integers(1, 6), st.integers(2048, 6144), st.sampled_from("ab"))
+vm_st = st.tuples(
+    st.integers(1, 3), st.integers(64, 2048), st.integers(-1, 1), st.sampled_from(["", "far", "even", "near"])
+)
+RULES = {
+    "": Placement(),
+    "far": Placement(anti_affinity=(GroupTerm(labels={"app": "x"}),)),
+    "even": Placement(spread=(SpreadTerm(labels={"app": "x"}, topology="zone"),)),
+    "near": Placement(affinity=(GroupTerm(labels={"app": "x"}, topology="zone", required=False),)),
+}
+
+
+@settings(max_examples=80)
+@given(st.lists(node_st, min_size=1, max_size=5), st.lists(vm_st, max_size=10), st.sets(st.integers(0, 4)))
+def test_thinking_nodes_away_is_a_board_made_without_them(
+    nodes: list[tuple[int, int, str]], vms: list[tuple[int, int, int, str]], gone: set[int]
+) -> None:
+    found = Cluster()
+    for n, (cpus, mib, zone) in enumerate(nodes):
+        found.node(f"n{n}", cpus, mib)
+        found.wish(f"n{n}", labels={"zone": zone})
+    for n, (cpus, mib, priority, rule) in enumerate(vms):
+        found.want(
+            f"v{n}", cpus=cpus, memory_mib=mib, ha=Ha(priority=priority), labels={"app": "x"} if n % 2 else {},
+            placement=RULES[rule],
+        )  # fmt: skip
+        if n == len(vms) // 2:
+            found.claim_all()
+    lost = {f"n{n}" for n in gone}
+    base = Imagined(found.world)
+    before = {vm: wait.head for vm, wait in base.waiting.items()}
+    assert _outcome(base.losing(lost)) == whatif(found.world, lost=lost)
+    assert {vm: wait.head for vm, wait in base.waiting.items()} == before, "the first one stays as it is"
+    assert {n: v.promised for n, v in base.nodes.items()} == {
+        n: v.promised for n, v in Imagined(found.world).nodes.items()
+    }
+
+
+def test_room_is_what_counts_for_spare_nodes() -> None:
+    """A VM that could run nowhere else whatever the room needs no spare node."""
+    found = Cluster()
+    for n in range(3):
+        found.node(f"n{n}", memory_mib=5120)
+    for n in range(3):
+        far = Placement(anti_affinity=(GroupTerm(labels={"app": "x"}),))
+        found.want(f"one-a-node-{n}", memory_mib=64, labels={"app": "x"}, placement=far)
+    found.want("pinned", memory_mib=64, placement=Placement(node="n0"))
+    found.claim_all()
+    assert without_room(found.world, 1) == ((), ())
+    assert not whatif(found.world, lost=["n0"]).fits, "which is said all the same"
+    for n in range(2):
+        found.want(f"big{n}", memory_mib=3000)
+    found.claim_all()
+    assert without_room(found.world, 1) == ((), ())
+    found.want("big2", memory_mib=3000)
+    found.claim_all()
+    lost, left = without_room(found.world, 1)
+    assert len(lost) == 1
+    assert [move.vm.name[:3] for move in left] == ["big"]
+    assert left[0].before == lost[0] and left[0].reasons
+
+
+def test_who_starts_after_others_needs_room_too() -> None:
+    found = Cluster()
+    found.node("n0")
+    found.want("db")
+    found.want("app", ha=Ha(start_after=("db",)))
+    assert found.heads()["app"] == ()
+    assert whatif(found.world).fits
+    assert not whatif(found.world, lost=["n0"]).fits
+
+
+def test_specs_that_nobody_wrote() -> None:
+    found = Cluster()
+    found.node("n0")
+    found.want("old", power="off")
+    before = found.world.revision
+    world = with_specs(found.world, [spec("new"), spec("old", cpus=2)])
+    board = Board(world)
+    assert world.revision == before + 2
+    assert {vm.name: wait.head for vm, wait in board.waiting.items()} == {"new": ("n0",), "old": ("n0",)}
+
+
+@pytest.mark.parametrize("rule", ["far", "even", "near"])
+def test_asking_does_not_change_the_answer(rule: str) -> None:
+    """Counting a group for the first time while one of its VMs is thought away must not count it twice."""
+    found = Cluster()
+    for n in range(2):
+        found.node(f"n{n}")
+        found.wish(f"n{n}", labels={"zone": f"z{n}"})
+    found.want("a", labels={"app": "x"}, placement=RULES[rule])
+    found.claim_all()
+    wanted = found.world.spec(VmId("default", "a"))
+    assert wanted is not None
+    board = Board(found.world)
+    first = explain(board, wanted.ok)
+    assert explain(board, wanted.ok) == first
+    assert [rule.members for rule in group_rules(board, wanted.ok)] == [{}]
+    other = spec("b", labels={"app": "x"}, placement=RULES[rule])
+    assert sum(group_rules(board, other)[0].members.values()) == 1
+
+
+def running(found: Cluster, name: str, node: str) -> None:
+    found.claim(name, node)
+    status = VmStatus(uuid=f"uuid-{name}", phase=Phase.RUNNING, node=node, session=1, epoch=1)
+    found.put(KEYS.vm_status(VmId("default", name)), status)
+
+
+def leave(found: Cluster, node: str) -> list[tuple[str, str, str]]:
+    return [(d.vm.name, d.why, d.to) for d in departures(Board(found.world), node)]
+
+
+def test_nobody_leaves_a_node_that_is_fine() -> None:
+    found = Cluster()
+    for n in range(2):
+        found.node(f"n{n}")
+    found.want("a", placement=Placement(node="n1"))
+    running(found, "a", "n0")
+    assert leave(found, "n0") == []
+
+
+def test_a_draining_node_lets_go_by_priority_and_keeps_what_nobody_takes() -> None:
+    found = Cluster()
+    found.node("n0")
+    found.node("n1", memory_mib=2048)
+    found.want("small")
+    found.want("urgent", ha=Ha(priority=5))
+    found.want("pinned", placement=Placement(node="n0"))
+    found.want("large", memory_mib=1600)
+    found.want("off", power="off")
+    for name in ("small", "urgent", "pinned", "large", "off"):
+        running(found, name, "n0")
+    found.wish("n0", draining=True)
+    assert leave(found, "n0") == [
+        ("urgent", "drain", "n1"),
+        ("small", "drain", "n1"),
+        ("pinned", "drain", ""),
+        ("large", "drain", ""),
+    ]
+    why = {d.vm.name: d.reasons for d in departures(Board(found.world), "n0")}
+    assert why["urgent"] == {}
+    assert why["pinned"] == {"n0": ("the node is draining",), "n1": ("the VM is pinned to n0",)}
+    assert "MiB of memory" in why["large"]["n1"][0]
+
+
+def test_a_cold_move_goes_only_where_it_fits_and_when_it_is_its_time() -> None:
+    found = Cluster()
+    for n in range(3):
+        found.node(f"n{n}")
+    found.want("a", placement=Placement(node="n1", move=PinMove.COLD))
+    running(found, "a", "n0")
+    assert leave(found, "n0") == [("a", "move", "n1")]
+    found.wish("n1", cordoned=True)
+    assert leave(found, "n0") == [("a", "move", "")]
+    found.wish("n1", cordoned=False)
+    found.want("db")
+    found.want("a", placement=Placement(node="n1", move=PinMove.COLD), ha=Ha(start_after=("db",)))
+    [held] = departures(Board(found.world), "n0")
+    assert held.to == "" and held.reasons == {"": ("starts after default/db, which does not run yet",)}
+    found.claim("a", "n1")
+    assert leave(found, "n0") == [] and leave(found, "n1") == []
