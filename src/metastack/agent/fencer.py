@@ -33,6 +33,7 @@ PASS_AFTER: Final = 2
 PASS_S: Final = 15.0
 """How long the others have then."""
 RETRY_MAX_S: Final = 8.0
+LATE_AGAIN_S: Final = 0.2
 
 
 class Failed(Struct, frozen=True, kw_only=True):
@@ -106,6 +107,28 @@ class Fencer:
         if self.braked != was:
             log.error("brake_on" if self.braked else "brake_off", node=self._node.name, why=self.braked or was)
 
+    async def _perhaps_more(self, victim: str) -> str:
+        """Whose renewal is late, when that many more would engage the brake; empty: nobody's that matters.
+
+        Nodes that die at one moment lose their leases up to a quarter of the TTL, and half a second, apart: by
+        when the last was renewed. Whoever died together with ``victim`` has not renewed for three quarters of
+        the TTL by now, and whoever is well has within the last one. So none has to be waited for who is well.
+        """
+        world, config = self._node.world, self._node.world.config
+        joined = [name for name in world.nodes() if self._counts(name)]
+        absent = sum(1 for name in joined if name in self._absent_from_s and name not in self._long_gone)
+        living = [
+            found for name in joined if name != self._node.name and (found := world.alive(name)) is not None
+        ]
+        late: list[str] = []
+        for asked, alive in enumerate(living):
+            if (absent + len(late) + len(living) - asked) * 100 <= config.brake_percent * len(joined):
+                break  # were all the others late, the brake would not engage
+            if alive.lease and await self._node.store.left_s(alive.lease) < config.lease_ttl_s / 2:
+                late.append(alive.record.name if alive.record is not None else "?")
+        engages = (absent + len(late)) * 100 > config.brake_percent * len(joined)
+        return f"renewals of {', '.join(late)} are late" if late and engages else ""
+
     def _counts(self, name: str) -> bool:
         """The node joined and nobody cordoned it."""
         world, found = self._node.world, self._node.world.node_spec(name)
@@ -124,6 +147,13 @@ class Fencer:
         action = plan.plan_fence(view)
         if isinstance(action, plan.Idle):
             return action.again_in_s
+        if isinstance(action, plan.OpenIntent):
+            if why := await self._perhaps_more(victim):
+                log.info("fence_waits", node=self._node.name, victim=victim, why=why)
+                return LATE_AGAIN_S
+            action = plan.plan_fence(self._view(victim))  # time has passed: another may be at it
+            if isinstance(action, plan.Idle):
+                return action.again_in_s
         self._working.add(victim)
         try:
             await self._fence(victim, action)

@@ -45,6 +45,13 @@ class Store(Protocol):
         """Renew once; raises LeaseGone."""
         ...
 
+    async def left_s(self, lease_id: int) -> float:
+        """How long a lease lives if nobody renews it, seconds, rounded down or less; 0 for one that is gone.
+
+        Anybody's lease. A new leader starts every lease at its full life, also that of a dead owner.
+        """
+        ...
+
     async def revoke(self, lease: Lease) -> None:
         """End a lease and delete its keys; a lease that is gone already is no error."""
         ...

@@ -94,6 +94,9 @@ class WireStore:
     async def renew(self, lease: Lease) -> Lease:
         return await self._send("renew", self._inner.renew(lease))
 
+    async def left_s(self, lease_id: int) -> float:
+        return await self._send("left_s", self._inner.left_s(lease_id))
+
     async def revoke(self, lease: Lease) -> None:
         await self._send("revoke", self._inner.revoke(lease))
 

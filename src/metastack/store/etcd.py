@@ -172,6 +172,17 @@ class EtcdStore:
             raise LeaseGone(f"lease {lease.id:x} does not exist any more")
         return _lease(lease.id, answer.response.TTL, answer.sent_s)
 
+    async def left_s(self, lease_id: int) -> float:
+        async def send(link: Link, timeout_s: float) -> Any:
+            request = rpc.LeaseTimeToLiveRequest(ID=lease_id)
+            return await link.lease.LeaseTimeToLive(request, timeout=timeout_s, metadata=METADATA)
+
+        try:
+            answer = await self._channels.ask(f"time left of lease {lease_id:x}", send, twice=True)
+        except LeaseGone:
+            return 0.0
+        return max(0.0, float(answer.response.TTL))
+
     async def revoke(self, lease: Lease) -> None:
         async def send(link: Link, timeout_s: float) -> Any:
             request = rpc.LeaseRevokeRequest(ID=lease.id)

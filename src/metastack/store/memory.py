@@ -106,6 +106,10 @@ class MemoryStore:
             raise LeaseGone(f"lease {lease.id:x} does not exist any more")
         return Lease(lease.id, lease.ttl_s, sent_s + lease.ttl_s)
 
+    async def left_s(self, lease_id: int) -> float:
+        what = f"time left of lease {lease_id:x}"
+        return (await self._ask(what, lambda: self._cluster.left_s(lease_id)))[0]
+
     async def revoke(self, lease: Lease) -> None:
         await self._ask(f"revoke lease {lease.id:x}", lambda: self._cluster.revoke(lease.id))
 

@@ -118,6 +118,13 @@ class MemoryCluster:
         self._arm(lease)
         return True
 
+    def left_s(self, lease: int) -> float:
+        """Whole seconds, as etcd says them; 0 when the lease is gone."""
+        timer = self._leases[lease].timer if lease in self._leases else None
+        if timer is None:
+            return 0.0
+        return float(max(0, int(timer.when() - self._expiry_delay_s - asyncio.get_running_loop().time())))
+
     def revoke(self, lease: int) -> None:
         """End a lease: its keys vanish in one revision. Absent is fine."""
         ended = self._leases.pop(lease, None)

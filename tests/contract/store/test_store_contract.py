@@ -421,3 +421,16 @@ async def test_every_answer_says_which_cluster_it_is_of(backend: Backend, store:
     again = await store.list(backend.root)
     assert {outcome.cluster_id, lost.cluster_id, batch.cluster_id, again.cluster_id} == {snapshot.cluster_id}
     assert again.term >= snapshot.term
+
+
+async def test_how_long_a_lease_lives_unless_it_is_renewed(backend: Backend, store: Store) -> None:
+    lease = await store.grant(9)
+    assert 7 <= await store.left_s(lease.id) <= 9
+    begun_s = asyncio.get_running_loop().time()
+    while await store.left_s(lease.id) > 6:
+        assert asyncio.get_running_loop().time() < begun_s + SOON_S
+        await asyncio.sleep(0.05)
+    await store.renew(lease)
+    assert 7 <= await backend.store().left_s(lease.id) <= 9  # anybody's
+    await store.revoke(lease)
+    assert await store.left_s(lease.id) == 0
