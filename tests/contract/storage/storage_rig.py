@@ -24,7 +24,7 @@ MIB = 1 << 20
 DEADLINE_S = 60.0
 
 
-def _free_address() -> str:
+def free_address() -> str:
     while True:
         address = new_address()
         try:
@@ -39,7 +39,7 @@ def _free_address() -> str:
 @pytest.fixture(scope="session")
 def ceph() -> Iterator[MiniCeph]:
     folder = Path(tempfile.mkdtemp(prefix="ms-ceph-", dir="/tmp"))
-    cluster = MiniCeph(folder, address=_free_address(), v2_port=3300, v1_port=6789)
+    cluster = MiniCeph(folder, address=free_address(), v2_port=3300, v1_port=6789)
 
     async def up() -> None:
         await cluster.create()
