@@ -35,10 +35,14 @@ class SharedLab(Lab):
         fabric = self.cluster.fabric
         assert fabric is not None
         nodes = ", ".join(host.address for host in self.cluster.hosts.values())
-        rules = (
-            f"table ip shared {{ chain input {{ type nat hook input priority 100; "
-            f"ip saddr {{ {nodes} }} ip daddr {fabric.subnets.ceph} snat to {self.address}; }} }}"
-        )
+        rules = f"""\
+table ip shared {{
+  chain input {{
+    type nat hook input priority 100;
+    ip saddr {{ {nodes} }} ip daddr {fabric.subnets.ceph} snat to {self.address}
+  }}
+}}
+"""
         subprocess.run([*fabric.prefix, "nft", "-f", "-"], input=rules, text=True, check=True, timeout=30)
 
     async def users(self) -> None:
