@@ -14,7 +14,7 @@ from typing import Final
 
 from metastack.core.change import Batch
 from metastack.core.keys import Keys, Kind
-from metastack.core.model import Phase, VmId
+from metastack.core.model import ClusterConfig, Phase, VmId
 from metastack.core.world import World
 from metastack.ports import Compacted, Store
 
@@ -38,8 +38,19 @@ EVERYTHING: Final = (
     Kind.GENERATION,
     Kind.VM_SPEC,
     Kind.REFUSAL,
+    Kind.HINT,
 )
 """What VM and node views are made of."""
+
+
+def board_kinds(config: ClusterConfig) -> tuple[Kind, ...]:
+    """What a board is made of under these settings."""
+    return (*EVERYTHING, Kind.VOLUME) if config.weight_last_node else EVERYTHING
+
+
+async def read_board_world(cluster: Cluster) -> World:
+    """A world with everything that placement looks at."""
+    return await read_world(cluster, prefixes(cluster.keys, board_kinds(await cluster.config())))
 
 
 def prefixes(keys: Keys, kinds: Iterable[Kind]) -> list[str]:

@@ -51,7 +51,7 @@ async def test_keys_are_never_absent(rig: Rig) -> None:
     assert (vm["node"], vm["epoch"], vm["since"], vm["ips"]) == (None, None, None, [])
     node = msgspec.json.decode(msgspec.json.encode(node_infos(world)[0]))
     assert [key for key in NODE_KEYS if key not in node] == []
-    assert node["capacity"] == {"cpus": 4.0, "memory_mib": 8192}
+    assert node["capacity"] == {"cpus": 4.0, "memory_mib": 8192, "other": {}}
 
 
 async def test_pending_says_which_nodes_refuse_and_why(rig: Rig) -> None:

@@ -1,0 +1,105 @@
+"""What the commands about VMs share: how a spec is written, edited and called.
+
+Owns: the effects of writing a spec. Refuses: knowing what any command wants.
+Rule: spec, history and event are one transaction guarded by the spec's revision; a command that began with
+one VM never touches another of the same name made anew meanwhile (the UUID is compared on every look).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from metastack.core.change import Delete, Guard, Put
+from metastack.core.codec import encode
+from metastack.core.model import ClusterConfig, Halt, VmId, VmSpec
+from metastack.core.world import seen
+
+from . import names
+from .deed import Cluster, Deed, Kept, Plan, commit, readable
+from .problem import conflict, not_found
+
+
+class Changed(Struct, frozen=True, kw_only=True):
+    """The spec as it is now, and whether this command wrote it."""
+
+    spec: VmSpec
+    changed: bool = True
+
+
+class Edit(Struct, frozen=True, kw_only=True):
+    """A new spec, with guards on whatever else the decision looked at, and what else is written with it."""
+
+    spec: VmSpec
+    guards: tuple[Guard, ...] = ()
+    effects: tuple[Put | Delete, ...] = ()
+    message: str = ""
+
+
+def label_of(vm: VmId) -> str:
+    """How problems and events call a VM."""
+    return f"vm {vm}"
+
+
+def spec_effects(
+    cluster: Cluster, config: ClusterConfig, spec: VmSpec, version: int
+) -> tuple[Put | Delete, ...]:
+    """The spec, its copy in the history, and the end of what the history keeps."""
+    keys, value = cluster.keys, encode(spec)
+    effects: list[Put | Delete] = [
+        Put(keys.vm_spec(spec.id), value),
+        Put(keys.history(spec.id, version), value),
+    ]
+    oldest = version - config.history_versions + 1
+    if oldest > 1:
+        effects.append(Delete(keys.history_prefix(spec.id), keys.history(spec.id, oldest)))
+    return tuple(effects)
+
+
+async def edit_vm(
+    cluster: Cluster,
+    deed: Deed,
+    vm: VmId,
+    what: str,
+    edit: Callable[[VmSpec], Awaitable[Edit | None]],
+    uuid: str = "",
+) -> Changed:
+    """Change a spec that exists; ``edit`` answers None when it is as wished already."""
+    object, key, pinned = label_of(vm), cluster.keys.vm_spec(vm), uuid
+    names.reason(deed.reason)
+
+    async def look() -> Plan[Changed] | Kept[Changed]:
+        nonlocal pinned
+        entry, config = await asyncio.gather(cluster.store.get(key), cluster.config())
+        if entry is None:
+            if pinned:
+                raise conflict(object, "was deleted meanwhile")
+            raise not_found(object, "`metastack vm list` shows the VMs")
+        spec = readable(seen(VmSpec, entry), object)
+        if pinned and spec.uuid != pinned:
+            raise conflict(object, "was deleted and made anew meanwhile", f"`metastack vm show {vm}`")
+        pinned = spec.uuid
+        edited = await edit(spec)
+        if edited is None:
+            return Kept(Changed(spec=spec, changed=False))
+        after = replace(edited.spec, by=deed.by, reason=deed.reason, request_id=deed.request_id)
+        return Plan(
+            guards=(Guard(key, "mod", entry.mod_revision), *edited.guards),
+            effects=(*spec_effects(cluster, config, after, entry.version + 1), *edited.effects),
+            what=what,
+            object=object,
+            message=edited.message,
+            answer=Changed(spec=after),
+        )
+
+    return await commit(cluster, deed, look)
+
+
+async def halted(cluster: Cluster, spec: VmSpec) -> bool:
+    """Whether the guest switched itself off in this run."""
+    found = await cluster.read(Halt, cluster.keys.halt(spec.id))
+    halt = None if found is None else readable(found, label_of(spec.id))
+    return halt is not None and halt.uuid == spec.uuid and halt.run >= spec.run
