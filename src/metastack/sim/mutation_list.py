@@ -55,6 +55,7 @@ def _agent(module: str, function: str, old: str, new: str = "pass") -> tuple[Pat
 
 
 _SESSION: Final = "in_session(keys, me)"
+_DISBELIEF: Final = "not mirror.listed.is_set() or mirror.went_back or not self.node.session.recognised"
 
 MUTATIONS: Final[tuple[Mutation, ...]] = (
     # --- the transactions' guards
@@ -432,23 +433,20 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "went-back",
-        "an etcd that went back is not acted on (two looks at the revision that cover each other)",
-        (
-            Patch("agent.mirror", "Mirror.look", "if snapshot.revision < before:", "if False:"),
-            Patch("agent.mirror", "Mirror.look", "if snapshot.revision < self.world.revision:", "if False:"),
-        ),
-        ("etcd-went-back",),
+        "an etcd that went back is not acted on",
+        _agent("mirror", "Mirror.look", "if not self.past.judge(snapshot, floor):", "if False:"),
+        ("restored-and-noticed", "etcd-went-back"),
     ),
     Mutation(
         "recognised",
         "an agent that is a stranger to the etcd that it reached kills nothing",
-        _agent("agent", "Agent._one", " or not self.node.session.recognised", ""),
-        ("test:unit/agent/test_attack_protocol.py",),
+        _agent("agent", "Agent._one", _DISBELIEF, "False"),
+        ("restored-and-noticed", "test:unit/agent/test_attack_protocol.py"),
     ),
     Mutation(
         "listed",
         "an agent that has not listed etcd since it started kills nothing",
-        _agent("agent", "Agent._one", "not self.node.mirror.listed.is_set() or ", ""),
+        _agent("agent", "Agent._one", "not mirror.listed.is_set() or ", ""),
         ("agent-starts-while-etcd-is-away",),
         unproven="being recognised needs a list, and no key is queued before one",
     ),
