@@ -75,8 +75,7 @@ class Agent:
         self._idle.set()
         self._disk_since: dict[Key, float] = {}
         self.marks = marks
-        past = Past(name, keys, marks)
-        mirror = Mirror(store, keys, past, self._changed)
+        mirror = Mirror(store, keys, Past(name, keys, marks), self._changed)
         session = Session(
             name=name,
             keys=keys,
@@ -103,8 +102,7 @@ class Agent:
             session=session,
             addresses=addresses,
         )
-        past.noticed = self.node.disbelieves
-        past.restarted = self.node.restarted
+        mirror.past.noticed, mirror.past.restarted = self.node.disbelieves, self.node.restarted
         self._reconciler = Reconciler(self.node, boots_at_once)
         self.fencer = Fencer(self.node)
         self._sweeper = Sweeper(self.node)
