@@ -101,6 +101,24 @@ def test_who_starts_after_others_needs_room_too() -> None:
     assert not whatif(found.world, lost=["n0"]).fits
 
 
+def test_room_that_comes_free_while_the_line_is_set_anew_is_room() -> None:
+    """A small VM that waits already sits on the last free node; those of the lost one go before it."""
+    found = Cluster()
+    for n in range(2):
+        found.node(f"n{n}", memory_mib=8192)
+    for n in range(2):
+        found.want(f"old{n}", memory_mib=3072, placement=Placement(node="n0"))
+    found.claim_all()
+    for n in range(2):
+        found.want(f"old{n}", memory_mib=3072)
+    found.wish("n0", cordoned=True)
+    found.want("young", memory_mib=3072)
+    assert found.heads()["young"] == ("n1",)
+    outcome = whatif(found.world, lost=["n0"])
+    assert {move.vm.name: move.after for move in outcome.moves} == {"old0": "n1", "old1": "n1", "young": ""}
+    assert outcome == _outcome(Imagined(found.world).losing(["n0"]))
+
+
 def test_specs_that_nobody_wrote() -> None:
     found = Cluster()
     found.node("n0")

@@ -250,7 +250,7 @@ class Board:
             if wait.head:
                 wait.head = ()
                 self._unplace(wait.vm)
-        self._grown = False
+        self._grown, self._nowhere = False, set()  # what they gave back may be what another needs
         for wait in rest:
             self._assign(wait)
 
