@@ -23,7 +23,7 @@ from .frame import Frame, Lazy, NoReader, Output, Root, parse_lightly
 
 Root.nouns = {
     "vm": Lazy("metastack.cli.vm", "Virtual machines: create, run, look at, delete."),
-    "node": Lazy("metastack.cli.node", "Compute nodes: look at, label, cordon, fence."),
+    "node": Lazy("metastack.cli.node", "Compute nodes: look at, label, cordon, drain, fence."),
     "fence": Lazy("metastack.cli.fence", "Fences: who was shut out of the storage, when and how."),
     "image": Lazy("metastack.cli.image", "Images that disks are cloned from."),
     "project": Lazy("metastack.cli.project", "Projects: the rooms in which VM names are unique."),
@@ -31,6 +31,7 @@ Root.nouns = {
     "config": Lazy("metastack.cli.config", "The platform's configuration, live in etcd."),
     "context": Lazy("metastack.cli.context", "Clusters known on this machine."),
     "status": Lazy("metastack.cli.status", "Is the cluster fine?"),
+    "whatif": Lazy("metastack.cli.whatif", "Does everything still fit with nodes lost or added?"),
     "events": Lazy("metastack.cli.events", "Who did what to which object, when and why."),
     "doctor": Lazy("metastack.cli.doctor", "What could be wrong, what it means, what mends it."),
     "version": Lazy("metastack.cli.version", "This program's version."),

@@ -1,4 +1,4 @@
-"""``metastack node``: look at, label, cordon.
+"""``metastack node``: look at, label, taint, cordon, drain.
 
 Owns: the verbs' options and what they print. Refuses: rules about nodes (:mod:`metastack.commands.nodes`).
 Rule: a node is what its records say; what it promised is computed, not asked for.
@@ -14,7 +14,7 @@ import typer
 from . import fence
 from .complete import node_names
 from .frame import Frame, frame_of, noun, verb
-from .session import note, with_cluster
+from .session import confirm, note, with_cluster
 
 if TYPE_CHECKING:
     from metastack.commands.deed import Cluster, Deed
@@ -58,6 +58,7 @@ def _printer(frame: Frame) -> Printer[NodeInfo]:
         Column("STORAGE-ADDRESS", lambda v: v.storage_address, wide=True),
         Column("BRIDGES", lambda v: v.bridges, wide=True),
         Column("LABELS", lambda v: v.labels, wide=True),
+        Column("TAINTS", lambda v: v.taints, wide=True),
         Column("MESSAGE", lambda v: v.message),
     ]
     return Printer(frame.output, columns, lambda v: v.name)
@@ -152,3 +153,58 @@ def label(
 
     put, drop = label_changes(list(labels))
     _change(frame_of(ctx), name, reason, lambda c, d: label_node(c, d, name, put, drop), "labelled")
+
+
+@verb(app)
+def taint(
+    ctx: typer.Context,
+    name: Name,
+    taints: Annotated[
+        list[str],
+        typer.Argument(metavar="K[=V][:EFFECT]|K-...", help="Put a taint (NoSchedule), or remove it."),
+    ],
+    reason: Reason = "",
+) -> None:
+    """Keep VMs away that do not tolerate a taint; those it has stay. EFFECT: NoSchedule or PreferNoSchedule."""
+    from metastack.commands.nodes import taint_changes, taint_node
+
+    change = taint_changes(list(taints))
+    _change(frame_of(ctx), name, reason, lambda c, d: taint_node(c, d, name, change), "tainted")
+
+
+@verb(app)
+def drain(
+    ctx: typer.Context,
+    name: Name,
+    wait: Annotated[bool, typer.Option("--wait", help="Until no VM is left on it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="S", min=0.1, help="Longest wait, seconds.")
+    ] = 3600.0,
+    reason: Reason = "",
+) -> None:
+    """Empty a node: its VMs are stopped one at a time and started elsewhere; it takes none any more."""
+    from metastack.commands.deed import new_deed
+    from metastack.commands.drains import wait_drained
+    from metastack.commands.nodes import drain_node
+
+    frame = frame_of(ctx)
+    confirm(f"Drain node {name}? Its VMs are stopped, one at a time, and started on other nodes.", yes)
+    deed = new_deed(reason)
+
+    async def work(cluster: Cluster) -> NodeInfo:
+        changed = await drain_node(cluster, deed, name)
+        note(frame, f"node {name}: drains" if changed else f"node {name}: drains already")
+        if wait:
+            await wait_drained(cluster, name, timeout, lambda told: note(frame, f"node {name}: {told}"))
+        return await _show(cluster, name)
+
+    _printer(frame).one(with_cluster(frame, work))
+
+
+@verb(app)
+def undrain(ctx: typer.Context, name: Name, reason: Reason = "") -> None:
+    """End the draining of a node; what left it stays where it is."""
+    from metastack.commands.nodes import undrain_node
+
+    _change(frame_of(ctx), name, reason, lambda c, d: undrain_node(c, d, name), "drains no more")

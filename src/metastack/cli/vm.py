@@ -1,4 +1,5 @@
-"""``metastack vm``: wait, list, show, console; the verbs that change something are :mod:`.vm_changes`.
+"""``metastack vm``: wait, list, show, console; the verbs that change something are in :mod:`.vm_create`,
+:mod:`.vm_changes` and :mod:`.vm_place`.
 
 Owns: these verbs' options and what they print. Refuses: writing.
 """
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import vm_changes
+from . import vm_changes, vm_create, vm_explain, vm_place
 from .complete import node_names, project_names
 from .frame import Output, frame_of, verb
 from .session import vm_progress, with_cluster
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from metastack.commands.views import VmView
 
 
-__all__ = ["app", "vm_changes"]
+__all__ = ["app", "vm_changes", "vm_create", "vm_explain", "vm_place"]
 
 
 class For(StrEnum):

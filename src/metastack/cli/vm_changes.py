@@ -1,4 +1,4 @@
-"""``metastack vm``: create, power, pause, label, delete.
+"""``metastack vm``: power, pause, label, delete.
 
 Owns: these verbs' options. Refuses: rules about VMs (:mod:`metastack.commands.vms`).
 """
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .complete import image_names, node_names
+from .demands import IgnoreSpare
 from .frame import Output, frame_of, verb
-from .session import confirm, note, size_of, vm_progress, with_cluster
+from .session import confirm, note, vm_progress, with_cluster
 from .vm_options import (
     TIMEOUT_S,
     Name,
@@ -28,59 +28,8 @@ from .vm_options import (
 )
 
 if TYPE_CHECKING:
-    from metastack.commands.deed import Cluster, Deed
+    from metastack.commands.deed import Cluster
     from metastack.commands.views import VmView
-    from metastack.commands.vms import Changed
-
-
-@verb(app)
-def create(
-    ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A DNS label, or PROJECT/NAME.")],
-    image: Annotated[
-        str, typer.Option("--image", metavar="I", autocompletion=image_names, help="Image of its disk.")
-    ],
-    cpus: Annotated[int, typer.Option(metavar="N", help="Virtual CPUs.")] = 1,
-    memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory, such as 512MiB.")] = "512MiB",
-    disk: Annotated[str, typer.Option(metavar="SIZE", help="Disk, such as 4GiB. [default: the image's]")] = "",
-    node: Annotated[str, typer.Option(metavar="N", autocompletion=node_names, help="Only on this node.")] = "",
-    network: Annotated[
-        str, typer.Option(metavar="B", help="Bridge of its NIC, or none. [default: the configuration's]")
-    ] = "",
-    label: Annotated[list[str] | None, typer.Option(metavar="K=V", help="Label, repeatable.")] = None,
-    project: Project = "",
-    off: Annotated[bool, typer.Option("--off", help="Create it switched off.")] = False,
-    reason: Reason = "",
-    no_wait: NoWait = False,
-    timeout: Timeout = TIMEOUT_S,
-) -> None:
-    """Create a VM and wait until it runs."""
-    from metastack.commands import names
-    from metastack.commands.vms import NewVm, create_vm
-    from metastack.commands.wait import Goal
-    from metastack.core.quantity import parse_bytes, parse_mib
-
-    with size_of("--memory"):
-        memory_mib = parse_mib(memory)
-    with size_of("--disk"):
-        disk_bytes = parse_bytes(disk) if disk else 0
-    new = NewVm(
-        vm=vm_id(name, project),
-        image=image,
-        cpus=cpus,
-        memory_mib=memory_mib,
-        disk_bytes=disk_bytes,
-        node=node,
-        network=network,
-        labels=names.labels(label or []),
-        off=off,
-    )
-
-    async def work(cluster: Cluster, deed: Deed) -> Changed:
-        return await create_vm(cluster, deed, new)
-
-    goal = Goal.STOPPED if off else Goal.RUNNING
-    change_vm(frame_of(ctx), new.vm, reason, work, goal, no_wait, timeout, "created")
 
 
 @verb(app)
@@ -88,6 +37,7 @@ def start(
     ctx: typer.Context,
     name: Name,
     project: Project = "",
+    ignore_spare: IgnoreSpare = False,
     reason: Reason = "",
     no_wait: NoWait = False,
     timeout: Timeout = TIMEOUT_S,
@@ -101,7 +51,7 @@ def start(
         frame_of(ctx),
         vm,
         reason,
-        lambda c, d: start_vm(c, d, vm),
+        lambda c, d: start_vm(c, d, vm, ignore_spare),
         Goal.RUNNING,
         no_wait,
         timeout,
@@ -142,6 +92,7 @@ def restart(
     name: Name,
     force: Annotated[bool, typer.Option("--force", help="Pull the plug first.")] = False,
     project: Project = "",
+    ignore_spare: IgnoreSpare = False,
     reason: Reason = "",
     no_wait: NoWait = False,
     timeout: Timeout = TIMEOUT_S,
@@ -155,7 +106,7 @@ def restart(
         frame_of(ctx),
         vm,
         reason,
-        lambda c, d: restart_vm(c, d, vm, force),
+        lambda c, d: restart_vm(c, d, vm, force, ignore_spare),
         Goal.RUNNING,
         no_wait,
         timeout,

@@ -65,6 +65,11 @@ class Demands(Struct, frozen=True, kw_only=True):
     start_after: list[str] | None = None
     ready_port: int | None = None
 
+    @property
+    def said(self) -> bool:
+        """Anything was."""
+        return any(getattr(self, field) not in (None, [], ()) for field in self.__struct_fields__)
+
     def on(self, placement: Placement, ha: Ha, project: str) -> tuple[Placement, Ha]:
         """Those demands with what was said here in place of what was there."""
         place: dict[str, Any] = {}

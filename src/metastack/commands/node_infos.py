@@ -13,6 +13,7 @@ from metastack.core.placement import node_state, node_views
 from metastack.core.world import World
 
 from .fence_view import FenceView, brake_held, fence_view, fencer_words
+from .nodes import full_taint
 
 
 class NodeInfo(Struct, kw_only=True):
@@ -37,6 +38,7 @@ class NodeInfo(Struct, kw_only=True):
     cordoned: bool = False
     draining: bool = False
     labels: dict[str, str] = {}
+    taints: list[str] = []
     storage: str | None = None
     bridges: list[str] = []
     console: str | None = None
@@ -85,6 +87,7 @@ def _node_info(world: World, name: str, room: Room, vms: int) -> NodeInfo:
             wish.record.draining,
             wish.record.labels,
         )
+        info.taints = [full_taint(taint) for taint in wish.record.taints]
         info.by, info.reason = wish.record.by or None, wish.record.reason or None
         info.request_id = wish.record.request_id or None
     if alive is not None and alive.record is not None:

@@ -1,4 +1,4 @@
-"""What a person can ask of a node: cordon, uncordon, label.
+"""What a person can ask of a node: cordon, drain, label, taint.
 
 Owns: every write to ``desired/nodes``. Refuses: nodes that never joined.
 Rule: an edit keeps every field that it does not name, under a guard on the revision that it read.
@@ -8,17 +8,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from metastack.core.change import Guard, Put
 from metastack.core.codec import encode
-from metastack.core.model import NodeFacts, NodeSpec
+from metastack.core.model import Effect, NodeFacts, NodeSpec, Taint
+from metastack.core.placement import taint_text
 from metastack.core.world import mod_of
 
 from . import names
 from .deed import Cluster, Deed, Kept, Plan, commit, readable
-from .problem import not_found
+from .problem import not_found, usage
+
+MAX_TAINTS: Final = 64
+
+
+class TaintChange(Struct, frozen=True, kw_only=True):
+    """Taints to put, and those to remove: of that effect, or (None) of any."""
+
+    put: tuple[Taint, ...] = ()
+    drop: tuple[tuple[str, Effect | None], ...] = ()
 
 
 async def cordon_node(cluster: Cluster, deed: Deed, node: str) -> bool:
@@ -41,6 +53,67 @@ async def label_node(cluster: Cluster, deed: Deed, node: str, put: dict[str, str
         return replace(spec, labels=names.bounded_labels({**kept, **put}))
 
     return await _edit(cluster, deed, node, "node.label", edit)
+
+
+async def taint_node(cluster: Cluster, deed: Deed, node: str, change: TaintChange) -> bool:
+    """Put and remove taints. False when they were so already."""
+
+    def edit(spec: NodeSpec) -> NodeSpec:
+        found = {(taint.key, taint.effect): taint for taint in spec.taints}
+        for key, effect in change.drop:
+            for known in [one for one in found if one[0] == key and effect in (None, one[1])]:
+                del found[known]
+        found |= {(taint.key, taint.effect): taint for taint in change.put}
+        if len(found) > MAX_TAINTS:
+            raise usage("taint", f"{len(found)} taints are too many", f"at most {MAX_TAINTS}")
+        return replace(spec, taints=tuple(found[key] for key in sorted(found)))
+
+    return await _edit(cluster, deed, node, "node.taint", edit)
+
+
+async def drain_node(cluster: Cluster, deed: Deed, node: str) -> bool:
+    """Let the node take no further VM and let go of those it has, one by one. False when it was so already."""
+    return await _edit(cluster, deed, node, "node.drain", lambda spec: replace(spec, draining=True))
+
+
+async def undrain_node(cluster: Cluster, deed: Deed, node: str) -> bool:
+    """End the draining; a cordon stays. False when it was so already."""
+    return await _edit(cluster, deed, node, "node.undrain", lambda spec: replace(spec, draining=False))
+
+
+def taint_changes(texts: list[str]) -> TaintChange:
+    """``KEY[=VALUE][:EFFECT]`` puts one, ``KEY[:EFFECT]-`` removes it."""
+    put: list[Taint] = []
+    drop: list[tuple[str, Effect | None]] = []
+    for text in texts:
+        gone = text.endswith("-") and "=" not in text
+        head, colon, word = text.removesuffix("-" if gone else "").partition(":")
+        effect = _effect(text, word) if colon else None
+        key, equals, value = head.partition("=")
+        if gone:
+            drop.append((names.label_key(key), effect))
+            continue
+        value = names.label_value(names.label_key(key), value) if equals else ""
+        put.append(Taint(key=key, value=value, effect=effect or Effect.NO_SCHEDULE))
+    both = {taint.key for taint in put} & {key for key, _ in drop}
+    if both:
+        raise usage("taint", f"{sorted(both)[0]} is both put and removed")
+    return TaintChange(put=tuple(put), drop=tuple(drop))
+
+
+def _effect(text: str, word: str) -> Effect:
+    hint = "NoSchedule: takes only VMs that tolerate it; PreferNoSchedule: comes after all others"
+    if word == "NoExecute":
+        hint = "`metastack node drain NODE` moves the VMs away that are there; " + hint
+    try:
+        return Effect(word)
+    except ValueError:
+        raise usage("taint", f"{word!r} in {text!r} is no effect of a taint", hint) from None
+
+
+def full_taint(taint: Taint) -> str:
+    """A taint as it is typed, with its effect."""
+    return f"{taint_text(taint.key, taint.value)}:{taint.effect.value}"
 
 
 async def _edit(

@@ -6,28 +6,37 @@ Owns: counting reasons. Refuses: finding them (:mod:`metastack.core.placement`).
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Final
 
-_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+_SHOWN: Final = 2
+_NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
+_LOST: Final = "the node is lost"
 
 
 def main_reason(reasons: Mapping[str, tuple[str, ...]]) -> str:
-    """The reason of most nodes, with how many; what differs from node to node counts as the same."""
+    """The reasons of most nodes, each with one of them and how many more; numbers that differ count as one.
+
+    That lost nodes take nothing goes without saying while there are others.
+    """
     if not reasons:
         return "no node has joined"
     if "" in reasons:
         return "; ".join(reasons[""])
-    counts: Counter[str] = Counter()
+    nodes: dict[str, list[str]] = {}
     first: dict[str, str] = {}
     for node in sorted(reasons):
         for text in reasons[node]:
             kind = _NUMBER.sub("#", text.partition(", the node ")[0])
-            counts[kind] += 1
-            first.setdefault(kind, text if len(reasons) == 1 else f"{node}: {text}")
-    if not counts:
+            nodes.setdefault(kind, []).append(node)
+            first.setdefault(kind, text)
+    kinds = [kind for kind in nodes if not kind.startswith(_LOST)] or list(nodes)
+    if not kinds:
         return "it does not fit beside the others"
-    kind, count = max(counts.items(), key=lambda one: (one[1], one[0]))
-    if len(reasons) == 1:
-        return f"{next(iter(reasons))}: {first[kind]}"
-    return f"{count} of {len(reasons)} nodes, such as {first[kind]}"
+    kinds.sort(key=lambda kind: (-len(nodes[kind]), not kind.startswith("needs #"), kind))
+    told = [f"{first[kind]} ({_whose(nodes[kind])})" for kind in kinds[:_SHOWN]]
+    return "; ".join(told) + ("; ..." if len(kinds) > _SHOWN else "")
+
+
+def _whose(nodes: Sequence[str]) -> str:
+    return nodes[0] + (f" and {len(nodes) - 1} more" if len(nodes) > 1 else "")

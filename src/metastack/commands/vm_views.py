@@ -21,6 +21,7 @@ from metastack.core.model import (
 from metastack.core.placement import Board, explain
 from metastack.core.world import Seen, World, wants_on
 
+from .demands import demands_text
 from .fence_view import brake_words, fencer_words
 
 
@@ -49,6 +50,9 @@ class VmView(Struct, kw_only=True):
     volume_uuid: str | None = None
     networks: list[dict[str, str]] = []
     pinned_to: str | None = None
+    demands: list[str] = []
+    """What it demands of its place, as the options that say it."""
+    resources: dict[str, int] = {}
     crashes: int | None = None
     retry_at: str | None = None
     taken_from: str | None = None
@@ -112,6 +116,8 @@ def _from_spec(spec: VmSpec) -> VmView:
         volume_uuid=spec.volume_uuid,
         networks=[{"bridge": nic.bridge, "mac": nic.mac} for nic in spec.nics],
         pinned_to=spec.placement.node or None,
+        demands=demands_text(spec),
+        resources=spec.resources,
         created=spec.created or None,
         by=spec.by or None,
         reason=spec.reason or None,

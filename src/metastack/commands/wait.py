@@ -48,15 +48,17 @@ async def wait_vm(
     timeout_s: float,
     spec: VmSpec | None = None,
     progress: Progress | None = None,
+    node: str = "",
 ) -> VmView | None:
     """Wait for a goal; the VM as it is then, None when it is deleted. Raises Problem.
 
-    ``spec`` is what the command before wrote: the wait is for that UUID, and running means that run of it.
+    ``spec`` is what the command before wrote: the wait is for that UUID, and running means that run of it;
+    with ``node``, on that node.
     """
     found = spec or await _pinned(cluster, vm, goal)
     if found is None:
         return None
-    wait = _Wait(cluster, found, goal, progress)
+    wait = _Wait(cluster, found, goal, progress, node)
     wanted = [
         *prefixes(cluster.keys, (Kind.NODE_ALIVE, Kind.FENCE)),
         *prefixes_of_vm(cluster.keys, vm, found.volume_uuid),
@@ -97,8 +99,11 @@ async def _pinned(cluster: Cluster, vm: VmId, goal: Goal) -> VmSpec | None:
 class _Wait:
     """One wait."""
 
-    def __init__(self, cluster: Cluster, spec: VmSpec, goal: Goal, progress: Progress | None) -> None:
+    def __init__(
+        self, cluster: Cluster, spec: VmSpec, goal: Goal, progress: Progress | None, node: str = ""
+    ) -> None:
         self._cluster = cluster
+        self._node = node
         self._spec = spec
         self._goal = goal
         self._progress = progress
@@ -148,7 +153,7 @@ class _Wait:
         status = world.status(vm)
         if self._goal is Goal.RUNNING:
             run = status.record.run if status is not None and status.record is not None else 0
-            return view.phase == Phase.RUNNING and run >= self._spec.run
+            return view.phase == Phase.RUNNING and run >= self._spec.run and self._node in ("", view.node)
         return view.phase == self._goal.value
 
     def _hopeless(self, world: World, view: VmView | None) -> None:
@@ -191,11 +196,14 @@ class _Wait:
                 f"it goes on by itself; `metastack vm wait {vm} --for deleted` waits again",
             )
         phase = view.phase if view is not None else "unknown"
+        where = f" on {self._node}" if self._node else ""
+        if where and view is not None and view.node:
+            phase = f"{phase} on {view.node}"
         said = f": {view.message}" if view is not None and view.message else ""
         return Problem(
             Code.TIMEOUT,
             object,
-            f"is {phase} after {timeout_s:g} s, not {self._goal.value}{said}",
+            f"is {phase} after {timeout_s:g} s, not {self._goal.value}{where}{said}",
             self._hint(view) + f"; `metastack vm wait {vm} --for {self._goal.value}` waits again",
         )
 

@@ -1,0 +1,97 @@
+"""``metastack whatif``: does everything still fit with nodes lost or added?
+
+Owns: options, printing, the exit status. Refuses: answering (:mod:`metastack.commands.outlook`).
+Rule: exit 1 when something would be left out.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .complete import node_names
+from .frame import Output, frame_of, verb
+from .session import size_of, with_cluster
+
+if TYPE_CHECKING:
+    from metastack.commands.deed import Cluster
+    from metastack.commands.outlook import MoveView, Outlook
+
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+
+
+@verb(app)
+def whatif(
+    ctx: typer.Context,
+    lose: Annotated[
+        list[str] | None,
+        typer.Option("--lose", metavar="NODE[,NODE]", autocompletion=node_names, help="Without these nodes."),
+    ] = None,
+    lose_any: Annotated[
+        int, typer.Option("--lose-any", metavar="K", help="Without any K: the first loss that hurts.")
+    ] = 0,
+    add: Annotated[int, typer.Option("--add", metavar="N", help="With so many new nodes.")] = 0,
+    cpus: Annotated[float, typer.Option("--cpus", metavar="C", help="vCPU of each new node.")] = 0,
+    memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="Memory of each new node.")] = "",
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="K=V", help="Label of each new node, repeatable.")
+    ] = None,
+) -> None:
+    """Say whether everything would still fit, and what would start where; exit 1 when something would not."""
+    from metastack.commands import names
+    from metastack.commands.outlook import any_loss, new_nodes, outlook
+    from metastack.commands.problem import usage
+    from metastack.commands.reading import read_board_world
+    from metastack.core.quantity import parse_mib
+
+    frame = frame_of(ctx)
+    lost = list(dict.fromkeys(part for text in lose or [] for part in text.split(",") if part))
+    if lose_any and (lost or add):
+        raise usage("--lose-any", "is a question of its own", "without --lose and --add")
+    if add and not (cpus and memory):
+        raise usage("--add", "does not say how large the new nodes are", "say --cpus 64 --memory 256GiB")
+    if not add and (cpus or memory or label):
+        raise usage("--add", "is missing", "how many new nodes?")
+    with size_of("--memory"):
+        memory_mib = parse_mib(memory) if memory else 0
+    labels = names.labels(label or [])
+
+    async def work(cluster: Cluster) -> Outlook:
+        world = await read_board_world(cluster)
+        if lose_any:
+            return any_loss(world, lose_any)
+        return outlook(world, lost, new_nodes(world, add, cpus, memory_mib, labels) if add else [])
+
+    view = with_cluster(frame, work)
+    _print(frame.output, view)
+    if not view.fits:
+        raise typer.Exit(1)
+
+
+def _print(output: Output, view: Outlook) -> None:
+    from .output import Column, Printer, clean, paint
+
+    if output not in (Output.TABLE, Output.WIDE):
+        printer: Printer[Outlook] = Printer(output, [], lambda v: "fits" if v.fits else "left out")
+        printer.one(view)
+        return
+    print(paint(clean(view.summary), "ok" if view.fits else "not ok", sys.stdout))
+    columns: list[Column[MoveView]] = [
+        Column("NAME", lambda v: v.name),
+        Column("PROJECT", lambda v: v.project),
+        Column("BEFORE", lambda v: v.before),
+        Column("AFTER", lambda v: v.after),
+        Column("REASON", lambda v: v.reason),
+    ]
+    if view.moves:
+        # Who is left out comes first: that is what the question was.
+        Printer(output, columns, lambda v: v.name).list(sorted(view.moves, key=lambda v: v.after is not None))
+    if output is Output.WIDE:
+        for node in view.nodes:
+            used, room = node.promised, node.room
+            print(
+                f"{node.name}  {node.state}  {used.cpus:g}/{room.cpus:g} vCPU"
+                f"  {used.memory_mib}/{room.memory_mib}MiB"
+            )

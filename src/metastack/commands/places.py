@@ -1,0 +1,125 @@
+"""Changing where a VM may run, after it was created: place, move, unpin.
+
+Owns: these edits of ``placement`` and ``ha``. Refuses: moving a guest by itself: its node does that, and only
+when the spec says that a running VM follows its pin (``placement.move``).
+Rule: nothing that a person did not ask for stops a guest; and a move is refused when its node would not take
+the VM, because the guest would be stopped for nothing.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from metastack.core.change import Guard
+from metastack.core.model import NodeFacts, PinMove, VmId, VmSpec
+from metastack.core.placement import Board, explain, with_specs
+from metastack.core.world import World, mod_of, wants_on
+
+from . import names
+from .creation import check_order
+from .deed import Cluster, Deed
+from .demands import Demands, demands_text
+from .problem import conflict, not_found, usage
+from .reading import read_board_world
+from .specs import Changed, Edit, edit_vm, label_of
+
+
+class Placed(Struct, frozen=True, kw_only=True):
+    """The spec as it is now, and what that means for a guest that runs."""
+
+    spec: VmSpec
+    changed: bool
+    remark: str = ""
+
+
+async def place_vm(cluster: Cluster, deed: Deed, vm: VmId, demands: Demands) -> Placed:
+    """Change what a VM demands of its place. A running VM stays where it is, and the answer says so."""
+    if not demands.said:
+        raise usage("vm place", "no demand is given", "such as --priority 10, or --spread '' to remove one")
+    if demands.node:
+        await _need_node(cluster, demands.node)
+
+    async def edit(spec: VmSpec) -> Edit | None:
+        placement, ha = demands.on(spec.placement, spec.ha, vm.project)
+        if demands.node is not None:
+            placement = replace(placement, move=PinMove.STAY)
+        if ha.start_after != spec.ha.start_after:
+            await check_order(cluster, vm, ha)
+        after = replace(spec, placement=placement, ha=ha)
+        return Edit(spec=after, message="; ".join(demands_text(after))) if after != spec else None
+
+    changed = await edit_vm(cluster, deed, vm, "vm.place", edit)
+    return Placed(spec=changed.spec, changed=changed.changed, remark=await _remark(cluster, changed.spec))
+
+
+async def _need_node(cluster: Cluster, node: str) -> None:
+    if await cluster.read(NodeFacts, cluster.keys.node_facts(names.name("node", node))) is None:
+        raise not_found(f"node {node}", "`metastack node list` shows the nodes")
+
+
+async def _remark(cluster: Cluster, spec: VmSpec) -> str:
+    """What becomes of the guest that runs now."""
+    world = await read_board_world(cluster)
+    claim = world.claim(spec.id)
+    if claim is None or claim.record is None or claim.record.uuid != spec.uuid:
+        return ""
+    node = claim.record.node
+    here = next((said for said in explain(Board(world), spec) if said.node == node), None)
+    told = f"it runs on {node} and stays there; this counts the next time it is placed"
+    if here is not None and here.reasons:
+        told += f" ({node} would not take it any more: {'; '.join(here.reasons)})"
+    return told
+
+
+async def unpin_vm(cluster: Cluster, deed: Deed, vm: VmId) -> Changed:
+    """Any node may take the VM again; where it runs it stays."""
+
+    async def edit(spec: VmSpec) -> Edit | None:
+        after = replace(spec, placement=replace(spec.placement, node="", move=PinMove.STAY))
+        return Edit(spec=after) if after != spec else None
+
+    return await edit_vm(cluster, deed, vm, "vm.unpin", edit)
+
+
+async def move_vm(cluster: Cluster, deed: Deed, vm: VmId, node: str, cold: bool) -> Changed:
+    """Pin the VM to a node; with ``cold`` a guest that runs elsewhere is stopped there and started here.
+
+    Refused when it runs elsewhere and ``cold`` is not said, and when the node would not take it.
+    """
+    await _need_node(cluster, node)
+    object, keys = label_of(vm), cluster.keys
+
+    async def edit(spec: VmSpec) -> Edit | None:
+        world = await read_board_world(cluster)
+        claim = world.claim(vm)
+        held = claim.record if claim is not None else None
+        runs_on = held.node if held is not None and held.uuid == spec.uuid else ""
+        elsewhere = runs_on not in ("", node) and wants_on(world, vm)
+        if elsewhere and not cold:
+            raise conflict(
+                object,
+                f"runs on {runs_on}, and a running VM cannot be moved yet without stopping it",
+                f"`metastack vm move {vm} {node} --cold` stops it there and starts it on {node}",
+            )
+        move = PinMove.COLD if elsewhere else PinMove.STAY
+        after = replace(spec, placement=replace(spec.placement, node=node, move=move))
+        if runs_on != node and (reasons := _refusals(world, after, node)):
+            raise conflict(
+                object,
+                f"node {node} would not take it: {'; '.join(reasons)}",
+                f"`metastack vm place {vm} --node {node}` pins it all the same, for later",
+            )
+        if after == spec:
+            return None
+        # The claim is a guard: whether it runs elsewhere is what decides whether it is stopped.
+        guards = (Guard(keys.claim(vm), "mod", mod_of(claim)),)
+        return Edit(spec=after, guards=guards, message=f"to {node}" + (", cold" if elsewhere else ""))
+
+    return await edit_vm(cluster, deed, vm, "vm.move", edit)
+
+
+def _refusals(world: World, spec: VmSpec, node: str) -> tuple[str, ...]:
+    """Why the node would not take the VM as this spec has it."""
+    board = Board(with_specs(world, [spec]))
+    return next((said.reasons for said in explain(board, spec) if said.node == node), ("it has not joined",))
