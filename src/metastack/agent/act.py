@@ -13,15 +13,16 @@ import structlog
 
 from ..core import changes, plan
 from ..core.facts import Domain, DomainState
-from ..core.model import Claim, Halt, Phase, VmId, VmSpec, VmStatus, Volume
+from ..core.model import Claim, Halt, Phase, VmId, VmStatus
 from ..core.plan import View
 from ..core.plan import plan as decide
 from ..core.world import Seen, mod_of, seen
-from ..ports import Refused, Unavailable, UnknownOutcome
+from ..ports import Unavailable, UnknownOutcome
 from .guests import HEALTHY_S, Guests
-from .look import look, status_of, was_paused
+from .look import look, status_of
 from .memory import VmMemory
 from .node import Node
+from .taking import Taking
 
 log = structlog.get_logger()
 
@@ -35,7 +36,7 @@ class Reconciler:
     def __init__(self, node: Node, boots_at_once: int) -> None:
         self._node = node
         self._guests = Guests(node, boots_at_once)
-        self._claiming = asyncio.Lock()
+        self._taking = Taking(node)
         self.known: dict[VmId, set[str]] = {}
         """UUIDs of local domains by VM name, as last seen."""
 
@@ -133,15 +134,16 @@ class Reconciler:
             # Safety: it may have been my release that took the claim away, and the mirror may still show it.
             await node.mirror.look()
         memory.unsettled = False
+        self._taking.claims.free(vm)
 
     # --- acting
 
     async def _do(self, view: View, action: plan.Action, memory: VmMemory) -> None:
         match action:
             case plan.TakeClaim():
-                await self._claim(view, memory)
+                await self._taking.claim(view, memory)
             case plan.TakeOver():
-                await self._take_over(view)
+                await self._taking.take_over(view)
             case plan.Adopt():
                 await self._adopt(view, memory)
             case plan.Boot():
@@ -177,116 +179,6 @@ class Reconciler:
         assert view.claim is not None
         return view.claim
 
-    async def _claim(self, view: View, memory: VmMemory) -> None:
-        node, vm = self._node, view.vm
-        assert view.spec is not None
-        spec = view.spec.ok
-        self._refuse_strange_disk(spec, memory)
-        async with self._claiming:
-            # Hard limits once more, by the claimer itself: my own claims of this moment are in the view now.
-            if node.turn(vm) is None or node.world.claim(vm) is not None:
-                return
-            me = node.session.me
-            new = Claim(
-                node=node.name,
-                session=me.session,
-                uuid=spec.uuid,
-                volume_uuid=spec.volume_uuid,
-                claim_id=node.clock.ident(),
-                generation=me.generation,
-            )
-            status = self._first_status(spec.uuid, me.session)
-            volume = None
-            if node.world.volume(spec.project, spec.volume_uuid) is None:
-                volume = Volume(
-                    uuid=spec.volume_uuid,
-                    project=spec.project,
-                    vm=spec.name,
-                    vm_uuid=spec.uuid,
-                    size_bytes=spec.disk_bytes,
-                    image_uuid=spec.image_uuid,
-                    pool=node.world.config.default_pool,
-                    trash_retention_s=node.world.config.trash_retention_s,
-                )
-            change = changes.claim(
-                node.keys, me, vm, view.spec, new, status, volume, node.event("vm.claimed", str(vm))
-            )
-            won = await node.commit(change)
-        if won:
-            self._say_claimed("claimed", vm)
-
-    def _refuse_strange_disk(self, spec: VmSpec, memory: VmMemory) -> None:
-        """Safety: a spec that names the disk of another VM would bring that disk a second writer."""
-        for _, found in self._node.world.volumes():
-            volume = found.record
-            if volume is None or volume.uuid != spec.volume_uuid or volume.vm_uuid == spec.uuid:
-                continue
-            why = f"its disk {volume.uuid} belongs to {volume.project}/{volume.vm} (uuid {volume.vm_uuid})"
-            if memory.message != why:
-                memory.message = why
-                log.error("claim_refused", vm=str(spec.id), node=self._node.name, why=why)
-            raise Refused(why)
-
-    def _first_status(self, uuid: str, session: int, phase: Phase = Phase.STARTING) -> VmStatus:
-        node = self._node
-        return VmStatus(
-            uuid=uuid,
-            phase=phase,
-            node=node.name,
-            session=session,
-            epoch=0,
-            since=node.clock.stamp(),
-        )
-
-    def _say_claimed(self, what: str, vm: VmId, **more: object) -> None:
-        held = self._node.world.claim(vm)
-        if held is not None and held.record is not None:
-            log.info(
-                what,
-                vm=str(vm),
-                node=self._node.name,
-                session=held.record.session,
-                epoch=held.record.epoch,
-                **more,
-            )
-
-    async def _take_over(self, view: View) -> None:
-        node, vm, old = self._node, view.vm, self._held(view)
-        assert view.owner_fence is not None
-        async with self._claiming:
-            if node.turn(vm) is None:
-                return
-            me = node.session.me
-            spec = view.spec.record if view.spec is not None else None
-            same = spec is not None and spec.uuid == old.ok.uuid
-            new = Claim(
-                node=node.name,
-                session=me.session,
-                uuid=old.ok.uuid,
-                volume_uuid=old.ok.volume_uuid,
-                claim_id=node.clock.ident(),
-                generation=me.generation,
-                taken_from=old.ok.node,
-                was_paused=same and was_paused(view),
-            )
-            # One that is not wanted on is taken over to be released, never started.
-            phase = Phase.STARTING if same and plan.wants_on(view) else Phase.STOPPING
-            status = self._first_status(old.ok.uuid, me.session, phase)
-            change = changes.takeover(
-                node.keys,
-                me,
-                vm,
-                old,
-                view.owner_fence,
-                view.spec,
-                new,
-                status,
-                node.event("vm.taken_over", str(vm), f"from {old.ok.node}"),
-            )
-            won = await node.commit(change)
-        if won:
-            self._say_claimed("taken_over", vm, taken_from=old.ok.node)
-
     async def _adopt(self, view: View, memory: VmMemory) -> None:
         node, old = self._node, self._held(view)
         before = node.world.status(view.vm)
@@ -295,7 +187,7 @@ class Reconciler:
         status = status_of(node, view, view.domains[0] if view.domains else None)
         status = msgspec.structs.replace(status, session=node.session.token)
         if await node.commit(changes.adopt(node.keys, node.session.me, view.vm, old, status)):
-            self._say_claimed("adopted", view.vm)
+            self._taking.say("adopted", view.vm)
 
     async def _halt(self, view: View) -> None:
         node, held = self._node, self._held(view)
@@ -337,9 +229,11 @@ class Reconciler:
             memory.stray = False
             return  # look again: it may have landed
         drop = action.drop_halt and view.halt is not None
-        change = changes.release(
-            node.keys, node.session.me, view.vm, held, drop, node.event("vm.released", str(view.vm))
-        )
+        event = node.event("vm.released", str(view.vm))
+        disk = node.world.volume(view.vm.project, held.ok.volume_uuid)
+        if disk is not None and (disk.record is None or view.spec is None):
+            disk = None  # unreadable, or to be removed
+        change = changes.release(node.keys, node.session.me, view.vm, held, drop, event, disk)
         if await node.commit(change):
             node.memory.forget(view.vm)
             log.info("released", vm=str(view.vm), node=node.name, epoch=held.ok.epoch)
@@ -372,11 +266,13 @@ class Reconciler:
             )
 
     async def _idle(self, view: View, action: plan.Idle, memory: VmMemory) -> float:
-        mine = view.claim is not None and view.claim.record is not None
-        if mine and view.session and view.claim is not None and view.claim.ok.session == view.session:
+        node, held = self._node, view.claim.record if view.claim is not None else None
+        if held is not None and view.session and held.session == view.session:
             await self._publish(view)
-        elif view.claim is None and view.spec is None and not view.domains:
-            self._node.memory.forget(view.vm)
+        elif (view.claim is None or (held is not None and held.node != node.name)) and not (
+            view.domains or memory.unsettled or memory.stray or view.vm in node.board.left
+        ):
+            node.memory.forget(view.vm)  # another's, or nobody's: nothing of it is worth keeping here
         return action.again_in_s
 
     def _watch_health(self, view: View, memory: VmMemory) -> float:

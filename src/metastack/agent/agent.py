@@ -32,6 +32,7 @@ from .queue import Queue
 from .route import Key
 from .session import Session
 from .sweeper import Sweeper, orphans
+from .turns import AGAIN_S
 
 log = structlog.get_logger()
 
@@ -184,10 +185,12 @@ class Agent:
         """What this node publishes about itself right now."""
         assert self._facts is not None
         node = self.node
+        allocated, vms = node.allocated()
         return describe(
             name=node.name,
             facts=self._facts,
-            world=node.world,
+            allocated=allocated,
+            vms=vms,
             address=self._address,
             storage_address=node.addresses[0] if node.addresses else "",
             console=self._console,
@@ -215,13 +218,20 @@ class Agent:
             self.node.session.check()
         if any(key.kind is Kind.CLUSTER for key in touched):
             self._config_changed(self.node.world)
-        for key in route.keys_of(touched, self.node.world, self.node.name):
+        node = self.node
+        for key in route.keys_of(touched, node.world, node.name, node.board, node.disks, self._here):
             self._queue.add(key)
+        if node.board.waiting:
+            self._queue.add_after(route.OVERDUE, AGAIN_S)
+
+    def _here(self, vm: VmId) -> bool:
+        """Something of that VM is on this node, or remembered of it."""
+        return vm in self._reconciler.known or vm in self.node.memory.vms
 
     def _look_at_everything(self) -> None:
         """My session changed: everything may have another answer now."""
         self.fencer.observe()
-        for key in route.everything(self.node.world, self.node.name, self._reconciler.known):
+        for key in route.everything(self.node.world, self.node.name, self._reconciler.known, self.node.board):
             self._queue.add(key)
 
     # --- tasks
@@ -272,6 +282,10 @@ class Agent:
                 for project, uuid in orphans(self.node.world):
                     self._queue.add(("disk", project, uuid))
                 return 0.0
+            case ("task", "overdue", _):
+                for vm in self.node.board.overdue():
+                    self._queue.add(("vm", vm.project, vm.name))
+                return AGAIN_S if self.node.board.waiting else 0.0
             case ("task", "blocked", _):
                 await self._check_blocked()
                 return 0.0
@@ -378,8 +392,9 @@ class Agent:
     async def _address_changes(self) -> None:
         """A guest got an address: publish it."""
         async for mac in self.node.network.changes():
-            for vm, spec in self.node.world.specs():
-                if spec.record is not None and any(nic.mac == mac for nic in spec.record.nics):
+            for vm in self.node.board.on(self.node.name):
+                spec = self.node.world.spec(vm)
+                if spec is not None and spec.record is not None and any(n.mac == mac for n in spec.record.nics):
                     self._queue.add(("vm", vm.project, vm.name))
 
     async def _sweep(self) -> None:
@@ -391,6 +406,7 @@ class Agent:
                 self._sweeper.images_being_deleted,
                 self._sweeper.images,
                 self._sweeper.trash,
+                self._sweeper.tokens,
                 self._sweeper.events,
             ):
                 try:

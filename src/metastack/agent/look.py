@@ -23,12 +23,9 @@ async def look(node: Node, vm: VmId, domains: tuple[Domain, ...]) -> View:
     now_s = asyncio.get_running_loop().time()
     claim = world.claim(vm)
     owner = claim.record.node if claim is not None and claim.record is not None else ""
-    rank = node.turn(vm) if session.ready and (claim is None or owner != node.name) else None
     through = max(session.fenced_through, world.fenced_through(node.name))
-    if claim is not None and owner == node.name and claim.ok.session <= through:
-        rank = node.turn(vm)
-    if rank != memory.rank:
-        memory.rank, memory.rank_since_s = rank, now_s
+    mine = claim is not None and owner == node.name and claim.ok.session > through
+    turn = node.turn(vm) if session.ready and not mine else None
     held = 0 if world.config is None else world.config.stop_timeout_s
     stop_left_s = None if memory.stop_from_s is None else memory.stop_from_s + held - now_s
     return View(
@@ -42,9 +39,9 @@ async def look(node: Node, vm: VmId, domains: tuple[Domain, ...]) -> View:
         halt=world.halt(vm),
         owner_fence=world.fence(owner) if owner else None,
         domains=domains,
-        rank=rank,
-        waited_s=now_s - memory.rank_since_s,
-        rank_delay_s=world.config.rank_delay_ms / 1000,
+        rank=turn.rank if turn is not None else None,
+        waited_s=turn.waited_s if turn is not None else 0.0,
+        delay_s=turn.delay_s if turn is not None else 0.0,
         retry_in_s=max(0.0, memory.retry_at_s - now_s),
         stop_left_s=stop_left_s,
         ask_again_in_s=max(0.0, memory.asked_at_s + ASK_EVERY_S - now_s) if memory.asked_at_s else 0.0,

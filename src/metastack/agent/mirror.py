@@ -29,6 +29,8 @@ LISTED = (
     Kind.NODE_FACTS,
     Kind.FENCE,
     Kind.HALT,
+    Kind.GROUP,
+    Kind.HINT,
     Kind.NODE_ALIVE,
     Kind.VM_STATUS,
     Kind.VOLUME,

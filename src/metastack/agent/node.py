@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from .. import __version__
 from ..core import changes
 from ..core.change import Change, Committed
 from ..core.keys import Keys, ParsedKey
-from ..core.model import Event, NodeAlive, Record, VmId
-from ..core.placement import Board, NodeView, node_views, promised, successors
+from ..core.model import Event, NodeAlive, Record, Resources, VmId, VmSpec
+from ..core.placement import successors
+from ..core.placement.nodes import plus
 from ..core.restored import held
+from ..core.tokens import Tokens
 from ..core.world import World, wants_on
 from ..ports import HostFacts, Hypervisor, Network, Storage, Store, Unavailable
 from .clock import Clock
+from .disks import Disks
 from .memory import Memory
 from .mirror import Mirror
 from .session import Session
+from .turns import Turn, Turns
 
 LOST_WAIT_S = 1.0
 """How long news of whoever won are waited for before they are fetched."""
@@ -41,8 +46,8 @@ class Node:
     wrote: int = 0
     """Revision of my last change; no view may be older."""
     _held: tuple[int, str] = (-1, "")
-    _views: tuple[int, list[NodeView]] = (-1, [])
-    _board: Board | None = None
+    _board: Turns | None = None
+    _disks: Disks | None = None
 
     @property
     def world(self) -> World:
@@ -85,7 +90,7 @@ class Node:
         """Another history begins: numbers of the one before mean nothing, and no session has looked at it."""
         self.wrote = self.session.fenced_through = 0
         self.session.recognised = False
-        self._held, self._views, self._board = (-1, ""), (-1, []), None
+        self._held, self._board, self._disks = (-1, ""), None, None
         self.mirror.restart()
 
     def held(self) -> str:
@@ -101,47 +106,73 @@ class Node:
         )
         return (changes.event_of(self.keys, self.clock.ms(), self.clock.ident()[:12], record),)
 
-    def views(self) -> list[NodeView]:
-        """Every node as placement sees it; computed once a revision."""
-        if self._views[0] != self.world.revision:
-            self._views = (self.world.revision, node_views(self.world))
-        return self._views[1]
-
-    def follow(self, touched: Iterable[ParsedKey]) -> None:
+    def follow(self, touched: Collection[ParsedKey]) -> None:
         """The world changed there: the board follows, in an order that does not depend on the process."""
         if self._board is not None:
             self._board.update(sorted(touched, key=lambda key: (key.kind, key.names)))
+        if self._disks is not None:
+            self._disks.update(touched)
 
     @property
-    def board(self) -> Board:
+    def disks(self) -> Disks:
+        """Disk records by VM and by UUID."""
+        if self._disks is None:
+            self._disks = Disks(self.world)
+        return self._disks
+
+    @property
+    def board(self) -> Turns:
         """Every VM in its place and every waiting VM with those who should take it."""
         if self._board is None:
-            self._board = Board(self.world)
+            self._board = Turns(self.world, self.name, asyncio.get_running_loop().time)
         return self._board
 
-    def turn(self, vm: VmId) -> int | None:
-        """My rank among the nodes that would take this VM; None when I would not."""
+    def turn(self, vm: VmId) -> Turn | None:
+        """When it is my turn to take this VM; None when I would not."""
         if wants_on(self.world, vm):
-            return self.board.turn(vm, self.name, deep=True)
+            return self.board.mine(vm)
         # One that is not wanted on has to be taken over all the same, to be released.
-        order = successors(self.views(), str(vm))
-        return order.index(self.name) if self.name in order else None
+        rank, memory = self.rank_of(str(vm)), self.memory.of(vm)
+        now_s = asyncio.get_running_loop().time()
+        if rank != memory.rank:
+            memory.rank, memory.rank_since_s = rank, now_s
+        if rank is None:
+            return None
+        return Turn(rank, rank * self.world.config.rank_delay_ms / 1000, now_s - memory.rank_since_s)
+
+    def tokens(self, spec: VmSpec) -> Tokens:
+        """What a claim of that VM by me has to compare and change, for the group rules that it bears on."""
+        world = self.world
+        return [
+            (self.keys.group(spec.project, group, domain), world.group(spec.project, group, domain))
+            for group, domain in self.board.tokens(spec, self.name)
+        ]
 
     def rank_of(self, subject: str) -> int | None:
         """My rank for a job that only one node needs to do."""
-        order = successors(self.views(), subject)
+        order = successors(self.board.nodes.values(), subject)
         return order.index(self.name) if self.name in order else None
 
     def ready_nodes(self) -> int:
         """How many nodes could do a job that only one needs to do."""
-        return len(successors(self.views(), ""))
+        return len(successors(self.board.nodes.values(), ""))
+
+    def allocated(self) -> tuple[Resources, int]:
+        """What the VMs that I answer for have been promised together, and how many they are."""
+        sum_, mine = Resources(), self.board.on(self.name)
+        for vm in mine:
+            found = self.world.spec(vm)
+            if found is not None and found.record is not None:
+                sum_ = plus(sum_, found.record)
+        return sum_, len(mine)
 
 
 def describe(
     *,
     name: str,
     facts: HostFacts,
-    world: World,
+    allocated: Resources,
+    vms: int,
     address: str,
     storage_address: str,
     console: str,
@@ -154,7 +185,6 @@ def describe(
     warnings: tuple[str, ...] = (),
 ) -> NodeAlive:
     """The node's published state, from what is known right now."""
-    taken = promised(world).get(name)
     return NodeAlive(
         name=name,
         since=since,
@@ -162,8 +192,8 @@ def describe(
         storage_address=storage_address,
         console=console,
         capacity=facts.capacity,
-        allocated=taken or type(facts.capacity)(),
-        vms=sum(1 for _, claim in world.claims() if claim.record is not None and claim.record.node == name),
+        allocated=allocated,
+        vms=vms,
         hypervisor=facts.hypervisor,
         hypervisor_why=facts.hypervisor_why,
         storage=storage,

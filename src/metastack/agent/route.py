@@ -7,12 +7,14 @@ periodic full look.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ..core.keys import Kind, ParsedKey
 from ..core.model import VmId
-from ..core.placement import unanswered, waiting
 from ..core.world import World
+from .disks import Disks
+from .sweeper import orphaned
+from .turns import Turns
 
 Key = tuple[str, str, str]
 """``("vm", project, name)``, ``("node", name, "")``, ``("disk", project, uuid)`` or ``("task", what, "")``."""
@@ -20,6 +22,8 @@ Key = tuple[str, str, str]
 ORPHANS: Key = ("task", "orphans", "")
 BLOCKED: Key = ("task", "blocked", "")
 TTL: Key = ("task", "ttl", "")
+OVERDUE: Key = ("task", "overdue", "")
+"""VMs that wait although those who should take them have had their time."""
 
 _OF_A_NODE = (Kind.NODE_ALIVE, Kind.FENCE, Kind.NODE_SPEC, Kind.NODE_FACTS)
 
@@ -35,52 +39,66 @@ def mine(world: World, me: str, vm: VmId) -> bool:
     return claim is not None and claim.record is not None and claim.record.node == me
 
 
-def keys_of(touched: Iterable[ParsedKey], world: World, me: str) -> Iterator[Key]:
-    """The work that news bear on, in an order that does not depend on the process's hash seed."""
-    room_changed = False
+def keys_of(
+    touched: Iterable[ParsedKey],
+    world: World,
+    me: str,
+    board: Turns,
+    disks: Disks,
+    here: Callable[[VmId], bool],
+) -> Iterator[Key]:
+    """The work that news bear on, in an order that does not depend on the process's hash seed.
+
+    ``here``: something of that VM is on this node, or remembered of it. The board says which of those that
+    wait are this node's business now.
+    """
+    nodes: set[str] = set()
     for key in sorted(touched, key=lambda key: (key.kind, key.names)):
         match key.kind:
             case Kind.VM_STATUS:
                 if mine(world, me, key.vm):
                     yield _vm(key.vm)
             case Kind.VM_SPEC | Kind.CLAIM | Kind.HALT:
-                yield _vm(key.vm)
-                if world.spec(key.vm) is None:
-                    yield ORPHANS
-                room_changed = room_changed or key.kind is Kind.CLAIM
-            case Kind.VOLUME:
-                yield ORPHANS
-            case Kind.FENCE if key.names[0] == me:
-                yield BLOCKED
+                vm = key.vm
+                if mine(world, me, vm) or here(vm) or world.halt(vm) is not None:
+                    yield _vm(vm)
+                for names in disks.of(vm):
+                    if orphaned(world, *names):
+                        yield ("disk", *names)
+            case Kind.VOLUME if orphaned(world, key.names[0], key.names[1]):
+                yield ("disk", key.names[0], key.names[1])
             case Kind.CLUSTER:
                 yield TTL
             case _:
                 pass
-        if key.kind is Kind.CLUSTER or key.kind in _OF_A_NODE:
-            room_changed = True
-    if about_nodes(touched):
-        yield from (("node", name, "") for name in world.nodes())
-    if room_changed:
-        yield from _unanswered(world)
+        if key.kind in _OF_A_NODE:
+            nodes.add(key.names[0])
+            if key.kind is Kind.FENCE and key.names[0] == me:
+                yield BLOCKED
+    yield from map(_vm, board.news())
+    if nodes:
+        # Who comes or goes changes whose turn it is to do what only one should: fence, release.
+        yield from (("node", name, "") for name in world.nodes() if name in nodes or _wants_care(world, name))
+        yield from map(_vm, board.left)
 
 
-def everything(world: World, me: str, known: Iterable[VmId]) -> Iterator[Key]:
+def _wants_care(world: World, node: str) -> bool:
+    """A node that is not alive, or that somebody is fencing."""
+    fence = world.fence(node)
+    return world.alive(node) is None or (fence is not None and (fence.record is None or fence.record.intent))
+
+
+def everything(world: World, me: str, known: Iterable[VmId], board: Turns) -> Iterator[Key]:
     """All that this node may have to do with: after its session changed, and as a net under the events."""
     here = set(known)
     for vm in sorted(world.vms() | here):
         if vm in here or world.claim(vm) is None or mine(world, me, vm):
             yield _vm(vm)
     yield from (("node", name, "") for name in world.nodes())
-    yield from _unanswered(world)
+    for wait in sorted(board.waiting.values(), key=lambda wait: wait.line):
+        yield _vm(wait.vm)
+    yield from map(_vm, board.left)
     yield ORPHANS
-
-
-def _unanswered(world: World) -> Iterator[Key]:
-    """Who waits for a node, and the claims of sessions that a fence reached, wanted or not."""
-    yield from map(_vm, waiting(world))
-    for vm, claim in world.claims():
-        if claim.record is not None and unanswered(world, vm):
-            yield _vm(vm)
 
 
 def _vm(vm: VmId) -> Key:

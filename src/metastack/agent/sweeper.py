@@ -11,7 +11,9 @@ import structlog
 
 from ..core import changes
 from ..core.change import Change, Delete
+from ..core.keys import Kind
 from ..core.model import Claim, ImageState, VmId, VmSpec, Volume
+from ..core.proof import in_session, unchanged
 from ..core.world import World, seen
 from ..ports import InUse, Refused
 from .node import Node
@@ -23,24 +25,26 @@ RANK_DELAY_S = 2.0
 DAY_MS = 86_400_000
 
 
-def orphans(world: World) -> list[tuple[str, str]]:
-    """Volumes that no spec and no claim refers to, as (project, UUID).
+def orphaned(world: World, project: str, uuid: str) -> bool:
+    """No spec and no claim refers to that volume.
 
     Safety: the volume's record is younger than the spec that it was made for, so a world that shows the
     volume and not the spec has seen the spec's deletion.
     """
-    found = []
-    for names, volume in world.volumes():
-        if volume.record is None:
-            continue
-        vm = VmId(volume.record.project, volume.record.vm)
-        spec, claim = world.spec(vm), world.claim(vm)
-        if spec is not None and (spec.record is None or spec.record.volume_uuid == volume.record.uuid):
-            continue
-        if claim is not None and (claim.record is None or claim.record.volume_uuid == volume.record.uuid):
-            continue
-        found.append(names)
-    return found
+    volume = world.volume(project, uuid)
+    if volume is None or volume.record is None:
+        return False
+    vm = VmId(volume.record.project, volume.record.vm)
+    spec, claim = world.spec(vm), world.claim(vm)
+    if spec is not None and (spec.record is None or spec.record.volume_uuid == volume.record.uuid):
+        return False
+    refers = claim is not None and (claim.record is None or claim.record.volume_uuid == volume.record.uuid)
+    return not refers
+
+
+def orphans(world: World) -> list[tuple[str, str]]:
+    """Volumes that no spec and no claim refers to, as (project, UUID)."""
+    return [names for names, _ in world.volumes() if orphaned(world, *names)]
 
 
 class Sweeper:
@@ -52,7 +56,7 @@ class Sweeper:
     async def disk(self, project: str, uuid: str, waited_s: float) -> float:
         """Remove one orphaned disk when it is my turn; returns seconds until the next look (0: never)."""
         node = self._node
-        if not node.session.ready or node.mirror.went_back or (project, uuid) not in orphans(node.world):
+        if not node.session.ready or node.mirror.went_back or not orphaned(node.world, project, uuid):
             return 0.0
         rank = node.rank_of(f"volume:{uuid}")
         if rank is None:
@@ -133,7 +137,7 @@ class Sweeper:
             await node.commit(
                 Change(
                     name="forget_image",
-                    guards=(changes.unchanged(node.keys.image(name), found),),
+                    guards=(unchanged(node.keys.image(name), found),),
                     effects=(Delete(node.keys.image(name)),),
                 )
             )
@@ -145,6 +149,28 @@ class Sweeper:
             if removed:
                 log.info("trash_purged", removed=removed, node=self._node.name)
 
+    async def tokens(self) -> None:
+        """Drop tokens of groups that no claim bears any more.
+
+        Here and not in each release, which must not fail because somebody of the group moved meanwhile.
+        """
+        node = self._node
+        world = node.world
+        there = [names for names in world.names(Kind.GROUP) if len(names) == 3]
+        if not there or not node.session.ready or node.rank_of("sweep:tokens") != 0:
+            return
+        borne = set()
+        for vm, claim in world.claims():
+            spec = world.spec(vm)
+            if claim.record is None or spec is None or spec.record is None:
+                return  # nobody knows what it bears
+            borne |= {(vm.project, *token) for token in node.board.tokens(spec.record, claim.record.node)}
+        for project, group, domain in sorted(set(there) - borne):
+            found = world.group(project, group, domain)
+            if found is not None:
+                key = node.keys.group(project, group, domain)
+                await node.commit(changes.forget_token(node.keys, node.session.me, key, found))
+
     async def events(self) -> None:
         """Trim events/ to its retention: keys sort by time, so the old ones are one range."""
         node = self._node
@@ -154,7 +180,7 @@ class Sweeper:
         start, end = node.keys.events_before(max(0, before_ms))
         change = Change(
             name="trim_events",
-            guards=(changes.in_session(node.keys, node.session.me),),
+            guards=(in_session(node.keys, node.session.me),),
             effects=(Delete(start, end),),
         )
         await node.store.commit(change)

@@ -12,9 +12,8 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
 
-from .change import Change, Delete, Guard, Put
+from .change import Change, Delete, Put
 from .codec import encode
 from .keys import Keys
 from .model import (
@@ -23,6 +22,7 @@ from .model import (
     Fence,
     FenceReceipt,
     Generation,
+    Group,
     Halt,
     NodeAlive,
     NodeFacts,
@@ -32,9 +32,12 @@ from .model import (
     VmStatus,
     Volume,
     resolved_intent,
-    token_revision,
 )
-from .world import R, Seen, mod_of
+from .proof import Me as Me
+from .proof import absent as _absent
+from .proof import in_session, unchanged
+from .tokens import Tokens, bear
+from .world import Seen
 
 BY_HAND: Final = "(by hand)"
 """Fencer of an intent that a person opened. No node name, so never alive: any ready agent takes it over."""
@@ -52,29 +55,6 @@ _NO_INTENT: Final[dict[str, Any]] = {
 
 Extra = Iterable[tuple[str, Record]]
 """Unguarded records that ride along in the same transaction: events."""
-
-
-class Me(Struct, frozen=True, kw_only=True):
-    """Who commits: a node in one session under one lease."""
-
-    node: str
-    session: int
-    lease: int
-    generation: int = 0
-
-
-def _absent(key: str) -> Guard:
-    return Guard(key, "mod", 0)
-
-
-def unchanged(key: str, found: Seen[R] | None) -> Guard:
-    """The key is as it was seen; absent when it was not there."""
-    return Guard(key, "mod", mod_of(found))
-
-
-def in_session(keys: Keys, me: Me) -> Guard:
-    """``alive = S``: my alive key still has the create revision that is my session."""
-    return Guard(keys.node_alive(me.node), "create", token_revision(me.session))
 
 
 def _ride(extra: Extra) -> tuple[Put, ...]:
@@ -157,6 +137,7 @@ def claim(
     status: VmStatus,
     volume: Volume | None,
     extra: Extra = (),
+    tokens: Tokens = (),
 ) -> Change:
     """Answer for a VM that nobody answers for.
 
@@ -164,10 +145,12 @@ def claim(
     0, "the revision of this put": a number chosen before could repeat (CE4). The volume's record is written
     here, before the disk exists, so that nothing is ever made that no record leads to.
     """
-    guards = [_absent(keys.claim(vm)), unchanged(keys.vm_spec(vm), spec), in_session(keys, me)]
+    compared, borne = bear(tokens, vm)
+    guards = [_absent(keys.claim(vm)), unchanged(keys.vm_spec(vm), spec), in_session(keys, me), *compared]
     effects: list[Put | Delete] = [
         Put(keys.claim(vm), encode(new)),
         Put(keys.vm_status(vm), encode(status), leased=True),
+        *borne,
     ]
     if volume is not None:
         # Safety: two specs that name one disk are never both claimed.
@@ -191,6 +174,7 @@ def takeover(
     new: Claim,
     status: VmStatus,
     extra: Extra = (),
+    tokens: Tokens = (),
 ) -> Change:
     """Answer for a VM whose node was shut out of the storage.
 
@@ -199,6 +183,7 @@ def takeover(
     """
     if fence.ok.through < old.ok.session:
         raise ValueError(f"takeover of {vm}: session {old.ok.session} of {old.ok.node} is not fenced")
+    compared, borne = bear(tokens, vm)
     return Change(
         name="takeover",
         guards=(
@@ -206,10 +191,12 @@ def takeover(
             unchanged(keys.vm_spec(vm), spec),
             unchanged(keys.fence(old.ok.node), fence),
             in_session(keys, me),
+            *compared,
         ),
         effects=(
             Put(keys.claim(vm), encode(new)),
             Put(keys.vm_status(vm), encode(status), leased=True),
+            *borne,
             *_ride(extra),
         ),
         lease=me.lease,
@@ -273,17 +260,31 @@ def halt(
     )
 
 
-def release(keys: Keys, me: Me, vm: VmId, held: Seen[Claim], drop_halt: bool, extra: Extra = ()) -> Change:
+def release(
+    keys: Keys,
+    me: Me,
+    vm: VmId,
+    held: Seen[Claim],
+    drop_halt: bool,
+    extra: Extra = (),
+    disk: Seen[Volume] | None = None,
+) -> Change:
     """Answer for a VM no longer.
 
-    Safety: the caller has seen the domain undefined and no call in flight for it.
+    Safety: the caller has seen the domain undefined and no call in flight for it. ``disk``: its record,
+    unchanged; it keeps where the VM ran last.
     """
+    guards = [unchanged(keys.claim(vm), held), in_session(keys, me)]
     effects: list[Put | Delete] = [Delete(keys.claim(vm)), Delete(keys.vm_status(vm))]
     if drop_halt:
         effects.append(Delete(keys.halt(vm)))
+    if disk is not None and disk.ok.last_node != me.node:
+        key = keys.volume(disk.ok.project, disk.ok.uuid)
+        guards.append(unchanged(key, disk))
+        effects.append(Put(key, encode(msgspec.structs.replace(disk.ok, last_node=me.node))))
     return Change(
         name="release",
-        guards=(unchanged(keys.claim(vm), held), in_session(keys, me)),
+        guards=tuple(guards),
         effects=(*effects, *_ride(extra)),
     )
 
@@ -305,6 +306,12 @@ def forget_volume(keys: Keys, me: Me, found: Seen[Volume], vm: VmId, extra: Extr
         guards=(unchanged(key, found), in_session(keys, me)),
         effects=(Delete(key), *_ride(extra)),
     )
+
+
+def forget_token(keys: Keys, me: Me, key: str, found: Seen[Group]) -> Change:
+    """Drop a token that no claim bears. Safety: unchanged since that was seen: nobody has entered since."""
+    guards = (unchanged(key, found), in_session(keys, me))
+    return Change(name="forget_token", guards=guards, effects=(Delete(key),))
 
 
 # --- fences ---------------------------------------------------------------------------------------------

@@ -39,8 +39,9 @@ class View(Struct, frozen=True, kw_only=True):
     rank: int | None = None
     """My place among those who would take it (0 first); None when I would not."""
     waited_s: float = 0.0
-    """Since this rank was computed."""
-    rank_delay_s: float = 0.03
+    """What those before me have had."""
+    delay_s: float = 0.0
+    """What they get (core/placement: by the lag that each of them publishes)."""
     retry_in_s: float = 0.0
     """Wait left before the next boot of a crashing guest, or of a boot that was refused."""
     stop_left_s: float | None = None
@@ -214,7 +215,7 @@ def _unclaimed(view: View) -> Action:
 def _in_turn(view: View, action: Action) -> Action:
     if view.rank is None:
         return Idle("this node would not take it")
-    wait_s = view.rank * view.rank_delay_s - view.waited_s
+    wait_s = view.delay_s - view.waited_s
     if wait_s > 0:
         return Idle(f"rank {view.rank}: others first", wait_s)
     return action

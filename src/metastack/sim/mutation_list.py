@@ -472,8 +472,8 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "an epoch is the revision of the very put (CE4)",
         (
             Patch(
-                "agent.act",
-                "Reconciler._take_over",
+                "agent.taking",
+                "Taking.take_over",
                 "claim_id=node.clock.ident(),",
                 "claim_id=node.clock.ident(),\n                epoch=old.ok.epoch,",
             ),
@@ -497,7 +497,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "orphan-spec",
         "a disk that a spec names is no orphan",
         (
-            Patch("agent.sweeper", "orphans", "if spec is not None and", "if False and"),
+            Patch("agent.sweeper", "orphaned", "if spec is not None and", "if False and"),
             Patch(
                 "agent.sweeper",
                 "Sweeper._nobody_refers_to",
@@ -511,7 +511,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "orphan-claim",
         "a disk that a claim names is no orphan",
         (
-            Patch("agent.sweeper", "orphans", "if claim is not None and", "if False and"),
+            Patch("agent.sweeper", "orphaned", "claim is not None and", "False and"),
             Patch(
                 "agent.sweeper",
                 "Sweeper._nobody_refers_to",
@@ -525,11 +525,11 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "orphan-unreadable",
         "the disk of a VM whose spec cannot be read is no orphan",
         (
-            Patch("agent.sweeper", "orphans", "spec.record is None or", "spec.record is not None and"),
+            Patch("agent.sweeper", "orphaned", "spec.record is None or", "spec.record is not None and"),
             Patch(
                 "agent.sweeper", "Sweeper._nobody_refers_to", "(spec is not None and found[0] is None) or ", ""
             ),
-            Patch("agent.sweeper", "orphans", "claim.record is None or", "claim.record is not None and"),
+            Patch("agent.sweeper", "orphaned", "claim.record is None or", "claim.record is not None and"),
         ),
         ("unreadable-and-switched-off",),
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import zlib
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -139,7 +140,7 @@ class Lab:
 
 
 def vm_spec(name: str, **more: object) -> VmSpec:
-    number = sum(name.encode()) * 1000 + len(name)
+    number = zlib.crc32(name.encode()) % 100_000_000
     fields: dict[str, object] = {
         "project": "default", "name": name,
         "uuid": f"{number:08d}-0000-4000-8000-00000000000a",

@@ -51,8 +51,8 @@ FENCED = seen(Fence(through=60))
 TABLE: list[tuple[str, dict[str, Any], Any]] = [
     # --- nobody answers for it
     ("wanted, I rank first: claim", dict(spec=spec(), rank=0), plan.TakeClaim()),
-    ("wanted, I rank second: wait my turn", dict(spec=spec(), rank=1, waited_s=0.01), plan.Idle),
-    ("wanted, second, and the turn has come", dict(spec=spec(), rank=1, waited_s=0.05), plan.TakeClaim()),
+    ("wanted, I rank second: wait my turn", dict(spec=spec(), rank=1, delay_s=0.03, waited_s=0.01), plan.Idle),
+    ("wanted, second, and the turn has come", dict(spec=spec(), rank=1, delay_s=0.03, waited_s=0.05), plan.TakeClaim()),
     ("wanted, I would refuse it", dict(spec=spec(), rank=None), plan.Idle),
     ("wanted, but I am not ready (CE1)", dict(spec=spec(), rank=0, ready=False), plan.Idle),
     ("wanted, but I have no session", dict(spec=spec(), rank=0, session=0, ready=False), plan.Idle),
@@ -98,7 +98,7 @@ TABLE: list[tuple[str, dict[str, Any], Any]] = [
     ("another node's", dict(spec=spec(), claim=claim(node=OTHER), rank=0), plan.Idle),
     ("another node's, fenced up to before its session", dict(spec=spec(), claim=claim(OTHER, 61), owner_fence=FENCED, rank=0), plan.Idle),
     ("another node's, fenced", dict(spec=spec(), claim=claim(OTHER, 60), owner_fence=FENCED, rank=0), plan.TakeOver()),
-    ("... second in rank", dict(spec=spec(), claim=claim(OTHER, 60), owner_fence=FENCED, rank=1), plan.Idle),
+    ("... second in rank", dict(spec=spec(), claim=claim(OTHER, 60), owner_fence=FENCED, rank=1, delay_s=0.03), plan.Idle),
     ("... spec gone: taken over to be released", dict(claim=claim(OTHER, 60), owner_fence=FENCED, rank=0), plan.TakeOver()),
     ("my own fenced session's", dict(spec=spec(), claim=claim(ME, OLD), fenced_through=60, owner_fence=FENCED, rank=0), plan.TakeOver()),
     ("domain here, claim elsewhere: kill", dict(spec=spec(), claim=claim(OTHER), domains=(domain(),)), plan.Kill),

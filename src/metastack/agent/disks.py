@@ -1,0 +1,69 @@
+"""Which disk records belong to which VM, and which name one UUID: kept beside the world, record by record.
+
+Owns: the index. Refuses: deciding what is removed (:mod:`.sweeper`).
+Rule: it says what the world says; it only spares looking through every record for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from ..core.keys import Kind, ParsedKey
+from ..core.model import VmId, Volume
+from ..core.world import World
+
+K = TypeVar("K")
+Names = tuple[str, str]
+"""Project and UUID of a disk's record."""
+
+
+class Disks:
+    """Disk records by VM and by UUID."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._vm: dict[Names, VmId] = {}
+        self._of: dict[VmId, set[Names]] = {}
+        self._named: dict[str, set[Names]] = {}
+        for names, _ in world.volumes():
+            self._see(names)
+
+    def update(self, touched: Iterable[ParsedKey]) -> None:
+        """Take in what changed."""
+        for key in touched:
+            if key.kind is Kind.VOLUME:
+                self._see((key.names[0], key.names[1]))
+
+    def _see(self, names: Names) -> None:
+        found = self._world.volume(*names)
+        record = found.record if found is not None else None
+        vm = VmId(record.project, record.vm) if record is not None else None
+        old = self._vm.get(names)
+        if old is not None and old != vm:
+            del self._vm[names]
+            _drop(self._of, old, names)
+        if vm is not None and old != vm:
+            self._vm[names] = vm
+            self._of.setdefault(vm, set()).add(names)
+        if found is None:
+            _drop(self._named, names[1], names)
+        else:
+            self._named.setdefault(names[1], set()).add(names)
+
+    def of(self, vm: VmId) -> list[Names]:
+        """Records of a VM's disks, also of older VMs of its name."""
+        return sorted(self._of.get(vm, ()))
+
+    def named(self, uuid: str) -> list[Volume]:
+        """Every readable record of that UUID, in whatever project."""
+        found = (self._world.volume(*names) for names in sorted(self._named.get(uuid, ())))
+        return [volume.record for volume in found if volume is not None and volume.record is not None]
+
+
+def _drop(table: dict[K, set[Names]], key: K, names: Names) -> None:
+    there = table.get(key)
+    if there is not None:
+        there.discard(names)
+        if not there:
+            del table[key]

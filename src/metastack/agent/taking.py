@@ -1,0 +1,154 @@
+"""Taking: this node begins to answer for a VM that nobody answers for, or only a session that is shut out.
+
+Owns: what goes into a claim. Refuses: deciding whose turn it is (core/plan); the guards (core/changes).
+Rule: from the last look at the world to the sending of a claim nothing is awaited.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from ..core import changes, plan
+from ..core.change import Change
+from ..core.model import Claim, Phase, VmId, VmSpec, VmStatus, Volume
+from ..core.plan import View
+from ..core.tokens import Tokens
+from ..ports import Refused, UnknownOutcome
+from .claims import Claims
+from .look import was_paused
+from .memory import VmMemory
+from .node import Node
+
+log = structlog.get_logger()
+
+
+class Taking:
+    """Claims and takeovers of one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.claims = Claims(node)
+
+    async def claim(self, view: View, memory: VmMemory) -> None:
+        """Claim what nobody answers for."""
+        node, vm = self._node, view.vm
+        assert view.spec is not None
+        spec = view.spec.ok
+        self._refuse_strange_disk(spec, memory)
+        self.claims.reserve(vm, spec)
+        me = node.session.me
+        new = Claim(
+            node=node.name,
+            session=me.session,
+            uuid=spec.uuid,
+            volume_uuid=spec.volume_uuid,
+            claim_id=node.clock.ident(),
+            generation=me.generation,
+        )
+        status = self._first_status(spec.uuid, me.session)
+        volume = None
+        if node.world.volume(spec.project, spec.volume_uuid) is None:
+            volume = Volume(
+                uuid=spec.volume_uuid,
+                project=spec.project,
+                vm=spec.name,
+                vm_uuid=spec.uuid,
+                size_bytes=spec.disk_bytes,
+                image_uuid=spec.image_uuid,
+                pool=node.world.config.default_pool,
+                trash_retention_s=node.world.config.trash_retention_s,
+            )
+        event = node.event("vm.claimed", str(vm))
+        change = changes.claim(
+            node.keys, me, vm, view.spec, new, status, volume, event, tokens=node.tokens(spec)
+        )
+        if await self._send(vm, change):
+            self.say("claimed", vm)
+
+    async def _send(self, vm: VmId, change: Change) -> bool:
+        """Commit a claim whose room is reserved; the reservation lasts until the outcome is known."""
+        try:
+            won = await self.claims.commit(vm, change)
+        except UnknownOutcome:
+            raise  # freed when it is settled
+        except BaseException:
+            self.claims.free(vm)
+            raise
+        self.claims.free(vm)
+        return won
+
+    def _refuse_strange_disk(self, spec: VmSpec, memory: VmMemory) -> None:
+        """Safety: a spec that names the disk of another VM would bring that disk a second writer."""
+        for volume in self._node.disks.named(spec.volume_uuid):
+            if volume.vm_uuid == spec.uuid:
+                continue
+            why = f"its disk {volume.uuid} belongs to {volume.project}/{volume.vm} (uuid {volume.vm_uuid})"
+            if memory.message != why:
+                memory.message = why
+                log.error("claim_refused", vm=str(spec.id), node=self._node.name, why=why)
+            raise Refused(why)
+
+    def _first_status(self, uuid: str, session: int, phase: Phase = Phase.STARTING) -> VmStatus:
+        node = self._node
+        return VmStatus(
+            uuid=uuid,
+            phase=phase,
+            node=node.name,
+            session=session,
+            epoch=0,
+            since=node.clock.stamp(),
+        )
+
+    def say(self, what: str, vm: VmId, **more: object) -> None:
+        """Log a claim that is mine now."""
+        held = self._node.world.claim(vm)
+        if held is not None and held.record is not None:
+            log.info(
+                what,
+                vm=str(vm),
+                node=self._node.name,
+                session=held.record.session,
+                epoch=held.record.epoch,
+                **more,
+            )
+
+    async def take_over(self, view: View) -> None:
+        """Take the claim of a session that is shut out."""
+        assert view.owner_fence is not None
+        assert view.claim is not None
+        node, vm, old = self._node, view.vm, view.claim
+        me = node.session.me
+        spec = view.spec.record if view.spec is not None else None
+        same = spec is not None and spec.uuid == old.ok.uuid
+        new = Claim(
+            node=node.name,
+            session=me.session,
+            uuid=old.ok.uuid,
+            volume_uuid=old.ok.volume_uuid,
+            claim_id=node.clock.ident(),
+            generation=me.generation,
+            taken_from=old.ok.node,
+            was_paused=same and was_paused(view),
+        )
+        wanted = plan.wants_on(view)
+        # One that is not wanted on is taken over to be released, never started: it needs no room.
+        tokens: Tokens = ()
+        if wanted and spec is not None:
+            self.claims.reserve(vm, spec)
+            tokens = node.tokens(spec)
+        phase = Phase.STARTING if same and wanted else Phase.STOPPING
+        status = self._first_status(old.ok.uuid, me.session, phase)
+        change = changes.takeover(
+            node.keys,
+            me,
+            vm,
+            old,
+            view.owner_fence,
+            view.spec,
+            new,
+            status,
+            node.event("vm.taken_over", str(vm), f"from {old.ok.node}"),
+            tokens,
+        )
+        if await self._send(vm, change):
+            self.say("taken_over", vm, taken_from=old.ok.node)

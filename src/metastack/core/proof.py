@@ -1,0 +1,38 @@
+"""The words of a proof: what a guarded transaction compares.
+
+Owns: who commits, and the three comparisons that every change of the protocol is made of.
+Refuses: the changes themselves (:mod:`.changes`, which is where the rest of the protocol reads these from).
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from .change import Guard
+from .keys import Keys
+from .model import token_revision
+from .world import R, Seen, mod_of
+
+
+class Me(Struct, frozen=True, kw_only=True):
+    """Who commits: a node in one session under one lease."""
+
+    node: str
+    session: int
+    lease: int
+    generation: int = 0
+
+
+def absent(key: str) -> Guard:
+    """Nothing is at that key."""
+    return Guard(key, "mod", 0)
+
+
+def unchanged(key: str, found: Seen[R] | None) -> Guard:
+    """The key is as it was seen; absent when it was not there."""
+    return Guard(key, "mod", mod_of(found))
+
+
+def in_session(keys: Keys, me: Me) -> Guard:
+    """``alive = S``: my alive key still has the create revision that is my session."""
+    return Guard(keys.node_alive(me.node), "create", token_revision(me.session))
