@@ -38,10 +38,15 @@ def doctor(lab: Lab) -> list[dict[str, Any]]:
 
 def told(lab: Lab, victim: str, word: str) -> None:
     """Wherever somebody would look, it is said."""
-    lab.until("fence list says why", lambda: word in (lab.json("fence", "show", victim)["trouble"] or ""), 90)
-    shown = lab.json("fence", "show", victim)
-    assert shown["state"] == "open"
-    assert shown["intent_at"]
+
+    def shown() -> dict[str, Any]:
+        return lab.node(victim)["fence"] or {}
+
+    lab.until("node show says why", lambda: word in (shown().get("trouble") or ""), 90)
+    assert shown()["state"] == "open"
+    assert shown()["intent_at"]
+    listed = {view["name"]: view for view in lab.json("fence", "list")}
+    assert word in listed[victim]["trouble"]
     first = lab.run("status").stdout.splitlines()[0]
     assert f"node {victim} is not fenced" in first, first
     assert word in first, first
