@@ -58,6 +58,7 @@ def told(lab: Lab, victim: str, word: str) -> None:
 
 def test_users_that_may_not_block(lab: Lab) -> None:
     vm = lab.create("refused")
+    assert lab.boots("refused") == 1
     victim = vm["node"]
     others = [name for name in lab.cluster.state.nodes if name != victim]
     before = {name: caps(lab, name) for name in others}
@@ -85,6 +86,7 @@ def test_users_that_may_not_block(lab: Lab) -> None:
 
 def test_a_monitor_that_hangs(lab: Lab) -> None:
     vm = lab.create("waits")
+    assert lab.boots("waits") == 1
     victim = vm["node"]
     pid = int((ceph_of(lab).directory / "run" / "mon.a.pid").read_text())
     assert "mon.a" in ceph_of(lab).status().running
