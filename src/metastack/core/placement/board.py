@@ -29,6 +29,7 @@ from .misses import Misses
 from .nodes import NodeView, node_view, plus
 from .order import Order, shape_of
 from .preferences import preference
+from .scores import SOON_MS
 
 HEAD = 8
 """So many nodes stand ready for each waiting VM; the others come after them, and only then are ranked."""
@@ -65,7 +66,7 @@ class Board:
         """Nodes to think away, with what runs on them."""
         self._more = tuple(more)
         """Nodes to think of."""
-        self.misses = Misses()
+        self.misses = Misses(len(world.nodes()))
         self._rebuild()
 
     # --- following the world
@@ -137,7 +138,11 @@ class Board:
                 continue
             if new.labels != old.labels:
                 return False  # it is in other domains now
-            old.session, old.lag_ms = new.session, new.lag_ms
+            if old.session != new.session:
+                self.misses.forgive(name)
+                old.session = new.session
+            if max(old.lag_ms, new.lag_ms) <= SOON_MS:
+                old.lag_ms = new.lag_ms
             if new == old:
                 continue
             self.nodes[name] = new

@@ -8,28 +8,41 @@ same claims agree.
 from __future__ import annotations
 
 _FIRST = 16
-_DOUBLINGS = 6
+"""Claims that a first miss lasts in a small cluster ..."""
+_SHARE = 8
+"""... and in a large one the nodes divided by this: there each node's turn comes less often."""
+_GROWTH = 4
+_MOST = 4
+"""A miss lasts so many times longer than the one before it, so many times."""
 
 
 class Misses:
     """Who is charged, and until when."""
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: int = 0) -> None:
         self.count: dict[str, int] = {}
         self._until: dict[str, int] = {}
         self._claims = 0
+        self._first = max(_FIRST, nodes // _SHARE)
 
     def won(self, winner: str, head: tuple[str, ...]) -> None:
         """A VM that these were to take, best first, was claimed."""
         self._claims += 1
         if self.count:
-            self.count.pop(winner, None)
-            self._until.pop(winner, None)
+            self.forgive(winner)
         if winner not in head[1:]:
             return
         for name in head[: head.index(winner)]:
-            self.count[name] = misses = self.count.get(name, 0) + 1
-            self._until[name] = self._claims + (_FIRST << min(misses - 1, _DOUBLINGS))
+            # Whoever is charged already missed these before it was: a burst that meets a node in a bad moment
+            # is one miss, not as many as it has VMs.
+            if not self.charged(name):
+                misses = self.count[name] = self.count.get(name, 0) + 1
+                self._until[name] = self._claims + self._first * _GROWTH ** min(misses - 1, _MOST)
+
+    def forgive(self, name: str) -> None:
+        """It took one, or is another session."""
+        self.count.pop(name, None)
+        self._until.pop(name, None)
 
     def charged(self, name: str) -> int:
         """Misses for which the node still comes last; 0: none."""

@@ -5,6 +5,11 @@ from __future__ import annotations
 from ..model import VmSpec, Weights
 from .nodes import NodeView
 
+SOON_MS = 50
+"""A node that hears of changes later than that is the worse place: the VM would wait for it ..."""
+LATE_MS = 250
+"""... and one that hears so late counts a whole score less."""
+
 
 def free_shares(spec: VmSpec, node: NodeView) -> tuple[float, float]:
     """Shares of vCPU and memory that are still free after taking the VM, 0..1."""
@@ -28,6 +33,8 @@ def parts(spec: VmSpec, node: NodeView, weights: Weights) -> dict[str, float]:
         found["balanced"] = 1.0 - abs(cpu - memory)
     if weights.image:
         found["image"] = 1.0 if node.images.get(spec.image_uuid) else 0.0
+    if node.lag_ms > SOON_MS:
+        found["late"] = -node.lag_ms / LATE_MS
     return found
 
 
@@ -38,7 +45,7 @@ def total(found: dict[str, float], weights: Weights) -> float:
 
 def base(spec: VmSpec, node: NodeView, weights: Weights) -> int:
     """The score in whole millionths: sums of floats must not decide who is first."""
-    if not (weights.pack or weights.balanced or weights.image):
+    if not (weights.pack or weights.balanced or weights.image or node.lag_ms > SOON_MS):
         # The default, without the detour: this runs for every change of every node's load.
         cpu, memory = free_shares(spec, node)
         return round(min(cpu, memory) * weights.spread * 1e6)

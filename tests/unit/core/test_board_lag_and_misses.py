@@ -1,0 +1,99 @@
+"""Nodes that hear late and nodes that are deaf: who comes last, for how long, and who is waited for."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from placement_rig import KEYS, Cluster
+
+from metastack.core.model import NodeFacts, VmId
+from metastack.core.placement import explain, published_lag_ms
+from metastack.core.placement.misses import Misses
+
+
+def test_a_node_that_hears_late_comes_last_and_says_why() -> None:
+    found = Cluster()
+    for n in range(3):
+        found.node(f"n{n}")
+    found.want("v0")
+    first = found.heads()["v0"][0]
+    found.node(first, lag_ms=250)
+    assert found.heads()["v0"][-1] == first
+    wanted = found.world.spec(VmId("default", "v0"))
+    assert wanted is not None and wanted.record is not None
+    verdicts = {v.node: v for v in explain(found.board, wanted.record)}
+    assert verdicts[first].parts["late"] == -1.0 and verdicts[first].fits
+    assert all("late" not in v.parts for name, v in verdicts.items() if name != first)
+    found.node(first)
+    assert found.heads()["v0"][0] == first
+
+
+def test_a_little_lag_moves_nobody_but_is_waited_for() -> None:
+    found = Cluster()
+    for n in range(3):
+        found.node(f"n{n}")
+    found.want("v0")
+    vm, head = VmId("default", "v0"), found.heads()["v0"]
+    assert [found.board.delay_ms(vm, rank) for rank in range(4)] == [0, 30, 60, 90]
+    found.node(head[0], lag_ms=25)
+    assert found.heads()["v0"] == head
+    assert [found.board.delay_ms(vm, rank) for rank in range(4)] == [0, 50, 80, 110]
+
+
+def test_many_misses_at_once_are_one_and_each_later_one_lasts_longer() -> None:
+    misses = Misses(3)
+    for _ in range(5):
+        misses.won("b", ("a", "b"))
+    assert misses.charged("a") == 1
+    lasted = []
+    for _ in range(3):
+        n = 0
+        while misses.charged("a"):
+            misses.won("b", ("b",))
+            n += 1
+        lasted.append(n)
+        misses.won("b", ("a", "b"))
+    assert lasted == [12, 64, 256]
+    misses.won("a", ("b", "a"))
+    assert not misses.charged("a") and misses.charged("b")
+
+
+def test_a_new_session_is_forgiven() -> None:
+    found = Cluster()
+    for n in range(2):
+        found.put(KEYS.node_facts(f"n{n}"), NodeFacts(name=f"n{n}", uuid="u"))
+        found.node(f"n{n}", cpus=16, memory_mib=65536)
+    found.want("v0")
+    first, second = found.heads()["v0"]
+    found.claim("v0", second)
+    assert found.board.misses.charged(first)
+    found.delete(KEYS.node_alive(first))
+    found.node(first, cpus=16, memory_mib=65536)
+    assert not found.board.misses.charged(first)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.permutations("abcde")), max_size=60))
+def test_whoever_won_last_is_never_charged_and_nobody_for_ever(wins: list[tuple[str, list[str]]]) -> None:
+    misses = Misses(5)
+    for winner, head in wins:
+        misses.won(winner, tuple(head))
+        assert not misses.charged(winner)
+    for _ in range(16 * 4**4):
+        misses.won("f", ("f",))
+    assert not any(misses.charged(name) for name in "abcde")
+
+
+@pytest.mark.parametrize(
+    ("samples", "told"),
+    [
+        ([300.0] * 19, 0),
+        ([1.0] * 100, 0),
+        ([3.0] * 98 + [30.0] * 2, 25),
+        ([3.0] * 98 + [40.0] * 2, 50),
+        ([260.0] * 50, 250),
+        ([9000.0] * 50, 1000),
+    ],
+)
+def test_what_is_published_is_the_bad_case_in_coarse_steps(samples: list[float], told: int) -> None:
+    assert published_lag_ms(samples) == told
