@@ -89,11 +89,11 @@ def taint_changes(texts: list[str]) -> TaintChange:
         gone = text.endswith("-") and "=" not in text
         head, colon, word = text.removesuffix("-" if gone else "").partition(":")
         effect = _effect(text, word) if colon else None
-        key, equals, value = head.partition("=")
+        key, _, value = head.partition("=")
         if gone:
             drop.append((names.label_key(key), effect))
             continue
-        value = names.label_value(names.label_key(key), value) if equals else ""
+        value = names.label_value(names.label_key(key), value)
         put.append(Taint(key=key, value=value, effect=effect or Effect.NO_SCHEDULE))
     both = {taint.key for taint in put} & {key for key, _ in drop}
     if both:

@@ -285,7 +285,7 @@ async def test_vms_records_leases_and_leftovers(rig: Rig) -> None:
     await node(rig, "n1", "10.0.0.1")
     await create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
     waiting = await said(rig, min_ttl_s=9)
-    assert waiting.of("vms")[0][:2] == ("warning", "vm default/hello")
+    assert waiting.of("pending")[0][:2] == ("warning", "vm default/hello")
     assert "no lease shorter than 9 s" in waiting.of("lease_ttl")[0][2]
     await rig.claim("n1", 1)
     await rig.status("n1", 1, Phase.FAILED, message="no such bridge")

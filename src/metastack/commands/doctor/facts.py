@@ -21,6 +21,7 @@ from metastack.core.model import (
     Fence,
     Generation,
     Halt,
+    Hint,
     Image,
     NodeAlive,
     NodeFacts,
@@ -143,6 +144,7 @@ KINDS: Final[dict[Kind, type[Record]]] = {
     Kind.VM_STATUS: VmStatus,
     Kind.VOLUME: Volume,
     Kind.REFUSAL: Refusal,
+    Kind.HINT: Hint,
 }
 NOBODYS_ADDRESS: Final = "192.0.2.1"
 """Of a range kept for documentation: whoever may unblock it may unblock anyone, and nothing is unblocked."""

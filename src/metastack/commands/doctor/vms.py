@@ -1,4 +1,4 @@
-"""VMs that should run and do not."""
+"""VMs that a node answers for, and that do not run. (Those that wait for a node: :mod:`.pending`.)"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from metastack.core.model import Phase
 
 from ..views import vm_views
-from .facts import Facts, Finding, error, warning
+from .facts import Facts, Finding, error
 
 
 def check(facts: Facts) -> Iterator[Finding]:
@@ -17,7 +17,5 @@ def check(facts: Facts) -> Iterator[Finding]:
             yield error(object, view.message or "broken record", show)
         elif view.phase == Phase.FAILED:
             yield error(object, view.message or "failed, and its node does not say why", show)
-        elif view.phase == Phase.PENDING:
-            yield warning(object, f"waits: {view.message or 'nobody says why'}", "metastack node list -o wide")
         elif view.phase == Phase.CLAIMED and view.node and facts.world.alive(view.node) is None:
             yield error(object, view.message or "its node is lost", f"metastack fence show {view.node}")

@@ -1,0 +1,23 @@
+"""Room for the VMs of lost nodes, when the settings ask for it (``spare_nodes``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from metastack.core.placement import without_room
+
+from ..admission import in_words
+from .facts import Facts, Finding, warning
+
+
+def check(facts: Facts) -> Iterator[Finding]:
+    wanted = facts.world.config.spare_nodes
+    if not wanted:
+        return
+    lost, left = without_room(facts.world, wanted)
+    if left:
+        yield warning(
+            "cluster",
+            f"spare_nodes={wanted} does not hold: without {', '.join(lost)}, {in_words(left)}",
+            f"metastack whatif --lose {','.join(lost)}",
+        )

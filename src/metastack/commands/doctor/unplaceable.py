@@ -1,0 +1,48 @@
+"""VMs that no node would take even if it were empty: labels, taints, processors, pins that nobody meets.
+
+A VM that runs may be one of them: it runs on until its node is lost, and then nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from metastack.core.model import NodeState, VmSpec
+from metastack.core.placement import NodeView, node_view
+from metastack.core.placement.filters import lasting_refusals
+from metastack.core.placement.order import shape_of
+from metastack.core.world import wants_on
+
+from ..reasons import main_reason
+from .facts import Facts, Finding, warning
+
+
+def check(facts: Facts) -> Iterator[Finding]:
+    world = facts.world
+    # Cordoned, draining and ill nodes count as if they were well: those have checks of their own.
+    views = [node_view(world, name) for name in world.nodes() if world.alive(name) is not None]
+    nodes = [replace(view, state=NodeState.READY, ready=True, storage_ok=True) for view in views]
+    known: dict[object, str] = {}
+    for vm, found in sorted(world.specs()):
+        spec = found.record
+        if spec is None or not nodes or not wants_on(world, vm):
+            continue
+        if spec.placement.node in world.nodes() and world.alive(spec.placement.node) is None:
+            continue  # what its node has is not known while that is lost
+        shape = shape_of(spec, world.config.weights)
+        if shape not in known:
+            known[shape] = _why(spec, nodes)
+        if known[shape]:
+            yield warning(
+                f"vm {vm}",
+                f"no node would take it, not even an empty one: {known[shape]}",
+                f"metastack vm explain {vm}",
+            )
+
+
+def _why(spec: VmSpec, nodes: list[NodeView]) -> str:
+    """Why every node refuses such a VM for good; empty when one would take it."""
+    reasons = {node.name: lasting_refusals(spec, node) for node in nodes}
+    return main_reason(reasons) if all(reasons.values()) else ""
