@@ -73,7 +73,8 @@ class Reconciler:
         if claim is not None and claim.record is not None and claim.record.node == self._node.name:
             uuids.add(claim.record.uuid)
         found = [await self._node.hypervisor.domain(uuid) for uuid in sorted(uuids)]
-        domains = tuple(domain for domain in found if domain is not None)
+        # Safety: somebody else's domain with this VM's UUID is not the VM; a boot is refused while it is there.
+        domains = tuple(domain for domain in found if domain is not None and domain.managed)
         if domains:
             self.known[vm] = {domain.uuid for domain in domains}
         else:

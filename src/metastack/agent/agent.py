@@ -263,10 +263,9 @@ class Agent:
         await self.node.caught_up()
         match key:
             case ("vm", project, name):
-                mirror = self.node.mirror
-                if not mirror.listed.is_set() or mirror.went_back or not self.node.session.recognised:
-                    # Safety: an agent that has not listed etcd since it started, or that is a stranger to the
-                    # etcd that it reached, kills nothing.
+                if self.node.mirror.went_back or not self.node.session.recognised:
+                    # Safety: an agent that has not listed etcd since it started (which being recognised needs),
+                    # or that is a stranger to the etcd that it reached, kills nothing.
                     return RETRY_S
                 return await self._reconciler.reconcile(VmId(project, name))
             case ("node", name, _):

@@ -8,6 +8,7 @@ Rule: between the last look at the session and the boot nothing is awaited.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 import structlog
 
@@ -39,6 +40,11 @@ class Guests:
         assert view.spec is not None
         assert held is not None
         spec, claim = view.spec.ok, held.ok
+        if memory.stray:
+            # Safety: an order without an answer (a kill, a shutdown) would land on the guest that is started.
+            await node.hypervisor.quiesce()
+            memory.stray = False
+            return False  # look again: it may have landed
         async with self._boots:
             now = node.world.claim(vm)
             if now is None or now.mod != held.mod or not node.session.ready:
@@ -118,10 +124,18 @@ class Guests:
         wait_s = min(config.crash_backoff_max_s, config.crash_backoff_s * 2 ** min(20, times - 1))
         memory.retry_at_s = asyncio.get_running_loop().time() + wait_s
 
+    async def _ordered(self, memory: VmMemory, order: Awaitable[None]) -> None:
+        """Await an order to a guest; one without an answer is remembered: it may still land."""
+        try:
+            await order
+        except UnknownOutcome:
+            memory.stray = True
+            raise
+
     async def kill(self, view: View, action: plan.Kill, memory: VmMemory) -> None:
         """Destroy and undefine; a guest that ended by itself waits before it is booted again."""
         node = self._node
-        await node.hypervisor.kill(action.uuid)
+        await self._ordered(memory, node.hypervisor.kill(action.uuid))
         log.info("killed", vm=str(view.vm), node=node.name, uuid=action.uuid, why=action.why)
         if action.crashed:
             now_s = asyncio.get_running_loop().time()
@@ -142,7 +156,7 @@ class Guests:
         if first:
             memory.stop_from_s, memory.stop_key = now_s, (uuid, domain.epoch)
         memory.asked_at_s = now_s
-        await self._node.hypervisor.shutdown(uuid)
+        await self._ordered(memory, self._node.hypervisor.shutdown(uuid))
         if first:
             log.info("asked_to_stop", vm=str(view.vm), node=self._node.name)
         return first

@@ -34,7 +34,7 @@ class VmMemory:
     unsettled: bool = False
     """The outcome of a transaction of mine is unknown."""
     stray: bool = False
-    """A boot of mine got no answer in time: its call may still be in flight."""
+    """A boot, kill or shutdown of mine got no answer in time: its call may still be in flight."""
     locks_broken: int = 0
     """Epoch for which the locks of the node before were broken."""
 
