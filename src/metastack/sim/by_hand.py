@@ -103,65 +103,36 @@ def _new_address(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     return nothing
 
 
-@fault("unblock-held", "cluster", lasts=True)
-def _unblock_held(lab: Lab, args: tuple[str, ...]) -> Undo | None:
-    """The next unblock stays in a monitor that is frozen: no answer, and it takes effect at the end."""
-    return _held(lab, "unfence", once=True)
-
-
-@fault("fences-held", "cluster", lasts=True)
-def _fences_held(lab: Lab, args: tuple[str, ...]) -> Undo | None:
-    """Blocks stay in monitors that are frozen: no answers, and all take effect at the end."""
-    return _held(lab, "fence", once=False)
-
-
-def _held(lab: Lab, command: str, *, once: bool) -> Undo:
-    before, pool = lab.pool.fail, lab.pool
-    held: list[tuple[str, ...]] = []
-
-    def hold(what: str, address: str) -> Exception | None:
-        if what != command or (once and held):
-            return before(what, address)
-        # Whom it concerns is known only for an unblock (the sender); a block is of whoever has an open fence.
-        held.append((address,) if command == "unfence" else _victims(lab))
-        return Unavailable(f"{what}: the monitor is silent")
-
-    def thaw() -> None:
-        if pool.fail is hold:
-            pool.fail = before
-        for names in dict.fromkeys(held):
-            lab.trace.add("--", f"the monitors carry out: {command} {' '.join(names)}")
-            (pool.blocked.difference_update if command == "unfence" else pool.blocked.update)(names)
-            pool.no_rights.update(name[7:] for name in names if name.startswith("client."))
-
-    pool.fail = hold
-    return thaw
-
-
-def _victims(lab: Lab) -> tuple[str, ...]:
-    found: list[str] = []
-    for name, host in lab.hosts.items():
-        entry = lab.cluster.get(lab.keys.fence(name))
-        record = seen(Fence, entry).record if entry is not None else None
-        if record is not None and record.intent:
-            found += host.fenced_by()
-    return tuple(found)
-
-
 @fault("fence-unanswered", "cluster", lasts=True)
 def _fence_unanswered(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     """The storage takes no block and says so to nobody: "unreachable" for fences only."""
-    before = lab.pool.fail
 
     def fail(what: str, address: str) -> Exception | None:
-        return Unavailable("fence: no monitor answers") if what == "fence" else before(what, address)
+        return Unavailable("fence: no monitor answers") if what == "fence" else None
 
-    def end() -> None:
-        if lab.pool.fail is fail:
-            lab.pool.fail = before
+    lab.pool.troubles.append(fail)
+    return partial(lab.pool.troubles.remove, fail)
 
-    lab.pool.fail = fail
-    return end
+
+@fault("answer-takes", "node")
+def _answer_takes(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """The next answer of etcd about a kind of record is that late: ``answer-takes n1 claims 4``."""
+    wire = host_of(lab, args).wire
+    if wire is None:
+        return None
+    wire.late = (f"/{args[1]}/", float(args[2]))
+    return nothing
+
+
+@fault("foreign-domain", "node", lasts=True)
+def _foreign_domain(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """Somebody starts a domain of their own under a VM's UUID: ``foreign-domain n1 vm1``."""
+    spec = lab.operator.spec(args[1])
+    if spec is None:
+        return None
+    hypervisor = host_of(lab, args).hypervisor
+    hypervisor.add_foreign(spec.uuid, args[1])
+    return partial(hypervisor.forget, spec.uuid)
 
 
 @fault("calls-take", "node", lasts=True)

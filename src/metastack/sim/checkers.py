@@ -8,8 +8,9 @@ Refuses: raising. A violation is collected in the lab (an assert in somebody's t
   running guests share a disk that neither is shut out of;
 * one claim: it moves only from a session that a finished fence reached, and is released without a domain;
 * growing: sessions, epochs and fences only grow;
-* destroyed: no disk of a VM that has a spec is removed, no foreign domain is touched;
+* destroyed: no disk of a VM that has a spec is removed, no guest is ended where it is wanted, nor any foreign;
 * the brake: no fence is opened while more than the configured share of the nodes is gone, and it is said;
+* not ready: no session claims or starts anything before it was ready (:mod:`metastack.sim.deeds`);
 * the view: what an agent has folded is what etcd's history says at that revision;
 * converged (:mod:`metastack.sim.converged`): after healing, all is as wished within the bound, and stays so.
 """
@@ -24,6 +25,7 @@ from ..core.keys import Kind, ParsedKey
 from ..core.model import Claim, Fence, NodeAlive, NodeFacts, Record, VmId, VmSpec, VmStatus, token
 from ..core.world import _TYPES, mod_of, seen
 from . import converged
+from .deeds import Deeds
 from .etcd import RESTORED
 from .host import FOREIGN
 from .rbd import Write
@@ -57,6 +59,7 @@ class Checkers:
         self._last_write: dict[str, Write] = {}
         self._said: set[tuple[str, ...]] = set()
         self._views: dict[int, tuple[int, dict[ParsedKey, int]]] = {}
+        self.deeds = Deeds(lab, self._claims, self._specs, self._fences)
         lab.cluster.listeners.append(self.committed)
         lab.pool.wrote = self.wrote
         lab.pool.removed = self.removed
@@ -89,9 +92,13 @@ class Checkers:
         """Two running guests on one disk, neither shut out: whatever writes next, it is too late already."""
         able: dict[str, list[str]] = {}
         for host in self._lab.hosts.values():
+            if host.shut_out():
+                self.deeds.blocked_s[host.name] = self._lab.loop.time()
             if host.powered:
                 for domain in host.hypervisor.active():
                     out = self._lab.pool.refuses(host.client_of(domain.uuid))
+                    if out:
+                        self.deeds.blocked_s[host.name] = self._lab.loop.time()
                     if domain.managed and domain.state is DomainState.RUNNING and not out:
                         able.setdefault(domain.volume_uuid, []).append(f"{host.name}/{domain.epoch}")
         for volume, where in able.items():
@@ -117,6 +124,8 @@ class Checkers:
             if key is None or key.kind is Kind.EVENT:
                 continue
             names.append(f"{'' if event.entry else '-'}{key.kind.value}/{'/'.join(key.names)}")
+            if key.kind in (Kind.CLAIM, Kind.VM_SPEC, Kind.HALT):
+                self.deeds.changed_s[key.vm] = self._lab.loop.time()
             match key.kind:
                 case Kind.CLAIM:
                     self._claim(by, key.vm, event)
@@ -177,6 +186,8 @@ class Checkers:
                     self._specs[key.vm] = record
                 case NodeAlive():
                     self._alive.add(key.names[0])
+                    if record.ready:
+                        self.deeds.ready.add(token(record.generation, event.entry.create_revision))
                     self._sessions[key.names[0]] = token(record.generation, event.entry.create_revision)
 
     def _claim(self, by: str, vm: VmId, event: KeyEvent) -> None:
@@ -199,6 +210,8 @@ class Checkers:
             self._lab.violation(
                 "one_claim", f"{vm}: {by} by session {new.session} of {new.node}, which is over"
             )
+        if by in ("claim", "takeover") and new.session not in self.deeds.ready:
+            self._lab.violation("not_ready", f"{vm}: {by} by session {new.session}, which was never ready")
         if old is None:
             return
         fenced = self._fences.get(old.node, Fence()).through >= old.session
@@ -232,6 +245,8 @@ class Checkers:
             if session <= self._fences.get(node, Fence()).through:
                 self._lab.violation("growing", f"{node}: session {session} begins fenced")
         self._sessions[node] = session
+        if (record := seen(NodeAlive, event.entry).record) is not None and record.ready:
+            self.deeds.ready.add(session)
         self._alive.add(node)
         self._gone_s.pop(node, None)
 
@@ -243,24 +258,12 @@ class Checkers:
         if record.through < old.through:
             self._lab.violation("growing", f"{node}: fenced through {record.through} after {old.through}")
         if record.through > old.through and self._lab.script.storage != "file":
-            if not self._shut_out(node):
+            if not self._lab.hosts[node].is_fenced(self._facts.get(node)):
                 self._lab.violation("fence", f"{node}: done was written while it is not blocked")
             if node in self._alive and record.through >= self._sessions[node]:
                 self._lab.violation("fence", f"{node}: its living session {self._sessions[node]} is fenced")
         if by == "intent":
             self._brake(node, record.intent_by)
-
-    def _shut_out(self, node: str) -> bool:
-        """Everything that the node declared is blocked, and so are the guests that run there."""
-        facts, pool = self._facts.get(node), self._lab.pool
-        if facts is None:
-            return False
-        if not self._lab.script.address:
-            return bool(facts.storage_addresses) and set(facts.storage_addresses) <= pool.blocked
-        host = self._lab.hosts[node]
-        guests = {host.client_of(domain.uuid) for domain in host.hypervisor.active() if domain.managed}
-        known = bool(facts.storage_clients) and {*facts.storage_clients, *guests} <= pool.blocked
-        return known and (not facts.storage_guest_user or facts.storage_guest_user in pool.no_rights)
 
     def _brake(self, victim: str, fencer: str) -> None:
         agent = self._lab.hosts[fencer].agent

@@ -5,6 +5,7 @@ Exit status: 0 all is well, 1 a violation (or a log that differs, or an empty ce
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,8 @@ def run(
     jobs: Annotated[int, typer.Option(help="Processes.", min=1, max=256)] = 1,
     seconds: Annotated[float, typer.Option(help="Start no more seeds after so long; 0: play all.", min=0)] = 0,
     coverage: Annotated[
-        bool, typer.Option("--coverage", help="Fail when a cell of coverage is empty.")
+        bool,
+        typer.Option("--coverage", help="Aim at every cell that no seed reached; fail when one stays empty."),
     ] = False,
     append: Annotated[Path | None, typer.Option(help="Add one line to this result file (JSON lines).")] = None,
     shrink: Annotated[bool, typer.Option("--shrink/--no-shrink", help="Shrink the first failing seed.")] = True,
@@ -42,7 +44,9 @@ def run(
     from .run import run as run_seeds
 
     totals = run_seeds(seed, seeds, nodes=nodes, vms=vms, jobs=jobs, seconds=seconds)
-    holes = cover.empty(totals.cells) if coverage else []
+    aimed = list(cover.sweep(cover.empty(totals.cells), jobs)) if coverage else []
+    holes = [found for found in aimed if not found.struck]
+    bad = [found for found in aimed if found.violations]
     if append is not None:
         add(append, totals)
     if output == "json":
@@ -57,21 +61,31 @@ def run(
             f"trace {totals.trace_hash}"
         )
         if coverage or seeds >= 50:
-            typer.echo(cover.table(totals.cells))
+            typer.echo(cover.table(totals.cells, aimed))
+        if coverage:
+            every, missed = len(cover.everything()), len(aimed)
+            typer.echo(
+                f"coverage: {every} cells, {every - missed} by seeds, {missed - len(holes)} aimed at, "
+                f"{len(holes)} empty; {len(cover.NEVER)} cannot be"
+            )
         for failure in totals.failures:
             typer.echo(f"seed {failure.seed} FAILED: {failure.replay}")
             for line in failure.violations[:5]:
                 typer.echo(f"  {line}")
         for hole in holes:
-            typer.echo(f"never happened: {hole}")
+            typer.echo(f"never happened: {hole.kind} x {hole.step}: {hole.replay}")
+        for found in bad:
+            typer.echo(f"{found.kind} x {found.step} FAILED: {found.replay}")
+            for line in found.violations[:5]:
+                typer.echo(f"  {line}")
         typer.echo(f"{totals.violations} violations")
     if totals.failures and shrink and output != "json":
         from .schedule import schedule
         from .shrink import shrink as shortest
 
-        script, found = shortest(schedule(totals.failures[0].seed, nodes, vms))
-        typer.echo(f"shrunk to {len(script.steps)} steps ({found[0]}):\n{script}")
-    if totals.failures or holes:
+        script, why = shortest(schedule(totals.failures[0].seed, nodes, vms))
+        typer.echo(f"shrunk to {len(script.steps)} steps ({why[0]}):\n{script}")
+    if totals.failures or holes or bad:
         raise typer.Exit(1)
 
 
@@ -95,6 +109,36 @@ def replay(
     report = play(found, keep=True)
     typer.echo("\n".join(report.lines))
     typer.echo(f"trace {report.trace_hash}, {len(report.violations)} violations")
+    for line in report.violations:
+        typer.echo(f"  {line}")
+    if report.violations:
+        raise typer.Exit(1)
+
+
+@app.command()
+def aim(
+    kind: Annotated[str, typer.Argument(help="The fault, or wish.")],
+    step: Annotated[str, typer.Argument(help="The step of the protocol.")],
+    number: Annotated[int, typer.Option(help="Which of its tries.", min=0)] = 0,
+    script: Annotated[bool, typer.Option("--script", help="Only print the script.")] = False,
+) -> None:
+    """Play the short schedule of one cell of coverage: a fault in the middle of a step."""
+    from . import coverage as cover
+    from .aims import STEPS, cell
+    from .lab import play
+
+    if kind not in cover.KINDS or step not in STEPS:
+        typer.echo(f"error: faults: {' '.join(cover.KINDS)}; steps: {' '.join(STEPS)}", err=True)
+        raise typer.Exit(2)
+    found = cell(kind, step, number)
+    if script:
+        typer.echo(str(found), nl=False)
+        return
+    report = play(found, keep=True)
+    typer.echo("\n".join(report.lines))
+    typer.echo(
+        f"struck in: {', '.join(sorted(report.cells)) or 'nothing'}; {len(report.violations)} violations"
+    )
     for line in report.violations:
         typer.echo(f"  {line}")
     if report.violations:
@@ -136,6 +180,10 @@ def mutations(
     budget: Annotated[float, typer.Option(help="Seconds for the whole list; 0: no bound.", min=0)] = 0,
     tests: Annotated[Path | None, typer.Option(help="Folder of the tests; default: this checkout's.")] = None,
     remember: Annotated[bool, typer.Option("--remember", help="Keep who saw what, for the next time.")] = False,
+    jobs: Annotated[int, typer.Option(help="Processes.", min=1, max=256)] = 1,
+    record: Annotated[
+        Path | None, typer.Option(help="Write the verdicts, the commit and the time into this file (JSON).")
+    ] = None,
     output: Annotated[str, typer.Option("-o", "--output", help="text or json.")] = "text",
 ) -> None:
     """Take each safety step away in turn: somebody must notice. Needs a checkout (tests are not shipped)."""
@@ -151,14 +199,16 @@ def mutations(
             err=True,
         )
         raise typer.Exit(2)
-    verdicts = []
-    for verdict in check.judge_all(only or (), root=root, seeds=seeds, budget_s=budget):
+    verdicts, begun = [], time.monotonic()
+    for verdict in check.judge_all(only or (), root=root, seeds=seeds, budget_s=budget, jobs=jobs):
         verdicts.append(verdict)
         if output != "json":
             typer.echo(
                 f"{'ok' if verdict.ok else 'FAILED':<7}{verdict.name:<26}{verdict.seconds:6.1f} s  "
-                f"{verdict.catcher or 'nobody'}: {verdict.says}"
+                f"{verdict.evidence or 'nothing':<12}{verdict.catcher or 'nobody'}: {verdict.says}"
             )
+    if record is not None:
+        check.record(record, verdicts, round(time.monotonic() - begun, 1), jobs)
     if remember:
         check.remember(root, verdicts)
     if output == "json":

@@ -6,9 +6,12 @@ Owns: what each of these verbs does and how it ends. Refuses: choosing; that is 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..core.facts import DomainState
+from ..core.model import Fence
+from ..core.world import seen
 from ..ports import Denied, Unavailable
 from .verbs import Undo, fault, host_of, nothing
 
@@ -43,6 +46,27 @@ def _revoke_lying(lab: Lab, args: tuple[str, ...]) -> Undo | None:
 
     def end() -> None:
         lab.cluster.renewals_lie = False
+
+    return end
+
+
+@fault("revoke-some", "cluster")
+def _revoke_some(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """A leader that was stalled goes on and revokes leases that are being kept alive: half of them."""
+    struck = [_revoke_of(lab, name) for name in lab.hosts if lab.random.random() < 0.5]
+    return nothing if any(struck) else None
+
+
+@fault("etcd-slow", "node", lasts=True)
+def _etcd_slow(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """Every message between the node and etcd takes up to 1.2 s."""
+    host = host_of(lab, args)
+    if host.slow_etcd:
+        return None
+    host.slow_etcd = True
+
+    def end() -> None:
+        host.slow_etcd = False
 
     return end
 
@@ -135,13 +159,52 @@ def _unblock_refused(lab: Lab, args: tuple[str, ...]) -> Undo | None:
 
 
 def _pool_fails(lab: Lab, fail: Callable[[str, str], Exception | None]) -> Undo:
-    lab.pool.fail = fail
+    lab.pool.troubles.append(fail)
+    return partial(lab.pool.troubles.remove, fail)
 
-    def end() -> None:
-        if lab.pool.fail is fail:
-            lab.pool.fail = lambda _what, _address: None
 
-    return end
+@fault("unblock-held", "cluster", lasts=True)
+def _unblock_held(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """The next unblock stays in a monitor that is frozen: no answer, and it takes effect at the end."""
+    return _held(lab, "unfence", once=True)
+
+
+@fault("fences-held", "cluster", lasts=True)
+def _fences_held(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """Blocks stay in monitors that are frozen: no answers, and all take effect at the end."""
+    return _held(lab, "fence", once=False)
+
+
+def _held(lab: Lab, command: str, *, once: bool) -> Undo:
+    pool = lab.pool
+    held: list[tuple[str, ...]] = []
+
+    def hold(what: str, address: str) -> Exception | None:
+        if what != command or (once and held):
+            return None
+        # Whom it concerns is known only for an unblock (the sender); a block is of whoever has an open fence.
+        held.append((address,) if command == "unfence" else _victims(lab))
+        return Unavailable(f"{what}: the monitor is silent")
+
+    def thaw() -> None:
+        pool.troubles.remove(hold)
+        for names in dict.fromkeys(held):
+            lab.trace.add("--", f"the monitors carry out: {command} {' '.join(names)}")
+            (pool.blocked.difference_update if command == "unfence" else pool.blocked.update)(names)
+            pool.no_rights.update(name[7:] for name in names if name.startswith("client."))
+
+    pool.troubles.append(hold)
+    return thaw
+
+
+def _victims(lab: Lab) -> tuple[str, ...]:
+    found: list[str] = []
+    for name, host in lab.hosts.items():
+        entry = lab.cluster.get(lab.keys.fence(name))
+        record = seen(Fence, entry).record if entry is not None else None
+        if record is not None and record.intent:
+            found += host.fenced_by()
+    return tuple(found)
 
 
 # --- hypervisor and guests

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from ..agent.agent import Agent
 from ..agent.clock import Clock
 from ..agent.marks import Marks
-from ..core.facts import DomainState
+from ..core.facts import DomainState, EndReason
 from ..core.model import NodeFacts, Resources
 from ..core.world import seen
 from ..hypervisor.memory import MemoryHypervisor
@@ -74,6 +75,27 @@ class HostMarks(Marks):
             self._disk.pop(name, None)
 
 
+class _Hypervisor(MemoryHypervisor):
+    """Tells of every guest that begins to run, and of every one that is ended by force."""
+
+    runs: Callable[[], None] = staticmethod(lambda: None)
+    destroyed: Callable[[str, DomainSpec | None], None] = staticmethod(lambda uuid, spec: None)
+
+    def _ended(self, uuid: str, end: EndReason) -> None:
+        if end is EndReason.DESTROYED:
+            self.destroyed(uuid, self.specs.get(uuid))
+        super()._ended(uuid, end)
+
+    def _post(self, uuid: str, what: str) -> None:
+        if what in ("started", "resumed"):
+            self.runs()
+        super()._post(uuid, what)
+
+    def forget(self, uuid: str) -> None:
+        """Whoever made a domain takes it away."""
+        self._forget(uuid)
+
+
 class SimHost:
     """One machine of the lab."""
 
@@ -85,7 +107,7 @@ class SimHost:
         self.powered = True
         self.skew_s = 0.0
         self.disk: dict[str, str] = {"node-uuid": f"identity-of-{name}"}
-        self.hypervisor = MemoryHypervisor(
+        self.hypervisor = _Hypervisor(
             uuid=f"00000000-0000-4000-8000-{number:012d}",
             capacity=Resources(cpus=64, memory_mib=262_144),
             call_s=0.002,
@@ -93,6 +115,8 @@ class SimHost:
             graceful_s=1.0,
             locks=lab.pool.locks if lab.script.storage == "file" else None,
         )
+        self.hypervisor.destroyed = lambda uuid, spec: lab.checkers.deeds.ended(self, uuid, spec)
+        self.hypervisor.runs = lambda: lab.checkers.who_can_write()
         self.hypervisor.disk_opens = self._disk_opens
         self.hypervisor.patience_s = PATIENCE_S
         self.hypervisor.add_foreign(FOREIGN, "somebody-elses")
@@ -104,6 +128,9 @@ class SimHost:
         """When the agent of now was started."""
         self.lost_events = False
         """A watch event was lost: the agent's view is wrong until it lists again."""
+        self.slow_etcd = False
+        """Every message between this node and etcd takes long."""
+        self.wire: WireStore | None = None
         self._storage: WireStorage | None = None
         self._stop = asyncio.Event()
         self._stalled: dict[str, tuple[int, str]] = {}
@@ -136,6 +163,17 @@ class SimHost:
         """Clients of its guests that have a disk open, or had it when the power went."""
         return {client for client, opened in self._opened.values() if opened == volume}
 
+    def is_fenced(self, facts: NodeFacts | None) -> bool:
+        """Everything that it declared is blocked, and so are the guests that run there."""
+        pool = self.lab.pool
+        if facts is None:
+            return False
+        if not self.lab.script.address:
+            return bool(facts.storage_addresses) and set(facts.storage_addresses) <= pool.blocked
+        guests = {self.client_of(domain.uuid) for domain in self.hypervisor.active() if domain.managed}
+        known = bool(facts.storage_clients) and {*facts.storage_clients, *guests} <= pool.blocked
+        return known and (not facts.storage_guest_user or facts.storage_guest_user in pool.no_rights)
+
     def fenced_by(self) -> list[str]:
         """What a fence of it blocks: its address, or everything of it that is known."""
         if not self.lab.script.address:
@@ -156,6 +194,7 @@ class SimHost:
         self.process = process = Process(f"{self.name}#{life}")
         self.steps = steps = Steps(process, lambda step: lab.entered(self, step))
         self.store = MemoryStore(lab.cluster, latency_s=self._latency_s)
+        self.wire = WireStore(self.store, steps)
         self._storage = WireStorage(
             lab.pool,
             self.seen,
@@ -173,9 +212,9 @@ class SimHost:
         self.agent = Agent(
             name=self.name,
             keys=lab.keys,
-            store=WireStore(self.store, steps),
+            store=self.wire,
             storage=self._storage,
-            hypervisor=cast(Hypervisor, WireHypervisor(self.hypervisor, steps)),
+            hypervisor=cast(Hypervisor, WireHypervisor(self.hypervisor, steps, self._deed)),
             network=MemoryNetwork(),
             marks=marks,
             clock=Clock(
@@ -187,6 +226,12 @@ class SimHost:
         )
         self._stop = asyncio.Event()
         lab.loop.start_process(process, self._main(self.agent, process))
+
+    def _deed(self, what: str, about: Any) -> None:
+        if self.process is None or self.process.dead:
+            return
+        deeds = self.lab.checkers.deeds
+        deeds.boot(self, about) if what == "boot" else deeds.end(self, about)
 
     async def _main(self, agent: Agent, process: Process) -> None:
         why = ""
@@ -207,7 +252,7 @@ class SimHost:
         if self.process is not None:
             self.lab.graveyard.append(self.process)
         self.disk.pop("lock", None)
-        self.process = self.agent = self.store = self.steps = None
+        self.process = self.agent = self.store = self.steps = self.wire = None
         self.hypervisor.client_dies()
 
     def crash(self) -> bool:
@@ -243,7 +288,7 @@ class SimHost:
             self.start()
 
     def _latency_s(self) -> float:
-        return self.random.uniform(0.0002, 0.002)
+        return self.random.uniform(0.1, 1.2) if self.slow_etcd else self.random.uniform(0.0002, 0.002)
 
     # --- the guests
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -20,8 +21,18 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from .mutation_list import MUTATIONS, Mutation, Patch
+from .mutation import Mutation, Patch
+from .mutation_list import MUTATIONS
 
+JUDGES = ("two_writers", "one_claim", "growing", "fence", "destroyed", "brake", "view", "not_ready")
+"""Kinds of violation that are damage, or the last step before it."""
+RANKS = {
+    **dict.fromkeys(JUDGES, 4),
+    **dict.fromkeys(("stuck", "did_not_stay", "agent_died", "loop_error", "spins"), 3),
+    "expected": 2,
+    "test": 1,
+}
+"""How much each kind of evidence says: damage, a VM or an agent lost, what an author expected, a table test."""
 BROKEN = ("NameError", "AttributeError", "TypeError", "SyntaxError", "UnboundLocalError", "ImportError")
 
 
@@ -108,32 +119,56 @@ def ask(catcher: str, root: Path, harmless: bool) -> list[str]:
     return [line for line in found if not (harmless and " expected: " in line)]
 
 
+def evidence(line: str, catcher: str) -> str:
+    """The kind of one finding: the judge's name, ``expected``, or ``test``."""
+    if catcher.startswith("test:"):
+        return "test"
+    return line.split(" ", 1)[1].split(":", 1)[0]
+
+
 def main(name: str, root: Path, budget_s: float, catchers: list[str]) -> dict[str, object]:
-    """The verdict on one mutation."""
-    name, _, number = name.partition("#")
+    """The verdict on one mutation: the first catcher with evidence of the kind that its entry asks for.
+
+    ``NAME#2`` takes only that patch of a group away, ``NAME~2`` all but that one.
+    """
+    name, which, number = re.fullmatch(r"([a-z0-9-]+)([#~]?)(\d*)", name).groups()  # type: ignore[union-attr]
     mutation = next(mutation for mutation in MUTATIONS if mutation.name == name)
-    if number:  # only that patch of the group
-        mutation = replace(mutation, patches=(mutation.patches[int(number)],))
+    if which:
+        chosen = int(number)
+        kept = [patch for at, patch in enumerate(mutation.patches) if (at == chosen) is (which == "#")]
+        mutation = replace(mutation, patches=tuple(kept))
     sys.meta_path.insert(0, _Finder(mutation))
+    wanted = 0 if mutation.harmless or which else RANKS[mutation.evidence]
     begun = time.monotonic()
-    asked = 0
+    best: dict[str, object] = {"catcher": "", "says": "", "evidence": ""}
+    asked, most = 0, -1
     for catcher in catchers:
         if time.monotonic() - begun > budget_s:
-            return {"catcher": "", "says": f"out of time after {asked} catchers", "asked": asked, "late": True}
+            return {
+                **best,
+                "says": best["says"] or f"out of time after {asked} catchers",
+                "asked": asked,
+                "late": True,
+            }
         asked += 1
         try:
             found = ask(catcher, root, mutation.harmless)
         except (Stale, FileNotFoundError) as error:
-            return {"catcher": "", "says": str(error), "asked": asked, "broken": True}
+            return {"catcher": "", "says": str(error), "asked": asked, "broken": True, "evidence": ""}
         except RuntimeError as error:  # the loop spins: nothing that is safe and useful does that
-            found = [f"{type(error).__name__}: {error}"]
-        if found:
-            found.sort(key=lambda line: " expected: " in line)  # what the judges say is said first
-            broken = any(f"agent_died: {who}" in found[0] for who in ("n",)) and any(
-                b in found[0] for b in BROKEN
-            )
-            return {"catcher": catcher, "says": found[0], "asked": asked, "broken": broken}
-    return {"catcher": "", "says": "", "asked": asked}
+            found = [f"0 spins: {type(error).__name__}: {error}"]
+        if not found:
+            continue
+        found.sort(key=lambda line: -RANKS.get(evidence(line, catcher), 0))
+        kind = evidence(found[0], catcher)
+        rank = RANKS.get(kind, 0)
+        if rank > most:
+            broken = "agent_died: n" in found[0] and any(b in found[0] for b in BROKEN)
+            best = {"catcher": catcher, "says": found[0], "evidence": kind, "broken": broken}
+            most = rank
+        if most >= wanted:
+            break
+    return {**best, "asked": asked}
 
 
 if __name__ == "__main__":

@@ -10,14 +10,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from .mutant import RANKS
+from .mutation import Mutation
 from .mutation_list import MUTATIONS as MUTATIONS
-from .mutation_list import Mutation
+from .run import source_of
 
 TABLES = ("test:unit/core/test_plan.py", "test:unit/agent/test_attack_protocol.py")
 """Table and protocol tests that run without any real part."""
@@ -34,7 +38,10 @@ class Verdict(msgspec.Struct, kw_only=True):
     name: str
     step: str
     ok: bool
+    harmless: bool = False
     catcher: str = ""
+    evidence: str = ""
+    """Which judge (or ``expected``, ``test``) said so."""
     says: str = ""
     asked: int = 0
     seconds: float = 0.0
@@ -77,47 +84,53 @@ def _ask(name: str, root: Path, seconds: float, whom: list[str]) -> dict[str, An
 def judge(mutation: Mutation, root: Path, seeds: int, seconds: float) -> Verdict:
     """Take one step away, in a process of its own.
 
-    A group is noticed only as a group: when its catcher sees one patch alone, the others prove nothing.
+    A group is noticed only as a whole: as long as one of its patches is left out, its catcher sees nothing.
     """
     begun = time.monotonic()
     found = _ask(mutation.name, root, seconds, catchers(mutation, root, seeds))
     noticed, ok = bool(found["catcher"]), True
     if noticed and len(mutation.patches) > 1 and not mutation.one_edit:
         for number in range(len(mutation.patches)):
-            alone = _ask(f"{mutation.name}#{number}", root, seconds, [found["catcher"]])
-            if alone["catcher"]:
+            rest = _ask(f"{mutation.name}~{number}", root, seconds, [found["catcher"]])
+            if rest["catcher"]:
                 ok, found["says"] = (
                     False,
-                    f"sees patch {number} alone, the others prove nothing: {alone['says']}",
+                    f"is seen without patch {number}, which proves nothing: {rest['says']}",
                 )
                 break
+    weak = RANKS.get(found.get("evidence", ""), 0) < RANKS[mutation.evidence]
+    if noticed and weak and not mutation.harmless:
+        ok, found["says"] = False, f"weaker evidence than {mutation.evidence}: {found['says']}"
     return Verdict(
         name=mutation.name,
         step=mutation.step,
+        harmless=mutation.harmless,
         ok=ok
         and noticed is not mutation.harmless
         and not found.get("broken")
         and not (mutation.harmless and found.get("late")),
         catcher=found["catcher"],
-        says=found["says"] or mutation.unproven,
+        evidence=found.get("evidence", ""),
+        says=found["says"],
         asked=found.get("asked", 0),
         seconds=round(time.monotonic() - begun, 1),
     )
 
 
 def judge_all(
-    only: Iterable[str] = (), *, root: Path = ROOT, seeds: int = SEEDS, budget_s: float = 0.0
+    only: Iterable[str] = (), *, root: Path = ROOT, seeds: int = SEEDS, budget_s: float = 0.0, jobs: int = 1
 ) -> Iterator[Verdict]:
     """Verdicts in the list's order; those that the budget does not reach are not ok."""
     wanted, end_s = set(only), time.monotonic() + budget_s
-    for mutation in MUTATIONS:
-        if wanted and mutation.name not in wanted:
-            continue
+
+    def one(mutation: Mutation) -> Verdict:
         left_s = min(EACH_S, end_s - time.monotonic()) if budget_s else EACH_S
         if left_s <= 0:
-            yield Verdict(name=mutation.name, step=mutation.step, ok=False, says="the budget is used up")
-            continue
-        yield judge(mutation, root, seeds, left_s)
+            return Verdict(name=mutation.name, step=mutation.step, ok=False, says="the budget is used up")
+        return judge(mutation, root, seeds, left_s)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(one, (m for m in MUTATIONS if not wanted or m.name in wanted))
 
 
 def remember(root: Path, verdicts: Iterable[Verdict]) -> None:
@@ -127,3 +140,20 @@ def remember(root: Path, verdicts: Iterable[Verdict]) -> None:
     names = {mutation.name for mutation in MUTATIONS}
     text = msgspec.json.encode({name: known[name] for name in sorted(known) if name in names})
     (root / MEMORY).write_bytes(msgspec.json.format(text) + b"\n")
+
+
+def record(path: Path, verdicts: Sequence[Verdict], real_s: float, jobs: int) -> None:
+    """Write down who saw what, of which source, and how long the list took."""
+    found = {
+        "command": " ".join(["metastack", *sys.argv[1:]]),
+        "source": source_of(),
+        "real_s": real_s,
+        "jobs": jobs,
+        "mutations": sum(not verdict.harmless for verdict in verdicts),
+        "caught": sum(verdict.ok for verdict in verdicts if not verdict.harmless),
+        "controls": sum(verdict.harmless for verdict in verdicts),
+        "controls_green": sum(verdict.ok for verdict in verdicts if verdict.harmless),
+        "evidence": dict(sorted(Counter(v.evidence for v in verdicts if not v.harmless).items())),
+        "verdicts": verdicts,
+    }
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from msgspec import Struct
 
@@ -35,6 +35,18 @@ class RbdPool(MemoryPool):
     wrote: Callable[[Write], None] = lambda _write: None
     watchers: Callable[[str], bool] = lambda _path: False
     """Whether a live guest has the disk open."""
+    troubles: list[Callable[[str, str], Exception | None]] = field(default_factory=list)
+    """Faults of now, asked in their order; each ends by itself."""
+
+    def __post_init__(self) -> None:
+        self.fail = self._troubled
+
+    def _troubled(self, what: str, address: str) -> Exception | None:
+        for trouble in self.troubles:
+            failure = trouble(what, address)
+            if failure is not None:
+                return failure
+        return None
 
     def is_open(self, path: str) -> bool:
         return self.watchers(path)

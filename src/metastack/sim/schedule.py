@@ -11,7 +11,9 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
-from .catalogue import FAULTS
+from .aims import STEPS, aimed
+from .by_hand import BY_HAND
+from .catalogue import FAULTS, WISHES
 from .script import Script, Step
 
 NODES: Final = 3
@@ -29,6 +31,7 @@ NODE_FAULTS: Final[dict[str, tuple[float, float]]] = {
     "cut": (1.0, 30.0),
     "deafen": (0.5, 25.0),
     "late-events": (2.0, 25.0),
+    "etcd-slow": (1.0, 20.0),
     "revoke-lying": (1.0, 15.0),
     "libvirtd-dies": (0.5, 15.0),
     "libvirtd-slow": (2.0, 20.0),
@@ -44,8 +47,10 @@ CLUSTER_FAULTS: Final[dict[str, tuple[float, float]]] = {
     "storage-fails": (2.0, 20.0),
     "fence-refused": (2.0, 40.0),
     "unblock-refused": (2.0, 30.0),
+    "unblock-held": (1.0, 20.0),
+    "fences-held": (1.0, 20.0),
 }
-CLUSTER_MOMENTS: Final = ("new-leader", "compact")
+CLUSTER_MOMENTS: Final = ("new-leader", "compact", "revoke-some")
 VM_MOMENTS: Final = ("qemu-crash", "guest-off")
 VM_WISHES: Final = (
     *(
@@ -64,13 +69,8 @@ VM_WISHES: Final = (
     *("pin", "want"),
 )
 
-STEPS: Final = (
-    *("register", "declare", "ready", "claim", "takeover", "adopt", "release", "publish", "halt"),
-    *("intent", "take_over_intent", "done", "fence", "unfence", "barrier", "boot", "kill", "create_disk"),
-    *("delete_disk", "retag", "forget_volume", "renew"),
-)
-"""Steps of the protocol in whose middle a fault may strike."""
-
+KINDS: Final = tuple(verb for verb in FAULTS if verb not in WISHES and verb not in BY_HAND)
+"""Every fault that a seed may choose."""
 TROUBLE: Final = ("crash", "freeze", "power-cut", "cut", "cut-etcd", "cut-storage", "lose-reply", "late-commit")
 """What strikes the node that is in a step, most of the time."""
 
@@ -90,6 +90,8 @@ def schedule(seed: int, nodes: int = NODES, vms: int = VMS, until_s: float = UNT
         steps += _chain(random, names, _at(random, 10.0, until_s - 40.0))
     if random.random() < 0.2:
         steps += _slow_starts(random, names, guests, _at(random, 10.0, until_s - 40.0))
+    for _ in range(random.randint(1, 3)):
+        steps += aimed(random, KINDS, names, guests, _at(random, 8.0, until_s - 20.0))
     for _ in range(random.randint(3, 3 + vms)):
         steps.append(_wish(random, names, guests, _at(random, 8.0, until_s - 5.0)))
     config: tuple[tuple[str, str], ...] = ()

@@ -62,6 +62,8 @@ class WireStore:
 
     def __init__(self, inner: MemoryStore, steps: Steps) -> None:
         self._inner, self._steps = inner, steps
+        self.late: tuple[str, float] | None = None
+        """The next read of a key with that word in it is answered that many seconds late."""
 
     async def _send(self, step: str, request: Coroutine[Any, Any, T]) -> T:
         try:
@@ -77,7 +79,15 @@ class WireStore:
             self._steps.leave(step)
 
     async def get(self, key: str) -> Entry | None:
+        if self.late is not None and self.late[0] in key:
+            late_s, self.late = self.late[1], None
+            return await self._send("get", self._read_late(key, late_s))
         return await self._send("get", self._inner.get(key))
+
+    async def _read_late(self, key: str, late_s: float) -> Entry | None:
+        entry = await self._inner.get(key)
+        await asyncio.sleep(late_s)
+        return entry
 
     async def list(self, *prefixes: str) -> Snapshot:
         return await self._send("list", self._inner.list(*prefixes))
@@ -118,8 +128,10 @@ class WireStorage(MemoryStorage):
 class WireHypervisor:
     """The Hypervisor port of one agent on a host that outlives it."""
 
-    def __init__(self, host: MemoryHypervisor, steps: Steps) -> None:
+    def __init__(self, host: MemoryHypervisor, steps: Steps, told: Callable[[str, Any], None]) -> None:
         self._host, self._steps = host, steps
+        self._told = told
+        """Told of every guest that the agent asks to start or to end."""
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._host, name)
@@ -127,6 +139,8 @@ class WireHypervisor:
             return method
 
         async def call(*args: Any, **more: Any) -> Any:
+            if name in ("boot", "kill", "shutdown"):
+                self._told(name, args[0])
             return await self._steps.during(name, method(*args, **more))
 
         return call

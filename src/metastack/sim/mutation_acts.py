@@ -1,0 +1,336 @@
+"""What an agent does, as mutations: fencing, acting on guests and records, sweeping.
+
+Owns: that part of the list. Refuses: knowing who notices; ``seen_by`` only says who is asked first.
+Rule: where two steps cover each other, the entry takes both away, and says why.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .mutation import Mutation, Patch, agent, plan
+
+ACTS: Final[tuple[Mutation, ...]] = (
+    # --- fencing
+    Mutation(
+        "done-after-block",
+        "done is written only after the storage confirmed the block",
+        agent(
+            "fencer",
+            "Fencer._fence",
+            "await self._fail(victim, mine, error)\n            return",
+            'receipt = FenceReceipt(at="", by=node.name, method="unconfirmed")',
+        ),
+        ("storage-refuses-the-block",),
+    ),
+    Mutation(
+        "storage-barrier",
+        "the storage answers a fence when the block holds, not before (the adapter's barrier; here the twin's)",
+        (
+            Patch(
+                "storage.memory",
+                "MemoryStorage.fence",
+                "pool.blocked.update(addresses)",
+                "asyncio.get_running_loop().call_later(4.0, pool.blocked.update, addresses)",
+            ),
+        ),
+    ),
+    Mutation(
+        "addresses-after-intent",
+        "the victim's addresses are read from etcd itself, after the intent committed",
+        (
+            Patch(
+                "agent.fencer",
+                "Fencer._fence",
+                "entry = await node.store.get(node.keys.node_facts(victim))",
+                "found = node.world.facts(victim)",
+            ),
+            Patch(
+                "agent.fencer",
+                "Fencer._fence",
+                "facts = seen(NodeFacts, entry).record if entry is not None else None",
+                "facts = found.record if found is not None else None",
+            ),
+        ),
+        ("address-declared-behind-a-fencer",),
+        one_edit=True,
+    ),
+    # --- acting
+    Mutation(
+        "settle",
+        "after an unknown outcome nothing is decided before it is settled",
+        agent("act", "Reconciler.reconcile", "memory.unsettled = True", "memory.unsettled = False"),
+        ("release-arrives-late",),
+    ),
+    Mutation(
+        "stray",
+        "a start without an answer is waited for before the release",
+        agent("act", "Reconciler._release", "if memory.stray:", "if False:"),
+        ("start-unanswered-then-moved",),
+    ),
+    Mutation(
+        "went-back",
+        "an etcd that went back is not acted on",
+        agent("mirror", "Mirror.look", "if not self.past.judge(snapshot, floor):", "if False:"),
+        ("restored-and-noticed", "etcd-went-back"),
+    ),
+    Mutation(
+        "recognised",
+        "an agent that is a stranger to the etcd that it reached kills nothing",
+        agent("agent", "Agent._one", "self.node.mirror.went_back or not self.node.session.recognised", "False"),
+        ("agent-meets-a-strange-etcd",),
+    ),
+    Mutation(
+        "undefine",
+        "gone means undefined (the adapter's; here the twin's)",
+        (Patch("hypervisor.memory", "MemoryHypervisor.kill", "self._forget(uuid)", "pass"),),
+    ),
+    Mutation(
+        "epoch-in-domain",
+        "a domain carries its claim's epoch",
+        (
+            Patch(
+                "agent.guests",
+                "Guests.boot",
+                "epoch=claim.epoch,\n                        run=",
+                "epoch=1,\n                        run=",
+            ),
+        ),
+    ),
+    Mutation(
+        "epoch-is-the-put",
+        "an epoch is the revision of the very put (CE4)",
+        (
+            Patch(
+                "agent.taking",
+                "Taking.take_over",
+                "claim_id=node.clock.ident(),",
+                "claim_id=node.clock.ident(),\n                epoch=old.ok.epoch,",
+            ),
+        ),
+    ),
+    Mutation(
+        "disks-by-uuid",
+        "disks are named by their UUID, never by the VM's name (CE6)",
+        (
+            Patch(
+                "sim.operator",
+                "Operator.want",
+                'volume_uuid=f"{number:08d}-{life:04d}-',
+                'volume_uuid=f"{number:08d}-0001-',
+            ),
+        ),
+        ("deleted-and-made-anew", "deleted-and-made-anew-removal-late"),
+    ),
+    # --- sweeping: the world's picture first, then etcd itself
+    Mutation(
+        "orphan-spec",
+        "a disk that a spec names is no orphan",
+        (
+            Patch("agent.sweeper", "orphaned", "if spec is not None and", "if False and"),
+            Patch(
+                "agent.sweeper",
+                "Sweeper._nobody_refers_to",
+                "spec = await node.store.get(node.keys.vm_spec(vm))",
+                "spec = None",
+            ),
+        ),
+        ("guest-off-then-node-dies",),
+    ),
+    Mutation(
+        "orphan-claim",
+        "a disk that a claim names is no orphan",
+        (
+            Patch("agent.sweeper", "orphaned", "claim is not None and", "False and"),
+            Patch(
+                "agent.sweeper",
+                "Sweeper._nobody_refers_to",
+                "claim = await node.store.get(node.keys.claim(vm))",
+                "claim = None",
+            ),
+        ),
+        ("deleted-while-its-disk-is-made",),
+    ),
+    Mutation(
+        "orphan-unreadable",
+        "the disk of a VM whose spec cannot be read is no orphan",
+        (
+            Patch("agent.sweeper", "orphaned", "spec.record is None or", "spec.record is not None and"),
+            Patch(
+                "agent.sweeper", "Sweeper._nobody_refers_to", "(spec is not None and found[0] is None) or ", ""
+            ),
+            Patch("agent.sweeper", "orphaned", "claim.record is None or", "claim.record is not None and"),
+        ),
+        ("unreadable-and-switched-off",),
+    ),
+    Mutation(
+        "drain",
+        "no boot of an older session: workers are waited for, and look at their session right before a start",
+        (
+            *agent("session", "Session._join", "await self._drained()"),
+            Patch("agent.guests", "Guests.boot", "if node.session.token != claim.session:", "if False:"),
+        ),
+        ("answer-comes-after-the-fence",),
+    ),
+    Mutation(
+        "memory-each-step",
+        "what is noted after a release is not noted in the memory that the release forgot",
+        (
+            *agent("act", "Reconciler.reconcile", "memory = self._node.memory.of(vm)"),
+            *agent(
+                "act",
+                "Reconciler.reconcile",
+                "for _ in range(MOST_STEPS):",
+                "memory = self._node.memory.of(vm)\n        for _ in range(MOST_STEPS):",
+            ),
+        ),
+        ("made-anew-and-its-start-unanswered",),
+        one_edit=True,
+    ),
+    Mutation(
+        "own-write",
+        "a view is never older than my own last write: a commit waits until it is seen, or etcd is asked",
+        (
+            *agent(
+                "node",
+                "Node.commit",
+                "await self.mirror.reached(outcome.revision)\n            return True",
+                "return True",
+            ),
+            Patch(
+                "agent.guests",
+                "Guests.boot",
+                "if entry is None or entry.mod_revision != held.mod:",
+                "if False:",
+            ),
+        ),
+        ("started-while-its-node-hears-late",),
+    ),
+    Mutation(
+        "own-write-later",
+        "and when that wait ended without it, it goes on before a key's turn, or etcd is asked",
+        (
+            *agent("agent", "Agent._one", "await self.node.caught_up()"),
+            Patch(
+                "agent.guests",
+                "Guests.boot",
+                "if entry is None or entry.mod_revision != held.mod:",
+                "if False:",
+            ),
+        ),
+    ),
+    Mutation(
+        "boot-asks-etcd",
+        "etcd itself is asked for the claim right before a boot",
+        (
+            Patch(
+                "agent.guests",
+                "Guests.boot",
+                "if entry is None or entry.mod_revision != held.mod:",
+                "if False:",
+            ),
+        ),
+        ("release-is-not-heard-of",),
+    ),
+    Mutation(
+        "kill-asks-etcd",
+        "etcd itself is asked for claim and spec right before a kill",
+        agent("act", "Reconciler._do", "if await self._still_so(view):", "if True:"),
+        evidence="test",
+        because="a node sees its own claims by its own commits; only a broken watch could hide one",
+    ),
+    Mutation(
+        "blocked-node-leaves",
+        "a ready node that finds itself blocked takes the whole way back; it lifts nothing on the spot (CE1)",
+        agent(
+            "agent",
+            "Agent._check_blocked",
+            'node.session.lose("the storage shuts this node out")',
+            "await node.storage.unfence(node.addresses)",
+        ),
+        ("lying-renewals-and-deaf",),
+    ),
+    Mutation(
+        "takeover-fenced",
+        "takeover: only of a session that a done fence reached (the rulebook, and the transaction's own look)",
+        (
+            *plan(" or fence.record.through < claim.session", "", "_foreign"),
+            Patch("core.changes", "takeover", "if fence.ok.through < old.ok.session:", "if False:"),
+        ),
+    ),
+    Mutation(
+        "registered-fence",
+        "what a fence reached is read for the registration, not from the mirror, which may have lost it",
+        agent("session", "Session._join", "self.fenced_through = max(self.fenced_through, fence.ok.through)"),
+        ("regression:adopt-after-lost-fence",),
+    ),
+    Mutation(
+        "unreadable-fence",
+        "a node whose fence record cannot be read stays out",
+        agent(
+            "session",
+            "Session._fence_record",
+            'raise Refused(f"the fence record of this node cannot be read: {found.why}")',
+            "return None",
+        ),
+        ("broken-fence-record",),
+    ),
+    Mutation(
+        "boot-fenced",
+        "a boot that the storage refuses ends the session",
+        agent("guests", "Guests.boot", 'node.session.lose(f"the storage shuts this node out: {error}")'),
+        evidence="expected",
+        because="the storage refuses the guest in any case; the node would come back a full look later",
+    ),
+    Mutation(
+        "resume-looks",
+        "a guest that an I/O error stopped is resumed only when this node is not shut out",
+        agent("guests", "Guests.resume", "if await node.session.shut_out():", "if False:"),
+        evidence="expected",
+        because="the storage refuses the guest in any case",
+    ),
+    Mutation(
+        "locks-of-the-fenced",
+        "locks of the node before are broken only after it was blocked (in the twin; so does Ceph)",
+        (
+            Patch(
+                "storage.memory", "MemoryStorage.break_locks", "if set(addresses) <= pool.blocked:", "if True:"
+            ),
+        ),
+        evidence="expected",
+        because="the lock is no fence; a live holder only loses it",
+    ),
+    Mutation(
+        "kill-stray",
+        "a kill or shutdown without an answer is waited for before the guest is started again",
+        agent("guests", "Guests.boot", "if memory.stray:", "if False:"),
+        ("kill-unanswered-then-started",),
+    ),
+    Mutation(
+        "no-address",
+        "a node that declared no storage address cannot be fenced: no done",
+        agent("fencer", "Fencer._addresses", "if not addresses:", "if False:"),
+        evidence="test",
+        because="every agent declares an address before it is ready",
+    ),
+    Mutation(
+        "one-agent",
+        "one agent per host: a lock on its disk",
+        (Patch("agent.marks", "Marks.lock", "fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),),
+        ("test:unit/agent",),
+        evidence="test",
+        because="a second agent of a host is a second process; its lock is the kernel's",
+    ),
+    Mutation(
+        "clean-exit",
+        "the mark of a clean exit is taken away before anything is done, so that the next exit is unclean",
+        (Patch("agent.marks", "Marks.take_clean_exit", 'self._remove("clean-exit")', "pass"),),
+    ),
+    Mutation(
+        "sweep-asks-etcd",
+        "etcd itself is asked before a disk is removed",
+        agent("sweeper", "Sweeper.disk", "if not await self._nobody_refers_to(volume.record):", "if False:"),
+        evidence="test",
+        because="the disk's record and spec are in one list; only a broken watch could hide one",
+    ),
+)
