@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bench.harness import RESULTS, Row, keep, say, table
 
@@ -19,10 +20,11 @@ BENCHES = {
     "idle": "CPU and memory of an agent when nothing happens",
     "cli": "CPU time of `vm list` with 200 VMs, and of --help",
     "outage": "what guests notice of 10 minutes (--runs N: N minutes) without etcd",
+    "placement": "placement without a scheduler against one: simulation, a trace, cost (minutes)",
     "revocation": "what guests notice when etcd revokes the lease of a node that is well",
 }
 """Each is a module of this package with ``run(runs: int | None) -> Result``."""
-ONLY_BY_NAME = ("outage", "revocation")
+ONLY_BY_NAME = ("outage", "placement", "revocation")
 """Takes long, or says nothing about speed."""
 
 
@@ -38,28 +40,38 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("name", nargs="*", choices=[*BENCHES, []], metavar="NAME")
     parser.add_argument("--json", metavar="FILE", help="write the rows as JSON; - is stdout")
     parser.add_argument("--runs", type=int, metavar="N", help="samples of each row, instead of the bench's own")
+    parser.add_argument("--nodes-file", default="", metavar="CSV", help="placement: the nodes of a trace")
+    parser.add_argument("--trace", default="", metavar="CSV", help="placement: the trace's tasks")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the raw records")
     chosen = parser.parse_args(list(argv))
+    if bool(chosen.nodes_file) != bool(chosen.trace):
+        parser.error("--nodes-file and --trace go together")
+    # Files are meant from where the caller stands; the record says nothing of the machine's folders.
+    told = [Path(word).name if word in (chosen.nodes_file, chosen.trace) and word else word for word in argv]
+    document: dict[str, Any] = {}
     rows: list[Row] = []
     failed: list[str] = []
     for name in chosen.name or [name for name in BENCHES if name not in ONLY_BY_NAME]:
         say(f"bench {name}: {BENCHES[name]}")
         try:
-            result = importlib.import_module(f"bench.{name}").run(chosen.runs)
+            inputs = dict(nodes_file=chosen.nodes_file, trace=chosen.trace) if name == "placement" else {}
+            result = importlib.import_module(f"bench.{name}").run(chosen.runs, **inputs)
         except Exception:
             traceback.print_exc()
             failed.append(name)
             continue
-        path = keep(name, result, ["deploy/bench", *argv], chosen.results)
+        path = keep(name, result, ["deploy/bench", *told], chosen.results)
         say(f"bench {name}: raw results in {path}")
         rows += result.rows
-    told = json.dumps([asdict(row) for row in rows], indent=1) + "\n"
+        document |= result.document
+    plain = [asdict(row) for row in rows]
+    text = json.dumps({**document, "rows": plain} if document else plain, indent=1) + "\n"
     if chosen.json == "-":
-        sys.stdout.write(told)
+        sys.stdout.write(text)
     else:
         print(table(rows))
         if chosen.json:
-            Path(chosen.json).write_text(told)
+            Path(chosen.json).write_text(text)
     for name in failed:
         say(f"bench {name} could not be run")
     return 1 if failed or not all(row.ok for row in rows) else 0

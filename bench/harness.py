@@ -45,6 +45,8 @@ class Result:
     rows: list[Row]
     raw: dict[str, Any] = field(default_factory=dict)
     """Every single sample, by name, and whatever explains them."""
+    document: dict[str, Any] = field(default_factory=dict)
+    """What ``--json`` writes beside the rows when only this bench was asked for."""
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:

@@ -1,0 +1,76 @@
+"""One run of one algorithm on one load, remembered: a bench that was interrupted goes on where it was.
+
+Owns: the cache of finished runs. Refuses: reusing a result of other sources or another input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.harness import TOP, say
+from bench.placement import crowd
+from bench.placement.loads import Load
+from bench.placement.model import Model
+from bench.placement.ranked import ranked
+from bench.placement.truth import Score, Truth
+
+SEED = 1
+SOURCES = ("bench/placement", "src/metastack/core")
+
+
+class Runs:
+    """Finished runs by what they depend on; kept in a file until the bench is through."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        whole = hashlib.blake2b(digest_size=16)
+        for folder in SOURCES:
+            for source in sorted((TOP / folder).rglob("*.py")):
+                whole.update(source.read_bytes())
+        self._sources = whole.hexdigest()
+
+    def get(self, words: Sequence[object], make: Callable[[], Any]) -> Any:
+        """What such a run gave, from now or from before."""
+        key = hashlib.blake2b(repr((self._sources, *words)).encode(), digest_size=16).hexdigest()
+        if key not in self._found:
+            self._found[key] = make()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(json.dumps(self._found))
+        return self._found[key]
+
+    def done(self) -> None:
+        """All of them are in the bench's own record by now."""
+        self._path.unlink(missing_ok=True)
+
+    def run(self, algorithm: str, load: Load, model: Model, aim: str) -> dict[str, Any]:
+        """The figures of one algorithm."""
+        jobs = hashlib.blake2b(repr((load.machines, load.jobs)).encode(), digest_size=16).hexdigest()
+        words = (algorithm, load.name, jobs, sorted(asdict(model).items()), aim, SEED)
+        return self.get(words, lambda: self._run(algorithm, load, model, aim))  # type: ignore[no-any-return]
+
+    def _run(self, algorithm: str, load: Load, model: Model, aim: str) -> dict[str, Any]:
+        began = time.process_time()
+        score, truth = _algorithm(algorithm, load, model, aim)
+        told = score.told(truth)
+        say(
+            f"  {load.name}, {aim}, {algorithm}: failed {told['failed_claims_per_vm']:g} a VM, p99"
+            f" {told['claim_p99_ms']:.0f} ms ({time.process_time() - began:.1f} s of CPU)"
+        )
+        return told
+
+
+def _algorithm(algorithm: str, load: Load, model: Model, aim: str) -> tuple[Score, Truth]:
+    if algorithm == "ranked":
+        return ranked(load.machines, load.jobs, model, aim, SEED)
+    if algorithm == "ranked, a board each":
+        return ranked(load.machines, load.jobs, model, aim, SEED, own=len(load.machines), name=algorithm)
+    if algorithm == "central":
+        return crowd.central(load.machines, load.jobs, model, aim, SEED)
+    return crowd.crowd(algorithm, load.machines, load.jobs, model, aim, SEED)
