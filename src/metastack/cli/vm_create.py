@@ -139,7 +139,7 @@ def create(
     )
     news, many, frame = [replace(new, vm=vm) for vm in ids], bool(count), frame_of(ctx)
     if dry_run:
-        _only_say(frame, news, reason, many)
+        _only_say(frame, news, reason, many, ignore_spare)
         return
     goal = Goal.STOPPED if off else Goal.RUNNING
     if many:
@@ -167,7 +167,7 @@ def _names(name: str, template: str, count: int, first: int) -> list[str]:
     return [name]
 
 
-def _only_say(frame: Frame, news: Sequence[NewVm], reason: str, many: bool) -> None:
+def _only_say(frame: Frame, news: Sequence[NewVm], reason: str, many: bool, ignore_spare: bool) -> None:
     """Where they would go; nothing is written."""
     from metastack.commands.creation import plan_vms
     from metastack.commands.explanation import explain_plan
@@ -178,7 +178,7 @@ def _only_say(frame: Frame, news: Sequence[NewVm], reason: str, many: bool) -> N
     deed = new_deed(reason)
 
     async def work(cluster: Cluster) -> list[VmExplanation]:
-        return await explain_plan(cluster, await plan_vms(cluster, deed, news))
+        return await explain_plan(cluster, deed, await plan_vms(cluster, deed, news), ignore_spare)
 
     found = with_cluster(frame, work)
     columns: list[Column[VmExplanation]] = [
@@ -188,6 +188,8 @@ def _only_say(frame: Frame, news: Sequence[NewVm], reason: str, many: bool) -> N
         Column("ANSWER", lambda v: v.summary),
     ]
     printer = Printer(frame.output, columns, lambda v: v.chosen or "-")
+    if found[0].refused:
+        note(frame, f"would be refused: {found[0].refused}")
     if many:
         printer.list(found)
     elif frame.output in (Output.TABLE, Output.WIDE):

@@ -25,9 +25,10 @@ from metastack.core.placement import (
 )
 from metastack.core.world import World, wants_on
 
-from .deed import Cluster, broken
+from .admission import admit
+from .deed import Cluster, Deed, broken
 from .demands import demands_text
-from .problem import not_found
+from .problem import Problem, not_found
 from .reading import read_board_world
 from .reasons import main_reason
 from .specs import label_of
@@ -100,6 +101,8 @@ class VmExplanation(Struct, kw_only=True):
     hint: HintView | None = None
     line: int | None = None
     """Place among the VMs that wait, from 1."""
+    refused: str | None = None
+    """Of a VM that is only thought of: why it would not be let in (``spare_nodes``)."""
     held: str | None = None
     """Why it is not its time yet."""
     gates: list[Gate] = []
@@ -127,11 +130,19 @@ async def explain_vm(cluster: Cluster, vm: VmId) -> VmExplanation:
     return view
 
 
-async def explain_plan(cluster: Cluster, specs: Sequence[VmSpec]) -> list[VmExplanation]:
+async def explain_plan(
+    cluster: Cluster, deed: Deed, specs: Sequence[VmSpec], ignore_spare: bool = False
+) -> list[VmExplanation]:
     """Where VMs would go that nobody has written."""
     world = with_specs(await read_board_world(cluster), specs)
     board = Board(world)
-    return [explained(board, spec) for spec in specs]
+    views = [explained(board, spec) for spec in specs]
+    try:
+        await admit(cluster, deed, world.config, specs, ignore_spare)
+    except Problem as problem:
+        for view in views:
+            view.refused = problem.message
+    return views
 
 
 async def _claimed_at(cluster: Cluster, revision: int) -> str | None:

@@ -17,11 +17,14 @@ from metastack.core.keys import Kind
 from metastack.core.model import Event, VmId, VmSpec
 
 from .deed import Cluster
+from .demands import demands_text
 from .problem import not_found
 from .vms import label_of
 
 _WHO: Final = ("v", "by", "reason", "request_id", "created")
 """Fields that say who, when and why, and not what."""
+_DEMANDS: Final = ("placement", "ha", "resources")
+"""Fields that are shown as the options that would say them."""
 
 
 class VmVersion(Struct, kw_only=True):
@@ -88,10 +91,15 @@ def differences(before: VmSpec | None, after: VmSpec, version: int) -> list[str]
     found = [
         f"{key}: {_shown(old[key])} → {_shown(new[key])}"
         for key in new
-        if key not in (*_WHO, "labels", "paused_epoch") and old[key] != new[key]
+        if key not in (*_WHO, *_DEMANDS, "labels", "paused_epoch") and old[key] != new[key]
     ]
     if before.paused_epoch != after.paused_epoch and after.power == before.power:
         found.append("paused" if after.paused_epoch else "resumed")
+    was_said, said = demands_text(before), demands_text(after)
+    found += [f"no longer {text}" for text in was_said if text not in said]
+    found += [text for text in said if text not in was_said]
+    if before.placement.move != after.placement.move:
+        found.append(f"running, it {'follows its pin' if after.placement.move == 'cold' else 'stays'}")
     for key in sorted(before.labels.keys() | after.labels.keys()):
         was, now = before.labels.get(key), after.labels.get(key)
         if was != now:

@@ -218,7 +218,7 @@ class _Wait:
                     if there
                     else "no node has a bridge: delete it and use --network none"
                 )
-            return "make room: `metastack node list -o wide` shows what is free and what is cordoned"
+            return f"`metastack vm explain {vm}` says what every node answers; make room, or ask for less"
         if view is not None and view.phase == Phase.CLAIMED:
             return f"`metastack status` and `metastack node show {view.node}` say what its node does"
         if view is not None and self._goal is Goal.STOPPED:

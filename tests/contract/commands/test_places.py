@@ -17,6 +17,7 @@ from metastack.commands.demands import Demands
 from metastack.commands.doctor import examine
 from metastack.commands.doctor.facts import collect
 from metastack.commands.explanation import explain_plan, explain_vm
+from metastack.commands.history import vm_history
 from metastack.commands.problem import Code, Problem
 from metastack.commands.reading import read_board_world
 from metastack.commands.wait import Goal, wait_vm
@@ -135,7 +136,7 @@ async def test_a_dry_run_writes_nothing_and_says_what_would_be(rig: Rig) -> None
     await three(rig)
     before = await rig.store.list(rig.keys.prefix())
     news = [new(name, memory_mib=6000) for name in ("a", "b", "c", "d")]
-    said = await explain_plan(rig.cluster, await plan_vms(rig.cluster, deed(), news))
+    said = await explain_plan(rig.cluster, deed(), await plan_vms(rig.cluster, deed(), news))
     assert {view.chosen for view in said[:3]} == {"n1", "n2", "n3"}, "each counts those before it"
     assert said[3].chosen is None
     after = await rig.store.list(rig.keys.prefix())
@@ -311,6 +312,9 @@ async def test_room_for_lost_nodes_is_kept(rig: Rig) -> None:
     for n in range(4):
         await create_vm(rig.cluster, deed(), new(f"v{n}", **big))
         await fill(rig, sessions)
+    thought = await plan_vms(rig.cluster, deed(), [new("v4", **big)])
+    [said] = await explain_plan(rig.cluster, deed(), thought)
+    assert said.chosen and said.refused and "spare_nodes=1" in said.refused
     problem = await refused(
         create_vm(rig.cluster, deed(), new("v4", **big)),
         Code.CONFLICT, "spare_nodes=1", "without n", "would not fit", "--ignore-spare", "whatif --lose",
@@ -389,6 +393,8 @@ async def test_place_changes_what_is_said_and_leaves_the_guest(rig: Rig) -> None
     spec = await rig.spec()
     assert (spec.placement, spec.ha) == (Placement(node_selector={"zone": "b"}), Ha(priority=3))
     assert [spec.reason for spec in await rig.history()][-1] == "because"
+    changes = [version.changes for version in await vm_history(rig.cluster, HELLO)]
+    assert changes[1:] == [["no longer --arch x86_64"], ["--node-selector zone=b", "--priority 3"]]
     assert not (await places.place_vm(rig.cluster, deed(), HELLO, Demands(priority=3))).changed
     await refused(places.place_vm(rig.cluster, deed(), HELLO, Demands()), Code.USAGE, "no demand is given")
     await refused(places.place_vm(rig.cluster, deed(), HELLO, Demands(node="n9")), Code.NOT_FOUND, "node n9")

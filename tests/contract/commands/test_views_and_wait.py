@@ -264,7 +264,7 @@ async def test_wait_times_out_saying_why(rig: Rig) -> None:
     await rig.node("n1")
     found = await problem(wait_vm(rig.cluster, HELLO, Goal.RUNNING, 2.5), Code.TIMEOUT, "n1: needs 65536 MiB")
     assert "is pending after 2.5 s, not running" in found.message
-    assert "node list" in found.hint
+    assert "vm explain" in found.hint
 
 
 async def test_wait_gives_up_when_it_is_hopeless(rig: Rig) -> None:
