@@ -83,7 +83,7 @@ CLOCK_MODULES: Final = frozenset({"agent.clock", "agent.main"})
 TASKS: Final[dict[str, str]] = {
     "cli.console": "the ends of one console; none may end the others by raising; all awaited in its finally",
     "hypervisor.connection": "the keeper of the connection, owned by open() and close()",
-    "hypervisor.memory": "models a libvirt call that outlives the await that started it",
+    "hypervisor.memory_daemon": "models a libvirt call that outlives the await that started it",
     "sim.loop": "starts the main task of a simulated process; bury() ends whatever is left",
     "sim.wire": "a request on its way, which outlives the process that sent it; bury() ends what is left",
     "storage.memory": "models a storage call that outlives the await that started it",

@@ -121,6 +121,16 @@ class Session:
         self._why = self._why or why
         self._end.set()
 
+    async def leave_if_astray(self) -> bool:
+        """End this session when calls of a connection that ended may still land: the next one's barrier ends them.
+
+        Not while libvirtd hangs: its restart may take longer than the lease, and the guests are well.
+        """
+        astray = await self._hypervisor.astray()
+        if astray and self.token:
+            self.lose("libvirtd may still carry out calls of a connection that has ended")
+        return astray
+
     async def leave(self) -> None:
         """Graceful stop: claims stay and guests run on, under a lease long enough for an upgrade."""
         # First the lease, which nobody renews any more: a call that takes longer than the TTL would have this
@@ -138,7 +148,8 @@ class Session:
             log.info("lease_left_to_expire", error=str(error))
         await self._drained()
         await self._quiesce()
-        self._marks.leave_clean_exit()
+        if not await self._hypervisor.astray():
+            self._marks.leave_clean_exit()
 
     async def follow_ttl(self) -> None:
         """Bring the session under a lease of the configured TTL, when that was changed."""
@@ -195,8 +206,9 @@ class Session:
         self._why = ""
         await asyncio.wait_for(self._mirror.looked.wait(), 3600)
         await self._believe()
-        if self._unclean:
-            # Safety: calls that a dead agent left queued in libvirtd would land after we looked (CE3).
+        if self._unclean or await self._hypervisor.astray():
+            # Safety: calls that a dead agent left queued in libvirtd would land after we looked (CE3). So would
+            # our own in one that hung, once its connection has ended: no thread waits for them any more.
             await self._hypervisor.barrier()
             self._unclean = False
             log.info("libvirtd_barrier", node=self.name)

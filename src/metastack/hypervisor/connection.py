@@ -3,7 +3,8 @@
 Owns: the ``virConnect``, the executor, the count of calls in flight, the reconnecting.
 Refuses: knowing what a domain is.
 Rule: a call is counted from before it is handed to a thread until that thread has returned, whatever became
-of the await. ``quiesce`` waits for the count, never for the awaits.
+of the await. ``quiesce`` waits for the count, never for the awaits. A call that a broken connection ended is not
+over: a daemon that only hung has it still. That is noted until a barrier (``astray``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import random
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Final, TypeVar
 
 import libvirt
@@ -53,6 +55,10 @@ class Connection:
         self._executor: ThreadPoolExecutor | None = None
         self._virt: libvirt.virConnect | None = None
         self._in_flight = 0
+        self._changing = 0
+        """Those of them that change something."""
+        self.astray = False
+        """A call that changes something lost its connection: it may be carried out yet."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._up = asyncio.Event()
@@ -125,7 +131,7 @@ class Connection:
         virt = self._virt
         if virt is None or not self._up.is_set() or self._executor is None:
             raise Unavailable(f"{what}: not connected to {self.uri}")
-        future = self._submit(function, virt)
+        future = self._submit(function, virt, changes)
         try:
             async with asyncio.timeout(timeout_s or self._call_timeout_s):
                 return await asyncio.wrap_future(future)
@@ -137,25 +143,34 @@ class Connection:
                 self._drop(virt)
             raise translate(error, changes=changes, what=what) from error
 
-    def _submit(self, function: Callable[[libvirt.virConnect], T], virt: libvirt.virConnect) -> Future[T]:
+    def _submit(
+        self, function: Callable[[libvirt.virConnect], T], virt: libvirt.virConnect, changes: bool
+    ) -> Future[T]:
         assert self._executor is not None
         self._in_flight += 1
+        self._changing += changes
         self._idle.clear()
         try:
             future = self._executor.submit(function, virt)
         except BaseException:
-            self._returned()
+            self._returned(changes, False)
             raise
-        future.add_done_callback(self._done_in_thread)
+        future.add_done_callback(partial(self._done_in_thread, changes))
         return future
 
-    def _done_in_thread(self, _future: Future[T]) -> None:
+    def _done_in_thread(self, changes: bool, future: Future[T]) -> None:
         assert self._loop is not None
+        # Here and not in call(), which may have given up on the thread long before.
+        error = None if future.cancelled() else future.exception()
+        lost = changes and isinstance(error, libvirt.libvirtError) and connection_lost(error)
         with suppress(RuntimeError):  # the loop is closed: nobody counts any more
-            self._loop.call_soon_threadsafe(self._returned)
+            self._loop.call_soon_threadsafe(self._returned, changes, lost)
 
-    def _returned(self) -> None:
+    def _returned(self, changes: bool, lost: bool) -> None:
+        # Safety: before the count, which quiesce waits for: whoever asks after it is told.
+        self.astray = self.astray or lost
         self._in_flight -= 1
+        self._changing -= changes
         if not self._in_flight:
             self._idle.set()
 
@@ -210,7 +225,9 @@ class Connection:
         """This connection is dead: nobody uses it again, and the keeper makes another."""
         self._closed_early = virt
         if self._virt is virt:
-            log.warning("libvirtd_lost", uri=self.uri)
+            # Safety: now, and not when their threads return: somebody may ask before that.
+            self.astray = self.astray or bool(self._changing)
+            log.warning("libvirtd_lost", uri=self.uri, astray=self.astray)
             self._virt = None
             self._up.clear()
             self._lost.set()

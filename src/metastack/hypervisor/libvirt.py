@@ -106,6 +106,9 @@ class LibvirtHypervisor:
     async def quiesce(self) -> None:
         await self._connection.quiesce()
 
+    async def astray(self) -> bool:
+        return self._connection.astray
+
     async def barrier(self) -> None:
         """Restart libvirtd; running guests survive, queued calls of dead clients do not.
 
@@ -124,6 +127,7 @@ class LibvirtHypervisor:
             await self._restart(command)
         # Safety: calls of our own that were under way died with the daemon; none of their threads is left.
         await self.quiesce()
+        self._connection.astray = False
 
     async def _restart(self, command: tuple[str, ...]) -> None:
         generation = self._connection.generation

@@ -2,18 +2,15 @@
 
 Owns: enough of libvirt's manners that an agent cannot tell the difference, on any event loop.
 Refuses: clocks, threads, randomness: only ``asyncio.sleep``, so that a simulator's loop decides about time.
-Rule: a call is a thread and requests. Cancelling the await stops neither. The thread belongs to the process
-that called (a stopped process sends nothing more); a request that was sent sits in the daemon and takes effect
-when its time has come, also when its sender is dead, unless a barrier came first. ``quiesce`` awaits threads.
+Rule: a domain is changed only by a request that took effect (:mod:`.memory_daemon`), or by a guest's own end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextvars import Context
-from typing import Final, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
 
 import msgspec
 
@@ -32,18 +29,16 @@ from metastack.ports import (
     NotFound,
     Refused,
     Unavailable,
-    UnknownOutcome,
 )
 
-from .memory_calls import defined, opens, seen
+from .memory_calls import defined, opens
+from .memory_daemon import MemoryDaemon
 from .memory_streams import EventQueue, MemoryConsole
-
-T = TypeVar("T")
 
 _ACTIVE: Final = frozenset(DomainState) - {DomainState.DEFINED}
 
 
-class MemoryHypervisor:
+class MemoryHypervisor(MemoryDaemon):
     """A host. ``locks`` (disk path to host uuid) is shared between hosts whose disks are the same.
 
     It outlives the agents that use it: ``open`` and ``close`` may be called again and again.
@@ -59,22 +54,15 @@ class MemoryHypervisor:
         graceful_s: float | None = 0.0,
         locks: dict[str, str] | None = None,
     ) -> None:
+        super().__init__(call_s)
         self.uuid = uuid
         self.capacity = capacity or Resources(cpus=8, memory_mib=16_384)
-        self.call_s = call_s
-        """How long any call takes, seconds."""
         self.boot_s = boot_s
         """How long a start takes more, seconds."""
         self.graceful_s = graceful_s
         """How long a guest takes to follow a shutdown request; None: it ignores it."""
         self.specs: dict[str, DomainSpec] = {}
         self.secret: CephSecret | None = None
-        self.fail: Callable[[str, str], Exception | None] = lambda _what, _uuid: None
-        """Fault injection: asked with the call's name and the domain's uuid when it takes effect."""
-        self.slow_s: Callable[[str], float] = lambda _what: 0.0
-        """How long a request takes more, seconds; asked with the call's name."""
-        self.patience_s: float | None = None
-        """How long a caller waits for a call, seconds; the call goes on. None: for ever."""
         self.disk_opens: Callable[[DomainSpec], Awaitable[None]] = opens
         """Awaited by a start before the guest runs; raises what the storage says."""
         self._domains: dict[str, Domain] = {}
@@ -82,10 +70,6 @@ class MemoryHypervisor:
         self._consoles: dict[str, MemoryConsole] = {}
         self._streams: weakref.WeakValueDictionary[int, EventQueue] = weakref.WeakValueDictionary()
         self._opened = 0
-        self._calls: dict[asyncio.Task[object], None] = {}
-        self._daemon = 1
-        """Number of the daemon's life; 0 while it is down."""
-        self._lives = 1
 
     # --- what a test or the simulator does to the host
 
@@ -101,18 +85,8 @@ class MemoryHypervisor:
         self._set(uuid, state=DomainState.IO_ERROR)
         self._post(uuid, "io_error")
 
-    def daemon_dies(self) -> None:
-        """Every call fails from now on, and those under way have no effect; guests carry on."""
-        self._daemon = 0
-
-    def daemon_returns(self) -> None:
-        self._lives += 1
-        self._daemon = self._lives
-        self._post("", "reconnected")
-
     def client_dies(self) -> None:
-        """SIGKILL of the process that called: its requests stay in the daemon, its threads are gone."""
-        self._calls = {}
+        super().client_dies()
         self._streams.clear()
 
     def power_cut(self) -> None:
@@ -126,11 +100,6 @@ class MemoryHypervisor:
     def add_foreign(self, uuid: str, name: str) -> None:
         """A domain that somebody else defined."""
         self._domains[uuid] = Domain(uuid=uuid, project="", name=name, state=DomainState.RUNNING, managed=False)
-
-    @property
-    def alive(self) -> bool:
-        """The daemon runs."""
-        return bool(self._daemon)
 
     def known(self) -> list[Domain]:
         """Everything that is defined, seen from outside."""
@@ -149,19 +118,6 @@ class MemoryHypervisor:
     async def close(self) -> None:
         for stream in list(self._streams.values()):
             stream.close()
-
-    async def quiesce(self) -> None:
-        while self._calls:
-            await asyncio.wait(list(self._calls))
-
-    async def barrier(self) -> None:
-        async def restart() -> None:
-            self.daemon_dies()
-            await asyncio.sleep(self.call_s)
-            self.daemon_returns()
-
-        # Whoever asked for it may be stopped or die: the daemon comes back.
-        await asyncio.shield(asyncio.get_running_loop().create_task(restart(), context=Context()))
 
     async def facts(self) -> HostFacts:
         return HostFacts(
@@ -287,74 +243,6 @@ class MemoryHypervisor:
         return await self._call("console", uuid, attach)
 
     # --- inside
-
-    async def _call(
-        self,
-        what: str,
-        uuid: str,
-        effect: Callable[[], T],
-        *,
-        changes: bool = True,
-        then: tuple[float, Callable[[], T], Callable[[], Awaitable[None]]] | None = None,
-    ) -> T:
-        if not self._daemon:
-            raise Unavailable(f"{what} {uuid}: the daemon is down")
-        call = asyncio.get_running_loop().create_task(self._thread(what, uuid, effect, changes, then))
-        self._calls[call] = None
-        call.add_done_callback(self._returned)
-        try:
-            async with asyncio.timeout(self.patience_s):
-                return await asyncio.shield(call)
-        except TimeoutError:
-            error = UnknownOutcome if changes else Unavailable
-            raise error(f"{what} {uuid}: no answer within {self.patience_s} s; it may still happen") from None
-
-    async def _thread(
-        self,
-        what: str,
-        uuid: str,
-        effect: Callable[[], T],
-        changes: bool,
-        then: tuple[float, Callable[[], T], Callable[[], Awaitable[None]]] | None,
-    ) -> T:
-        life = self._daemon
-        lost = (UnknownOutcome if changes else Unavailable)(f"{what} {uuid}: the daemon died")
-
-        async def first() -> T:
-            await asyncio.sleep(self.call_s + self.slow_s(what))
-            if self._daemon != life:
-                raise lost
-            failure = self.fail(what, uuid)
-            if failure is not None:
-                raise failure
-            return effect()
-
-        result = await self._sent(first())
-        if then is not None:
-            wait_s, next_effect, opening = then
-
-            async def second() -> T:
-                await asyncio.sleep(self.slow_s("start"))
-                if self._daemon != life:
-                    raise lost
-                await opening()
-                await asyncio.sleep(wait_s)
-                if self._daemon != life:
-                    raise lost
-                return next_effect()
-
-            result = await self._sent(second())
-        return result
-
-    async def _sent(self, request: Coroutine[None, None, T]) -> T:
-        """A request in the daemon: nobody's."""
-        task = asyncio.get_running_loop().create_task(request, context=Context())
-        task.add_done_callback(seen)
-        return await task
-
-    def _returned(self, call: asyncio.Task[object]) -> None:
-        self._calls.pop(call, None)
-        seen(call)
 
     def _must(self, uuid: str) -> Domain:
         domain = self._domains.get(uuid)

@@ -81,10 +81,17 @@ class Hypervisor(Protocol):
         """Return when no libvirt call of ours is in flight."""
         ...
 
+    async def astray(self) -> bool:
+        """Calls that change something were under way when a connection ended, and no barrier came since.
+
+        :meth:`quiesce` cannot wait for them: nobody hears of their end. A daemon that hung may carry them out.
+        """
+        ...
+
     async def barrier(self) -> None:
         """Make sure that nothing queued in the daemon by a dead client can still land: restart it.
 
-        Running guests survive. Raises Unavailable when it cannot be done.
+        Running guests survive, and nothing is astray any more. Raises Unavailable when it cannot be done.
         """
         ...
 
