@@ -80,6 +80,8 @@ def kind(of: msgspec.inspect.Type) -> str:
             return word if low is None else f"{word}, at least {low}"
         case msgspec.inspect.VarTupleType():
             return "list of texts"
+        case msgspec.inspect.DictType():
+            return "table of whole numbers"
         case msgspec.inspect.LiteralType(values=values):
             return " or ".join(f"`{value}`" for value in values)
     raise TypeError(f"no words for {of}")
@@ -88,7 +90,7 @@ def kind(of: msgspec.inspect.Type) -> str:
 def default(field: msgspec.inspect.Field) -> str:
     if field.required:
         return "the host's name" if field.name == "name" else "must be given"
-    if field.default in ("", ()):
+    if field.default in ("", ()) or field.default_factory is dict:
         return "empty"
     return f"`{field.default}`"
 

@@ -18,6 +18,7 @@ from ..core.plan import View
 from ..core.plan import plan as decide
 from ..core.world import Seen, mod_of, seen
 from ..ports import Unavailable, UnknownOutcome
+from .boots import Boots
 from .guests import HEALTHY_S, Guests
 from .look import look, status_of
 from .memory import VmMemory
@@ -33,9 +34,10 @@ MOST_STEPS = 32
 class Reconciler:
     """Works on VMs, one look at a time."""
 
-    def __init__(self, node: Node, boots_at_once: int) -> None:
+    def __init__(self, node: Node, boots: Boots) -> None:
         self._node = node
-        self._guests = Guests(node, boots_at_once)
+        self._guests = Guests(node, boots)
+        self._boots = boots
         self._taking = Taking(node)
         self.known: dict[VmId, set[str]] = {}
         """UUIDs of local domains by VM name, as last seen."""
@@ -51,6 +53,12 @@ class Reconciler:
             view = await look(self._node, vm, await self._domains(vm))
             self._note(view, memory)
             action = decide(view)
+            if isinstance(action, plan.Boot):
+                assert view.spec is not None
+                if not self._boots.enter(vm, view.spec.ok.ha.priority, view.spec.mod):
+                    return 0.0  # it is looked at again when a place is free
+            else:
+                self._boots.withdraw(vm)
             if isinstance(action, plan.Idle):
                 return await self._idle(view, action, memory)
             if isinstance(action, plan.Publish):
@@ -86,7 +94,8 @@ class Reconciler:
         domain = view.domains[0] if view.domains else None
         key = (domain.uuid, domain.epoch) if domain is not None else ("", 0)
         running = domain is not None and domain.state is not DomainState.DEFINED
-        again = domain is not None and plan.wants_on(view) and domain.run >= view.spec.ok.run  # type: ignore[union-attr]
+        again = domain is not None and plan.wants_on(view) and not view.leave
+        again = again and domain is not None and domain.run >= view.spec.ok.run  # type: ignore[union-attr]
         if memory.stop_from_s is not None and (not running or key != memory.stop_key or again):
             memory.forget_stop()
 

@@ -11,24 +11,27 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import msgspec
 import structlog
 
-from ..core import changes
 from ..core.keys import Keys, Kind, ParsedKey
-from ..core.model import NodeAlive, VmId
+from ..core.model import Resources, VmId
 from ..core.world import World
-from ..ports import Fenced, HostFacts, Hypervisor, Network, Refused, Storage, Store, Unavailable
+from ..ports import Fenced, Hypervisor, Network, Refused, Storage, Store, Unavailable
 from . import route
 from .act import Reconciler
+from .announce import Announcer
+from .boots import Boots
 from .clock import Clock
 from .fencer import Fencer
-from .health import Health, warnings
+from .health import Health
+from .leaving import Leaving
+from .machine import Machine
 from .marks import Marks
 from .mirror import Mirror
-from .node import Node, describe
+from .node import Node
 from .past import Past
 from .queue import Queue
+from .readiness import AT_ONCE, Readiness
 from .route import Key
 from .session import Session
 from .sweeper import Sweeper, orphans
@@ -38,7 +41,6 @@ log = structlog.get_logger()
 
 RETRY_S: Final = 1.0
 SWEEP_EVERY_S: Final = 60.0
-ANNOUNCE_EVERY_S: Final = 1.0
 
 
 class Agent:
@@ -58,19 +60,16 @@ class Agent:
         addresses: tuple[str, ...] = (),
         address: str = "",
         console: str = "",
-        cpus: int = 0,
-        memory_mib: int = 0,
-        workers: int = 16,
-        boots_at_once: int = 4,
+        capacity: Resources = Resources(),
+        machine: Machine = Machine(),
+        workers: int = 32,
+        boots_at_once: int = 0,
         watchdog_device: str = "",
         config_changed: Callable[[World], None] = lambda world: None,
     ) -> None:
         self._health = Health(addresses=addresses, watchdog_device=watchdog_device)
         self._queue: Queue[Key] = Queue()
-        self._facts: HostFacts | None = None
-        self._address, self._console = address, console
-        self._cpus, self._memory_mib, self._workers = cpus, memory_mib, workers
-        self._config_changed = config_changed
+        self._workers, self._config_changed = workers, config_changed
         self._busy = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -87,7 +86,7 @@ class Agent:
             marks=marks,
             clock=clock,
             addresses=addresses,
-            describe=self.describe,
+            describe=lambda: self._announcer.describe(),
             drained=self._drained,
             changed=self._look_at_everything,
         )
@@ -104,8 +103,15 @@ class Agent:
             addresses=addresses,
         )
         mirror.past.noticed, mirror.past.restarted = self.node.disbelieves, self.node.restarted
-        self._reconciler = Reconciler(self.node, boots_at_once)
+        self._boots = Boots(lambda: boots_at_once or self.node.world.config.boots_at_once, self._look_at)
+        self._reconciler = Reconciler(self.node, self._boots)
+        self._readiness = self.node.readiness = Readiness(self.node, self._look_at)
+        self._leaving = self.node.leaving = Leaving(self.node, self._look_at)
         self.fencer = Fencer(self.node)
+        self._announcer = Announcer(
+            self.node, self.fencer, self._health, marks,
+            address=address, console=console, capacity=capacity, machine=machine,
+        )  # fmt: skip
         self._sweeper = Sweeper(self.node)
 
     # --- life
@@ -116,8 +122,7 @@ class Agent:
         await self._patiently("hypervisor", node.hypervisor.open, stop)
         if stop.is_set():
             return
-        self._facts = self._capacity(await node.hypervisor.facts())
-        self._health.host = self._facts.warnings
+        self._announcer.learn(await node.hypervisor.facts())
         await self._patiently("storage", self._open_storage, stop)
         if stop.is_set():
             return
@@ -132,18 +137,20 @@ class Agent:
                 for work in (
                     node.mirror.run(),
                     node.session.run(),
-                    self._announce(),
+                    self._announcer.run(),
                     self._full_look(),
                     self._domain_events(),
                     self._address_changes(),
                     self._sweep(),
                     *(self._work() for _ in range(self._workers)),
+                    *(self._readiness.work() for _ in range(AT_ONCE)),
                 )
             ]
             await stop.wait()
             for task in tasks:
                 task.cancel()
         self._queue.close()
+        self._readiness.close()
         log.info("stopping", node=node.name)
         await node.session.leave()
         await node.network.close()
@@ -173,41 +180,6 @@ class Agent:
             except TimeoutError:
                 backoff_s = min(10.0, backoff_s * 2)
 
-    def _capacity(self, facts: HostFacts) -> HostFacts:
-        capacity = msgspec.structs.replace(
-            facts.capacity,
-            cpus=self._cpus or facts.capacity.cpus,
-            memory_mib=self._memory_mib or facts.capacity.memory_mib,
-        )
-        return msgspec.structs.replace(facts, capacity=capacity)
-
-    def describe(self) -> NodeAlive:
-        """What this node publishes about itself right now."""
-        assert self._facts is not None
-        node = self.node
-        allocated, vms = node.allocated()
-        return describe(
-            name=node.name,
-            facts=self._facts,
-            allocated=allocated,
-            vms=vms,
-            address=self._address,
-            storage_address=node.addresses[0] if node.addresses else "",
-            console=self._console,
-            storage=node.storage.kind,
-            bridges=node.network.bridges(),
-            since=node.session.since,
-            message=self.fencer.message or node.session.message,
-            brake=self.fencer.braked,
-            fence_failures=self.fencer.failures,
-            warnings=self._warnings(),
-        )
-
-    def _warnings(self) -> tuple[str, ...]:
-        found = self.node.world.facts(self.node.name)
-        known, pending = found.record if found is not None else None, self.marks.unblock_pending()
-        return warnings(self._health, known, pending, self.node.storage.remote_fence)
-
     # --- what changed
 
     def _changed(self, touched: set[ParsedKey]) -> None:
@@ -223,6 +195,9 @@ class Agent:
             self._queue.add(key)
         if node.board.waiting:
             self._queue.add_after(route.OVERDUE, AGAIN_S)
+
+    def _look_at(self, vm: VmId) -> None:
+        self._queue.add(("vm", vm.project, vm.name))
 
     def _here(self, vm: VmId) -> bool:
         """Something of that VM is on this node, or remembered of it."""
@@ -267,7 +242,12 @@ class Agent:
                     # Safety: an agent that has not listed etcd since it started (which being recognised needs),
                     # or that is a stranger to the etcd that it reached, kills nothing.
                     return RETRY_S
-                return await self._reconciler.reconcile(VmId(project, name))
+                vm = VmId(project, name)
+                try:
+                    return await self._reconciler.reconcile(vm)
+                except BaseException:
+                    self._boots.withdraw(vm)  # whatever it waits for now, it is no boot
+                    raise
             case ("node", name, _):
                 return await self.fencer.consider(name)
             case ("disk", project, uuid):
@@ -285,6 +265,8 @@ class Agent:
                 for vm in self.node.board.overdue():
                     self._queue.add(("vm", vm.project, vm.name))
                 return AGAIN_S if self.node.board.waiting else 0.0
+            case ("task", "leave", _):
+                return self._leaving.look()
             case ("task", "blocked", _):
                 await self._check_blocked()
                 return 0.0
@@ -322,22 +304,6 @@ class Agent:
             except TimeoutError:
                 log.warning("drain_slow", node=self.node.name, busy=self._busy)
 
-    async def _announce(self) -> None:
-        """Publish the node's state when it differs from what is published."""
-        while True:
-            await asyncio.sleep(ANNOUNCE_EVERY_S)
-            node = self.node
-            if not node.session.ready:
-                continue
-            found = node.world.alive(node.name)
-            wanted = msgspec.structs.replace(self.describe(), ready=True, generation=node.session.generation)
-            if found is not None and found.record == wanted:
-                continue
-            try:
-                await node.commit(changes.announce(node.keys, node.session.me, wanted))
-            except (Unavailable, Refused) as error:
-                log.info("announce_failed", error=str(error))
-
     async def _full_look(self) -> None:
         """The net under events: everything, every now and then."""
         while True:
@@ -349,6 +315,8 @@ class Agent:
                 await self._check_blocked()
             except (Unavailable, Refused) as error:
                 log.info("full_look_failed", error=str(error))
+                if self._health.silent:
+                    self._queue.add_after(route.BLOCKED, RETRY_S)
             self._look_at_everything()
 
     async def _note_domains(self) -> None:
@@ -365,6 +333,7 @@ class Agent:
         async for event in self.node.hypervisor.events():
             if not event.uuid:
                 log.info("hypervisor_reconnected", node=self.node.name)
+                await self.node.session.leave_if_astray()
                 await self._note_soon()
                 self._look_at_everything()
                 continue

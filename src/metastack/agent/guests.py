@@ -16,6 +16,7 @@ from ..core import plan
 from ..core.model import Claim, Fencing
 from ..core.plan import View
 from ..ports import DomainSpec, Fenced, InUse, NicSpec, NotFound, Refused, Unavailable, UnknownOutcome
+from .boots import Boots
 from .memory import VmMemory
 from .node import Node
 
@@ -30,9 +31,9 @@ HEALTHY_S = 60.0
 class Guests:
     """Acts on the domains of one node."""
 
-    def __init__(self, node: Node, boots_at_once: int) -> None:
+    def __init__(self, node: Node, boots: Boots) -> None:
         self._node = node
-        self._boots = asyncio.Semaphore(boots_at_once)
+        self._boots = boots
 
     async def boot(self, view: View, memory: VmMemory) -> bool:
         """Make the disk if needed, define and start; false when it was not, which ``memory`` then explains."""
@@ -45,10 +46,10 @@ class Guests:
             await node.hypervisor.quiesce()
             memory.stray = False
             return False  # look again: it may have landed
-        async with self._boots:
+        with self._boots.place(vm):
             now = node.world.claim(vm)
             if now is None or now.mod != held.mod or not node.session.ready:
-                return False  # it waited for its turn: look again
+                return False  # decided from another claim: look again
             try:
                 for nic in spec.nics:
                     await node.network.check(nic.bridge)

@@ -19,6 +19,8 @@ from ..ports import Fenced, Refused, Storage, Unavailable
 log = structlog.get_logger()
 
 RIGHTS_S = 60.0
+SILENT = 3
+"""So many looks without an answer, and this node takes no VM until the storage answers again."""
 
 
 class Health(Struct, kw_only=True):
@@ -33,6 +35,8 @@ class Health(Struct, kw_only=True):
     """What the storage's user may not do and should, or may and should not."""
     storage_why: str = ""
     """Why the storage could not be asked just now; empty: it answered."""
+    silent: int = 0
+    """How often it did not answer, one after the other."""
     seen_as: str | None = None
     """Under which address the storage sees this node; None: not asked yet."""
 
@@ -50,6 +54,12 @@ class Health(Struct, kw_only=True):
     def asked_storage(self, error: Exception | None) -> None:
         """The storage was asked something small: it answered, or not."""
         self.storage_why = "" if error is None or isinstance(error, Fenced) else str(error)
+        self.silent = self.silent + 1 if self.storage_why else 0
+
+    @property
+    def storage_ok(self) -> bool:
+        """The storage answers, as far as anybody knows: a single silence is none."""
+        return self.silent < SILENT
 
 
 def warnings(

@@ -45,6 +45,7 @@ async def look(node: Node, vm: VmId, domains: tuple[Domain, ...]) -> View:
         retry_in_s=max(0.0, memory.retry_at_s - now_s),
         stop_left_s=stop_left_s,
         ask_again_in_s=max(0.0, memory.asked_at_s + ASK_EVERY_S - now_s) if memory.asked_at_s else 0.0,
+        leave=node.leaving.why(vm, domains) if mine and node.leaving is not None else "",
         held=node.held(),
         generation=session.generation,
     )
@@ -81,6 +82,9 @@ def status_of(node: Node, view: View, domain: Domain | None) -> VmStatus:
             ips.extend(node.network.addresses(nic.mac))
     old = node.world.status(view.vm)
     before = old.record if old is not None else None
+    ready = spec is None or not spec.ha.ready_port
+    if not ready and spec is not None and domain is not None and phase is Phase.RUNNING:
+        ready = node.readiness is not None and node.readiness.ready(spec, claim.epoch, domain.run)
     same = before is not None and before.phase is phase and before.uuid == claim.uuid
     retry = view.retry_in_s > 0 and (memory.crashes > 0 or memory.failures > 0)
     return VmStatus(
@@ -94,6 +98,7 @@ def status_of(node: Node, view: View, domain: Domain | None) -> VmStatus:
         since=before.since if same and before is not None else node.clock.stamp(),
         message=message,
         crashes=memory.crashes,
+        ready=ready,
         retry_at=(before.retry_at if same and before and before.retry_at else node.clock.stamp(view.retry_in_s))
         if retry
         else "",

@@ -11,6 +11,7 @@ import structlog
 import uvloop
 
 from ..core.keys import Keys
+from ..core.model import Resources
 from ..core.world import World
 from ..hypervisor.libvirt import LibvirtHypervisor
 from ..network.linux import LinuxNetwork
@@ -22,6 +23,7 @@ from ..telemetry.syslog import Syslog
 from .agent import Agent
 from .clock import Clock
 from .console import ConsoleServer
+from .machine import machine
 from .marks import Marks
 from .settings import AgentSettings
 from .systemd import Notifier
@@ -67,8 +69,8 @@ async def serve(settings: AgentSettings) -> None:
         addresses=settings.storage_addresses,
         address=settings.address,
         console=f"{host}:{port}",
-        cpus=settings.cpus,
-        memory_mib=settings.memory_mib,
+        capacity=Resources(cpus=settings.cpus, memory_mib=settings.memory_mib, other=dict(settings.resources)),
+        machine=machine(),
         workers=settings.workers,
         boots_at_once=settings.boots_at_once,
         watchdog_device=settings.watchdog_device,

@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from .. import __version__
 from ..core import changes
 from ..core.change import Change, Committed
 from ..core.keys import Keys, ParsedKey
-from ..core.model import Event, NodeAlive, Record, Resources, VmId, VmSpec
+from ..core.model import Event, Record, Resources, VmId, VmSpec
 from ..core.placement import successors
 from ..core.placement.nodes import plus
 from ..core.restored import held
 from ..core.tokens import Tokens
 from ..core.world import World, wants_on
-from ..ports import HostFacts, Hypervisor, Network, Storage, Store, Unavailable
+from ..ports import Hypervisor, Network, Storage, Store, Unavailable
 from .clock import Clock
 from .disks import Disks
+from .lag import Lag
 from .memory import Memory
 from .mirror import Mirror
 from .session import Session
 from .turns import Turn, Turns
+
+if TYPE_CHECKING:
+    from .leaving import Leaving
+    from .readiness import Readiness
 
 LOST_WAIT_S = 1.0
 """How long news of whoever won are waited for before they are fetched."""
@@ -43,6 +48,10 @@ class Node:
     session: Session
     addresses: tuple[str, ...]
     memory: Memory = field(default_factory=Memory)
+    leaving: Leaving | None = None
+    """Set by the agent that owns this node."""
+    readiness: Readiness | None = None
+    lag: Lag = field(default_factory=Lag)
     wrote: int = 0
     """Revision of my last change; no view may be older."""
     _held: tuple[int, str] = (-1, "")
@@ -64,7 +73,12 @@ class Node:
             raise Unavailable(f"this etcd is not believed: {self.mirror.past.why}")
         if isinstance(outcome, Committed):
             self.wrote = max(self.wrote, outcome.revision)
-            await self.mirror.reached(outcome.revision)
+            loop = asyncio.get_running_loop()
+            replied_s = loop.time()
+            try:
+                await self.mirror.reached(outcome.revision)
+            finally:
+                self.lag.note(loop.time(), loop.time() - replied_s)
             return True
         try:
             await self.mirror.reached(outcome.revision, LOST_WAIT_S)
@@ -165,42 +179,3 @@ class Node:
             if found is not None and found.record is not None:
                 sum_ = plus(sum_, found.record)
         return sum_, len(mine)
-
-
-def describe(
-    *,
-    name: str,
-    facts: HostFacts,
-    allocated: Resources,
-    vms: int,
-    address: str,
-    storage_address: str,
-    console: str,
-    storage: str,
-    bridges: tuple[str, ...],
-    since: str,
-    message: str,
-    brake: str = "",
-    fence_failures: dict[str, str] | None = None,
-    warnings: tuple[str, ...] = (),
-) -> NodeAlive:
-    """The node's published state, from what is known right now."""
-    return NodeAlive(
-        name=name,
-        since=since,
-        address=address,
-        storage_address=storage_address,
-        console=console,
-        capacity=facts.capacity,
-        allocated=allocated,
-        vms=vms,
-        hypervisor=facts.hypervisor,
-        hypervisor_why=facts.hypervisor_why,
-        storage=storage,
-        bridges=bridges,
-        versions={**facts.versions, "metastack": __version__},
-        message=message,
-        brake=brake,
-        fence_failures=fence_failures or {},
-        warnings=warnings,
-    )

@@ -22,6 +22,8 @@ Key = tuple[str, str, str]
 ORPHANS: Key = ("task", "orphans", "")
 BLOCKED: Key = ("task", "blocked", "")
 TTL: Key = ("task", "ttl", "")
+LEAVE: Key = ("task", "leave", "")
+"""VMs of mine that should run elsewhere."""
 OVERDUE: Key = ("task", "overdue", "")
 """VMs that wait although those who should take them have had their time."""
 
@@ -62,6 +64,8 @@ def keys_of(
                 vm = key.vm
                 if mine(world, me, vm) or here(vm) or world.halt(vm) is not None:
                     yield _vm(vm)
+                if key.kind is Kind.VM_SPEC and mine(world, me, vm):
+                    yield LEAVE
                 for names in disks.of(vm):
                     if orphaned(world, *names):
                         yield ("disk", *names)
@@ -73,8 +77,8 @@ def keys_of(
                 pass
         if key.kind in _OF_A_NODE:
             nodes.add(key.names[0])
-            if key.kind is Kind.FENCE and key.names[0] == me:
-                yield BLOCKED
+            if key.names[0] == me:
+                yield from (BLOCKED,) if key.kind is Kind.FENCE else (LEAVE,)
     yield from map(_vm, board.news())
     if nodes:
         # Who comes or goes changes whose turn it is to do what only one should: fence, release.
@@ -98,7 +102,7 @@ def everything(world: World, me: str, known: Iterable[VmId], board: Turns) -> It
     for wait in sorted(board.waiting.values(), key=lambda wait: wait.line):
         yield _vm(wait.vm)
     yield from map(_vm, board.left)
-    yield ORPHANS
+    yield from (ORPHANS, LEAVE)
 
 
 def _vm(vm: VmId) -> Key:

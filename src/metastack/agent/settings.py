@@ -63,11 +63,14 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """CPUs to publish as capacity; 0: those of the machine."""
     memory_mib: Annotated[int, Meta(ge=0)] = 0
     """Memory to publish as capacity, MiB; 0: that of the machine."""
-    boots_at_once: Annotated[int, Meta(ge=1, le=256)] = 4
-    """How many guests may be booting at one time."""
+    resources: dict[str, Annotated[int, Meta(ge=0)]] = {}
+    """Whole amounts of what VMs may ask for beside vCPU and memory: ``{ gpu = 2 }``, in text ``gpu=2,fpga=1``.
+    Huge pages are found by the agent (``hugepages_2m``, ``hugepages_1g``) unless they are named here."""
+    boots_at_once: Annotated[int, Meta(ge=0, le=256)] = 0
+    """How many guests may be booting at one time; 0: as the cluster's settings say."""
     watchdog_device: str = ""
     """``/dev/watchdog``: resets a fenced host that cannot kill its guests (docs/safety.md). Empty: off."""
-    workers: Annotated[int, Meta(ge=1, le=256)] = 16
+    workers: Annotated[int, Meta(ge=1, le=256)] = 32
     """How many VMs are worked on at one time."""
     storage: StorageSettings = StorageSettings()
     """Where disks are: table ``[storage]``."""
@@ -91,6 +94,9 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 def _parse_text(kind: Any, text: str) -> Any:
     """A value from the environment or a flag, in the type that the field has."""
+    if "dict" in str(kind):
+        pairs = (part.partition("=") for part in text.split(",") if part.strip())
+        return {name.strip(): int(count) for name, _, count in pairs}
     if "tuple" in str(kind):
         return [part.strip() for part in text.split(",") if part.strip()]
     if "int" in str(kind) or "float" in str(kind):

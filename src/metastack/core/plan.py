@@ -48,6 +48,8 @@ class View(Struct, frozen=True, kw_only=True):
     """Patience left for a graceful stop; None: not asked yet."""
     ask_again_in_s: float = 0.0
     """Wait left before the guest is asked to stop once more."""
+    leave: str = ""
+    """Why it has to run elsewhere, and is to be stopped and released now."""
     held: str = ""
     """Why nothing may be started that does not run already (core/restored)."""
     generation: int = 0
@@ -238,7 +240,7 @@ def _mine(view: View) -> Action:
     if spec is None or spec.uuid != claim.uuid:
         # Deleted, or made anew under the same name: the disk goes too, so there is nothing to save.
         return Kill(domain.uuid, "deleted") if domain is not None else Release(drop_halt=spec is None)
-    if not wants_on(view):
+    if not wants_on(view) or view.leave:
         return _stop(view, spec, domain) or Release()
     if domain is None:
         if token_generation(claim.epoch) < view.generation:

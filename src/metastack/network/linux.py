@@ -73,6 +73,15 @@ class LinuxNetwork:
     def addresses(self, mac: str) -> tuple[str, ...]:
         return self._learned.get(mac.lower(), ())
 
+    async def answers(self, address: str, port: int, timeout_s: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                _, writer = await asyncio.open_connection(address, port)
+        except (OSError, TimeoutError):
+            return False
+        writer.transport.abort()  # nothing was said: no need to say goodbye
+        return True
+
     def changes(self) -> AsyncIterator[str]:
         stream = _Changes()
         self._streams.add(stream)

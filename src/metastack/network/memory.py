@@ -13,6 +13,8 @@ class MemoryNetwork(LinuxNetwork):
     def __init__(self, bridges: tuple[str, ...] = ("br0",)) -> None:
         super().__init__()
         self._names = bridges
+        self.listening: set[tuple[str, int]] = set()
+        """Addresses and ports at which somebody answers."""
 
     async def open(self, bridges: tuple[str, ...]) -> None:
         return None
@@ -23,6 +25,9 @@ class MemoryNetwork(LinuxNetwork):
     async def check(self, bridge: str) -> None:
         if bridge not in self._names:
             raise NotFound(f"this node has no bridge {bridge!r}")
+
+    async def answers(self, address: str, port: int, timeout_s: float) -> bool:
+        return (address, port) in self.listening
 
     def teach(self, mac: str, address: str) -> None:
         self._note(mac, address)

@@ -21,6 +21,10 @@ class Network(Protocol):
         """IP addresses seen from that MAC (DHCP and ARP snooping), newest last."""
         ...
 
+    async def answers(self, address: str, port: int, timeout_s: float) -> bool:
+        """Whether anybody takes a TCP connection there within that time, from this node."""
+        ...
+
     def changes(self) -> AsyncIterator[str]:
         """MACs whose addresses changed."""
         ...
