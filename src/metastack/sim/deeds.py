@@ -60,6 +60,8 @@ class Deeds:
             return
         if (claim.node, claim.uuid, claim.epoch, spec.uuid) != (host.name, uuid, domain.epoch, uuid):
             return
+        if self._lab.places.may_leave(host.name, spec):
+            return
         reached = claim.session <= self._fences.get(host.name, Fence()).through
         changed_s = max(self.changed_s.get(vm, 0.0), self.blocked_s.get(host.name, -LONG_S))
         if not reached and now_s - changed_s > LONG_S:

@@ -21,9 +21,9 @@ from ..core.facts import DomainState, EndReason
 from ..core.model import NodeFacts, Resources
 from ..core.world import seen
 from ..hypervisor.memory import MemoryHypervisor
-from ..network.memory import MemoryNetwork
 from ..ports import Broken, Denied, DomainSpec, Fenced, Hypervisor, NotFound, Unavailable
 from ..store.memory import MemoryStore
+from .guest_network import GuestNetwork
 from .loop import PROCESS, Process
 from .wire import Steps, WireHypervisor, WireStorage, WireStore
 
@@ -215,7 +215,7 @@ class SimHost:
             store=self.wire,
             storage=self._storage,
             hypervisor=cast(Hypervisor, WireHypervisor(self.hypervisor, steps, self._deed)),
-            network=MemoryNetwork(),
+            network=GuestNetwork(self),
             marks=marks,
             clock=Clock(
                 lambda: EPOCH_S + lab.loop.time() + self.skew_s,

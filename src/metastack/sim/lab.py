@@ -29,6 +29,7 @@ from .host import BEAT_S, SimHost
 from .loop import Process, VirtualLoop
 from .loop import run as run_virtually
 from .operator import Operator
+from .places import Places
 from .rbd import RbdPool
 from .script import Script, Step
 from .trace import Trace
@@ -92,6 +93,7 @@ class Lab:
         self.pool.watchers = self._watched
         self.pool.openers = lambda path: set().union(*(h.openers(path[8:]) for h in self.hosts.values()))
         self.pool.delay_s = lambda _what: self.random.uniform(0.001, 0.01)
+        self.places = Places(self)
         self.checkers = Checkers(self)
         self.loop.set_exception_handler(self._loop_error)
 

@@ -24,7 +24,7 @@ from types import CodeType, ModuleType
 from .mutation import Mutation, Patch
 from .mutation_list import MUTATIONS
 
-JUDGES = ("two_writers", "one_claim", "growing", "fence", "destroyed", "brake", "view", "not_ready")
+JUDGES = ("two_writers", "one_claim", "growing", "fence", "destroyed", "brake", "view", "not_ready", "group")
 """Kinds of violation that are damage, or the last step before it."""
 RANKS = {
     **dict.fromkeys(JUDGES, 4),

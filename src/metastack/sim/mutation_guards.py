@@ -55,6 +55,12 @@ GUARDS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation("claim-session", "claim: alive = S", guard("claim", SESSION), ("claim-of-a-dead-session",)),
     Mutation(
+        "claim-group",
+        "claim: the tokens of its group rules are those that were looked at",
+        guard("claim", "*compared"),
+        ("group-claim-arrives-late",),
+    ),
+    Mutation(
         "takeover-claim",
         "takeover: the claim is unchanged",
         guard("takeover", "unchanged(keys.claim(vm), old)"),

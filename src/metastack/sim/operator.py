@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from ..core.codec import decode
-from ..core.model import Claim, Nic, NodeSpec, Placement, Power, VmId, VmSpec, resolved_claim
+from ..core.model import Claim, NodeSpec, PinMove, Power, VmId, VmSpec, resolved_claim
 from ..core.world import seen
+from .wanted import mac_of, spec_of
 
 if TYPE_CHECKING:
     from .lab import Lab
-
-IMAGE = "11111111-0000-4000-8000-000000000000"
 
 
 class Operator:
@@ -27,6 +26,10 @@ class Operator:
         self._lab = lab
         self._numbers: dict[str, int] = {}
         self._lives: dict[str, int] = {}
+        self._words: dict[str, tuple[str, ...]] = {}
+        self._nodes: dict[str, NodeSpec] = {}
+        self.answering: set[str] = set()
+        """VMs whose ready port answers while they run."""
 
     def spec(self, name: str) -> VmSpec | None:
         """The spec as it is now."""
@@ -38,28 +41,13 @@ class Operator:
         return True
 
     def want(self, name: str, *more: str) -> bool:
-        """Create a VM that runs (``off``: that does not); ``node=n2`` pins it."""
+        """Create a VM; one that was there before is as it was, unless something else is said of it."""
         if self.spec(name) is not None:
             return False
         number = self._numbers.setdefault(name, len(self._numbers) + 1)
         life = self._lives[name] = self._lives.get(name, 0) + 1
-        pin = next((word[5:] for word in more if word.startswith("node=")), "")
-        return self._put(
-            VmSpec(
-                project="default",
-                name=name,
-                uuid=f"{number:08d}-{life:04d}-4000-8000-00000000000a",
-                image="debian",
-                image_uuid=IMAGE,
-                volume_uuid=f"{number:08d}-{life:04d}-4000-8000-00000000000b",
-                cpus=1,
-                memory_mib=512,
-                disk_bytes=1 << 20,
-                power=Power.OFF if "off" in more else Power.ON,
-                nics=(Nic(bridge="br0", mac=f"52:54:00:00:{number // 256:02x}:{number % 256:02x}"),),
-                placement=Placement(node=pin),
-            )
-        )
+        self._words[name] = more or self._words.get(name, ())
+        return self._put(spec_of(name, number, life, self._words[name]))
 
     def delete(self, name: str) -> bool:
         spec = self.spec(name)
@@ -112,13 +100,43 @@ class Operator:
         spec = self.spec(name)
         if spec is None:
             return False
-        return self._put(replace(spec, placement=Placement(node="" if node == "-" else node)))
+        place = replace(spec.placement, node="" if node == "-" else node, move=PinMove.STAY)
+        return self._put(replace(spec, placement=place))
+
+    def move(self, name: str, node: str) -> bool:
+        """Pin a VM to a node, and have it go there cold."""
+        spec = self.spec(name)
+        if spec is None:
+            return False
+        return self._put(replace(spec, placement=replace(spec.placement, node=node, move=PinMove.COLD)))
+
+    def answers(self, name: str) -> bool:
+        """From now on that VM's guest has its service up whenever it runs."""
+        self.answering.add(name)
+        return True
+
+    def service(self, mac: str) -> VmSpec | None:
+        """The VM with that MAC that has a port to answer on."""
+        names = (name for name, number in self._numbers.items() if mac_of(number) == mac)
+        specs = (self.spec(name) for name in names)
+        return next((spec for spec in specs if spec is not None and spec.ha.ready_port), None)
+
+    def _node(self, node: str, **more: object) -> bool:
+        fields = {name: getattr(self._nodes.get(node, NodeSpec()), name) for name in NodeSpec.__struct_fields__}
+        self._nodes[node] = NodeSpec(**{**fields, **more})
+        self._lab.put(self._lab.keys.node_spec(node), self._nodes[node])
+        return True
+
+    def drain(self, node: str, draining: bool = True) -> bool:
+        return self._node(node, draining=draining)
+
+    def zone(self, node: str, zone: str) -> bool:
+        return self._node(node, labels={"zone": zone})
 
     def cordon(self, node: str, cordoned: bool = True) -> bool:
-        self._lab.put(self._lab.keys.node_spec(node), NodeSpec(cordoned=cordoned))
-        return True
+        return self._node(node, cordoned=cordoned)
 
     def uncordon_all(self) -> None:
         for node in self._lab.hosts:
             if self._lab.cluster.get(self._lab.keys.node_spec(node)) is not None:
-                self.cordon(node, False)
+                self._node(node, cordoned=False, draining=False)

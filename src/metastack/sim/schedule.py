@@ -66,7 +66,7 @@ VM_WISHES: Final = (
         "pause",
         "resume",
     ),
-    *("pin", "want"),
+    *("pin", "move", "want"),
 )
 
 KINDS: Final = tuple(verb for verb in FAULTS if verb not in WISHES and verb not in BY_HAND)
@@ -80,7 +80,9 @@ def schedule(seed: int, nodes: int = NODES, vms: int = VMS, until_s: float = UNT
     random = Random(f"{seed}/schedule")
     names = [f"n{i}" for i in range(1, nodes + 1)]
     guests = [f"vm{i}" for i in range(1, vms + 1)]
-    steps = [Step(_at(random, 0.0, 8.0), "want", (guest,)) for guest in guests]
+    words = _words(random, guests) if random.random() < 0.5 else {}
+    steps = [Step(_at(random, 0.0, 8.0), "want", (guest, *words.get(guest, ()))) for guest in guests]
+    steps += [Step(0.0, "zone", (name, "ab"[i % 2])) for i, name in enumerate(names) if words]
     faults = random.randint(8, 14)
     for _ in range(faults):
         steps.append(_fault(random, names, guests, _at(random, 3.0, until_s - 5.0)))
@@ -93,7 +95,9 @@ def schedule(seed: int, nodes: int = NODES, vms: int = VMS, until_s: float = UNT
     for _ in range(random.randint(1, 3)):
         steps += aimed(random, KINDS, names, guests, _at(random, 8.0, until_s - 20.0))
     for _ in range(random.randint(3, 3 + vms)):
-        steps.append(_wish(random, names, guests, _at(random, 8.0, until_s - 5.0)))
+        wish = _wish(random, names, guests, _at(random, 8.0, until_s - 5.0))
+        if not words or not _impossible(wish, words):
+            steps.append(wish)
     config: tuple[tuple[str, str], ...] = ()
     if random.random() < 0.4:
         config = (("lease_ttl_s", str(random.choice((2, 3, 5, 8)))),)
@@ -188,9 +192,33 @@ def _slow_starts(random: Random, names: list[str], guests: list[str], at_s: floa
     return [*slow, *wishes, Step(at_s + 1.0, kind, ("@",), round(random.uniform(0.5, 25.0), 3), "boot")]
 
 
+def _words(random: Random, guests: list[str]) -> dict[str, tuple[str, ...]]:
+    """Rules of places: two VMs never in one zone, one that starts after another, who goes first."""
+    one, two, first, then = random.sample(guests, 4)
+    words: dict[str, tuple[str, ...]] = {
+        guest: (f"priority={random.choice((0, 0, 5, 50))}",) for guest in guests
+    }
+    for guest in (one, two):
+        words[guest] += ("app=db", "apart=zone")
+    words[then] += (f"after={first}",)
+    return words
+
+
+def _impossible(wish: Step, words: dict[str, tuple[str, ...]]) -> bool:
+    """A wish that could leave a VM waiting for ever, rightly: no judge could tell that from a stuck one."""
+    guest = wish.args[0]
+    if wish.verb in ("pin", "move"):
+        return "apart=zone" in words.get(guest, ())
+    return wish.verb == "pause" and any(f"after={guest}" in more for more in words.values())
+
+
 def _wish(random: Random, names: list[str], guests: list[str], at_s: float) -> Step:
-    if random.random() < 0.12:
-        return Step(at_s, random.choice(("cordon", "uncordon")), (random.choice(names),))
+    if random.random() < 0.2:
+        return Step(
+            at_s, random.choice(("cordon", "uncordon", "drain", "drain", "undrain")), (random.choice(names),)
+        )
     verb, guest = random.choice(VM_WISHES), random.choice(guests)
-    args = (guest, random.choice((*names, "-"))) if verb == "pin" else (guest,)
+    args: tuple[str, ...] = (guest,)
+    if verb in ("pin", "move"):
+        args = (guest, random.choice((*names, "-") if verb == "pin" else names))
     return Step(at_s, verb, args, None, _on(random, 0.25))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 WISHES: Final = (
     *("want", "delete", "recreate", "off", "force-off", "on", "restart", "force-restart", "pause", "resume"),
-    *("pin", "cordon", "uncordon"),
+    *("pin", "move", "answers", "cordon", "uncordon", "drain", "undrain", "zone"),
 )
 
 
@@ -27,13 +27,16 @@ def _wish(verb: str) -> None:
                 done = person.off(args[0], force=True)
             case "force-restart":
                 done = person.restart(args[0], force=True)
+            case "undrain":
+                done = person.drain(args[0], False)
             case "uncordon":
                 done = person.cordon(args[0], False)
             case _:
                 done = getattr(person, verb)(*args)
         return nothing if done else None
 
-    FAULTS[verb] = Fault("vm" if "cordon" not in verb else "cluster", False, apply, f"A person's wish: {verb}.")
+    scope = "cluster" if "cordon" in verb or "drain" in verb or verb == "zone" else "vm"
+    FAULTS[verb] = Fault(scope, False, apply, f"A person's wish: {verb}.")
 
 
 for _verb in WISHES:
