@@ -236,6 +236,8 @@ class Reconciler:
             # Nor may a disk be made after the release: no record would lead to it.
             await node.hypervisor.quiesce()
             await node.storage.quiesce()
+            if await node.session.leave_if_astray():
+                return  # only the next session's barrier ends it
             memory.stray = False
             return  # look again: it may have landed
         drop = action.drop_halt and view.halt is not None

@@ -283,6 +283,8 @@ class Agent:
             return
         try:
             out = await node.session.shut_out()
+            if not out:
+                await node.session.prove_address()
         except (Unavailable, Refused) as error:
             self._health.asked_storage(error)
             raise

@@ -41,12 +41,12 @@ class Guests:
         assert view.spec is not None
         assert held is not None
         spec, claim = view.spec.ok, held.ok
-        if memory.stray:
-            # Safety: an order without an answer (a kill, a shutdown) would land on the guest that is started.
-            await node.hypervisor.quiesce()
-            memory.stray = False
-            return False  # look again: it may have landed
         with self._boots.place(vm):
+            if memory.stray:
+                # Safety: an order without an answer (a kill, a shutdown) would land on the guest that starts.
+                await node.hypervisor.quiesce()
+                memory.stray = await node.session.leave_if_astray()
+                return False  # look again: it may have landed
             now = node.world.claim(vm)
             if now is None or now.mod != held.mod or not node.session.ready:
                 return False  # decided from another claim: look again
@@ -56,6 +56,7 @@ class Guests:
                 await self._break_old_locks(claim, memory)
                 await node.storage.create_disk(spec.volume_uuid, spec.image_uuid, spec.disk_bytes)
                 source = await node.storage.disk_source(spec.volume_uuid)
+                await node.session.prove_address()
                 entry = await node.store.get(node.keys.claim(vm))
                 if entry is None or entry.mod_revision != held.mod:
                     # Safety: watches have been known to lose events. Had that of my own release been lost, this

@@ -6,40 +6,179 @@ Refuses: lifting anything. Rule: a name is declared before it is used: a fencer 
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
-from ..core.model import NodeFacts
-from ..ports import Storage
+import structlog
+
+from ..core import changes
+from ..core.change import Committed
+from ..core.keys import Keys
+from ..core.model import Fencing, NodeFacts
+from ..ports import Hypervisor, Refused, Storage, Store
+from .clock import Clock
+from .identity import refuse_shared
+from .marks import Marks
+from .mirror import Mirror
+
+log = structlog.get_logger()
 
 CLIENTS_KEPT: Final = 8
 
 
-async def shut_out(storage: Storage, addresses: tuple[str, ...], known: NodeFacts | None) -> tuple[str, ...]:
-    """Which of this node's names the storage refuses right now."""
-    if not addresses:
-        return ()
-    clients = known.storage_clients if known is not None else ()
-    guests = (f"client.{storage.guest_user}",) if storage.guest_user else ()
-    return await storage.blocked((*addresses, *clients, *guests))
+class Names:
+    """The names of one node; ``addresses`` are those of its settings."""
+
+    def __init__(
+        self,
+        name: str,
+        keys: Keys,
+        store: Store,
+        storage: Storage,
+        mirror: Mirror,
+        marks: Marks,
+        clock: Clock,
+        addresses: tuple[str, ...],
+    ) -> None:
+        self._name, self._keys, self._store, self._storage = name, keys, store, storage
+        self._mirror, self._marks, self._clock = mirror, marks, clock
+        self._addresses = addresses
+        self.seen = ""
+        """Where the storage saw a new client of this machine last; empty: it does not tell."""
+        self._declared: frozenset[str] = frozenset()
+        """Addresses that this session knows to be declared: nobody takes one away while it lives."""
+        self._one = asyncio.Lock()
+
+    @property
+    def known(self) -> NodeFacts | None:
+        """What is declared, as far as it was heard."""
+        found = self._mirror.world.facts(self._name)
+        return found.record if found is not None else None
+
+    async def shut_out(self) -> tuple[str, ...]:
+        """Which of this node's names the storage refuses right now."""
+        if not self._addresses:
+            return ()
+        known = self.known
+        clients = known.storage_clients if known is not None else ()
+        guests = (f"client.{self._storage.guest_user}",) if self._storage.guest_user else ()
+        # Another's, that a NAT puts in front of this node, is not this node's.
+        mine = (self.seen,) if known is not None and self.seen in known.storage_addresses else ()
+        return await self._storage.blocked(tuple(dict.fromkeys((*self._addresses, *mine, *clients, *guests))))
+
+    async def look(self) -> None:
+        """Find out where a client that begins now is seen."""
+        self.seen = await self._storage.own_address() if self._addresses else ""
+
+    async def come_back(self) -> None:
+        """Before a registration: look, when this node was seen elsewhere than its settings say.
+
+        Whoever cannot be ready stays away, so that others take its VMs. Without any it comes, to say why.
+        """
+        declared = self.known.storage_addresses if self.known is not None else ()
+        if not {self.seen, *declared} - {"", *self._addresses}:
+            return
+        await self.look()
+        if self._mirror.world.unfenced(self._name):
+            await self.refuse_strange()
+
+    async def refuse_strange(self) -> None:
+        """Raise Refused when a client that begins now would be under an address that is not mine."""
+        if not self.seen or self.seen in self._addresses:
+            return
+        known = self.known
+        if known is None or self.seen not in known.storage_addresses:
+            raise Refused(
+                f"the storage sees this node as {self.seen}, which is not among storage_addresses "
+                f"({', '.join(self._addresses)}): a fence would not block it; correct the agent's configuration"
+            )
+        await self._refuse_shared()
+
+    async def declare(self, me: changes.Me, *, anew: bool = False) -> None:
+        """Write down every name of mine.
+
+        The last few clients are kept: a fencer that comes late may know only an older one, and what it blocks
+        then must be seen here. ``anew``: none of them can be alive, and none matters any more.
+        """
+        known = self.known
+        mine = await self._storage.own_client() if self._addresses else ""
+        before = known.storage_clients if known is not None and not anew else ()
+        old = known.storage_addresses if known is not None else ()
+        clients = (*(c for c in before if c != mine), *((mine,) if mine else ()))[-CLIENTS_KEPT:]
+        await self._write(me, (*old, *self._addresses), clients)
+
+    async def settle(self, me: changes.Me, hypervisor: Hypervisor) -> None:
+        """Last before *ready*: the storage must see this node where it said. What no client can be under goes.
+
+        Safety: here is no call of an older session, none left in libvirtd, and no fence of mine is open nor can
+        one begin (I am alive, guarded). With no domain of ours, every client of this node that there is or will
+        be is the agent's own, or one that begins under what :meth:`prove` admits. A blocked one stays: while it
+        is declared, ``node unfence`` lifts it too.
+        """
+        if not self._addresses:
+            return
+        await self.look()
+        await self.refuse_strange()
+        known = self.known
+        declared = known.storage_addresses if known is not None else ()
+        old = set(declared) - {*self._addresses, self.seen, _host(await self._storage.own_client())}
+        if not old or any(domain.managed or domain.damaged for domain in await hypervisor.domains()):
+            return
+        old -= set(await self._storage.blocked(tuple(sorted(old))))
+        if old:
+            assert known is not None
+            await self._write(me, tuple(a for a in declared if a not in old), known.storage_clients)
+            log.info("addresses_dropped", node=self._name, addresses=sorted(old))
+
+    async def prove(self, me: changes.Me) -> None:
+        """Before a boot, and now and then: raise unless a client that begins now is under a declared address.
+
+        One that is new is declared first. Safety: guarded by ``alive = S``, so no fence of me has begun: every
+        later one reads it. What is left is an address that changes between this look and the guest's own first
+        connection, while the agent is held up there for so long that it is fenced.
+        """
+        if not self._addresses:
+            return
+        async with self._one:
+            await self.look()
+            if not self.seen or self.seen in self._declared:
+                return
+            await self._refuse_shared()
+            known = self.known
+            if known is None:
+                raise Refused("this node's own record is gone")
+            log.warning(
+                "address_declared", node=self._name, address=self.seen, configured=list(self._addresses)
+            )
+            await self._write(me, (*known.storage_addresses, self.seen), known.storage_clients)
+            await self._refuse_shared()
+
+    async def _refuse_shared(self) -> None:
+        if self._mirror.world.config.fencing is Fencing.ADDRESS:
+            await refuse_shared(self._name, (self.seen,), self._keys, self._store)
+
+    async def _write(self, me: changes.Me, addresses: tuple[str, ...], clients: tuple[str, ...]) -> None:
+        found, known = self._mirror.world.facts(self._name), self.known
+        wanted = NodeFacts(
+            name=self._name,
+            uuid=self._marks.node_uuid(""),
+            storage_addresses=tuple(dict.fromkeys(addresses)),
+            storage_clients=clients,
+            storage_guest_user=self._storage.guest_user,
+            joined=known.joined if known is not None else self._clock.stamp(),
+            generation=me.generation,
+        )
+        self._declared = frozenset()
+        if wanted != known:
+            outcome = await self._store.commit(changes.declare(self._keys, me, wanted, found))
+            if not isinstance(outcome, Committed):
+                raise Refused("declaring the storage addresses lost a race")
+            await self._mirror.reached(outcome.revision)
+        self._declared = frozenset(wanted.storage_addresses)
+        if not self._marks.joined():
+            self._marks.begin_joined()
 
 
-async def declared(
-    storage: Storage, addresses: tuple[str, ...], known: NodeFacts | None, fresh: NodeFacts, *, anew: bool
-) -> NodeFacts:
-    """What ``nodes/<node>`` must hold; ``fresh`` gives what is not of the storage.
-
-    The last few clients are kept: a fencer that comes late may know only an older one, and what it blocks then
-    must be seen here. ``anew``: none of them can be alive, and none matters any more.
-    """
-    mine = await storage.own_client() if addresses else ""
-    before = known.storage_clients if known is not None and not anew else ()
-    return NodeFacts(
-        name=fresh.name,
-        uuid=fresh.uuid,
-        storage_addresses=tuple(
-            dict.fromkeys((*(known.storage_addresses if known is not None else ()), *addresses))
-        ),
-        storage_clients=(*(c for c in before if c != mine), *((mine,) if mine else ()))[-CLIENTS_KEPT:],
-        storage_guest_user=storage.guest_user,
-        joined=known.joined if known is not None else fresh.joined,
-    )
+def _host(client: str) -> str:
+    """The address in ``ADDRESS:PORT/NONCE``."""
+    return client.rpartition(":")[0].strip("[]")

@@ -17,15 +17,15 @@ import structlog
 from ..core import changes
 from ..core.change import Committed, Lease
 from ..core.keys import Keys
-from ..core.model import Fence, Fencing, NodeAlive, NodeFacts, token
+from ..core.model import Fence, Fencing, NodeAlive, token
 from ..core.world import Seen, seen
 from ..ports import Hypervisor, LeaseGone, Refused, Storage, Store, Unavailable
-from . import names
 from .clock import Clock
 from .identity import refuse_generation, refuse_namesake, refuse_shared
 from .kills import kill_lost
 from .marks import Marks
 from .mirror import Mirror
+from .names import Names
 from .refusal import Teller
 
 log = structlog.get_logger()
@@ -78,6 +78,7 @@ class Session:
         self._mirror, self._marks, self._clock = mirror, marks, clock
         self._addresses = addresses
         self._describe, self._drained, self._changed = describe, drained, changed
+        self._names = Names(name, keys, store, storage, mirror, marks, clock, addresses)
         self._about = (keys, store, mirror, marks)
         self._past = mirror.past
         self._teller = Teller(name, keys, store, hypervisor, mirror.past, marks, clock, addresses)
@@ -122,7 +123,7 @@ class Session:
         self._end.set()
 
     async def leave_if_astray(self) -> bool:
-        """End this session when calls of a connection that ended may still land: the next one's barrier ends them.
+        """End this session when calls of a connection that ended may still land: the next one's barrier helps.
 
         Not while libvirtd hangs: its restart may take longer than the lease, and the guests are well.
         """
@@ -212,6 +213,7 @@ class Session:
             await self._hypervisor.barrier()
             self._unclean = False
             log.info("libvirtd_barrier", node=self.name)
+        await self._names.come_back()
         fence = await self._fence_record()
         await self._kill_fenced(fence)
         lease = await self._store.grant(self._mirror.world.config.lease_ttl_s)
@@ -242,7 +244,7 @@ class Session:
         self.token = token(generation, outcome.revision)
         log.info("registered", node=self.name, session=self.token)
         self._leased.set()
-        await self._declare()
+        await self._names.declare(self.me)
         await self._unblock()
         await self._become_ready()
 
@@ -288,27 +290,19 @@ class Session:
         shut_out = bool(await self.shut_out())
         await kill_lost(self._hypervisor, self._mirror.world, self.name, through, shut_out)
 
-    def _facts(self) -> Seen[NodeFacts] | None:
-        return self._mirror.world.facts(self.name)
-
     async def shut_out(self) -> tuple[str, ...]:
         """Under which of this node's names the storage refuses it."""
-        found = self._facts()
-        return await names.shut_out(self._storage, self._addresses, found.record if found else None)
+        return await self._names.shut_out()
 
-    async def _declare(self, anew: bool = False) -> None:
-        found = self._facts()
-        known = found.record if found is not None else None
-        fresh = NodeFacts(name=self.name, uuid=self._marks.node_uuid(""), joined=self._clock.stamp())
-        wanted = await names.declared(self._storage, self._addresses, known, fresh, anew=anew)
-        wanted = msgspec.structs.replace(wanted, generation=self.generation)
-        if wanted != known:
-            outcome = await self._store.commit(changes.declare(self._keys, self.me, wanted, found))
-            if not isinstance(outcome, Committed):
-                raise Refused("declaring the storage addresses lost a race")
-            await self._mirror.reached(outcome.revision)
-        if not self._marks.joined():
-            self._marks.begin_joined()
+    async def prove_address(self) -> None:
+        """Before a boot, and now and then: the storage must see this node under an address that is declared."""
+        me = self.me
+        try:
+            await self._names.prove(me)
+        except Refused as error:
+            if me.session == self.token:
+                self.lose(f"its storage address cannot be declared: {error}")
+            raise
 
     async def _unblock(self) -> None:
         """Lift my own blocks. Only here: registered, not ready, with no domain and no call in flight."""
@@ -340,15 +334,10 @@ class Session:
                 )
             # Answered, so not on its way: whatever fails from here on, nobody has to wait for it.
             self._marks.end_unblock()
-            await self._declare(anew=True)
+            await self._names.declare(self.me, anew=True)
             log.info("unblocked", node=self.name, session=self.token, addresses=list(blocked))
         self._marks.end_unblock()
-        address = await self._storage.own_address()
-        if address and address not in self._addresses:
-            raise Refused(
-                f"the storage sees this node as {address}, which is not among storage_addresses "
-                f"({', '.join(self._addresses)}): a fence would not block it; correct the agent's configuration"
-            )
+        await self._names.settle(self.me, self._hypervisor)
 
     async def _become_ready(self) -> None:
         alive = msgspec.structs.replace(self._describe(), ready=True, generation=self.generation)

@@ -51,4 +51,6 @@ class Domain(Struct, frozen=True, kw_only=True):
     run: int = 0
     volume_uuid: str = ""
     managed: bool = True
-    """False: its metadata is not ours; leave it alone."""
+    """False: its metadata is not ours, or cannot be read; leave it alone."""
+    damaged: bool = False
+    """It is ours, and its metadata cannot be read: nobody knows which VM it is but by its UUID."""

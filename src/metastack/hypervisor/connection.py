@@ -3,8 +3,8 @@
 Owns: the ``virConnect``, the executor, the count of calls in flight, the reconnecting.
 Refuses: knowing what a domain is.
 Rule: a call is counted from before it is handed to a thread until that thread has returned, whatever became
-of the await. ``quiesce`` waits for the count, never for the awaits. A call that a broken connection ended is not
-over: a daemon that only hung has it still. That is noted until a barrier (``astray``).
+of the await. ``quiesce`` waits for the count, never for the awaits. A call that a broken connection ended is
+not over: a daemon that only hung has it still. That is noted until a barrier (``astray``).
 """
 
 from __future__ import annotations

@@ -195,7 +195,7 @@ class Storage(Protocol):
         ...
 
     async def unfence(self, names: tuple[str, ...]) -> None:
-        """Let these (my own) in again; confirmed when it returns. New handles are made after it.
+        """Let these (my own) in again; confirmed when it returns. New handles are made after it, also if it fails.
 
         A single client stays out when this user may not lift it: it is dead, and the new handle is another.
         """
@@ -210,7 +210,10 @@ class Storage(Protocol):
         ...
 
     async def own_address(self) -> str:
-        """The address under which the storage sees this process (empty: it does not tell)."""
+        """The address under which the storage sees a client that begins here now (empty: it does not tell).
+
+        An older one keeps its own: see :meth:`own_client`. Raises Unavailable.
+        """
         ...
 
     async def own_client(self) -> str:

@@ -98,8 +98,8 @@ def _alive_deleted(lab: Lab, args: tuple[str, ...]) -> Undo | None:
 
 @fault("new-address", "cluster")
 def _new_address(lab: Lab, args: tuple[str, ...]) -> Undo | None:
-    """A machine gets another storage address: ``new-address n1 10.0.1.1``; its agent is to be restarted."""
-    lab.hosts[args[0]].address = args[1]
+    """A machine gets another storage address, ``new-address n1 10.0.1.1``; its old clients keep theirs."""
+    lab.hosts[args[0]].moves(args[1])
     return nothing
 
 
@@ -146,6 +146,16 @@ def _calls_take(lab: Lab, args: tuple[str, ...]) -> Undo | None:
         hypervisor.slow_s = lambda _what: 0.0
 
     return end
+
+
+@fault("connection-ends", "node")
+def _connection_ends(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """libvirtd hung for longer than its keepalive: the agent connects anew, what it sent stays in there."""
+    hypervisor = host_of(lab, args).hypervisor
+    if not hypervisor.alive:
+        return None
+    hypervisor.connection_ends()
+    return nothing
 
 
 @fault("storage-takes", "cluster", lasts=True)

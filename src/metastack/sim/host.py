@@ -150,6 +150,12 @@ class SimHost:
         """User that its guests alone have."""
         return f"{self.name}-guests" if self.lab.script.address == "shared guests" else ""
 
+    def moves(self, address: str) -> None:
+        """Whatever begins here from now on is seen under another address."""
+        self.address = address
+        if self._storage is not None and not self.lab.script.address:
+            self._storage.moves(address)
+
     def client_of(self, uuid: str) -> str:
         """A guest's client."""
         return self._opened.get(uuid, (f"{self.seen}:0/0", ""))[0]

@@ -2,7 +2,7 @@
 
 Owns: the connection to Ceph, its threads, and which calls they run. Refuses: a ceph.conf, waits without
 bounds, and calling a node fenced that the OSD map does not say is.
-Rule: after an unblock, only Rados handles made after it are used.
+Rule: after an unblock, also one that failed, only Rados handles made after it are used.
 
 Three pools of threads: images and disks in one, fencing in another, so that a stuck OSD never delays a fence,
 and removals, which may take an hour, in the third, so that they never delay a session.
@@ -37,7 +37,7 @@ from metastack.ports import (
 from metastack.settings import StorageSettings
 
 from . import ceph_clients, ceph_fence, ceph_images, ceph_import
-from .ceph_handle import Handle, host_of, plain
+from .ceph_handle import Handle, address_of_new_client, plain
 from .source import Stopped, check_uuid
 from .threads import Workers
 
@@ -61,6 +61,9 @@ class CephStorage:
         self._settings = settings
         self.guest_user = settings.guest_user
         self._handle: Handle | None = None
+        self._renewing = asyncio.Lock()
+        self._distrusted = False
+        """An unblock was tried and no handle has been made since."""
         self._data = Workers("storage", 4)
         self._control = Workers("storage-control", 2)
         self._removals = Workers("storage-removal", 2)
@@ -240,14 +243,22 @@ class CephStorage:
                 if name.startswith(USER):
                     ceph_clients.give_back(handle, name.removeprefix(USER), self._settings.pool)
 
-        await self._on(self._control, "unblocking", lift)
-        # Safety: a handle that was refused may hold writes that it would send now. It is never used again.
-        fresh = await self._control.run("reconnecting", lambda: Handle(self._settings), self._deadline_s)
-        old, self._handle = self._handle, fresh
-        if old is not None:
-            await self._control.run("closing the old connection", old.retire, self._deadline_s)
+        # Safety: before it is sent. One that fails, or is not answered, may be carried out all the same.
+        self._distrusted = True
+        handle = self._opened()
+        await self._control.run("unblocking", lambda: _with(handle, lift), self._deadline_s)
         await self._on(self._control, "probing the pool", Handle.probe)
         log.info("unblocked", names=names)
+
+    async def _renew(self) -> None:
+        """Another handle. Safety: one that was refused may hold writes that it would send once it is let in."""
+        async with self._renewing:
+            if not self._distrusted:
+                return
+            fresh = await self._control.run("reconnecting", lambda: Handle(self._settings), self._deadline_s)
+            old, self._handle, self._distrusted = self._handle, fresh, False
+            if old is not None:
+                await self._control.run("closing the old connection", old.retire, self._deadline_s)
 
     async def rights(self) -> tuple[str, ...]:
         return await self._on(self._control, "trying what this user may do", ceph_fence.rights)
@@ -256,11 +267,14 @@ class CephStorage:
         return await self._on(self._control, "asking for the quorum", ceph_fence.unsettled)
 
     async def own_address(self) -> str:
-        await asyncio.sleep(0)
-        return host_of(self._opened().address)
+        self._opened()
+        return await self._control.run(
+            "asking for this node's address", lambda: address_of_new_client(self._settings), self._deadline_s
+        )
 
     async def own_client(self) -> str:
-        await asyncio.sleep(0)
+        if self._distrusted:
+            await self._renew()
         return plain(self._opened().address)
 
     # --- inside
@@ -280,13 +294,15 @@ class CephStorage:
     async def _on(
         self, workers: Workers, what: str, call: Callable[[Handle], T], timeout_s: float | None = None
     ) -> T:
+        if self._distrusted:
+            await self._renew()
         handle = self._opened()
+        return await workers.run(what, lambda: _with(handle, call), timeout_s or self._deadline_s)
 
-        def run() -> T:
-            with handle.use():
-                return call(handle)
 
-        return await workers.run(what, run, timeout_s or self._deadline_s)
+def _with(handle: Handle, call: Callable[[Handle], T]) -> T:
+    with handle.use():
+        return call(handle)
 
 
 def _is_out(handle: Handle, name: str, listed: set[str]) -> bool:

@@ -72,6 +72,36 @@ def plain(ceph_address: str) -> str:
     return ceph_address
 
 
+def address_of_new_client(settings: StorageSettings) -> str:
+    """Where the monitors see a client that begins now; "" when they do not say.
+
+    A client keeps the address of its first connection for life (it names itself by it, and is blocked by it),
+    so only a new one shows what the next QEMU's would be.
+    """
+    timeout_s = str(max(1, round(settings.timeout_s)))
+    probe = rados.Rados(
+        rados_id=settings.user,
+        conf={
+            "mon_host": monitor_hosts(settings.monitors),
+            "key": read_key(settings.user, settings.keyring),
+            "keyring": "/dev/null",
+            "auth_client_required": "cephx",
+            "client_mount_timeout": timeout_s,
+            "log_to_stderr": "false",
+            "err_to_stderr": "false",
+            "log_file": "",
+            "admin_socket": "",
+            "ms_async_op_threads": "1",
+        },
+    )
+    try:
+        with mapped(f"connecting to Ceph at {', '.join(settings.monitors)} as client.{settings.user}"):
+            probe.connect()
+        return host_of(str(probe.get_addrs()))
+    finally:
+        probe.shutdown()
+
+
 class Handle:
     """A connected Rados handle with its pool."""
 

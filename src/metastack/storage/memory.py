@@ -115,10 +115,16 @@ class MemoryStorage:
         self._link = link or address
         """The machine that it is on, when others share its address."""
         self._client = pool.new_client(address) if address else ""
+        self.new_address = ""
+        """Where clients of this machine are seen from now on, when that is not ``address`` any more."""
         self._timeout_s = timeout_s
         """Patience with one call; None: endless, as long as nothing is cut off."""
         self._calls: dict[asyncio.Task[object], None] = {}
         self._abandoned = False
+
+    def moves(self, address: str) -> None:
+        """The machine gets another address. This client keeps its own; the next one has the new."""
+        self.new_address = self._link = address
 
     def abandon(self) -> None:
         """The process died: what is stuck on the way never arrives, what is through takes effect."""
@@ -342,9 +348,11 @@ class MemoryStorage:
             pool.no_rights.difference_update(name.removeprefix(USER) for name in names)
             pool.osd_epoch += 1
 
-        await self._call("unfence", release, needs_io=False)
-        if self._client:
-            self._client = self._pool.new_client(self._address)
+        try:
+            await self._call("unfence", release, needs_io=False)
+        finally:
+            if self._client:
+                self._client = self._pool.new_client(self.new_address or self._address)
 
     async def rights(self) -> tuple[str, ...]:
         return ()
@@ -353,7 +361,7 @@ class MemoryStorage:
         return ""
 
     async def own_address(self) -> str:
-        return self._address
+        return await self._call("own_address", lambda pool: self.new_address or self._address, needs_io=False)
 
     async def own_client(self) -> str:
         return self._client

@@ -1,4 +1,4 @@
-"""A libvirtd that hangs past its keepalive: the connection ends, and what was sent to it is carried out later."""
+"""A libvirtd that hangs past its keepalive: the connection ends, and what it was sent is carried out later."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_a_look_that_loses_its_connection_leaves_nothing_astray(
     look = asyncio.create_task(hypervisor.domains())
     await asyncio.sleep(0)
     host.kill_libvirtd()
-    with pytest.raises(Exception, match="lost libvirtd|not connected"):
+    with pytest.raises(Exception, match=r"lost libvirtd|not connected"):
         await look
     host.start_libvirtd()
     await watcher.wait("", "reconnected")
