@@ -5,6 +5,7 @@ Owns: the tree under the root (DESIGN 2). Refuses: any other module putting a ke
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
 
@@ -91,6 +92,10 @@ class Keys:
     def prefix(self, kind: Kind | None = None) -> str:
         """The prefix of a kind, with its closing slash; of everything without one."""
         return f"{self.root}/" if kind is None else f"{self.root}/{kind.value}/"
+
+    def prefixes(self, kinds: Iterable[Kind]) -> list[str]:
+        """The prefix of each kind; a kind that is a single key is its own prefix."""
+        return [self.prefix(kind) if _PARTS[kind] else self._key(kind) for kind in kinds]
 
     def _key(self, kind: Kind, *names: str) -> str:
         for name in names:

@@ -8,7 +8,8 @@ Rule: events are applied in revision order and ``revision`` never goes back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
@@ -165,6 +166,18 @@ class World:
             table[parsed.names] = seen(_TYPES[parsed.kind], event.entry)
         return parsed
 
+    def with_hints(self, hints: Mapping[VmId, Hint]) -> World:
+        """The same picture with these hints instead of those that there are. This one stays as it is.
+
+        The rest is shared: look at it, and follow events with this one only.
+        """
+        other = copy.copy(self)
+        told: dict[tuple[str, ...], Seen[Record]] = {
+            (vm.project, vm.name): Seen(hint, self.revision, self.revision) for vm, hint in hints.items()
+        }
+        other._tables = {**self._tables, Kind.HINT: told}
+        return other
+
     # --- reading
     def _get(self, kind: Kind, cls: type[R], *names: str) -> Seen[R] | None:
         return self._tables[kind].get(names)  # type: ignore[return-value]
@@ -204,6 +217,10 @@ class World:
 
     def hint(self, vm: VmId) -> Seen[Hint] | None:
         return self._get(Kind.HINT, Hint, vm.project, vm.name)
+
+    def hints(self) -> Iterator[tuple[VmId, Seen[Hint]]]:
+        for names, found in self._tables[Kind.HINT].items():
+            yield VmId(*names), found  # type: ignore[misc]
 
     def group(self, project: str, group: str, domain: str) -> Seen[Group] | None:
         return self._get(Kind.GROUP, Group, project, group, domain)

@@ -73,14 +73,24 @@ def _verdict(board: Board, spec: VmSpec, node: NodeView) -> Verdict:
     reasons = board.refusals(spec, node)
     if reasons:
         return Verdict(node=node.name, fits=False, reasons=reasons)
-    parts = scores.parts(spec, node, board.weights)
-    if board.weights.last_node:
-        parts["last_node"] = 1.0 if last_node(board.world, spec) == node.name else 0.0
-    if has_terms(spec):
-        parts["groups"] = board.groups.preference(spec, node)
+    parts = _parts(board, spec, node)
     return Verdict(
         node=node.name,
         fits=True,
         score=round(scores.total(parts, board.weights), 6),
         parts={part: round(value, 6) for part, value in parts.items()},
     )
+
+
+def _parts(board: Board, spec: VmSpec, node: NodeView) -> dict[str, float]:
+    parts = scores.parts(spec, node, board.weights)
+    if board.weights.last_node:
+        parts["last_node"] = 1.0 if last_node(board.world, spec) == node.name else 0.0
+    if has_terms(spec):
+        parts["groups"] = board.groups.preference(spec, node)
+    return parts
+
+
+def score(board: Board, spec: VmSpec, node: NodeView) -> float:
+    """What a node is worth to a VM that was thought away (:meth:`.Board.without`), would it take it or not."""
+    return round(scores.total(_parts(board, spec, node), board.weights), 6)

@@ -1,0 +1,309 @@
+"""Balance: which running VMs should move so that all places together are better, one move after the other.
+
+Owns: the plan. Refuses: moving anything (that comes with live migration), and filters and scores of its own:
+every move is one that the nodes' board would take at that moment, with all moves before it done.
+Rule: each move makes the VM's own place better by at least the least gain, and all places together better too;
+a VM moves once; a pinned one never; and no hard group rule that holds is broken, whoever's it is.
+
+The aim is the weights': ``spread`` takes from the fullest nodes until their used shares are even; ``pack``
+empties whole nodes, the emptiest first, and starts none that it cannot finish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import fsum
+from typing import Final
+
+from msgspec import Struct
+
+from ..model import Phase, VmId, VmSpec
+from ..world import World, wants_on
+from . import filters
+from .board import HEAD
+from .explain import score
+from .groups import group_of, terms
+from .imagined import Imagined
+from .nodes import NodeView, plus
+from .quality import Quality, aim, empty, quality, share, takes
+
+MOST_MOVES: Final = 1000
+_FULLEST: Final = 8
+"""Of so many of the fullest nodes the best move is sought before one of another node is."""
+_LEAST_DROP: Final = 1e-9
+"""Sums of floats must not pass for a gain."""
+
+
+class BalanceMove(Struct, frozen=True, kw_only=True):
+    """One VM to another node."""
+
+    vm: VmId
+    before: str
+    after: str
+    score_before: float
+    """What its node is worth to it now, by the nodes' own score."""
+    score_after: float
+    """What the other one is, with every earlier move done."""
+    imbalance_before: float
+    """Standard deviation of the used share before this move ..."""
+    imbalance_after: float
+    """... and after it."""
+    empties: str = ""
+    """Node that this move helps to empty, under ``pack``."""
+
+    @property
+    def gain(self) -> float:
+        return round(self.score_after - self.score_before, 6)
+
+
+class Balance(Struct, frozen=True, kw_only=True):
+    """A plan."""
+
+    moves: tuple[BalanceMove, ...]
+    before: Quality
+    after: Quality
+    stays: dict[str, int]
+    """VMs that no plan may move, by the reason."""
+    bounded: bool
+    """More moves would gain something; they were not asked for."""
+
+
+def balance(world: World, *, max_moves: int, min_gain: float) -> Balance:
+    """The moves that gain most, in the order in which they are to be made; the same for the same world.
+
+    ``min_gain`` is in scores, as :func:`~.explain.explain` gives them. Hints are not looked at: they are for
+    VMs that wait.
+    """
+    board = _Moving(_Rebalanced(world.with_hints({})))
+    before, weights = board.quality(), board.board.weights
+    search = board.emptying if aim(weights) == "pack" else board.evening
+    moves: list[BalanceMove] = []
+    bounded = False
+    while steps := search(min_gain, max_moves - len(moves)):
+        if len(moves) + len(steps) > max_moves:
+            bounded = True
+            break
+        moves += steps
+        board.settle()
+    return Balance(moves=tuple(moves), before=before, after=board.quality(), stays=board.stays, bounded=bounded)
+
+
+class _Rebalanced(Imagined):
+    """A board on which VMs go from node to node."""
+
+    def carry(self, vm: VmId, spec: VmSpec, node: str) -> None:
+        """The VM is on that node now."""
+        self._unplace(vm)
+        self._place(vm, spec, node)
+        self._on.setdefault(node, set()).add(vm)
+
+    def holds_more(self, node: str, than: set[VmId]) -> bool:
+        """Others are on the node, or are about to go there."""
+        return any(at == node and vm not in than for vm, (at, _) in self._placed.items())
+
+
+class _Moving:
+    """The search for moves."""
+
+    def __init__(self, board: _Rebalanced) -> None:
+        self.board = board
+        self.moved: set[VmId] = set()
+        self.emptied: set[str] = set()
+        self._stuck: set[str] = set()
+        """Nodes that cannot be emptied; what was moved since has not made room."""
+        self.stays: dict[str, int] = {}
+        self._movable: dict[str, list[tuple[VmId, VmSpec]]] = {}
+        for name in sorted(board.nodes):
+            there = [(vm, self._may_move(vm, board.nodes[name])) for vm in board.on(name)]
+            self._movable[name] = [(vm, spec) for vm, spec in there if spec is not None]
+        self._others: dict[str, list[VmSpec]] = {}
+        """By project, VMs with hard group rules: whom a move may not hurt."""
+        for vm, found in sorted(board.world.specs(), key=lambda one: one[0]):
+            if found.record is not None and any(term.required for term in terms(found.record)):
+                self._others.setdefault(vm.project, []).append(found.record)
+
+    def quality(self) -> Quality:
+        return quality(self.board.nodes.values(), self.board.weights)
+
+    def _may_move(self, vm: VmId, node: NodeView) -> VmSpec | None:
+        world = self.board.world
+        found, claim, status = world.spec(vm), world.claim(vm), world.status(vm)
+        spec = found.record if found is not None else None
+        if not takes(node) or spec is None or claim is None or claim.record is None or not wants_on(world, vm):
+            return None
+        phase = status.record.phase if status is not None and status.record is not None else None
+        why = ""
+        if claim.record.uuid != spec.uuid:
+            why = "is being made anew"
+        elif spec.placement.node:
+            why = "pinned"
+        elif phase is not Phase.RUNNING:
+            why = "does not run"
+        if why:
+            self.stays[why] = self.stays.get(why, 0) + 1
+            return None
+        return spec
+
+    def settle(self) -> None:
+        """Those that nobody would take may go where room has come free: the next move finds them there."""
+        self.board._settle()
+
+    # --- one step
+
+    def _move(self, vm: VmId, spec: VmSpec, before: str, after: str, empties: str = "") -> BalanceMove:
+        """Make a move on the board, and tell of it."""
+        board, uneven = self.board, self.quality().stdev_share
+        back = board.without(vm)
+        there, here = score(board, spec, board.nodes[after]), score(board, spec, board.nodes[before])
+        back()
+        self._carry(vm, spec, after)
+        return BalanceMove(
+            vm=vm, before=before, after=after, score_before=here, score_after=there,
+            imbalance_before=uneven, imbalance_after=self.quality().stdev_share, empties=empties,
+        )  # fmt: skip
+
+    def _carry(self, vm: VmId, spec: VmSpec, node: str) -> None:
+        self.board.carry(vm, spec, node)
+
+    def _better(self, vm: VmId, spec: VmSpec, here: str, min_gain: float) -> list[str]:
+        """Nodes that would take the VM now and are worth more to it than its own, best first."""
+        board = self.board
+        back = board.without(vm)
+        try:
+            least = score(board, spec, board.nodes[here]) + max(min_gain, _LEAST_DROP)
+            reluctant = filters.reluctant(spec, board.nodes[here])
+            return [
+                name
+                for name in board.head(spec, HEAD)
+                if name != here
+                and score(board, spec, board.nodes[name]) >= least
+                and (reluctant or not filters.reluctant(spec, board.nodes[name]))
+            ]
+        finally:
+            back()
+
+    def _hurts(self, vm: VmId, spec: VmSpec, after: str) -> bool:
+        """The move would break a hard group rule of another VM that holds now."""
+        near = [
+            other
+            for other in self._others.get(spec.project, ())
+            if other.id != vm and any(t.required and group_of(other, t).holds(spec) for t in terms(other))
+        ]
+        if not near:
+            return False
+        before, was = self.board.placed_on(vm), [self._broken(other) for other in near]
+        self._carry(vm, spec, after)
+        try:
+            return any(self._broken(other) and not old for other, old in zip(near, was, strict=True))
+        finally:
+            self._carry(vm, spec, before)
+
+    def _broken(self, other: VmSpec) -> bool:
+        """A hard group rule would keep that VM off the node where it is."""
+        board, node = self.board, self.board.placed_on(other.id)
+        view = board.nodes.get(node)
+        if view is None:
+            return False
+        back = board.without(other.id)
+        try:
+            return bool(board.groups.refusals(other, view))
+        finally:
+            back()
+
+    # --- spread
+
+    def evening(self, min_gain: float, left: int) -> list[BalanceMove]:
+        """The move that evens out most; none when none does. With nothing left still found: there is more."""
+        views = [view for view in self.board.nodes.values() if takes(view)]
+        fullest = sorted(views, key=lambda view: (-share(view), view.name))
+        for at in range(0, len(fullest), _FULLEST):
+            found = sorted(self._evening_of(fullest[at : at + _FULLEST], min_gain, len(views)))
+            for _, vm, before, after in found:
+                spec = self._spec(vm)
+                if not self._hurts(vm, spec, after):
+                    move = self._move(vm, spec, before, after)
+                    if left < 1:
+                        self._carry(vm, spec, before)
+                    self.moved.add(vm)
+                    return [move]
+        return []
+
+    def _evening_of(
+        self, sources: list[NodeView], min_gain: float, nodes: int
+    ) -> Iterator[tuple[float, VmId, str, str]]:
+        """Moves away from these that make the sum of squared deviations smaller: (minus how much, ...)."""
+        mean = fsum(share(view) for view in self.board.nodes.values() if takes(view)) / nodes
+        for source in sources:
+            for vm, spec in self._movable[source.name]:
+                if vm in self.moved:
+                    continue
+                for name in self._better(vm, spec, source.name, min_gain):
+                    drop = _drop(mean, nodes, source, self.board.nodes[name], spec)
+                    if drop > _LEAST_DROP:
+                        yield -drop, vm, source.name, name
+
+    def _spec(self, vm: VmId) -> VmSpec:
+        found = self.board.world.spec(vm)
+        assert found is not None
+        return found.ok
+
+    # --- pack
+
+    def emptying(self, min_gain: float, left: int) -> list[BalanceMove]:
+        """All moves that empty one more node, the emptiest that can be; none when none can.
+
+        A node that would take more moves than are left is answered only when none takes fewer.
+        """
+        views = [view for view in self.board.nodes.values() if takes(view) and not empty(view)]
+        too_many: list[BalanceMove] = []
+        for view in sorted(views, key=lambda one: (share(one), one.name)):
+            found = self._emptied(view.name, min_gain) if view.name not in self._stuck else []
+            if not found:
+                self._stuck.add(view.name)
+            if found and len(found) <= left:
+                self.moved |= {move.vm for move in found}
+                self.emptied.add(view.name)
+                return found
+            for move in reversed(found):
+                self._carry(move.vm, self._spec(move.vm), move.before)
+            too_many = too_many or found
+        return too_many
+
+    def _emptied(self, node: str, min_gain: float) -> list[BalanceMove]:
+        """Moves that leave nothing on the node, made on the board; none made when something would stay."""
+        there = [(vm, spec) for vm, spec in self._movable[node] if vm not in self.moved]
+        if not there or self.board.holds_more(node, {vm for vm, _ in there}):
+            return []
+        moves: list[BalanceMove] = []
+        room = self.board.nodes[node].room
+        size: Callable[[VmSpec], float] = lambda spec: share(  # noqa: E731
+            NodeView(name="", room=room, promised=plus(NodeView(name="").promised, spec))
+        )
+        for vm, spec in sorted(there, key=lambda one: (-size(one[1]), one[0])):
+            better = [n for n in self._better(vm, spec, node, min_gain) if self._used(n)]
+            target = next((name for name in better if not self._hurts(vm, spec, name)), "")
+            if not target:
+                for move in reversed(moves):
+                    self._carry(move.vm, self._spec(move.vm), node)
+                return []
+            moves.append(self._move(vm, spec, node, target, empties=node))
+        return moves
+
+    def _used(self, node: str) -> bool:
+        """A node that is to stay full: neither empty nor being emptied."""
+        return node not in self.emptied and not empty(self.board.nodes[node])
+
+
+def _drop(mean: float, nodes: int, source: NodeView, target: NodeView, spec: VmSpec) -> float:
+    """How much smaller the sum of squared deviations of the used shares is after the move."""
+    a, b = share(source), share(target)
+    a_after, b_after = share(_with(source, spec, -1)), share(_with(target, spec, 1))
+    moved = (a_after + b_after - a - b) / nodes
+    """By how much the mean moves, on nodes of different sizes."""
+    squares = a * a + b * b - a_after * a_after - b_after * b_after
+    # sum((x - m)^2) = sum(x^2) - n m^2
+    return squares + nodes * ((mean + moved) ** 2 - mean**2)
+
+
+def _with(view: NodeView, spec: VmSpec, sign: int) -> NodeView:
+    return NodeView(name=view.name, room=view.room, promised=plus(view.promised, spec, sign))

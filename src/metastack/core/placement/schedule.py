@@ -1,0 +1,186 @@
+"""The schedule: places for VMs that will wait together, chosen for all of them at once.
+
+Owns: what a scheduler knows better than nodes that take one VM after the other. It is little, and said here:
+who comes next is known before it waits (a node is lost and not fenced yet, a node drains, a VM starts after
+others), so all of these can be fitted in as one batch, the largest first, instead of in the order of the line.
+Refuses: filters and scores of its own. Every place is one that the nodes' board would take, and a schedule is
+what that board answers when it is told the hints.
+Rule: whoever would have a place without the schedule has one with it; and what a node is about to take is left
+alone, for a hint that comes after the claim was sent only costs a race.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from ..model import Hint, Resources, VmId, VmSpec, Weights
+from ..world import World
+from .board import Board, Waiting
+from .imagined import Imagined
+from .quality import Quality, aim, quality
+
+_PASSES: Final = 3
+"""How often those that found no place are tried again: a VM may have to be near to one that came later."""
+_PACKED: Final = Weights(spread=0.0, pack=1.0)
+"""Leaves the largest gaps, where the largest VMs go."""
+
+
+class Schedule(Struct, frozen=True, kw_only=True):
+    """Where a scheduler would put VMs."""
+
+    places: dict[VmId, str]
+    """Node by VM: what to hint. Empty: the nodes choose as well alone."""
+    why: str
+    """What is gained, for the log."""
+    ahead: int
+    """VMs that were looked at."""
+
+
+class _Answer(Struct):
+    """What the board says under some hints."""
+
+    places: dict[VmId, str]
+    quality: Quality
+
+    def better_than(self, other: _Answer) -> bool:
+        if len(self.places) != len(other.places):
+            return len(self.places) > len(other.places)
+        return self.quality.better_than(other.quality)
+
+
+class _Batch(Imagined):
+    """A board on which those ahead are placed together."""
+
+    def copied(self) -> _Batch:
+        found = self.losing(())
+        assert isinstance(found, _Batch)
+        return found
+
+    def deaf_as(self, board: Board) -> None:
+        """Nodes that do not answer come last here, too."""
+        if board.misses.count:
+            self.misses, self._orders = copy.deepcopy(board.misses), {}
+            self._reopen(None)
+            self._settle()
+
+    def told(self, world: World) -> _Batch:
+        """The board as it would be in that world, which differs from its own by hints only."""
+        other = self.copied()
+        other.world = world
+        other._reopen(None)
+        other._settle()
+        return other
+
+    def fitted(self, ahead: list[Waiting], weights: Weights) -> dict[VmId, str]:
+        """Everybody ahead, the most important first, and the largest of them: where each would go."""
+        other, found = self.copied(), dict[VmId, str]()
+        other.weights, other._orders = weights, {}
+        for wait in ahead:
+            other._unplace(wait.vm)
+        largest = self._largest()
+        left = sorted(ahead, key=lambda one: (one.line[0], -_size(one.spec, largest), one.line))
+        for _ in range(_PASSES):
+            again: list[Waiting] = []
+            for wait in left:
+                head = other.head(wait.spec, 1)
+                if head:
+                    other._place(wait.vm, wait.spec, head[0])
+                    found[wait.vm] = head[0]
+                else:
+                    again.append(wait)
+            if not again or len(again) == len(left):
+                break
+            left = again
+        return found
+
+    def _largest(self) -> Resources:
+        """The most that a node has of each, to measure VMs by."""
+        rooms = [view.room for view in self.nodes.values()]
+        return Resources(
+            cpus=max((room.cpus for room in rooms), default=0.0),
+            memory_mib=max((room.memory_mib for room in rooms), default=0),
+        )
+
+    def answer(self, ahead: list[Waiting]) -> _Answer:
+        heads = {wait.vm: self.waiting[wait.vm].head for wait in ahead}
+        places = {vm: head[0] for vm, head in heads.items() if head}
+        return _Answer(places, quality(self.nodes.values(), self.world.config.weights))
+
+
+def _size(spec: VmSpec, largest: Resources) -> float:
+    """Of the largest node, of what the VM takes most of."""
+    cpu = spec.cpus / largest.cpus if largest.cpus else 0.0
+    return max(cpu, spec.memory_mib / largest.memory_mib if largest.memory_mib else 0.0)
+
+
+def losing(world: World) -> frozenset[str]:
+    """Nodes whose VMs will soon wait: those that are lost and not fenced yet; without any, those that drain."""
+    owners = {claim.record.node for _, claim in world.claims() if claim.record is not None}
+    lost = frozenset(node for node in owners if world.alive(node) is None and world.unfenced(node))
+    return lost or frozenset(node for node in owners if _drains(world, node))
+
+
+def _drains(world: World, node: str) -> bool:
+    found = world.node_spec(node)
+    return found is not None and found.record is not None and found.record.draining
+
+
+def schedule(board: Board, standing: Mapping[VmId, str], by: str = "") -> Schedule:
+    """What to hint now. ``board`` follows the world; ``standing`` is what was hinted before.
+
+    Deterministic: the same world and standing hints give the same schedule.
+    """
+    world = board.world
+    taking = {vm: wait.head[0] for vm, wait in board.waiting.items() if wait.head}
+    lost = losing(world)
+    if not lost and len(taking) == len(board.waiting):
+        return Schedule(places={}, why="", ahead=0)
+    base = _Batch(world.with_hints(_hints(world, taking, by)), lost=lost)
+    base.deaf_as(board)
+    # A pin leaves nothing to say.
+    choosing = [w for vm, w in base.waiting.items() if vm not in taking and not w.spec.placement.node]
+    ahead = sorted(choosing, key=lambda one: one.line)
+    if not ahead:
+        return Schedule(places={}, why="", ahead=0)
+    alone = base.answer(ahead)
+    best, places = alone, dict[VmId, str]()
+    kept = {wait.vm: standing[wait.vm] for wait in ahead if wait.vm in standing}
+    for tried in _attempts(base, ahead, alone, kept):
+        told = base.told(world.with_hints(_hints(world, {**taking, **tried}, by))).answer(ahead)
+        if told.places.keys() >= alone.places.keys() and told.better_than(best):
+            best, places = told, told.places
+    return Schedule(places=places, why=_gain(alone, best) if places else "", ahead=len(ahead))
+
+
+def _attempts(
+    base: _Batch, ahead: list[Waiting], alone: _Answer, kept: dict[VmId, str]
+) -> list[dict[VmId, str]]:
+    """What might be better than leaving it to the nodes; what was said before comes first, and so stays."""
+    weights = base.weights
+    found = [kept] if kept else []
+    found.append(base.fitted(ahead, weights))
+    if len(alone.places) < len(ahead) and aim(weights) != "pack":
+        found.append(base.fitted(ahead, _PACKED))
+    return found
+
+
+def _hints(world: World, places: Mapping[VmId, str], by: str) -> dict[VmId, Hint]:
+    hints: dict[VmId, Hint] = {}
+    for vm, node in places.items():
+        found = world.spec(vm)
+        if found is not None and found.record is not None:
+            hints[vm] = Hint(uuid=found.record.uuid, node=node, by=by)
+    return hints
+
+
+def _gain(alone: _Answer, best: _Answer) -> str:
+    more = len(best.places) - len(alone.places)
+    if more:
+        return f"{more} more have a place"
+    if best.quality.aim == "pack":
+        return f"{best.quality.empty_nodes} empty nodes instead of {alone.quality.empty_nodes}"
+    return f"used shares differ by {best.quality.stdev_share:.3f} instead of {alone.quality.stdev_share:.3f}"
