@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from metastack.core.placement import published_lag_ms
+from metastack.agent.lag import SAMPLES, Lag
 
 _Z99 = 2.3263478740408408
 """The 99th percentile of the standard normal distribution."""
@@ -39,7 +39,7 @@ class Model:
     lagging_one_in: int = 100
     lag_s: float = 0.250
     lag_published: bool = True
-    """Every node says in its alive record how late it hears: the step nearest to its 99th percentile."""
+    """Every node says in its alive record how late it hears: its 99th percentile in coarse steps."""
     deaf_percent: float = 0.0
     """Alive, never claiming."""
     rank_delay_s: float = 0.030
@@ -83,11 +83,14 @@ class Stream:
         return self._random.lognormal(self._mu, self._sigma, self._agents) + self._extra
 
     def published_lag_ms(self, agent: int) -> int:
-        """What the node says of itself."""
+        """What the node says of itself, once it has measured for a while; by the agents' own code."""
         if not self._model.lag_published:
             return 0
-        ordinary = np.exp(self._mu + self._sigma * self._random.standard_normal(1000)) + self._extra[agent]
-        return published_lag_ms([float(one) * 1000 for one in ordinary])
+        lag = Lag()
+        draws = np.exp(self._mu + self._sigma * self._random.standard_normal(SAMPLES)) + self._extra[agent]
+        for late_s in draws:
+            lag.note(0.0, float(late_s))
+        return lag.said_ms(0.0)
 
     def send(self, at: float) -> Delivery:
         """An event that was committed then; calls come in the order of time."""

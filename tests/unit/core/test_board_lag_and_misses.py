@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from placement_rig import KEYS, Cluster
 
 from metastack.core.model import NodeFacts, VmId
-from metastack.core.placement import explain, published_lag_ms
+from metastack.core.placement import explain
 from metastack.core.placement.misses import Misses
 
 
@@ -18,7 +17,7 @@ def test_a_node_that_hears_late_comes_last_and_says_why() -> None:
         found.node(f"n{n}")
     found.want("v0")
     first = found.heads()["v0"][0]
-    found.node(first, lag_ms=250)
+    found.node(first, lag_ms=256)
     assert found.heads()["v0"][-1] == first
     wanted = found.world.spec(VmId("default", "v0"))
     assert wanted is not None and wanted.record is not None
@@ -36,9 +35,9 @@ def test_a_little_lag_moves_nobody_but_is_waited_for() -> None:
     found.want("v0")
     vm, head = VmId("default", "v0"), found.heads()["v0"]
     assert [found.board.delay_ms(vm, rank) for rank in range(4)] == [0, 30, 60, 90]
-    found.node(head[0], lag_ms=25)
+    found.node(head[0], lag_ms=64)
     assert found.heads()["v0"] == head
-    assert [found.board.delay_ms(vm, rank) for rank in range(4)] == [0, 50, 80, 110]
+    assert [found.board.delay_ms(vm, rank) for rank in range(4)] == [0, 48, 78, 108]
 
 
 def test_many_misses_at_once_are_one_and_each_later_one_lasts_longer() -> None:
@@ -82,18 +81,3 @@ def test_whoever_won_last_is_never_charged_and_nobody_for_ever(wins: list[tuple[
     for _ in range(16 * 4**4):
         misses.won("f", ("f",))
     assert not any(misses.charged(name) for name in "abcde")
-
-
-@pytest.mark.parametrize(
-    ("samples", "told"),
-    [
-        ([300.0] * 19, 0),
-        ([1.0] * 100, 0),
-        ([3.0] * 98 + [30.0] * 2, 25),
-        ([3.0] * 98 + [40.0] * 2, 50),
-        ([260.0] * 50, 250),
-        ([9000.0] * 50, 1000),
-    ],
-)
-def test_what_is_published_is_the_bad_case_in_coarse_steps(samples: list[float], told: int) -> None:
-    assert published_lag_ms(samples) == told

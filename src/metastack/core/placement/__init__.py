@@ -12,7 +12,6 @@ preferences  what one VM likes that another of its shape does not
 order        nodes for one shape of VM, best first, kept up to date node by node
 gates        who waits, and who starts after whom
 misses       nodes that are alive but deaf
-lag          nodes that hear late
 board        every VM in its place, every waiting VM with those who should take it
 explain      what every node says to a VM, and why
 imagined     a board of a world that is not: nodes lost, nodes added, specs not written yet
@@ -27,7 +26,6 @@ from .explain import GroupRule, Verdict, explain, group_rules
 from .filters import taint_text
 from .gates import unanswered, waiting
 from .imagined import Imagined, with_specs
-from .lag import published_lag_ms
 from .nodes import NodeView, node_state, node_view, node_views, promised, ring, successors
 from .whatif import Move, Outcome, whatif, without_room
 
@@ -50,7 +48,6 @@ __all__ = [
     "node_view",
     "node_views",
     "promised",
-    "published_lag_ms",
     "ring",
     "successors",
     "taint_text",

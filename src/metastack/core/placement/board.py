@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from operator import itemgetter
 
 import msgspec
 from msgspec import Struct
@@ -28,7 +30,7 @@ from .groups import Groups
 from .misses import Misses
 from .nodes import NodeView, node_view, plus
 from .order import Order, shape_of
-from .preferences import preference
+from .preferences import hinted, preference
 from .scores import SOON_MS
 
 HEAD = 8
@@ -220,9 +222,12 @@ class Board:
             view.promised = plus(view.promised, spec, sign)
             if self.weights.image:
                 view.images[spec.image_uuid] = view.images.get(spec.image_uuid, 0) + sign
-            for order in self._orders.values():
-                order.touch(node)
+            self._touch(node)
         self.groups.place(spec, node, sign)
+
+    def _touch(self, node: str) -> None:
+        for order in self._orders.values():
+            order.touch(node)
 
     def _placed_specs(self) -> Iterator[tuple[VmSpec, str]]:
         return ((spec, node) for node, spec in self._placed.values())
@@ -281,7 +286,7 @@ class Board:
         shape = shape_of(spec, self.weights)
         order = self._orders.pop(shape, None)
         if order is None:
-            order = Order(spec, self.weights, self.nodes)
+            order = Order(spec, self.weights, self.nodes, self.misses)
             if len(self._orders) >= _SHAPES:
                 del self._orders[next(iter(self._orders))]
         self._orders[shape] = order  # last used, last dropped
@@ -289,40 +294,28 @@ class Board:
 
     def head(self, spec: VmSpec, limit: int) -> list[str]:
         """The nodes that should try to take such a VM, best first, at most so many."""
-        found: list[str] = []
-        late: list[tuple[int, str]] = []
+        if self.misses.news:
+            for name in self.misses.news & self.nodes.keys():
+                self._touch(name)
+            self.misses.news.clear()
         grouped = self.groups.bear_on(spec)
         if grouped:
             self.groups.know(spec, self._placed_specs())
-        for name in self._walk(spec):
-            if grouped and self.groups.refusals(spec, self.nodes[name]):
-                continue
-            if self.misses and (charged := self.misses.charged(name)):
-                late.append((charged, name))
-                continue
-            found.append(name)
-            if len(found) == limit:
-                return found
-        # Stable: those with as many misses keep their order.
-        late.sort(key=lambda one: one[0])
-        return (found + [name for _, name in late])[:limit]
-
-    def _walk(self, spec: VmSpec) -> Iterator[str]:
-        order, subject = self._order(spec), spec.uuid
-        hint = self.world.hint(spec.id)
-        told = hint.record if hint is not None else None
-        first = told.node if told is not None and told.uuid == spec.uuid else ""
-        if first and first in self.nodes and not filters.refusals(spec, self.nodes[first]):
-            yield first
-        else:
-            first = ""
+        first = hinted(self.world, self.nodes, self.misses, spec)
         moved = preference(self.world, self.groups, self.nodes, spec)
-        if moved is None:
-            yield from (name for _, _, name in order.walk(subject) if name != first)
-            return
-        # Preferences differ from VM to VM: the whole order is sorted again.
-        entries = [(key - moved(name), at, name) for at, (key, _, name) in enumerate(order.walk(subject))]
-        yield from (name for _, _, name in sorted(entries) if name != first)
+        if not grouped and not first and moved is None:
+            return self._order(spec).first(spec.uuid, limit)
+        walk: Iterable[tuple[int, str]] = self._order(spec).walk(spec.uuid)
+        if moved is not None:
+            # Preferences differ from VM to VM: the whole order is sorted again; what was equal stays as it was.
+            walk = sorted(((key - moved(name), name) for key, name in walk), key=itemgetter(0))
+        found: list[str] = []
+        for name in chain([first] if first else (), (name for _, name in walk if name != first)):
+            if not grouped or not self.groups.refusals(spec, self.nodes[name]):
+                found.append(name)
+                if len(found) == limit:
+                    break
+        return found
 
     # --- what is asked
 
@@ -348,12 +341,13 @@ class Board:
     def delay_ms(self, vm: VmId, rank: int) -> int:
         """How long the node of that rank leaves the VM to those before it.
 
-        Each of them gets the cluster's rank delay, or twice the lag that it publishes if that is longer.
+        Each of them gets the cluster's rank delay, or three quarters of the lag that it publishes if that is
+        longer: what is published is rounded up to a power of two.
         """
         wait, step = self.waiting.get(vm), self.world.config.rank_delay_ms
         before = wait.head[:rank] if wait is not None else ()
-        sum_ = sum(max(step, min(2 * self.nodes[name].lag_ms, 1000)) for name in before if name in self.nodes)
-        return sum_ + step * (rank - len(before))
+        lags = (self.nodes[name].lag_ms for name in before if name in self.nodes)
+        return sum(max(step, min(lag_ms * 3 // 4, 1000)) for lag_ms in lags) + step * (rank - len(before))
 
     def fits(self, vm: VmId, node: str) -> tuple[str, ...]:
         """Why that node could not take the waiting VM right now; empty: it could."""

@@ -56,12 +56,22 @@ def lasting_refusals(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
     return tuple(reasons)
 
 
+def has_room(spec: VmSpec, node: NodeView) -> bool:
+    """Whether the node has enough of everything."""
+    room, taken = node.room, node.promised
+    if spec.cpus > room.cpus - taken.cpus + 1e-9 or spec.memory_mib > room.memory_mib - taken.memory_mib:
+        return False
+    return not spec.resources or all(
+        needed <= room.other.get(what, 0) - taken.other.get(what, 0) for what, needed in spec.resources.items()
+    )
+
+
 def room_refusals(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
     """What the node has too little of."""
+    if has_room(spec, node):
+        return ()
     room, taken = node.room, node.promised
     free_cpus, free_mib = room.cpus - taken.cpus, room.memory_mib - taken.memory_mib
-    if spec.cpus <= free_cpus + 1e-9 and spec.memory_mib <= free_mib and not spec.resources:
-        return ()
     reasons: list[str] = []
     if spec.cpus > free_cpus + 1e-9:
         reasons.append(f"needs {spec.cpus} vCPU, {max(0.0, free_cpus):g} of {room.cpus:g} are free")

@@ -7,6 +7,8 @@ same claims agree.
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
+
 _FIRST = 16
 """Claims that a first miss lasts in a small cluster ..."""
 _SHARE = 8
@@ -24,10 +26,16 @@ class Misses:
         self._until: dict[str, int] = {}
         self._claims = 0
         self._first = max(_FIRST, nodes // _SHARE)
+        self._ends: list[tuple[int, str]] = []
+        """When each charge is over, the next one first."""
+        self.news: set[str] = set()
+        """Whose charge changed since the board looked."""
 
     def won(self, winner: str, head: tuple[str, ...]) -> None:
         """A VM that these were to take, best first, was claimed."""
         self._claims += 1
+        while self._ends and self._ends[0][0] <= self._claims:
+            self.news.add(heappop(self._ends)[1])
         if self.count:
             self.forgive(winner)
         if winner not in head[1:]:
@@ -37,16 +45,16 @@ class Misses:
             # is one miss, not as many as it has VMs.
             if not self.charged(name):
                 misses = self.count[name] = self.count.get(name, 0) + 1
-                self._until[name] = self._claims + self._first * _GROWTH ** min(misses - 1, _MOST)
+                until = self._until[name] = self._claims + self._first * _GROWTH ** min(misses - 1, _MOST)
+                heappush(self._ends, (until, name))
+                self.news.add(name)
 
     def forgive(self, name: str) -> None:
         """It took one, or is another session."""
-        self.count.pop(name, None)
-        self._until.pop(name, None)
+        if self.count.pop(name, None) is not None:
+            del self._until[name]
+            self.news.add(name)
 
     def charged(self, name: str) -> int:
         """Misses for which the node still comes last; 0: none."""
         return self.count.get(name, 0) if self._until.get(name, -1) > self._claims else 0
-
-    def __bool__(self) -> bool:
-        return bool(self._until)

@@ -107,13 +107,18 @@ def plus(amount: Resources, spec: VmSpec, sign: int = 1) -> Resources:
     )
 
 
-@lru_cache(maxsize=1 << 16)
-def ring(text: str) -> int:
+def on_ring(text: str) -> int:
     """Where a node or a VM lies on the ring that settles ties: the same for every agent."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 14)
+def ring(node: str) -> int:
+    """:func:`on_ring` of a node, remembered; VMs are too many for that."""
+    return on_ring(node)
+
+
+@lru_cache(maxsize=1 << 14)
 def rendezvous(subject: str, node: str) -> int:
     """Highest-random-weight hash: every agent computes the same, each subject prefers another node."""
     return int.from_bytes(hashlib.blake2b(f"{subject}\0{node}".encode(), digest_size=8).digest(), "big")

@@ -1,6 +1,6 @@
 """The order of nodes for one shape of VM, kept up to date node by node.
 
-Owns: who comes before whom. Refuses: groups and misses, which differ from VM to VM (:mod:`.board`).
+Owns: who comes before whom. Refuses: groups, which differ from VM to VM (:mod:`.board`).
 Rule: best score first; among equal nodes each VM begins with another one, so that they share the work; and
 every agent that has the same loads before it gets the same order.
 
@@ -9,6 +9,7 @@ A full rank of 2,048 nodes takes milliseconds; a change of one node's load moves
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 
@@ -16,34 +17,46 @@ import msgspec
 
 from ..model import Placement, VmSpec, Weights
 from . import filters, scores
-from .nodes import NodeView, rendezvous, ring
+from .misses import Misses
+from .nodes import NodeView, on_ring, rendezvous, ring
 
-FEW = 32
+FEW = 8
 """So many equal nodes are ordered by rendezvous hash, which shares the work most evenly; one hash for each of
 more would cost more than all the rest, so those lie on a ring."""
-RELUCTANT = 1 << 40
+RELUCTANT = 1 << 34
 """Added to the key of a node that would rather not take the VM: it comes after all that would."""
+CHARGED = 1 << 36
+"""Added for each miss that a node is charged with: it comes after those with fewer."""
+_PLACES = 20
+"""Bits of a node's place on the ring; the score is above them, in one 64-bit number."""
 
 _ANYWHERE = Placement()
 
-Entry = tuple[int, int, str]
-"""Score turned round (smaller is better), place on the ring, name."""
-
 
 class Order:
-    """Nodes that would take VMs of this shape, best first."""
+    """Nodes that would take VMs of this shape, best first.
 
-    def __init__(self, spec: VmSpec, weights: Weights, nodes: dict[str, NodeView]) -> None:
-        self._spec, self._weights, self._nodes = spec, weights, nodes
+    Each is one number, its score turned round above its place on the ring: numbers that lie side by side are
+    searched and moved at a fraction of what tuples cost.
+    """
+
+    def __init__(
+        self, spec: VmSpec, weights: Weights, nodes: dict[str, NodeView], misses: Misses | None = None
+    ) -> None:
+        self._spec, self._weights, self._nodes, self._misses = spec, weights, nodes, misses
+        places = sorted((ring(name), name) for name in nodes)
+        self._ring = [at for at, _ in places]
+        self._names = [name for _, name in places]
+        self._place = {name: place for place, name in enumerate(self._names)}
         self._lasting: dict[str, bool] = {}
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, int] = {}
         self._dirty: set[str] = set()
         for name, node in nodes.items():
             self._lasting[name] = not filters.lasting_refusals(spec, node)
             entry = self._entry(node)
             if entry is not None:
                 self._entries[name] = entry
-        self._sorted: list[Entry] = sorted(self._entries.values())
+        self._sorted = array("q", sorted(self._entries.values()))
 
     def touch(self, name: str) -> None:
         """That node's load changed."""
@@ -54,13 +67,15 @@ class Order:
         self._lasting[name] = not filters.lasting_refusals(self._spec, self._nodes[name])
         self._dirty.add(name)
 
-    def _entry(self, node: NodeView) -> Entry | None:
-        if not self._lasting[node.name] or filters.room_refusals(self._spec, node):
+    def _entry(self, node: NodeView) -> int | None:
+        if not self._lasting[node.name] or not filters.has_room(self._spec, node):
             return None
         key = -scores.base(self._spec, node, self._weights)
         if node.taints and filters.reluctant(self._spec, node):
             key += RELUCTANT
-        return key, ring(node.name), node.name
+        if self._misses is not None and self._misses.count:
+            key += CHARGED * self._misses.charged(node.name)
+        return key << _PLACES | self._place[node.name]
 
     def _freshen(self) -> None:
         for name in self._dirty:
@@ -75,21 +90,43 @@ class Order:
                 self._entries[name] = new
         self._dirty.clear()
 
-    def walk(self, subject: str) -> Iterator[Entry]:
-        """Entries, best first, for the VM with this UUID."""
+    def first(self, subject: str, limit: int) -> list[str]:
+        """The best so many nodes for the VM with this UUID."""
+        found: list[str] = []
+        for _, names in self._groups(subject, limit):
+            found += names
+            if len(found) >= limit:
+                return found[:limit]
+        return found
+
+    def walk(self, subject: str) -> Iterator[tuple[int, str]]:
+        """Key and name of all, best first; the smaller key is the better."""
+        for key, names in self._groups(subject, len(self._nodes)):
+            for name in names:
+                yield key, name
+
+    def _groups(self, subject: str, limit: int) -> Iterator[tuple[int, list[str]]]:
+        """Nodes of one score after the other, each as this VM sees them and at least so many."""
         if self._dirty:
             self._freshen()
-        entries, at, start = self._sorted, 0, ring(subject)
-        while at < len(entries):
-            key = entries[at][0]
-            end = bisect_left(entries, (key + 1,), at)
-            if end - at <= FEW:
-                yield from sorted(entries[at:end], key=lambda entry: -rendezvous(subject, entry[2]))
-                at = end
-                continue
-            middle = bisect_left(entries, (key, start), at, end)
-            yield from entries[middle:end]
-            yield from entries[at:middle]
+        entries, names, at, size = self._sorted, self._names, 0, len(self._sorted)
+        mask = (1 << _PLACES) - 1
+        while at < size:
+            key, end = entries[at] >> _PLACES, at + 1
+            if end < size and entries[end] >> _PLACES == key:
+                end = bisect_left(entries, (key + 1) << _PLACES, end)
+            if end - at == 1:
+                yield key, [names[entries[at] & mask]]
+            elif end - at <= FEW:
+                equal = [names[entry & mask] for entry in entries[at:end]]
+                yield key, sorted(equal, key=lambda name: -rendezvous(subject, name))
+            else:
+                start = bisect_left(self._ring, on_ring(subject))
+                middle = bisect_left(entries, key << _PLACES | start, at, end)
+                turned = entries[middle : min(end, middle + limit)]
+                if len(turned) < limit:
+                    turned += entries[at:middle]
+                yield key, [names[entry & mask] for entry in turned]
             at = end
 
     def __len__(self) -> int:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 from ..model import VmSpec
 from ..world import World
+from . import filters
 from .groups import Groups, terms
+from .misses import Misses
 from .nodes import NodeView
 
 
@@ -25,6 +27,17 @@ def preference(
         return more + (bonus if name == last else 0)
 
     return moved
+
+
+def hinted(world: World, nodes: dict[str, NodeView], misses: Misses, spec: VmSpec) -> str:
+    """The node that a scheduler names, if it would take the VM; empty: none."""
+    hint = world.hint(spec.id)
+    if hint is None or hint.record is None or hint.record.uuid != spec.uuid:
+        return ""
+    there = nodes.get(hint.record.node)
+    if there is None or filters.refusals(spec, there) or misses.charged(there.name):
+        return ""
+    return there.name
 
 
 def last_node(world: World, spec: VmSpec) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ..model import VmSpec, Weights
 from .nodes import NodeView
 
-SOON_MS = 50
+SOON_MS = 64
 """A node that hears of changes later than that is the worse place: the VM would wait for it ..."""
-LATE_MS = 250
+LATE_MS = 256
 """... and one that hears so late counts a whole score less."""
 
 
@@ -18,7 +18,9 @@ def free_shares(spec: VmSpec, node: NodeView) -> tuple[float, float]:
     memory = (
         (room.memory_mib - taken.memory_mib - spec.memory_mib) / room.memory_mib if room.memory_mib else 0.0
     )
-    return min(1.0, max(0.0, cpu)), min(1.0, max(0.0, memory))
+    # Written out: min and max would cost more than all the rest.
+    cpu = 0.0 if cpu < 0.0 else 1.0 if cpu > 1.0 else cpu
+    return cpu, 0.0 if memory < 0.0 else 1.0 if memory > 1.0 else memory
 
 
 def parts(spec: VmSpec, node: NodeView, weights: Weights) -> dict[str, float]:
@@ -45,8 +47,10 @@ def total(found: dict[str, float], weights: Weights) -> float:
 
 def base(spec: VmSpec, node: NodeView, weights: Weights) -> int:
     """The score in whole millionths: sums of floats must not decide who is first."""
-    if not (weights.pack or weights.balanced or weights.image or node.lag_ms > SOON_MS):
-        # The default, without the detour: this runs for every change of every node's load.
-        cpu, memory = free_shares(spec, node)
-        return round(min(cpu, memory) * weights.spread * 1e6)
-    return round(total(parts(spec, node, weights), weights) * 1e6)
+    if weights.balanced or weights.image or (weights.pack and weights.spread) or node.lag_ms > SOON_MS:
+        return round(total(parts(spec, node, weights), weights) * 1e6)
+    # The usual ones, without the detour: this runs for every change of every node's load. A test compares them.
+    cpu, memory = free_shares(spec, node)
+    if weights.pack:
+        return round((1.0 - (cpu + memory) / 2) * weights.pack * 1e6)
+    return round((cpu if cpu < memory else memory) * weights.spread * 1e6)
