@@ -20,6 +20,7 @@ from ..core.world import Seen, mod_of, seen
 from ..ports import Unavailable, UnknownOutcome
 from .boots import Boots
 from .guests import HEALTHY_S, Guests
+from .health import damaged
 from .look import look, status_of
 from .memory import VmMemory
 from .node import Node
@@ -81,6 +82,9 @@ class Reconciler:
         if claim is not None and claim.record is not None and claim.record.node == self._node.name:
             uuids.add(claim.record.uuid)
         found = [await self._node.hypervisor.domain(uuid) for uuid in sorted(uuids)]
+        self._node.memory.of(vm).damaged = next(
+            (damaged(domain) for domain in found if domain is not None and domain.damaged), ""
+        )
         # Safety: somebody else's domain with this VM's UUID is not the VM; a boot is refused while it is there.
         domains = tuple(domain for domain in found if domain is not None and domain.managed)
         if domains:

@@ -322,7 +322,9 @@ class Agent:
             self._look_at_everything()
 
     async def _note_domains(self) -> None:
-        for domain in await self.node.hypervisor.domains():
+        domains = await self.node.hypervisor.domains()
+        self._health.saw(domains)
+        for domain in domains:
             if domain.managed:
                 vm = VmId(domain.project, domain.name)
                 self._reconciler.known.setdefault(vm, set()).add(domain.uuid)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+from collections.abc import Iterable
 
 import structlog
 from msgspec import Struct
 
+from ..core.facts import Domain
 from ..core.model import NodeFacts
 from ..ports import Fenced, Refused, Storage, Unavailable
 
@@ -33,6 +35,8 @@ class Health(Struct, kw_only=True):
     """What the hypervisor said of the machine."""
     rights: tuple[str, ...] = ()
     """What the storage's user may not do and should, or may and should not."""
+    damaged: tuple[str, ...] = ()
+    """Domains of ours that do not say what they are."""
     storage_why: str = ""
     """Why the storage could not be asked just now; empty: it answered."""
     silent: int = 0
@@ -51,6 +55,14 @@ class Health(Struct, kw_only=True):
         for text in self.rights:
             log.warning("storage_rights", what=text)
 
+    def saw(self, domains: Iterable[Domain]) -> None:
+        """Note those that cannot be read, loudly."""
+        found = tuple(sorted(damaged(domain) for domain in domains if domain.damaged))
+        if found != self.damaged:
+            for text in found:
+                log.error("damaged_domain", what=text)
+        self.damaged = found
+
     def asked_storage(self, error: Exception | None) -> None:
         """The storage was asked something small: it answered, or not."""
         self.storage_why = "" if error is None or isinstance(error, Fenced) else str(error)
@@ -62,11 +74,19 @@ class Health(Struct, kw_only=True):
         return self.silent < SILENT
 
 
+def damaged(domain: Domain) -> str:
+    """What to say of a domain whose metadata cannot be read."""
+    return (
+        f"the domain {domain.name} ({domain.uuid}) is ours and its metadata cannot be read: it is left alone, "
+        "its VM is neither started nor given up here; when its guest may end, virsh destroy and undefine it"
+    )
+
+
 def warnings(
     health: Health, known: NodeFacts | None, unblock_pending: bool, fences_away: bool
 ) -> tuple[str, ...]:
     """Everything worth a warning. ``fences_away``: this storage can shut nodes out."""
-    found = list(health.host)
+    found = [*health.host, *health.damaged]
     if fences_away:
         found += health.rights
         if health.storage_why:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import structlog
 
+from ..core.facts import Domain
 from ..core.restored import uncovered
 from ..core.world import World
-from ..ports import Hypervisor
+from ..ports import Hypervisor, Refused
 
 log = structlog.get_logger()
 
@@ -20,9 +21,14 @@ async def kill_lost(hypervisor: Hypervisor, world: World, me: str, through: int,
     domains = await hypervisor.domains()
     disowned = {domain.uuid for domain in uncovered(world, me, domains)}
     for domain in domains:
-        if not domain.managed:
+        if domain.damaged:
+            if not (shut_out or _lost(world, me, through, domain)):
+                continue
+            why = "its metadata cannot be read, and it is shut out or claimed elsewhere"
+            log.error("damaged_domain_killed", domain=domain.name, uuid=domain.uuid, why=why)
+        elif not domain.managed:
             continue
-        if shut_out:
+        elif shut_out:
             why = "this node is shut out of the storage"
         elif domain.session <= through:
             why = "fenced"
@@ -39,3 +45,27 @@ async def kill_lost(hypervisor: Hypervisor, world: World, me: str, through: int,
             why=why,
         )
         await hypervisor.kill(domain.uuid)
+
+
+def _lost(world: World, me: str, through: int, domain: Domain) -> bool:
+    """Somebody else may run the VM of a domain that does not say itself which epoch it is of.
+
+    Raises Refused when only a person can tell.
+    """
+    facts = world.facts(me)
+    written = facts.record.generation if facts is not None and facts.record is not None else 0
+    if world.generation > written:
+        # Safety: after a restore only the epoch in its metadata could prove it.
+        raise Refused(
+            f"etcd was restored, and the metadata of the domain {domain.name} ({domain.uuid}) cannot be read: "
+            f"nothing proves that it may run; virsh destroy and undefine it"
+        )
+    claims = [c.record for _, c in world.claims() if c.record is not None and c.record.uuid == domain.uuid]
+    return any(claim.node != me or claim.session <= through for claim in claims)
+
+
+async def refuse_damaged(hypervisor: Hypervisor) -> None:
+    """Raise Refused while a domain of ours is here that does not say what it is."""
+    for domain in await hypervisor.domains():
+        if domain.damaged:
+            raise Refused(f"the domain {domain.name} is shut out, and still here: taking the whole way back")

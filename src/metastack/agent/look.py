@@ -47,6 +47,7 @@ async def look(node: Node, vm: VmId, domains: tuple[Domain, ...]) -> View:
         ask_again_in_s=max(0.0, memory.asked_at_s + ASK_EVERY_S - now_s) if memory.asked_at_s else 0.0,
         leave=node.leaving.why(vm, domains) if mine and node.leaving is not None else "",
         held=node.held(),
+        damaged=memory.damaged,
         generation=session.generation,
     )
 
@@ -70,7 +71,7 @@ def status_of(node: Node, view: View, domain: Domain | None) -> VmStatus:
     assert claim is not None
     spec = view.spec.record if view.spec is not None else None
     phase = _phase(view, memory, domain)
-    message = memory.message
+    message = memory.damaged or memory.message
     if domain is not None and domain.state is DomainState.IO_ERROR:
         message = "paused by an I/O error of its disk; it resumes when the storage answers"
     elif not message and claim.taken_from and phase in (Phase.RUNNING, Phase.STARTING):

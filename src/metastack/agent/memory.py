@@ -35,6 +35,8 @@ class VmMemory:
     """The outcome of a transaction of mine is unknown."""
     stray: bool = False
     """A boot, kill or shutdown of mine got no answer in time: its call may still be in flight."""
+    damaged: str = ""
+    """A domain of this VM is here that does not say what it is: nothing is started or released."""
     locks_broken: int = 0
     """Epoch for which the locks of the node before were broken."""
 

@@ -22,7 +22,7 @@ from ..core.world import Seen, seen
 from ..ports import Hypervisor, LeaseGone, Refused, Storage, Store, Unavailable
 from .clock import Clock
 from .identity import refuse_generation, refuse_namesake, refuse_shared
-from .kills import kill_lost
+from .kills import kill_lost, refuse_damaged
 from .marks import Marks
 from .mirror import Mirror
 from .names import Names
@@ -323,6 +323,7 @@ class Session:
                 await refuse_shared(self.name, self._addresses, self._keys, self._store)
             if any(domain.managed for domain in await self._hypervisor.domains()):
                 raise Refused("shut out of the storage with domains still here: taking the whole way back")
+            await refuse_damaged(self._hypervisor)
             self._marks.begin_unblock()
             begun_s = asyncio.get_running_loop().time()
             await self._storage.unfence(blocked)

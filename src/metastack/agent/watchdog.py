@@ -112,7 +112,7 @@ class Guard:
         try:
             async with asyncio.timeout(ANSWER_S):
                 domains = await node.hypervisor.domains()
-            self._guests = any(domain.managed for domain in domains)
+            self._guests = any(domain.managed or domain.damaged for domain in domains)
         except (Unavailable, Refused, TimeoutError):
             pass  # as it was: a libvirtd that hangs over fenced guests is what this is for
         if not self._guests:

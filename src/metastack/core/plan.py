@@ -52,6 +52,8 @@ class View(Struct, frozen=True, kw_only=True):
     """Why it has to run elsewhere, and is to be stopped and released now."""
     held: str = ""
     """Why nothing may be started that does not run already (core/restored)."""
+    damaged: str = ""
+    """Why nothing may be started or released: a domain of this VM is here that does not say what it is."""
     generation: int = 0
     """The cluster's, as my session has it."""
 
@@ -237,6 +239,9 @@ def _mine(view: View) -> Action:
     claim = view.claim.ok if view.claim is not None else None
     domain = view.domains[0] if view.domains else None
     assert claim is not None
+    if view.damaged:
+        # Safety: it may be the guest, and write: released, or started once more, the VM would run twice.
+        return Idle(view.damaged, HELD_S)
     if spec is None or spec.uuid != claim.uuid:
         # Deleted, or made anew under the same name: the disk goes too, so there is nothing to save.
         return Kill(domain.uuid, "deleted") if domain is not None else Release(drop_halt=spec is None)

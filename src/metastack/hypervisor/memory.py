@@ -97,6 +97,18 @@ class MemoryHypervisor(MemoryDaemon):
         self.specs.clear()
         self.daemon_dies()
 
+    def damage(self, uuid: str) -> None:
+        """Somebody edits the metadata of a domain, and nobody can read it any more."""
+        self._domains[uuid] = msgspec.structs.replace(
+            self._must(uuid), project="", session=0, epoch=0, run=0, volume_uuid="", managed=False, damaged=True
+        )
+
+    def remove(self, uuid: str) -> None:
+        """Somebody shuts its guest down and undefines it by hand."""
+        if self._domains[uuid].state in _ACTIVE:
+            self.guest_powers_off(uuid)
+        self._forget(uuid)
+
     def add_foreign(self, uuid: str, name: str) -> None:
         """A domain that somebody else defined."""
         self._domains[uuid] = Domain(uuid=uuid, project="", name=name, state=DomainState.RUNNING, managed=False)

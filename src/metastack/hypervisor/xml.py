@@ -234,10 +234,11 @@ def metadata_xml(domain: Domain) -> str:
 
 
 def parse_metadata(uuid: str, libvirt_name: str, text: str | None, state: DomainState) -> Domain:
-    """A domain from its metadata; one without ours, or with some that we do not understand, is unmanaged."""
+    """A domain from its metadata; one without ours is unmanaged, and so is one of ours that cannot be read."""
     foreign = Domain(uuid=uuid, project="", name=libvirt_name, state=state, managed=False)
     if not text:
         return foreign
+    foreign = Domain(uuid=uuid, project="", name=libvirt_name, state=state, managed=False, damaged=True)
     try:
         element = ET.fromstring(text)
         if element.tag not in (f"{{{NAMESPACE}}}vm", "vm"):

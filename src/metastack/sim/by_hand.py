@@ -148,6 +148,26 @@ def _calls_take(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     return end
 
 
+@fault("damage", "node")
+def _damage(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """Somebody edits a domain's metadata, and nobody can read it any more: ``damage n1 vm1``."""
+    hypervisor = host_of(lab, args).hypervisor
+    found = [domain.uuid for domain in hypervisor.known() if domain.managed and domain.name == args[1]]
+    for uuid in found:
+        hypervisor.damage(uuid)
+    return nothing if found else None
+
+
+@fault("undefine", "node")
+def _undefine(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """Somebody shuts down and undefines every domain that nobody can read: ``undefine n1``."""
+    hypervisor = host_of(lab, args).hypervisor
+    for domain in hypervisor.known():
+        if domain.damaged:
+            hypervisor.remove(domain.uuid)
+    return nothing
+
+
 @fault("connection-ends", "node")
 def _connection_ends(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     """libvirtd hung for longer than its keepalive: the agent connects anew, what it sent stays in there."""
