@@ -40,7 +40,13 @@ class Watching:
         self._last = after_revision
         self._link: Link | None = None
         self._call: Any = None
-        self._reading: asyncio.Task[Any] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._asking: asyncio.Task[None] | None = None
+        """The member is asked for a word; at most one at a time."""
+        self._reading_since_s: float | None = None
+        """None: whoever pulls is busy with what came before."""
+        self._why = ""
+        """Why the stream was given up while it was being read."""
         self._cluster_id = 0
         self._opened_s = 0.0
         self._failures = 0
@@ -70,9 +76,12 @@ class Watching:
 
     def close(self) -> None:
         """End the stream, whatever it is doing."""
-        if self._reading is not None:
-            self._reading.cancel()
-            self._reading = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
         if self._call is not None:
             self._call.cancel()
             self._call = None
@@ -91,9 +100,11 @@ class Watching:
             fragment=True,
         )
         await self._write(rpc.WatchRequest(create_request=create))
-        response = await self._read(ATTEMPT_S)
-        if response is None:
-            raise broken_off(f"no watch within {ATTEMPT_S:g} s")
+        try:
+            async with asyncio.timeout(ATTEMPT_S):
+                response = await self._read()
+        except TimeoutError:
+            raise broken_off(f"no watch within {ATTEMPT_S:g} s") from None
         self._refuse_cancelled(response)
         if not response.created:
             raise broken_off("the first answer is not the watch's creation")
@@ -106,6 +117,7 @@ class Watching:
             # token keeps it. Or this member lags behind; whoever lists again learns which.
             raise Compacted(f"watch {self._key.decode()}: {link.endpoint} is behind what was delivered")
         self._streams += 1
+        self._look_after(QUIET_S)
         if self._failures:
             say("info", "watch_resumed", prefix=self._key.decode(), endpoint=link.endpoint, after=self._last)
 
@@ -113,12 +125,7 @@ class Watching:
         """What the stream says next; None for an answer that only proves that it lives."""
         pending: list[Any] = []
         while True:
-            response = await self._read(QUIET_S)
-            if response is None:
-                await self._write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
-                response = await self._read(SILENT_S)
-            if response is None:
-                raise broken_off(f"silent for {QUIET_S + SILENT_S:g} s")
+            response = await self._read()
             self._refuse_cancelled(response)
             pending.extend(response.events)
             if not response.fragment:
@@ -150,20 +157,54 @@ class Watching:
         # Its text is judged like that of an error: a denied watch ends, any other is made again.
         raise broken_off(f"cancelled: {response.cancel_reason or 'no reason given'}")
 
-    async def _read(self, timeout_s: float) -> Any:
-        """The next response, or None when the time is up; the read goes on and the next call joins it."""
-        if self._reading is None:
-            self._reading = asyncio.ensure_future(self._call.read())
-        done, _ = await asyncio.wait({self._reading}, timeout=timeout_s)
-        if not done:
-            return None
-        reading, self._reading = self._reading, None
-        if reading.cancelled():
-            raise broken_off("the channel was closed")
-        response = reading.result()
+    async def _read(self) -> Any:
+        """The next response. Awaited as it is: a task and a timer for each would cost more than the message."""
+        self._reading_since_s, self._why = asyncio.get_running_loop().time(), ""
+        try:
+            response = await self._call.read()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # The call was cancelled and not this task: by the look-out below, or with the channel.
+            raise broken_off(self._why or "the channel was closed") from None
+        finally:
+            self._reading_since_s = None
         if not isinstance(response, rpc.WatchResponse):
-            raise broken_off("the stream ended")
+            raise broken_off(self._why or "the stream ended")
         return response
+
+    def _look_after(self, delay_s: float, asked_in_s: float = 0.0) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(delay_s, self._look_out, asked_in_s)
+
+    def _look_out(self, asked_in_s: float) -> None:
+        """One timer a stream: ask after a quiet while, give the stream up when that brings nothing.
+
+        ``asked_in_s``: in the read that began then the member was asked; no message came if it goes on still.
+        """
+        since_s, now_s = self._reading_since_s, asyncio.get_running_loop().time()
+        if since_s is None:
+            self._look_after(QUIET_S)  # nobody waits for a word
+        elif since_s == asked_in_s:
+            self._give_up(f"silent for {QUIET_S + SILENT_S:g} s")
+        elif (left_s := since_s + QUIET_S - now_s) > 0.001:
+            self._look_after(left_s)
+        else:
+            self._asking = asyncio.ensure_future(self._ask())
+            self._look_after(SILENT_S, since_s)
+
+    async def _ask(self) -> None:
+        """Have the member say something."""
+        try:
+            await self._write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
+        except grpc.aio.AioRpcError as error:
+            self._give_up(text_of(error))
+
+    def _give_up(self, why: str) -> None:
+        if self._call is not None:
+            self._why = why
+            self._call.cancel()
 
     async def _write(self, request: Any) -> None:
         try:
