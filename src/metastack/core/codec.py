@@ -41,15 +41,31 @@ def current(kind: type[Record]) -> int:
     return next(int(field.default) for field in msgspec.structs.fields(kind) if field.name == "v")
 
 
+@cache
+def _decoder(kind: type[R]) -> msgspec.json.Decoder[R]:
+    return msgspec.json.Decoder(kind)
+
+
 def decode(kind: type[R], raw: bytes, key: str = "") -> R:
     """Parse a record; raises :class:`Unreadable`."""
-    newest = current(kind)
     try:
-        version = msgspec.json.decode(raw, type=_Version).v
-        if version > newest:
-            raise Unreadable(key, f"version {version} is newer than this program understands ({newest})")
-        return msgspec.json.decode(raw, type=kind)
+        record = _decoder(kind).decode(raw)
     except msgspec.MsgspecError as error:
+        # A newer version may have fields of other types: then that is what is wrong with it.
+        _refuse_newer(kind, raw, key)
         raise Unreadable(key, f"does not parse: {error}") from None
     except RecursionError:
         raise Unreadable(key, "does not parse: nested too deeply") from None
+    if record.v > current(kind):
+        _refuse_newer(kind, raw, key)
+    return record
+
+
+def _refuse_newer(kind: type[Record], raw: bytes, key: str) -> None:
+    try:
+        version = msgspec.json.decode(raw, type=_Version).v
+    except (msgspec.MsgspecError, RecursionError):
+        return
+    newest = current(kind)
+    if version > newest:
+        raise Unreadable(key, f"version {version} is newer than this program understands ({newest})")

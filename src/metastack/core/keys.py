@@ -70,6 +70,10 @@ _PARTS: Final[dict[Kind, int]] = {
 _KINDS: Final[dict[str, Kind]] = {kind.value: kind for kind in Kind}
 
 
+_NAMED: Final = frozenset({Kind.VM_SPEC, Kind.CLAIM, Kind.NODE_ALIVE})
+"""Kinds whose names become names of other things."""
+
+
 class ParsedKey(Struct, frozen=True):
     """A key taken apart: its kind and the names in it."""
 
@@ -88,6 +92,7 @@ class Keys:
         if not root.startswith("/") or root.endswith("/") or "//" in root:
             raise ValueError(f"root {root!r} must start with / and not end with it")
         self.root = root
+        self._start = f"{root}/"
 
     def prefix(self, kind: Kind | None = None) -> str:
         """The prefix of a kind, with its closing slash; of everything without one."""
@@ -176,17 +181,17 @@ class Keys:
 
     def parse(self, key: str) -> ParsedKey | None:
         """Take a key apart; None for one that is not ours to understand."""
-        if not key.startswith(self.root + "/"):
+        if not key.startswith(self._start):
             return None
-        rest = key[len(self.root) + 1 :].split("/")
+        rest = key[len(self._start) :].split("/")
         for width in (2, 1):
-            kind = _KINDS.get("/".join(rest[:width]))
+            kind = _KINDS.get(rest[0] if width == 1 else "/".join(rest[:2]))
             if kind is None:
                 continue
             names = tuple(rest[width:])
             if len(names) != _PARTS[kind] or not all(names):
                 return None
-            if kind in (Kind.VM_SPEC, Kind.CLAIM, Kind.NODE_ALIVE) and not all(map(valid_name, names)):
+            if kind in _NAMED and not all(map(valid_name, names)):
                 return None
             return ParsedKey(kind, names)
         return None
