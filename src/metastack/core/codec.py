@@ -7,7 +7,7 @@ names the key; the caller leaves that object alone and goes on with the rest.
 from __future__ import annotations
 
 from functools import cache
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 
@@ -42,14 +42,14 @@ def current(kind: type[Record]) -> int:
 
 
 @cache
-def _decoder(kind: type[R]) -> msgspec.json.Decoder[R]:
+def _decoder(kind: type[Record]) -> msgspec.json.Decoder[Record]:
     return msgspec.json.Decoder(kind)
 
 
 def decode(kind: type[R], raw: bytes, key: str = "") -> R:
     """Parse a record; raises :class:`Unreadable`."""
     try:
-        record = _decoder(kind).decode(raw)
+        record = cast(R, _decoder(kind).decode(raw))
     except msgspec.MsgspecError as error:
         # A newer version may have fields of other types: then that is what is wrong with it.
         _refuse_newer(kind, raw, key)
