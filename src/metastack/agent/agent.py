@@ -41,6 +41,8 @@ log = structlog.get_logger()
 
 RETRY_S: Final = 1.0
 SWEEP_EVERY_S: Final = 60.0
+STORAGE_ANSWER_S: Final = 10.0
+"""A storage that needs longer to say whether it shuts this node out is of no use to a VM that starts."""
 
 
 class Agent:
@@ -115,6 +117,10 @@ class Agent:
         self._sweeper = Sweeper(self.node)
 
     # --- life
+
+    def console_trouble(self, why: str) -> None:
+        """Why nobody can open a console here; empty: they can."""
+        self._health.console_why = why
 
     async def run(self, stop: asyncio.Event, ready: Callable[[], None] = lambda: None) -> None:
         """Work until ``stop`` is set, then leave the guests running."""
@@ -282,9 +288,14 @@ class Agent:
         if not node.session.ready:
             return
         try:
-            out = await node.session.shut_out()
+            async with asyncio.timeout(STORAGE_ANSWER_S):
+                out = await node.session.shut_out()
             if not out:
                 await node.session.prove_address()
+        except TimeoutError:
+            late = Unavailable(f"the storage did not answer within {STORAGE_ANSWER_S:g} s")
+            self._health.asked_storage(late)
+            raise late from None
         except (Unavailable, Refused) as error:
             self._health.asked_storage(error)
             raise

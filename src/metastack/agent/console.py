@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -24,6 +25,7 @@ from .node import Node
 log = structlog.get_logger()
 
 GREETING_TIMEOUT_S = 10.0
+LISTEN_AGAIN_S = 2.0
 MOST_LINE = 4096
 MOST_CONSOLES = 64
 TICKET_RE = re.compile(r"[A-Za-z0-9_-]{16,64}")
@@ -37,16 +39,38 @@ class _Hello(msgspec.Struct):
 class ConsoleServer:
     """Serves consoles of the VMs that this node answers for."""
 
-    def __init__(self, node: Node, host: str, port: int) -> None:
+    def __init__(
+        self, node: Node, host: str, port: int, trouble: Callable[[str], None] = lambda why: None
+    ) -> None:
         self._node, self._host, self._port = node, host, port
+        self._trouble = trouble
+        """Told why nobody can reach a console here; empty: they can."""
         self._open = 0
 
     async def run(self) -> None:
-        """Listen for ever."""
-        server = await asyncio.start_server(self._serve, self._host, self._port, limit=MOST_LINE)
+        """Listen for ever. An address that cannot be had costs consoles, never the agent: tried again."""
+        server = await self._listen()
         async with server:
             log.info("console_listening", address=f"{self._host}:{self._port}")
             await server.serve_forever()
+
+    async def _listen(self) -> asyncio.Server:
+        said = ""
+        while True:
+            try:
+                server = await asyncio.start_server(self._serve, self._host, self._port, limit=MOST_LINE)
+            except OSError as error:
+                why = error.strerror or str(error)
+                if why != said:
+                    log.error("console_unusable", address=f"{self._host}:{self._port}", error=why)
+                said = why
+                self._trouble(
+                    f"no console can be opened here: {self._host}:{self._port}: {why} (setting console_listen)"
+                )
+                await asyncio.sleep(LISTEN_AGAIN_S)
+                continue
+            self._trouble("")
+            return server
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._open >= MOST_CONSOLES:

@@ -37,6 +37,8 @@ class Health(Struct, kw_only=True):
     """What the storage's user may not do and should, or may and should not."""
     damaged: tuple[str, ...] = ()
     """Domains of ours that do not say what they are."""
+    console_why: str = ""
+    """Why nobody can open a console here; empty: they can."""
     storage_why: str = ""
     """Why the storage could not be asked just now; empty: it answered."""
     silent: int = 0
@@ -66,7 +68,7 @@ class Health(Struct, kw_only=True):
     def asked_storage(self, error: Exception | None) -> None:
         """The storage was asked something small: it answered, or not."""
         self.storage_why = "" if error is None or isinstance(error, Fenced) else str(error)
-        self.silent = self.silent + 1 if self.storage_why else 0
+        self.silent = self.silent + 1 if self.storage_why and isinstance(error, Unavailable) else 0
 
     @property
     def storage_ok(self) -> bool:
@@ -86,7 +88,7 @@ def warnings(
     health: Health, known: NodeFacts | None, unblock_pending: bool, fences_away: bool
 ) -> tuple[str, ...]:
     """Everything worth a warning. ``fences_away``: this storage can shut nodes out."""
-    found = [*health.host, *health.damaged]
+    found = [*health.host, *health.damaged, *([health.console_why] if health.console_why else [])]
     if fences_away:
         found += health.rights
         if health.storage_why:

@@ -83,7 +83,7 @@ async def serve(settings: AgentSettings) -> None:
             helpers = [
                 group.create_task(syslog.run()),
                 group.create_task(notifier.watchdog()),
-                group.create_task(ConsoleServer(agent.node, host, port).run()),
+                group.create_task(ConsoleServer(agent.node, host, port, agent.console_trouble).run()),
             ]
             if settings.watchdog_device:
                 guard = Guard(agent.node, Device(settings.watchdog_device))

@@ -7,11 +7,12 @@ import json
 import socket
 from pathlib import Path
 
-from agent_rig import KEYS, lab_of
+import pytest
+from agent_rig import KEYS, Lab, lab_of
 
 from metastack.agent.console import ConsoleServer
-from metastack.core.codec import encode
-from metastack.core.model import Ticket
+from metastack.core.codec import decode, encode
+from metastack.core.model import NodeAlive, Ticket
 
 
 def _free_port() -> int:
@@ -96,3 +97,27 @@ async def test_two_at_once_with_one_ticket(tmp_path: Path) -> None:
         for _, _, writer in answers:
             writer.close()
         server.cancel()
+
+
+async def test_a_port_in_use_is_said_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metastack.agent.console.LISTEN_AGAIN_S", 0.02)
+    async with lab_of(tmp_path, nodes=1) as lab:
+        agent = lab.hosts["n1"].agent
+        assert agent is not None
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            port = int(other.getsockname()[1])
+            server = asyncio.create_task(
+                ConsoleServer(agent.node, "127.0.0.1", port, agent.console_trouble).run()
+            )
+            await lab.until("said", lambda: f"127.0.0.1:{port}" in str(_warnings(lab)), 10)
+            assert not server.done(), "the agent would end with it, and its guests lose their node"
+        await _until_listening(port)
+        await lab.until("taken back", lambda: not _warnings(lab), 10)
+        server.cancel()
+        await asyncio.wait([server])
+
+
+def _warnings(lab: Lab) -> tuple[str, ...]:
+    return decode(NodeAlive, lab.entry(KEYS.node_alive("n1")) or b"").warnings
