@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from ..core.keys import Kind, ParsedKey
-from ..core.model import VmId, Volume
+from ..core.model import VmId, VmSpec, Volume
 from ..core.world import World
 
 K = TypeVar("K")
@@ -59,6 +59,13 @@ class Disks:
         """Every readable record of that UUID, in whatever project."""
         found = (self._world.volume(*names) for names in sorted(self._named.get(uuid, ())))
         return [volume.record for volume in found if volume is not None and volume.record is not None]
+
+    def stranger(self, spec: VmSpec) -> str:
+        """Whose disk that is, when it is another VM's than the spec's; empty: nobody else's."""
+        for volume in self.named(spec.volume_uuid):
+            if volume.vm_uuid != spec.uuid:
+                return f"its disk {volume.uuid} belongs to {volume.project}/{volume.vm} (uuid {volume.vm_uuid})"
+        return ""
 
 
 def _drop(table: dict[K, set[Names]], key: K, names: Names) -> None:
