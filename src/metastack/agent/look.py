@@ -45,11 +45,17 @@ async def look(node: Node, vm: VmId, domains: tuple[Domain, ...]) -> View:
         retry_in_s=max(0.0, memory.retry_at_s - now_s),
         stop_left_s=stop_left_s,
         ask_again_in_s=max(0.0, memory.asked_at_s + ASK_EVERY_S - now_s) if memory.asked_at_s else 0.0,
-        leave=node.leaving.why(vm, domains) if mine and node.leaving is not None else "",
+        leave=_leave(node, vm, domains, memory) if mine else "",
         held=node.held(),
         damaged=memory.damaged,
         generation=session.generation,
     )
+
+
+def _leave(node: Node, vm: VmId, domains: tuple[Domain, ...], memory: VmMemory) -> str:
+    if memory.to_release:
+        return "taken over to be released"
+    return node.leaving.why(vm, domains) if node.leaving is not None else ""
 
 
 def _phase(view: View, memory: VmMemory, domain: Domain | None) -> Phase:

@@ -36,6 +36,7 @@ class Taking:
         spec = view.spec.ok
         self._refuse_strange_disk(spec, memory)
         self.claims.reserve(vm, spec)
+        memory.to_release = False
         me = node.session.me
         new = Claim(
             node=node.name,
@@ -133,6 +134,7 @@ class Taking:
         wanted = plan.wants_on(view)
         # One that is not wanted on is taken over to be released, never started: it needs no room.
         tokens: Tokens = ()
+        node.memory.of(vm).to_release = not wanted
         if wanted and spec is not None:
             self.claims.reserve(vm, spec)
             tokens = node.tokens(spec)

@@ -2,7 +2,7 @@
 
 Owns: "at most one of a group in a domain", and which nodes and VMs may let guests go.
 Refuses: the agents' boards: it counts claims and labels by itself. Rule: only claims of sessions that no fence
-reached count, of VMs whose specs are those that were claimed: everybody else is leaving or is taken over.
+reached count, of VMs that are wanted on and whose spec is what was claimed: all others leave or are taken over.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..core.change import KeyEvent
 from ..core.keys import Kind
-from ..core.model import Claim, Fence, NodeSpec, PinMove, VmId, VmSpec
+from ..core.model import Claim, Fence, Halt, NodeSpec, Phase, PinMove, Power, VmId, VmSpec, VmStatus
 from ..core.world import seen
 from .etcd import RESTORED
 
@@ -31,6 +31,7 @@ class Places:
         self._specs: dict[VmId, VmSpec] = {}
         self._nodes: dict[str, NodeSpec] = {}
         self._fenced: dict[str, int] = {}
+        self._halts: dict[VmId, Halt] = {}
         self._drained_s: dict[str, float] = {}
         """When a node was last seen to be draining."""
         lab.cluster.listeners.append(self.committed)
@@ -38,7 +39,7 @@ class Places:
     def committed(self, by: str, revision: int, events: tuple[KeyEvent, ...]) -> None:
         """One revision, or all that a restore left."""
         if by == RESTORED:
-            for table in (self._claims, self._specs, self._nodes, self._fenced):
+            for table in (self._claims, self._specs, self._nodes, self._fenced, self._halts):
                 table.clear()
         claimed = []
         for event in events:
@@ -61,6 +62,16 @@ class Places:
                         self._specs.pop(key.vm, None)
                     else:
                         self._specs[key.vm] = spec
+                case Kind.VM_STATUS if event.entry is not None:
+                    status = seen(VmStatus, event.entry).record
+                    if status is not None and status.phase is Phase.RUNNING:
+                        claimed.append(key.vm)
+                case Kind.HALT:
+                    halt = seen(Halt, event.entry).record if event.entry is not None else None
+                    if halt is None:
+                        self._halts.pop(key.vm, None)
+                    else:
+                        self._halts[key.vm] = halt
                 case Kind.NODE_SPEC if event.entry is not None:
                     self._node(key.names[0], seen(NodeSpec, event.entry).record or NodeSpec())
                 case Kind.FENCE if event.entry is not None:
@@ -81,7 +92,10 @@ class Places:
     def _there(self, vm: VmId, topology: str) -> tuple[VmSpec, str] | None:
         """What was claimed and in which domain it is; None when it does not count."""
         claim, spec = self._claims.get(vm), self._specs.get(vm)
-        if claim is None or spec is None or spec.uuid != claim.uuid:
+        if claim is None or spec is None or spec.uuid != claim.uuid or spec.power is not Power.ON:
+            return None
+        halt = self._halts.get(vm)
+        if halt is not None and halt.uuid == spec.uuid and halt.run >= spec.run:
             return None
         if claim.session <= self._fenced.get(claim.node, 0):
             return None

@@ -6,9 +6,9 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
-from agent_rig import KEYS, Lab, lab_of, vm
+from agent_rig import KEYS, Lab, lab_of, vm, vm_spec
 
-from metastack.core.change import Change
+from metastack.core.change import Change, Put
 from metastack.core.codec import decode, encode
 from metastack.core.keys import Kind
 from metastack.core.model import (
@@ -236,3 +236,32 @@ def test_the_disk_remembers_where_the_vm_ran_last(tmp_path: Path) -> None:
 def _phase(lab: Lab, name: str) -> Phase | None:
     raw = lab.entry(KEYS.vm_status(vm(name)))
     return decode(VmStatus, raw).phase if raw else None
+
+
+def test_who_was_taken_over_to_be_released_is_not_started_there(tmp_path: Path) -> None:
+    """Nobody proved that it may run there: switched on in that very moment, it is released and claimed anew."""
+
+    async def story() -> None:
+        async with lab_of(tmp_path, nodes=3) as lab:
+            spec = await lab.want("vm1")
+            await lab.until("runs", lambda: _phase(lab, "vm1") is Phase.RUNNING)
+            node = lab.where("vm1")
+            await lab.hosts[node].power_cut()
+            await lab.want("vm1", power="off")
+            apply, heard = lab.cluster.apply, []
+
+            def switching_on(change: Change):
+                outcome = apply(change)
+                heard.append(change.name)
+                if change.name == "takeover":
+                    put = Put(KEYS.vm_spec(spec.id), encode(vm_spec("vm1", run=2)))
+                    apply(Change(name="test", guards=(), effects=(put,)))
+                return outcome
+
+            lab.cluster.apply = switching_on  # type: ignore[method-assign]
+            await lab.until("taken over", lambda: "takeover" in heard)
+            await lab.until("runs again", lambda: _phase(lab, "vm1") is Phase.RUNNING)
+            names = [name for name in heard if name in ("takeover", "release", "claim")]
+            assert names == ["takeover", "release", "claim"]
+
+    run(story())
