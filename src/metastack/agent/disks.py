@@ -61,9 +61,15 @@ class Disks:
         return [volume.record for volume in found if volume is not None and volume.record is not None]
 
     def stranger(self, spec: VmSpec) -> str:
-        """Whose disk that is, when it is another VM's than the spec's; empty: nobody else's."""
-        for volume in self.named(spec.volume_uuid):
-            if volume.vm_uuid != spec.uuid:
+        """Whose disk that is, when it was another VM's before it was the spec's; empty: nobody's."""
+        mine = self._world.volume(spec.project, spec.volume_uuid)
+        born = (mine.create, spec.project) if mine is not None else None
+        for names in sorted(self._named.get(spec.volume_uuid, ())):
+            found = self._world.volume(*names)
+            if found is None or found.record is None or found.record.vm_uuid == spec.uuid:
+                continue
+            if born is None or (found.create, names[0]) < born:
+                volume = found.record
                 return f"its disk {volume.uuid} belongs to {volume.project}/{volume.vm} (uuid {volume.vm_uuid})"
         return ""
 

@@ -52,8 +52,8 @@ class Guests:
                 return False  # decided from another claim: look again
             try:
                 if stranger := node.disks.stranger(spec):
-                    # Safety: two projects' specs may name one disk, and be claimed at once. Each claim writes its
-                    # disk's record, and my view is not older than mine: the later of the two sees the other's.
+                    # Safety: two projects' specs may name one disk, and be claimed at once. Each claim writes
+                    # its disk's record, and my view is not older than mine: the later one sees the other's.
                     raise Refused(stranger)
                 for nic in spec.nics:
                     await node.network.check(nic.bridge)
