@@ -30,7 +30,7 @@ from bench.placement.truth import quality
 NODES = (128, 512, 2048)
 AIMS = ("pack", "spread")
 ALGORITHMS = ("central", "ranked", *crowd.KINDS)
-VMS = {50: 1000, 400: 2000, 0: 1500}
+VMS = {50: 1000, 400: 2000, 0: 3000}
 """VMs of a run, by how many come a second; 0: bursts."""
 DEAF_PERCENT = 5.0
 TRACE_PER_S = 50.0
