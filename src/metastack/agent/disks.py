@@ -63,7 +63,8 @@ class Disks:
     def stranger(self, spec: VmSpec) -> str:
         """Whose disk that is, when it was another VM's before it was the spec's; empty: nobody's."""
         mine = self._world.volume(spec.project, spec.volume_uuid)
-        born = (mine.create, spec.project) if mine is not None else None
+        own = mine is not None and mine.record is not None and mine.record.vm_uuid == spec.uuid
+        born = (mine.create, spec.project) if mine is not None and own else None
         for names in sorted(self._named.get(spec.volume_uuid, ())):
             found = self._world.volume(*names)
             if found is None or found.record is None or found.record.vm_uuid == spec.uuid:

@@ -7,12 +7,14 @@ Rule: a disk goes only when no spec and no claim refers to its UUID; as a UUID n
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 
 from ..core import changes
 from ..core.change import Change, Delete
 from ..core.keys import Kind
-from ..core.model import Claim, ImageState, VmId, VmSpec, Volume
+from ..core.model import Claim, Event, ImageState, VmId, VmSpec, Volume
 from ..core.proof import in_session, unchanged
 from ..core.world import World, seen
 from ..ports import InUse, Refused
@@ -22,7 +24,8 @@ log = structlog.get_logger()
 
 RANK_DELAY_S = 2.0
 """Between two nodes that may do the same sweep."""
-DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
 
 
 def orphaned(world: World, project: str, uuid: str) -> bool:
@@ -52,6 +55,8 @@ class Sweeper:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._agreed = (-1e18, 0.0)
+        """When another's clock was found to agree with mine, by the loop's time, and how far mine is off that."""
 
     async def disk(self, project: str, uuid: str, waited_s: float) -> float:
         """Remove one orphaned disk when it is my turn; returns seconds until the next look (0: never)."""
@@ -171,10 +176,35 @@ class Sweeper:
                 key = node.keys.group(project, group, domain)
                 await node.commit(changes.forget_token(node.keys, node.session.me, key, found))
 
+    async def _clock_agrees(self) -> bool:
+        """Somebody else's clock says about the same: an event of another writer is recent by mine.
+
+        A clock that is ahead would trim what is young. Where nothing happened lately, there is nothing to trim.
+        """
+        node = self._node
+        if node.ready_nodes() <= 1:
+            return True  # nobody to ask
+        now_ms, ticks_ms = node.clock.ms(), asyncio.get_running_loop().time() * 1000
+        agreed_ms, offset_ms = self._agreed
+        if ticks_ms < agreed_ms + HOUR_MS and abs(now_ms - ticks_ms - offset_ms) < HOUR_MS:
+            return True
+        prefix = node.keys.prefix(Kind.EVENT)
+        # The first digits of the time are a range of 2.8 hours; the one before it, for the start of one.
+        ranges = [f"{prefix}{at_ms:014d}"[:-7] for at_ms in (now_ms, now_ms - 10_000_000)]
+        found = await node.store.list(*ranges)
+        events = (seen(Event, entry).record for entry in found.entries)
+        if any(event is not None and event.by != f"node/{node.name}" for event in events):
+            self._agreed = (ticks_ms, now_ms - ticks_ms)
+            return True
+        log.info("events_not_trimmed", node=node.name, why="no event of anybody else is recent by this clock")
+        return False
+
     async def events(self) -> None:
         """Trim events/ to its retention: keys sort by time, so the old ones are one range."""
         node = self._node
         if not node.session.ready or node.rank_of("sweep:events") != 0:
+            return
+        if not await self._clock_agrees():
             return
         before_ms = node.clock.ms() - node.world.config.event_retention_days * DAY_MS
         start, end = node.keys.events_before(max(0, before_ms))
