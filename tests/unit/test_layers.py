@@ -41,6 +41,8 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
 ROOTS: Final[dict[str, str]] = {
     "agent.main": "joins the agent to its adapters, and to the log",
     "agent.cli": "the agent's own verbs, mounted by the CLI by name; starts agent.main",
+    "scheduler.main": "joins the scheduler to the store, and to the log",
+    "scheduler.cli": "the scheduler's own verbs, mounted by the CLI by name; starts scheduler.main",
     "cli.main": "mounts the verbs of dev and agent by name",
     "cli.session": "opens the store and the storage that a context names, at the first use",
     "cli.complete": "opens the store for live names, with a patience of its own and without a message",

@@ -32,10 +32,12 @@ Root.nouns = {
     "context": Lazy("metastack.cli.context", "Clusters known on this machine."),
     "status": Lazy("metastack.cli.status", "Is the cluster fine?"),
     "whatif": Lazy("metastack.cli.whatif", "Does everything still fit with nodes lost or added?"),
+    "balance": Lazy("metastack.cli.balance", "Which running VMs should move, and what would it gain?"),
     "events": Lazy("metastack.cli.events", "Who did what to which object, when and why."),
     "doctor": Lazy("metastack.cli.doctor", "What could be wrong, what it means, what mends it."),
     "version": Lazy("metastack.cli.version", "This program's version."),
     "agent": Lazy("metastack.agent.cli", "The node daemon."),
+    "scheduler": Lazy("metastack.scheduler.cli", "The optional scheduler: hints for VMs that wait together."),
     "dev": Lazy("metastack.dev.cli", "A whole cluster on this one machine."),
     "sim": Lazy("metastack.sim.cli", "Simulated clusters, broken at random: does the protocol hold?"),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from ..core.change import Batch, Change, Entry, Lease, Outcome, Snapshot
@@ -29,7 +29,7 @@ class Store(Protocol):
         """
         ...
 
-    def watch(self, prefix: str, after_revision: int) -> AsyncIterator[Batch]:
+    def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Batch, None]:
         """Events under a prefix with revision > ``after_revision``, for ever, each exactly once, in order.
 
         Reconnects by itself (resuming after the last delivered revision); raises ``Compacted`` when that

@@ -8,7 +8,7 @@ Rule: a request that was sent is nobody's: stopping or killing its sender does n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context
 from typing import Any, TypeVar
 
@@ -95,7 +95,7 @@ class WireStore:
     async def commit(self, change: Change) -> Outcome:
         return await self._send(change.name, self._inner.commit(change))
 
-    def watch(self, prefix: str, after_revision: int) -> AsyncIterator[Batch]:
+    def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Batch, None]:
         return self._inner.watch(prefix, after_revision)
 
     async def grant(self, ttl_s: int) -> Lease:

@@ -54,7 +54,7 @@ def tight(config: ClusterConfig = SPREAD) -> Cluster:
 
 def hint(found: Cluster, places: dict[VmId, str]) -> None:
     for name, node in places.items():
-        found.put(KEYS.hint(name), Hint(uuid=f"uuid-{name.name}", node=node))
+        found.put(KEYS.hint(name), Hint(uuid=f"uuid-{name.name}", node=node, by="scheduler/s1"))
 
 
 def test_a_lost_node_is_planned_for_before_its_vms_wait() -> None:
@@ -107,6 +107,15 @@ def test_a_hint_stays_as_long_as_it_is_as_good() -> None:
     assert schedule(found.board, turned).places == turned
     bad = dict.fromkeys(first, "n1")
     assert schedule(found.board, bad).places == first
+
+
+def test_what_others_hint_stands() -> None:
+    found = tight()
+    for name in ("small1", "small2"):
+        found.put(KEYS.hint(vm(name)), Hint(uuid=f"uuid-{name}", node="n2", by="a person"))
+    plan = schedule(found.board, {})
+    assert plan.places == {}, "with these the large one has a place already"
+    assert plan.ahead == 1
 
 
 def test_draining_nodes_come_after_lost_ones() -> None:

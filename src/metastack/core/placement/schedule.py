@@ -23,6 +23,8 @@ from .board import Board, Waiting
 from .imagined import Imagined
 from .quality import Quality, aim, quality
 
+BY: Final = "scheduler/"
+"""How the author of a scheduler's hint begins. What others hint is left as it is."""
 _PASSES: Final = 3
 """How often those that found no place are tried again: a VM may have to be near to one that came later."""
 _PACKED: Final = Weights(spread=0.0, pack=1.0)
@@ -129,20 +131,22 @@ def _drains(world: World, node: str) -> bool:
     return found is not None and found.record is not None and found.record.draining
 
 
-def schedule(board: Board, standing: Mapping[VmId, str], by: str = "") -> Schedule:
+def schedule(board: Board, standing: Mapping[VmId, str]) -> Schedule:
     """What to hint now. ``board`` follows the world; ``standing`` is what was hinted before.
 
     Deterministic: the same world and standing hints give the same schedule.
     """
     world = board.world
     taking = {vm: wait.head[0] for vm, wait in board.waiting.items() if wait.head}
+    others = ((vm, hint.record) for vm, hint in world.hints())
+    fixed = {vm: hint.node for vm, hint in others if hint is not None and not hint.by.startswith(BY)} | taking
     lost = losing(world)
     if not lost and len(taking) == len(board.waiting):
         return Schedule(places={}, why="", ahead=0)
-    base = _Batch(world.with_hints(_hints(world, taking, by)), lost=lost)
+    base = _Batch(world.with_hints(_hints(world, fixed)), lost=lost)
     base.deaf_as(board)
     # A pin leaves nothing to say.
-    choosing = [w for vm, w in base.waiting.items() if vm not in taking and not w.spec.placement.node]
+    choosing = [w for vm, w in base.waiting.items() if vm not in fixed and not w.spec.placement.node]
     ahead = sorted(choosing, key=lambda one: one.line)
     if not ahead:
         return Schedule(places={}, why="", ahead=0)
@@ -150,7 +154,7 @@ def schedule(board: Board, standing: Mapping[VmId, str], by: str = "") -> Schedu
     best, places = alone, dict[VmId, str]()
     kept = {wait.vm: standing[wait.vm] for wait in ahead if wait.vm in standing}
     for tried in _attempts(base, ahead, alone, kept):
-        told = base.told(world.with_hints(_hints(world, {**taking, **tried}, by))).answer(ahead)
+        told = base.told(world.with_hints(_hints(world, {**fixed, **tried}))).answer(ahead)
         if told.places.keys() >= alone.places.keys() and told.better_than(best):
             best, places = told, told.places
     return Schedule(places=places, why=_gain(alone, best) if places else "", ahead=len(ahead))
@@ -168,12 +172,12 @@ def _attempts(
     return found
 
 
-def _hints(world: World, places: Mapping[VmId, str], by: str) -> dict[VmId, Hint]:
+def _hints(world: World, places: Mapping[VmId, str]) -> dict[VmId, Hint]:
     hints: dict[VmId, Hint] = {}
     for vm, node in places.items():
         found = world.spec(vm)
         if found is not None and found.record is not None:
-            hints[vm] = Hint(uuid=found.record.uuid, node=node, by=by)
+            hints[vm] = Hint(uuid=found.record.uuid, node=node)
     return hints
 
 

@@ -1,0 +1,100 @@
+"""The picture: what a scheduler knows. One list, one watch, and the nodes' own board on top.
+
+Owns: the world and its board. Refuses: deciding.
+Rule: an old picture costs a hint that no node honours, never more: so whatever is in doubt is listed anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from contextlib import aclosing
+from typing import Final
+
+import structlog
+
+from ..core.keys import Keys, Kind, ParsedKey
+from ..core.placement import Board
+from ..core.world import World
+from ..ports import Compacted, Refused, Store, Unavailable
+
+log = structlog.get_logger()
+
+KINDS: Final = (
+    *(Kind.CLUSTER, Kind.GENERATION, Kind.VM_SPEC, Kind.NODE_SPEC, Kind.CLAIM, Kind.NODE_FACTS, Kind.FENCE),
+    *(Kind.HALT, Kind.HINT, Kind.NODE_ALIVE, Kind.VM_STATUS, Kind.VOLUME),
+)
+"""What a board is made of."""
+_MOST_RETRY_S: Final = 5.0
+
+
+class Picture:
+    """The cluster as a scheduler sees it."""
+
+    def __init__(self, store: Store, keys: Keys, changed: Callable[[], None]) -> None:
+        self.world = World(keys)
+        self.board = Board(self.world)
+        self.listed = False
+        """Everything has been seen once."""
+        self._store, self._keys, self._changed = store, keys, changed
+        self._cluster_id = 0
+        self._moved = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follow the store for ever."""
+        backoff_s = 0.1
+        while True:
+            try:
+                await self._look()
+                backoff_s = 0.1
+                await self._follow()
+            except (Unavailable, Refused) as error:
+                log.warning("store_unreachable", error=str(error), retry_in_s=backoff_s)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(_MOST_RETRY_S, backoff_s * 2)
+
+    async def _look(self) -> None:
+        snapshot = await self._store.list(*self._keys.prefixes(KINDS))
+        same = snapshot.cluster_id == self._cluster_id and snapshot.revision >= self.world.revision
+        if not same:  # the first one, or etcd was restored: numbers of before mean nothing
+            self.world = World(self._keys)
+            self._cluster_id = snapshot.cluster_id
+        touched = self.world.load(snapshot)
+        if same:
+            self._told(touched)
+        else:
+            self.board = Board(self.world)
+            self._told(())
+        self.listed = True
+
+    async def _follow(self) -> None:
+        """Fold in what the watch delivers, until it is time to look at everything again."""
+        try:
+            async with (
+                asyncio.timeout(self.world.config.full_look_s),
+                aclosing(self._store.watch(self._keys.prefix(), self.world.revision)) as batches,
+            ):
+                async for batch in batches:
+                    if batch.cluster_id not in (0, self._cluster_id):
+                        return
+                    self._told(self.world.apply(batch))
+        except TimeoutError:
+            return
+        except Compacted:
+            log.info("picture_compacted", revision=self.world.revision)
+
+    def _told(self, touched: Collection[ParsedKey]) -> None:
+        self.board.update(sorted(touched, key=lambda key: (key.kind, key.names)))
+        self._moved.set()
+        self._moved = asyncio.Event()
+        self._changed()
+
+    async def reached(self, revision: int, timeout_s: float) -> bool:
+        """Whether the picture is at least that new, within the time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.world.revision < revision:
+                    await self._moved.wait()
+        except TimeoutError:
+            return False
+        return True
