@@ -1,0 +1,56 @@
+"""Listing everything again: what nobody wrote since is kept as it is, everything else is looked at."""
+
+from __future__ import annotations
+
+from placement_rig import KEYS, spec
+
+from metastack.core.change import Entry, Snapshot
+from metastack.core.codec import encode
+from metastack.core.model import VmId
+from metastack.core.world import World
+
+VM = VmId("default", "v")
+
+
+def entry(memory_mib: int = 512, mod: int = 5, create: int = 5, lease: int = 0) -> Entry:
+    return Entry(KEYS.vm_spec(VM), encode(spec("v", memory_mib=memory_mib)), create, mod, 1, lease)
+
+
+def test_what_nobody_wrote_is_not_decoded_again() -> None:
+    world = World(KEYS)
+    world.load(Snapshot(5, (entry(),)))
+    before = world.spec(VM)
+    assert world.load(Snapshot(9, (entry(),))) == set()
+    assert world.spec(VM) is before
+
+
+def test_everything_else_is() -> None:
+    for other in (entry(mod=6), entry(create=4), entry(lease=7), entry(memory_mib=1024)):
+        world = World(KEYS)
+        world.load(Snapshot(5, (entry(),)))
+        world.load(Snapshot(9, (other,)))
+        found = world.spec(VM)
+        assert found is not None and found.record is not None
+        assert (found.mod, found.create, found.lease) == (
+            other.mod_revision,
+            other.create_revision,
+            other.lease,
+        )
+        assert encode(found.record) == other.value
+
+
+def test_a_record_written_at_the_same_revision_in_another_history_is_seen() -> None:
+    world = World(KEYS)
+    world.load(Snapshot(5, (entry(),)))
+    world.restart()
+    changed = world.load(Snapshot(5, (entry(memory_mib=1024),)))
+    assert changed == {KEYS.parse(KEYS.vm_spec(VM))}
+    assert world.spec(VM).ok.memory_mib == 1024  # type: ignore[union-attr]
+
+
+def test_what_could_not_be_read_is_read_again() -> None:
+    world = World(KEYS)
+    broken = Entry(KEYS.vm_spec(VM), b"{", 5, 5, 1)
+    for _ in range(2):
+        world.load(Snapshot(5, (broken,)))
+        assert world.spec(VM).record is None  # type: ignore[union-attr]
