@@ -74,8 +74,6 @@ def register(
     whose fencer is not alive is cancelled here (waiting for it would be for ever, CE2): its ``done`` compares
     the fence's revision, so that a fencer that comes back too late cannot finish it. The generation is the
     one that this session's number begins with.
-    No guard says that the fencer is dead still: to cancel a living one's intent would be as safe (it cannot
-    finish, and this node finds a block that lands all the same); the caller's look spares the guests that.
     """
     key, me = keys.fence(alive.name), keys.node_alive(alive.name)
     guards = [_absent(me), unchanged(key, fence), unchanged(keys.generation(), since)]

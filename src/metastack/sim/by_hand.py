@@ -54,11 +54,8 @@ def _garble(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     """A record is overwritten with what no version reads: ``garble claim vm1``; at the end it is put back."""
     kind, name = args
     vm = VmId("default", name)
-    key = (
-        {"claim": lab.keys.claim, "spec": lab.keys.vm_spec}[kind](vm)
-        if kind != "fence"
-        else lab.keys.fence(name)
-    )
+    nodes = {"fence": lab.keys.fence, "facts": lab.keys.node_facts}
+    key = nodes[kind](name) if kind in nodes else {"claim": lab.keys.claim, "spec": lab.keys.vm_spec}[kind](vm)
     entry = lab.cluster.get(key)
     if entry is None:
         return None

@@ -139,11 +139,11 @@ def main(name: str, root: Path, budget_s: float, catchers: list[str]) -> dict[st
         mutation = replace(mutation, patches=tuple(kept))
     sys.meta_path.insert(0, _Finder(mutation))
     wanted = 0 if mutation.harmless or which else RANKS[mutation.evidence]
-    begun = time.monotonic()
+    begun = time.process_time()  # what else runs on the machine does not count
     best: dict[str, object] = {"catcher": "", "says": "", "evidence": ""}
     asked, most = 0, -1
     for catcher in catchers:
-        if time.monotonic() - begun > budget_s:
+        if time.process_time() - begun > budget_s:
             return {
                 **best,
                 "says": best["says"] or f"out of time after {asked} catchers",

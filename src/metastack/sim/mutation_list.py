@@ -1,17 +1,79 @@
 """The list of all mutations: the transactions' guards, the agent's steps, and controls.
 
 Owns: what is in the list. Refuses: the entries themselves (``mutation_guards``, ``mutation_steps``).
-Rule: a control takes nothing away, or only comfort, and must stay green.
+Rule: a control takes nothing away, or only what the argument does not need, and must stay green.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from .mutation import CHANGES, Mutation, Patch, plan
+from .mutation import CHANGES, SESSION, Mutation, Patch, agent, guard, plan
 from .mutation_acts import ACTS
 from .mutation_guards import GUARDS
 from .mutation_steps import STEPS
+
+NEEDLESS: Final[tuple[tuple[str, tuple[Patch, ...]], ...]] = (
+    (
+        "a done fence only grows, and the claim that it reached is compared (exhaustive checker: g_cl_f=0)",
+        guard("takeover", "unchanged(keys.fence(old.ok.node), fence)"),
+    ),
+    (
+        "what is taken over for an old spec is released for the new one (exhaustive checker: g_cl_s=0)",
+        guard("takeover", "unchanged(keys.vm_spec(vm), spec)"),
+    ),
+    (
+        "an unchanged claim of a dead session has no domain by then (the exhaustive checker has no such guard)",
+        guard("release", SESSION),
+    ),
+    ("a halt is of one run, and a start raises it", guard("halt", "unchanged(keys.vm_spec(vm), spec)")),
+    (
+        "a halt that a spec voids stays void, whoever forgets it",
+        guard("forget_halt", "unchanged(keys.vm_spec(vm), spec)", SESSION),
+    ),
+    ("a disk's UUID never returns", guard("forget_volume", "unchanged(key, found)", SESSION)),
+    (
+        "a block is true whoever lives, and done compares the record (exhaustive checker: g_int_me=0)",
+        (*guard("intent", SESSION), *guard("pass_intent", SESSION), *guard("take_over_intent", SESSION)),
+    ),
+    (
+        "two that block one node do no harm, one of them is done (the exhaustive checker has no such guard)",
+        (Patch(CHANGES, "take_over_intent", "if found.ok.intent_by != me.node:", "if False:"),),
+    ),
+    (
+        "an intent is younger than every fence before it",
+        (
+            Patch(
+                CHANGES,
+                "done",
+                "through=max(mine.ok.through, resolved_intent(mine.ok, mine.mod))",
+                "through=resolved_intent(mine.ok, mine.mod)",
+            ),
+        ),
+    ),
+    (
+        "a guest is booted under a claim that its node has seen, and no picture grows older",
+        agent("act", "Reconciler._do", "if await self._still_so(view):", "if True:"),
+    ),
+    (
+        "the storage refuses the guest in any case; the node comes back a full look later",
+        agent("guests", "Guests.boot", 'node.session.lose(f"the storage shuts this node out: {error}")'),
+    ),
+    (
+        "the storage refuses the guest in any case",
+        agent("guests", "Guests.resume", "if await node.session.shut_out():", "if False:"),
+    ),
+    (
+        "the registration's guard refuses",
+        agent(
+            "session",
+            "Session._fence_record",
+            'raise Refused(f"the fence record of this node cannot be read: {found.why}")',
+            "return None",
+        ),
+    ),
+)
+"""Guards and looks that are kept for comfort, or as a second line: why, and how to go without them."""
 
 MUTATIONS: Final[tuple[Mutation, ...]] = (
     *GUARDS,
@@ -36,6 +98,12 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
                 "intent_through=0",
             ),
         ),
+        harmless=True,
+    ),
+    Mutation(
+        "control-needless",
+        "what the argument does not need, all of it at once: each line says why",
+        tuple(patch for _, patches in NEEDLESS for patch in patches),
         harmless=True,
     ),
 )

@@ -56,6 +56,8 @@ STEPS: Final[tuple[Mutation, ...]] = (
         "ready only after a confirmed unblock",
         agent("session", "Session._unblock", "await self._storage.unfence(blocked)"),
         ("power-cut-and-return",),
+        evidence="stuck",
+        because="a node that is shut out writes nothing; its guests only stop",
     ),
     Mutation(
         "unblock-mark",
@@ -80,11 +82,11 @@ STEPS: Final[tuple[Mutation, ...]] = (
     # --- the rulebook
     Mutation(
         "plan-ready",
-        "nothing is claimed or booted before ready (CE1): the rulebook, and the look before a boot",
-        (
-            *plan("if not view.ready:", "if False:"),
-            *agent("guests", "Guests.boot", " or not node.session.ready", ""),
-        ),
+        "nothing is claimed or booted before ready (CE1)",
+        plan("if not view.ready:", "if False:"),
+        ("test:unit/core/test_plan.py",),
+        evidence="test",
+        because="a node that is not ready has no rank for a claim, and a boot looks once more",
     ),
     Mutation(
         "plan-covered-fenced",
@@ -112,11 +114,16 @@ STEPS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "plan-unmanaged",
-        "a domain that is not ours is left alone (the rulebook, and the look for local domains)",
-        (
-            *plan("if not domain.managed:", "if False:"),
-            *agent("act", "Reconciler._domains", " and domain.managed", ""),
-        ),
+        "a domain that is not ours is left alone: the rulebook's half",
+        plan("if not domain.managed:", "if False:"),
+        ("test:unit/core/test_plan.py",),
+        evidence="test",
+        because="the look for local domains does not show it",
+    ),
+    Mutation(
+        "unmanaged",
+        "a domain that is not ours is not the VM, whatever its UUID",
+        agent("act", "Reconciler._domains", " and domain.managed", ""),
         ("somebody-elses-domain-with-its-uuid",),
     ),
     Mutation(
@@ -128,6 +135,8 @@ STEPS: Final[tuple[Mutation, ...]] = (
         "plan-adopt",
         "a claim of an older session is adopted before anything else",
         plan("if view.claim.ok.session != view.session:", "if False:"),
+        evidence="stuck",
+        because="the guards of every transaction refuse a claim of another session",
     ),
     Mutation(
         "plan-kill-before-release",

@@ -27,6 +27,7 @@ TABLES = ("test:unit/core/test_plan.py", "test:unit/agent/test_attack_protocol.p
 """Table and protocol tests that run without any real part."""
 SEEDS = 60
 EACH_S = 90.0
+"""CPU seconds for one mutation."""
 CONTROL_SEEDS = 12
 ROOT = Path(__file__).parents[3] / "tests"
 MEMORY = "sim/mutations.json"
@@ -72,7 +73,7 @@ def _ask(name: str, root: Path, seconds: float, whom: list[str]) -> dict[str, An
         [*(sys.executable, "-m", "metastack.sim.mutant", name, str(root), str(seconds)), *whom],
         capture_output=True,
         check=False,
-        timeout=seconds + 120,
+        timeout=10 * seconds + 300,
     )
     try:
         found: dict[str, Any] = msgspec.json.decode(done.stdout.splitlines()[-1])

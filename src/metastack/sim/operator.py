@@ -41,13 +41,18 @@ class Operator:
         return True
 
     def want(self, name: str, *more: str) -> bool:
-        """Create a VM; one that was there before is as it was, unless something else is said of it."""
+        """Create a VM; one that was there before is as it was, unless something else is said of it.
+
+        ``disk=vm1``: its spec names that VM's disk.
+        """
         if self.spec(name) is not None:
             return False
         number = self._numbers.setdefault(name, len(self._numbers) + 1)
         life = self._lives[name] = self._lives.get(name, 0) + 1
         self._words[name] = more or self._words.get(name, ())
-        return self._put(spec_of(name, number, life, self._words[name]))
+        spec = spec_of(name, number, life, self._words[name])
+        other = next((self.spec(word[5:]) for word in more if word.startswith("disk=")), None)
+        return self._put(replace(spec, volume_uuid=other.volume_uuid) if other is not None else spec)
 
     def delete(self, name: str) -> bool:
         spec = self.spec(name)

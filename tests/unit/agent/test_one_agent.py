@@ -1,0 +1,43 @@
+"""One agent per host: the lock on its disk is another process's as long as that one lives."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metastack.agent.marks import Marks
+from metastack.ports import Broken
+
+HOLD = """
+import sys
+from pathlib import Path
+from metastack.agent.marks import Marks
+Marks(Path(sys.argv[1])).lock()
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_agent_of_a_host_is_refused_until_the_first_one_is_gone(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "locked\n"
+        with pytest.raises(Broken, match="another agent runs"):
+            Marks(tmp_path).lock()
+        first.kill()
+        first.wait(30)
+    marks = Marks(tmp_path)
+    marks.lock()
+    marks.unlock()
+
+
+def test_the_mark_of_a_clean_exit_is_good_for_one_start(tmp_path: Path) -> None:
+    marks = Marks(tmp_path)
+    marks.leave_clean_exit()
+    assert marks.take_clean_exit()
+    assert not Marks(tmp_path).take_clean_exit(), "the start after it is unclean until it has left in its turn"

@@ -1,0 +1,45 @@
+"""A seed that fails since the agent lacks a safety step: one command replays it, and a short script is left."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from metastack.sim.script import parse
+
+STEP = "plan-kill-before-release"
+SEED = 3
+MUTATED = f"""
+import sys
+from metastack.sim import mutant
+from metastack.sim.mutation_list import MUTATIONS
+mutation = next(mutation for mutation in MUTATIONS if mutation.name == {STEP!r})
+sys.meta_path.insert(0, mutant._Finder(mutation))
+from metastack.cli.main import main
+main()
+"""
+
+
+def _metastack(*words: str, mutated: bool) -> subprocess.CompletedProcess[str]:
+    how = ["-c", MUTATED] if mutated else ["-m", "metastack.cli.main"]
+    return subprocess.run(
+        [sys.executable, *how, *words], capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def test_a_failing_seed_prints_how_to_replay_it_and_shrinks() -> None:
+    failed = _metastack("sim", "run", "--seed", str(SEED), mutated=True)
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    lines = failed.stdout.splitlines()
+    command = next(line.partition("FAILED: ")[2] for line in lines if line.startswith(f"seed {SEED} FAILED"))
+    assert command == f"metastack sim replay {SEED}"
+    replayed = _metastack(*command.split()[1:], mutated=True)
+    assert replayed.returncode == 1
+    assert "one_claim" in replayed.stdout
+
+    at = next(number for number, line in enumerate(lines) if line.startswith("shrunk to "))
+    script = parse("\n".join(lines[at + 1 :]))
+    assert "one_claim" in lines[at]
+    assert 1 <= len(script.steps) <= 6, failed.stdout
+
+    assert _metastack("sim", "replay", str(SEED), mutated=False).returncode == 0, "with the step all is well"
