@@ -51,14 +51,19 @@ class Leaving:
         if spec is None:
             return ""
         should = leaving(node.world, node.name, spec)
-        if vm == self._going:
+        if vm == self._going and domains:
             # Once it was asked to shut down there is no way back: its guest would be off, and stay so.
-            return should or "its stop was asked for already"
-        if not should or any(domain.state is not DomainState.DEFINED for domain in domains):
-            return ""
-        # It does not run: nothing has to be stopped for it, unless nobody would take it.
-        there = [departure for departure in departures(node.board, node.name) if departure.vm == vm]
-        return should if there and there[0].to else ""
+            down = all(domain.state is DomainState.DEFINED for domain in domains)
+            asked = down or node.memory.of(vm).stop_from_s is not None
+            return should or ("its stop was asked for already" if asked else "")
+        if should and all(domain.state is DomainState.DEFINED for domain in domains):
+            # It does not run: nothing has to be stopped for it, if only somebody would take it.
+            there = [departure for departure in departures(node.board, node.name) if departure.vm == vm]
+            if there and there[0].to:
+                return should
+        if vm == self._going:
+            self._going = None  # nobody would take it any more, or it need not go: it boots here
+        return ""
 
     def look(self) -> float:
         """Let the next one go when it is time; returns seconds until the next look (0: on change)."""

@@ -182,3 +182,20 @@ def test_more_room_in_the_settings_is_used(tmp_path: Path) -> None:
             await lab.until("runs", lambda: runs(lab, "big"), 5)
 
     run(story())
+
+
+def test_the_target_stops_fitting_while_the_guest_shuts_down(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with lab_of(tmp_path) as lab:
+            lab.hosts["n1"].hypervisor.graceful_s = 5.0
+            await lab.want("vm1", placement=Placement(node="n1"))
+            await lab.until("runs", lambda: runs(lab, "vm1"))
+            await lab.want("vm1", placement=Placement(node="n2", move=PinMove.COLD))
+            await lab.until("asked", lambda: status(lab, "vm1").phase is Phase.STOPPING)  # type: ignore[union-attr]
+            await wish(lab, "n2", cordoned=True)
+            await lab.until("stopped", lambda: not lab.where("vm1"))
+            await lab.until("runs where it was", lambda: runs(lab, "vm1") and lab.where("vm1") == "n1", 20)
+            await wish(lab, "n2")
+            await lab.until("moved", lambda: runs(lab, "vm1") and lab.where("vm1") == "n2")
+
+    run(story())
