@@ -90,6 +90,11 @@ class Claims:
         written: set[str] = set()
         effects = 0
         for asked in list(self._asked):
+            if self._lost(asked):
+                # While it waited for its turn; sending it would only say so once more.
+                asked.won = False
+                self._asked.remove(asked)
+                continue
             change = asked.change
             fresh: dict[tuple[str, str], int] = {(g.key, g.field): g.value for g in change.guards}
             keys = [effect.key for effect in change.effects]

@@ -17,6 +17,7 @@ from msgspec import Struct
 from ..core.keys import Kind, ParsedKey
 from ..core.model import VmId, VmSpec
 from ..core.placement import Board, Waiting, unanswered
+from ..core.placement.nodes import plus
 from ..core.world import World, wants_on
 
 AGAIN_S: Final = 0.25
@@ -144,9 +145,16 @@ class Turns(Board):
         more = [spec for other, spec in coming.items() if other != vm and self.placed_on(other) != self._me]
         for spec in more:
             self.groups.know(spec, self._placed_specs())
-            self._load(spec, self._me, 1)
+            self._imagine(spec, 1)
         try:
             return self.fits(vm, self._me)
         finally:
             for spec in more:
-                self._load(spec, self._me, -1)
+                self._imagine(spec, -1)
+
+    def _imagine(self, spec: VmSpec, sign: int) -> None:
+        """Count it as here, or no longer. No order hears of it: it is taken back before one is asked."""
+        view = self.nodes.get(self._me)
+        if view is not None:
+            view.promised = plus(view.promised, spec, sign)
+        self.groups.place(spec, self._me, sign)
