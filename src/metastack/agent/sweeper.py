@@ -56,7 +56,7 @@ class Sweeper:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._agreed = (-1e18, 0.0)
-        """When another's clock was found to agree with mine, by the loop's time, and how far mine is off that."""
+        """When another clock was found to agree with mine, by the loop's time, and how far mine is off that."""
 
     async def disk(self, project: str, uuid: str, waited_s: float) -> float:
         """Remove one orphaned disk when it is my turn; returns seconds until the next look (0: never)."""
@@ -196,7 +196,7 @@ class Sweeper:
         if any(event is not None and event.by != f"node/{node.name}" for event in events):
             self._agreed = (ticks_ms, now_ms - ticks_ms)
             return True
-        log.info("events_not_trimmed", node=node.name, why="no event of anybody else is recent by this clock")
+        log.debug("events_not_trimmed", node=node.name, why="no event of anybody else is recent by this clock")
         return False
 
     async def events(self) -> None:

@@ -176,3 +176,50 @@ async def test_management_may_block_but_not_unblock(fabric: str, cluster: MiniCe
         await cli("open")
         assert "value" in await cli("fence", ["10.78.0.99"], "person", "test")
         assert (await cli("unfence", ["10.78.0.99"]))["raised"] == "Denied"
+
+
+async def test_a_new_address_is_seen_by_new_clients_only(fabric: str, cluster: MiniCeph) -> None:
+    """What declaring before a boot rests on: a client is blocked by the address under which it began."""
+    old, new, space = ADDRESSES["n1"], "10.78.0.98", f"{fabric}-n1"
+    settings = cluster.settings("n1")
+    async with client(fabric, settings, "n1") as one, client(fabric, cluster.settings("n2"), "n2") as two:
+        assert await one("open") == await two("open") == {"value": None}
+        run("ip", "-n", space, "addr", "add", f"{new}/24", "dev", "eth0")
+        run("ip", "-n", space, "route", "replace", "10.78.0.0/24", "dev", "eth0", "src", new)
+        try:
+            begun = time.monotonic()
+            assert await one("own_address") == {"value": new}
+            print(f"asked where a new client is seen: {(time.monotonic() - begun) * 1000:.0f} ms")
+            assert (await one("own_client"))["value"].startswith(f"{old}:")
+            # Every connection of the old client is cut: it connects again, from the new address.
+            run("ip", "netns", "exec", space, "ss", "-K", "dst", CEPH)
+            assert "raised" not in await one("write", "from elsewhere, and still itself")
+            peers = run("ip", "netns", "exec", space, "ss", "-Htn", "dst", CEPH)
+            assert f"{new}:" in peers, peers
+            async with client(fabric, settings, "n1") as late:
+                assert await late("open") == {"value": None}
+                assert (await late("own_client"))["value"].startswith(f"{new}:")
+                await two("fence", [old], "n2", "test")
+                assert (await one("write", "x"))["raised"] == "Fenced"
+                assert "raised" not in await late("write", "the block of the old address does not reach it")
+                await two("fence", [new], "n2", "test")
+                assert (await late("write", "x"))["raised"] == "Fenced"
+        finally:
+            run("ip", "-n", space, "route", "replace", "10.78.0.0/24", "dev", "eth0", "src", old)
+            run("ip", "-n", space, "addr", "del", f"{new}/24", "dev", "eth0")
+            run("ip", "netns", "exec", space, "ss", "-K", "dst", CEPH)
+        assert (await one("unfence", [new]))["raised"] == "Denied", "its user may lift its own address only"
+        was = (await one("own_client"))["value"]
+        assert not was.startswith(f"{new}:")
+        assert await one("unfence", [old]) == {"value": None}
+        assert "raised" not in await one("write", "back")
+
+
+async def test_an_unblock_that_fails_costs_the_handle_too(fabric: str, cluster: MiniCeph) -> None:
+    async with client(fabric, cluster.settings("n1"), "n1") as one:
+        assert await one("open") == {"value": None}
+        before = (await one("own_client"))["value"]
+        assert (await one("unfence", [ADDRESSES["n2"]]))["raised"] == "Denied"
+        after = (await one("own_client"))["value"]
+        assert before != after
+        assert "raised" not in await one("write", "through the new one")
