@@ -164,8 +164,7 @@ class Fencer:
     def _view(self, victim: str) -> plan.FenceView:
         node, world = self._node, self._node.world
         now_s = asyncio.get_running_loop().time()
-        fence = world.fence(victim)
-        through = world.fenced_through(victim)
+        fence, alive = world.fence(victim), world.alive(victim) is not None
         rank = node.rank_of(f"fence:{victim}")
         if self._rank.get(victim, (None, 0.0))[0] != rank or victim not in self._rank:
             self._rank[victim] = (rank, now_s)
@@ -175,14 +174,11 @@ class Fencer:
             node=node.name,
             session=0 if node.mirror.went_back else node.session.token,
             ready=node.session.ready,
-            victim_alive=world.alive(victim) is not None,
+            victim_alive=alive,
             absent_for_s=now_s - self._absent_from_s.get(victim, now_s),
             grace_s=world.config.grace_s,
-            unfenced_claims=sum(
-                1
-                for _, claim in world.claims()
-                if claim.record is not None and claim.record.node == victim and claim.record.session > through
-            ),
+            # Counted only where the rulebook asks for it: every claim is looked at.
+            unfenced_claims=0 if alive else world.unfenced(victim),
             fence=fence,
             fencer_alive=bool(fencer) and world.alive(fencer) is not None,
             working=victim in self._working,
