@@ -17,6 +17,9 @@ explain      what every node says to a VM, and why
 imagined     a board of a world that is not: nodes lost, nodes added, specs not written yet
 whatif       does everything still fit then, and who would be where
 departures   who should leave a node, and whether anybody would take them
+quality      how good all places together are
+schedule     what a scheduler would hint: places for those who will wait together
+balance      which running VMs should move so that all are better placed
 ============ ==================================================================================
 """
 

@@ -11,13 +11,15 @@ empties whole nodes, the emptiest first, and starts none that it cannot finish.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from math import fsum
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
-from ..model import Phase, VmId, VmSpec
+from ..model import Phase, Resources, VmId, VmSpec
 from ..world import World, wants_on
 from . import filters
 from .board import HEAD
@@ -78,14 +80,12 @@ def balance(world: World, *, max_moves: int, min_gain: float) -> Balance:
     before, weights = board.quality(), board.board.weights
     search = board.emptying if aim(weights) == "pack" else board.evening
     moves: list[BalanceMove] = []
-    bounded = False
     while steps := search(min_gain, max_moves - len(moves)):
-        if len(moves) + len(steps) > max_moves:
-            bounded = True
-            break
         moves += steps
         board.settle()
-    return Balance(moves=tuple(moves), before=before, after=board.quality(), stays=board.stays, bounded=bounded)
+    return Balance(
+        moves=tuple(moves), before=before, after=board.quality(), stays=board.stays, bounded=board.more
+    )
 
 
 class _Rebalanced(Imagined):
@@ -97,9 +97,9 @@ class _Rebalanced(Imagined):
         self._place(vm, spec, node)
         self._on.setdefault(node, set()).add(vm)
 
-    def holds_more(self, node: str, than: set[VmId]) -> bool:
-        """Others are on the node, or are about to go there."""
-        return any(at == node and vm not in than for vm, (at, _) in self._placed.items())
+    def held(self) -> Counter[str]:
+        """VMs on each node, and those about to go there."""
+        return Counter(node for node, _ in self._placed.values())
 
 
 class _Moving:
@@ -109,6 +109,8 @@ class _Moving:
         self.board = board
         self.moved: set[VmId] = set()
         self.emptied: set[str] = set()
+        self.more = False
+        """There would be more to gain than may be moved."""
         self._stuck: set[str] = set()
         """Nodes that cannot be emptied; what was moved since has not made room."""
         self.stays: dict[str, int] = {}
@@ -213,7 +215,7 @@ class _Moving:
     # --- spread
 
     def evening(self, min_gain: float, left: int) -> list[BalanceMove]:
-        """The move that evens out most; none when none does. With nothing left still found: there is more."""
+        """The move that evens out most; none when none does, or none may be made."""
         views = [view for view in self.board.nodes.values() if takes(view)]
         fullest = sorted(views, key=lambda view: (-share(view), view.name))
         for at in range(0, len(fullest), _FULLEST):
@@ -221,11 +223,11 @@ class _Moving:
             for _, vm, before, after in found:
                 spec = self._spec(vm)
                 if not self._hurts(vm, spec, after):
-                    move = self._move(vm, spec, before, after)
                     if left < 1:
-                        self._carry(vm, spec, before)
+                        self.more = True
+                        return []
                     self.moved.add(vm)
-                    return [move]
+                    return [self._move(vm, spec, before, after)]
         return []
 
     def _evening_of(
@@ -250,44 +252,42 @@ class _Moving:
     # --- pack
 
     def emptying(self, min_gain: float, left: int) -> list[BalanceMove]:
-        """All moves that empty one more node, the emptiest that can be; none when none can.
-
-        A node that would take more moves than are left is answered only when none takes fewer.
-        """
+        """All moves that empty one more node, the emptiest that can be; none when none can with so many."""
+        held = self.board.held()
         views = [view for view in self.board.nodes.values() if takes(view) and not empty(view)]
-        too_many: list[BalanceMove] = []
         for view in sorted(views, key=lambda one: (share(one), one.name)):
-            found = self._emptied(view.name, min_gain) if view.name not in self._stuck else []
+            there = [(vm, spec) for vm, spec in self._movable[view.name] if vm not in self.moved]
+            if view.name in self._stuck or not there or len(there) < held[view.name]:
+                continue
+            if len(there) > left and self.more:
+                continue
+            found = self._emptied(view.name, there, min_gain)
             if not found:
                 self._stuck.add(view.name)
-            if found and len(found) <= left:
-                self.moved |= {move.vm for move in found}
+            elif len(found) > left:
+                self.more = True
+            else:
+                self.moved |= {vm for vm, _, _ in found}
                 self.emptied.add(view.name)
-                return found
-            for move in reversed(found):
-                self._carry(move.vm, self._spec(move.vm), move.before)
-            too_many = too_many or found
-        return too_many
+                return [self._move(vm, spec, view.name, to, empties=view.name) for vm, spec, to in found]
+        return []
 
-    def _emptied(self, node: str, min_gain: float) -> list[BalanceMove]:
-        """Moves that leave nothing on the node, made on the board; none made when something would stay."""
-        there = [(vm, spec) for vm, spec in self._movable[node] if vm not in self.moved]
-        if not there or self.board.holds_more(node, {vm for vm, _ in there}):
-            return []
-        moves: list[BalanceMove] = []
-        room = self.board.nodes[node].room
-        size: Callable[[VmSpec], float] = lambda spec: share(  # noqa: E731
-            NodeView(name="", room=room, promised=plus(NodeView(name="").promised, spec))
-        )
-        for vm, spec in sorted(there, key=lambda one: (-size(one[1]), one[0])):
-            better = [n for n in self._better(vm, spec, node, min_gain) if self._used(n)]
+    def _emptied(
+        self, node: str, there: list[tuple[VmId, VmSpec]], min_gain: float
+    ) -> list[tuple[VmId, VmSpec, str]]:
+        """Where each VM of the node would go, the largest first; none when one of them would stay."""
+        found: list[tuple[VmId, VmSpec, str]] = []
+        nothing = msgspec.structs.replace(self.board.nodes[node], promised=Resources())
+        for vm, spec in sorted(there, key=lambda one: (-share(_with(nothing, one[1], 1)), one[0])):
+            better = [name for name in self._better(vm, spec, node, min_gain) if self._used(name)]
             target = next((name for name in better if not self._hurts(vm, spec, name)), "")
             if not target:
-                for move in reversed(moves):
-                    self._carry(move.vm, self._spec(move.vm), node)
-                return []
-            moves.append(self._move(vm, spec, node, target, empties=node))
-        return moves
+                break
+            found.append((vm, spec, target))
+            self._carry(vm, spec, target)
+        for vm, spec, _ in reversed(found):
+            self._carry(vm, spec, node)
+        return found if len(found) == len(there) else []
 
     def _used(self, node: str) -> bool:
         """A node that is to stay full: neither empty nor being emptied."""
