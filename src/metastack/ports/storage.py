@@ -195,7 +195,7 @@ class Storage(Protocol):
         ...
 
     async def unfence(self, names: tuple[str, ...]) -> None:
-        """Let these (my own) in again; confirmed when it returns. New handles are made after it, also if it fails.
+        """Let these (my own) in again; confirmed when it returns. New handles come after it, also if it fails.
 
         A single client stays out when this user may not lift it: it is dead, and the new handle is another.
         """

@@ -265,7 +265,7 @@ ACTS: Final[tuple[Mutation, ...]] = (
         agent("session", "Session._join", "self.fenced_through = max(self.fenced_through, fence.ok.through)"),
         ("seed:7",),
         evidence="stuck",
-        because="its guests were killed already: claims of a fenced session are adopted that nobody fences any more",
+        because="its guests were killed already: claims of a fenced session are adopted, nobody fences it",
     ),
     Mutation(
         "kill-stray",

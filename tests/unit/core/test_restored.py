@@ -128,7 +128,8 @@ def fence_view(**more: object) -> plan.FenceView:
     fields: dict[str, object] = {
         "victim": "n2", "node": "n1", "session": NEW, "ready": True, "victim_alive": False,
         "absent_for_s": 99.0, "grace_s": 0.5, "unfenced_claims": 1, "fence": None,
-        "fencer_alive": False, "working": False, "braked": "", "rank": 0, "waited_s": 99.0, "rank_delay_s": 0.03, "generation": 1,
+        "fencer_alive": False, "working": False, "braked": "", "rank": 0, "waited_s": 99.0,
+        "rank_delay_s": 0.03, "generation": 1,
     }  # fmt: skip
     return plan.FenceView(**{**fields, **more})  # type: ignore[arg-type]
 

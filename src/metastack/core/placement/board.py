@@ -60,14 +60,10 @@ class Board:
     gated = True
     """Whether who starts after others waits for them."""
 
-    def __init__(
-        self, world: World, *, lost: frozenset[str] = frozenset(), more: Iterable[NodeView] = ()
-    ) -> None:
+    def __init__(self, world: World, lost: frozenset[str] = frozenset(), more: Iterable[NodeView] = ()) -> None:
+        """``lost``: nodes to think away, with what runs on them; ``more``: nodes to think of."""
         self.world = world
-        self._lost = lost
-        """Nodes to think away, with what runs on them."""
-        self._more = tuple(more)
-        """Nodes to think of."""
+        self._lost, self._more = lost, tuple(more)
         self.misses = Misses(len(world.nodes()))
         self._rebuild()
 
@@ -188,7 +184,15 @@ class Board:
         if self._placed.get(vm) != (node, spec):
             self._unplace(vm)
             self._place(vm, spec, node)
+            self._crowded(node, self.groups.bear_on(spec))
         self._on.setdefault(node, set()).add(vm)
+
+    def _crowded(self, node: str, grouped: bool) -> None:
+        """A VM came there that the line did not send: who was promised the same room goes elsewhere."""
+        if grouped or (node in self.nodes and self.nodes[node].overfull):
+            there = (w.line for w in self.waiting.values() if w.head and (grouped or w.head[0] == node))
+            if (first := min(there, default=None)) is not None:
+                self._reopen(first)
 
     def _take_off(self, vm: VmId) -> None:
         wait = self.waiting.pop(vm, None)

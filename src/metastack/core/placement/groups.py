@@ -50,6 +50,9 @@ def has_terms(spec: VmSpec) -> bool:
     return bool(place.affinity or place.anti_affinity or place.spread)
 
 
+_Labels = tuple[tuple[str, str], ...]
+
+
 class Groups:
     """Counts of members and of who keeps them away, by domain."""
 
@@ -60,6 +63,8 @@ class Groups:
         self._members: dict[Group, Counter[str]] = {}
         self._keepers: dict[Group, Counter[str]] = {}
         """Domains of VMs that have a required anti-affinity to the group."""
+        self._labelled: dict[tuple[str, str, str], Counter[tuple[_Labels, str]]] = {}
+        """VMs by project and each label, as all their labels and the node: a new group looks at those only."""
 
     def over(self, nodes: dict[str, NodeView]) -> Groups:
         """The same counts over other views of the nodes, to be changed apart from these."""
@@ -68,6 +73,7 @@ class Groups:
         other._by_label = {label: list(groups) for label, groups in self._by_label.items()}
         other._members = {group: Counter(counts) for group, counts in self._members.items()}
         other._keepers = {group: Counter(counts) for group, counts in self._keepers.items()}
+        other._labelled = {label: Counter(counts) for label, counts in self._labelled.items()}
         return other
 
     def members(self, group: Group) -> dict[str, int]:
@@ -86,12 +92,25 @@ class Groups:
             self._members[group], self._keepers[group] = Counter(), Counter()
             for key, value in group.labels[:1]:
                 self._by_label.setdefault((group.project, key, value), []).append(group)
-            for other, node in placed:
-                if group.holds(other):
-                    self._count(self._members[group], group, node, 1)
+            if not group.labels:
+                for other, node in placed:
+                    if group.holds(other):
+                        self._count(self._members[group], group, node, 1)
+                continue
+            wanted = set(group.labels)
+            for (labels, node), count in self._labelled.get((group.project, *group.labels[0]), {}).items():
+                if wanted.issubset(labels):
+                    self._count(self._members[group], group, node, count)
 
     def place(self, spec: VmSpec, node: str, sign: int = 1) -> None:
         """A VM is on a node now, or (sign -1) no longer."""
+        if spec.labels:
+            labels = tuple(sorted(spec.labels.items()))
+            for key, value in labels:
+                counts = self._labelled.setdefault((spec.project, key, value), Counter())
+                counts[labels, node] += sign
+                if not counts[labels, node]:
+                    del counts[labels, node]
         if self._by_label:
             for group in self._of(spec):
                 self._count(self._members[group], group, node, sign)

@@ -11,7 +11,7 @@ from heapq import heappop, heappush
 
 _FIRST = 16
 """Claims that a first miss lasts in a small cluster ..."""
-_SHARE = 8
+_SHARE = 2
 """... and in a large one the nodes divided by this: there each node's turn comes less often."""
 _GROWTH = 4
 _MOST = 4

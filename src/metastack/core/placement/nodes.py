@@ -34,6 +34,16 @@ class NodeView(Struct, kw_only=True):
     images: dict[str, int] = field(default_factory=dict)
     """VMs on it, by the image they were cloned from; counted by a board whose weights ask for it."""
 
+    @property
+    def overfull(self) -> bool:
+        """It has promised more than it has."""
+        room, taken = self.room, self.promised
+        return (
+            taken.cpus > room.cpus
+            or taken.memory_mib > room.memory_mib
+            or any(n > room.other.get(what, 0) for what, n in taken.other.items())
+        )
+
     def domain(self, topology: str) -> str:
         """Which domain of a topology the node is in; empty: it has no such label."""
         return self.name if topology == "node" else self.labels.get(topology, "")
