@@ -111,6 +111,8 @@ class Groups:
                 counts[labels, node] += sign
                 if not counts[labels, node]:
                     del counts[labels, node]
+                if not counts:
+                    del self._labelled[spec.project, key, value]
         if self._by_label:
             for group in self._of(spec):
                 self._count(self._members[group], group, node, sign)
