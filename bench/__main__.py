@@ -21,10 +21,13 @@ BENCHES = {
     "cli": "CPU time of `vm list` with 200 VMs, and of --help",
     "outage": "what guests notice of 10 minutes (--runs N: N minutes) without etcd",
     "placement": "placement without a scheduler against one: simulation, a trace, cost (minutes)",
+    "scale": "on a real etcd: claims/s, watch traffic, CPU of an agent that follows (minutes; --runs N: N percent)",
     "revocation": "what guests notice when etcd revokes the lease of a node that is well",
 }
 """Each is a module of this package with ``run(runs: int | None) -> Result``."""
-ONLY_BY_NAME = ("outage", "placement", "revocation")
+MODULES = {"scale": "placement_etcd"}
+"""Where that is not the name."""
+ONLY_BY_NAME = ("outage", "placement", "revocation", "scale")
 """Takes long, or says nothing about speed."""
 
 
@@ -55,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
         say(f"bench {name}: {BENCHES[name]}")
         try:
             inputs = dict(nodes_file=chosen.nodes_file, trace=chosen.trace) if name == "placement" else {}
-            result = importlib.import_module(f"bench.{name}").run(chosen.runs, **inputs)
+            result = importlib.import_module(f"bench.{MODULES.get(name, name)}").run(chosen.runs, **inputs)
         except Exception:
             traceback.print_exc()
             failed.append(name)

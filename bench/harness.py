@@ -109,6 +109,11 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
+def commit() -> str | None:
+    """What is checked out."""
+    return _git("rev-parse", "HEAD") or None
+
+
 def keep(name: str, result: Result, command: Sequence[str], folder: Path = RESULTS) -> Path:
     """Write the raw record of one bench; its path."""
     now = datetime.now(UTC)
@@ -118,7 +123,7 @@ def keep(name: str, result: Result, command: Sequence[str], folder: Path = RESUL
         "name": name,
         "date": now.isoformat(timespec="seconds").replace("+00:00", "Z"),
         "command": list(command),
-        "commit": _git("rev-parse", "HEAD") or None,
+        "commit": commit(),
         # The results of earlier runs are no change of what is measured.
         "uncommitted_changes": bool(_git("status", "--porcelain", "--", ".", ":!bench/results")),
         "machine": {

@@ -1,0 +1,194 @@
+"""Placement on a real etcd: claims a second, watch traffic, and what following costs an agent (minutes).
+
+Owns: which trials there are, and the limits. Refuses: measuring (the modules beside it do):
+
+======== =========================================================================================
+_stage   one etcd, its proxy, processes, all by pid
+_worker  a process: agents on twins of hypervisor and storage, bare streams, raw writers
+_load    records, each made from its number
+_claims  agents against raw writers
+_watch   streams in hundreds, direct and through the proxy
+_wire    a stream that is read off the socket
+_cost    CPU of one agent that follows
+_plots   docs/plots/scale-*.svg
+======== =========================================================================================
+
+Rule: a trial that is through is kept, with its commit, until the bench is: one that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from bench import placement_etcd_claims as claims
+from bench import placement_etcd_cost as cost
+from bench import placement_etcd_plots as plots
+from bench import placement_etcd_watch as watch
+from bench.harness import RESULTS, TOP, Result, Row, commit, say
+from bench.placement_etcd_claims import Trial
+from bench.placement_etcd_stage import about
+from metastack.core.keys import DEFAULT_ROOT
+
+VMS = 10_000
+EVERYTHING = (f"{DEFAULT_ROOT}/",)
+AGENTS = {8: (2000, 400), 200: (1600, 300)}
+"""Agents, and VMs of a trial: in transactions of 16, and one by one."""
+LIMITS = {8: (0.25, 0.5), 200: (0.1, 0.2)}
+"""Least share of the raw rate: one by one, together."""
+APART_LIMIT = 0.5
+STREAMS = (50, 100, 200, 400)
+CPU_LIMIT_US = {200: 100.0, 2048: 150.0}
+SETTINGS: dict[int, dict[str, object]] = {
+    8: {"rank_delay_ms": 300},
+    # Here a hundred agents share one core: the second in rank must not wonder while the first has no turn.
+    200: {"rank_delay_ms": 5000},
+}
+
+
+def run(runs: int | None = None) -> Result:
+    """``runs``: percent of the usual VMs and messages, for a try; default 100."""
+    return asyncio.run(_run((runs or 100) / 100))
+
+
+class Kept:
+    """Trials that are through."""
+
+    def __init__(self) -> None:
+        self._path = RESULTS / "scale-unfinished.json"
+        self.found: dict[str, Any] = json.loads(self._path.read_text()) if self._path.exists() else {}
+
+    async def get(
+        self, name: str, share: float, trial: Callable[[], Awaitable[dict[str, Any]]]
+    ) -> dict[str, Any]:
+        """Its figures, from now or from before."""
+        key = name if share == 1 else f"{name} at {share:g}"
+        if key not in self.found:
+            say(f"  {key}")
+            began = datetime.now(UTC)
+            figures = await trial()
+            self.found[key] = {"commit": commit(), "date": f"{began:%Y-%m-%dT%H:%M:%SZ}", **figures}
+            self._path.write_text(json.dumps(self.found))
+        return self.found[key]  # type: ignore[no-any-return]
+
+    def done(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+async def _run(share: float) -> Result:
+    kept, rows = Kept(), list[Row]()
+    document: dict[str, Any] = {"stage": about(), "claims": {}, "watch": [], "cpu": {}}
+
+    async def follower(nodes: int) -> None:
+        document["cpu"][str(nodes)] = await _cpu(kept, share, nodes, CPU_LIMIT_US[nodes], rows)
+
+    await follower(200)
+    await _claims(kept, share, 8, rows, document)
+    for streams in STREAMS:
+        for proxied in (False, True):
+            document["watch"].append(await _traffic(kept, share, streams, proxied, False, rows))
+    document["watch"].append(await _traffic(kept, share, 200, False, True, rows))
+    await _claims(kept, share, 200, rows, document)
+    await follower(2048)
+    plots.draw(TOP / "docs" / "plots", document)
+    kept.done()
+    return Result(rows=rows, raw=document, document=document)
+
+
+def _row(
+    name: str, unit: str, n: int, value: float, *, base: float | None = None, limit: float | None = None
+) -> Row:
+    return Row(
+        name=name, unit=unit, n=n, p50=value, p95=value, baseline_p50=base, baseline_p95=base, limit=limit,
+        ok=limit is None or value <= limit,
+    )  # fmt: skip
+
+
+async def _claims(kept: Kept, share: float, count: int, rows: list[Row], document: dict[str, Any]) -> None:
+    together, alone = (max(64, int(n * share)) for n in AGENTS[count])
+    before = int((VMS - together) * share)
+    raw: dict[str, dict[str, Any]] = {}
+
+    def bare(vms: int, batch: int) -> Callable[[], Awaitable[dict[str, Any]]]:
+        return lambda: claims.raw(count, before, vms, batch, EVERYTHING)
+
+    for name, vms, batch in (("one by one", alone, 1), ("together", together, 16)):
+        raw[name] = await kept.get(f"raw, {count} streams, {name}", share, bare(vms, batch))
+    wide = 16 * count if count < 50 else 4 * count
+    trials = (
+        Trial(name="one by one", vms=alone, most=1, window=8 * count if count < 50 else 2 * count),
+        Trial(name="together", vms=together, most=16, window=wide),
+        Trial(name="together, apart by node", vms=together, most=16, window=wide, apart="node"),
+        Trial(name="together, apart by rack", vms=together, most=16, window=wide, apart="rack"),
+    )
+    ours = await kept.get(
+        f"{count} agents", share, lambda: claims.agents(count, before, trials, **SETTINGS[count])
+    )
+    document["claims"][str(count)] = {"raw": raw, "agents": ours}
+    rates = {name: raw[name]["claims_per_s"] for name in raw}
+    for name, least in zip(("one by one", "together"), LIMITS[count], strict=True):
+        rate = ours[name]["claims_per_s"]
+        rows.append(
+            _least(f"{count} agents, {name}: claims", ours[name]["vms"], rate, rates["one by one"], least)
+        )
+        if name == "together":
+            what = f"{count} agents, {name}: claims, against raw ones together"
+            rows.append(_least(what, ours[name]["vms"], rate, rates[name], least))
+    for topology in ("node", "rack"):
+        one = ours[f"together, apart by {topology}"]
+        base = ours["together"]["claims_per_s"]
+        rows.append(
+            _least(
+                f"{count} agents, apart by {topology}: claims",
+                one["vms"],
+                one["claims_per_s"],
+                base,
+                APART_LIMIT,
+            )
+        )
+
+
+def _least(name: str, n: int, rate: float, base: float, least: float) -> Row:
+    """A rate that has to reach a share of its baseline; the limit in the row is the lowest that will do."""
+    return Row(
+        name=name, unit="1/s", n=n, p50=rate, p95=rate, baseline_p50=base, baseline_p95=base,
+        limit=round(base * least, 1), ok=rate >= base * least,
+    )  # fmt: skip
+
+
+async def _traffic(
+    kept: Kept, share: float, streams: int, proxied: bool, narrow: bool, rows: list[Row]
+) -> dict[str, Any]:
+    name = f"{streams} streams{', proxied' if proxied else ''}{', narrow' if narrow else ''}"
+    writes = max(50, int(250 * share))
+    one = await kept.get(
+        name, share, lambda: watch.traffic(streams, int(1000 * share), writes, proxied=proxied, narrow=narrow)
+    )
+    paced, burst = one["paced"], one["burst"]
+    rows.append(
+        _row(f"{name}: delay p99 at {watch.PER_S:g} writes/s", "ms", paced["samples"], paced["delay_p99_ms"])
+    )
+    rows.append(_row(f"{name}: etcd CPU", "us/message", burst["messages"], burst["etcd_us_a_message"]))
+    if proxied:
+        rows.append(_row(f"{name}: proxy CPU", "us/message", burst["messages"], burst["proxy_us_a_message"]))
+    rows.append(_row(f"{name}: as fast as it goes", "messages/s", burst["messages"], burst["messages_per_s"]))
+    return one
+
+
+async def _cpu(kept: Kept, share: float, nodes: int, limit: float, rows: list[Row]) -> dict[str, Any]:
+    vms, paced = max(100, int(1000 * share)), max(20, int(100 * share))
+    one = await kept.get(
+        f"follower, {nodes} nodes", share, lambda: cost.follow(nodes, int(VMS * share), vms, paced)
+    )
+    for kind in ("wish", "claim", "status"):
+        found = one[kind]
+        rows.append(
+            _row(
+                f"agent CPU, {nodes} nodes, {kind}, gRPC included", "us", found["messages"], found["cpu_us"],
+                base=found["bare_cpu_us"], limit=limit,
+            )
+        )  # fmt: skip
+    return one

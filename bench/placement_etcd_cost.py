@@ -1,0 +1,168 @@
+"""What following costs an agent on a real etcd: CPU of its process for each message, gRPC included, and memory.
+
+Owns: bursts of wishes, claims and statuses that are written by others, and one agent that takes nothing.
+Refuses: profiles and estimates: it is the CPU time of the whole process, threads of gRPC included.
+Rule: who takes a VM is asked of a board, so that claims are those that the agent expects, but for a few.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from bench import placement_etcd_load as load
+from bench.harness import say
+from bench.placement.cost import BY_ANOTHER
+from bench.placement_etcd_stage import Process, Stage, stage
+from metastack.agent.mirror import listed_prefixes
+from metastack.core.change import Batch, Change, Entry, KeyEvent, Put
+from metastack.core.codec import encode
+from metastack.core.model import NodeSpec
+from metastack.core.placement import Board
+from metastack.core.proof import Me
+from metastack.core.world import World
+
+PROFILE = os.environ.get("METASTACK_BENCH_PROFILE", "")
+"""A file for a profile of the follower in bursts."""
+BURST = 25
+"""Claims follow wishes before anybody of later rank wonders."""
+AT_ONCE = 8
+"""Transactions that the writers have under way."""
+PACE_S = 0.01
+"""Between two messages when they do not come in a burst."""
+
+
+async def follow(nodes: int, before: int, vms: int, paced: int) -> dict[str, Any]:
+    """One agent of so many nodes; each kind of message in a burst, then all kinds at an even pace."""
+    async with stage() as one:
+        await one.write([load.config(rank_delay_ms=1000)])
+        others = await one.nodes([load.node(n) for n in range(1, nodes)], cordoned=False)
+        shut = Put(load.KEYS.node_spec(load.node(0)), encode(NodeSpec(cordoned=True)))
+        await one.write([Change(name="cordon", guards=(), effects=(shut,))])
+        await one.write(load.settled(range(before), others))
+        worker = await one.worker()
+        await worker.ask("agents", first=0, count=1, endpoint=one.endpoint, most=16, boot_s=-1.0)
+        bare = await one.worker()
+        await bare.ask("bare", count=1, endpoint=one.endpoint, prefixes=[load.KEYS.prefix()])
+        writer = await Writer.of(one, others)
+        kinds = {"wish": writer.wish, "claim": writer.claim, "status": writer.status}
+        spent = {kind: Spent() for kind in kinds}
+        for first in range(before, before + vms, BURST):
+            if PROFILE and first == before + BURST:
+                await worker.ask("profile")
+            for kind, write in kinds.items():
+                changes = [write(n) for n in range(first, first + BURST)]
+                if first > before:  # the first round warms caches up
+                    await spent[kind].burst(one, worker, bare, changes)
+                else:
+                    await one.write(changes)
+        if PROFILE:
+            await worker.ask("profile", path=PROFILE)
+        told: dict[str, Any] = {kind: found.told() for kind, found in spent.items()}
+        each = [write(n) for n in range(before + vms, before + vms + paced) for write in kinds.values()]
+        told["paced"] = await _paced(one, worker, bare, each)
+        told["max_rss_kib"] = (await worker.ask("tell"))["max_rss_kib"]
+        say(f"  {nodes} nodes: " + json.dumps(told))
+        return told
+
+
+class Spent:
+    """CPU time of the follower and of a bare stream over bursts of one kind."""
+
+    def __init__(self) -> None:
+        self.messages, self.agent_s, self.bare_s = 0, 0.0, 0.0
+
+    async def burst(self, one: Stage, worker: Process, bare: Process, changes: Sequence[Change]) -> None:
+        before = await _cpu(worker, bare)
+        revisions = await one.write(changes, at_once=AT_ONCE)
+        await worker.ask("reached", revision=max(revisions))
+        await bare.ask("reached", revision=max(revisions))
+        after = await _cpu(worker, bare)
+        self.messages += len(changes)
+        self.agent_s += after[0] - before[0]
+        self.bare_s += after[1] - before[1]
+
+    def told(self) -> dict[str, Any]:
+        return {
+            "messages": self.messages,
+            "cpu_us": round(self.agent_s / self.messages * 1e6, 1),
+            "bare_cpu_us": round(self.bare_s / self.messages * 1e6, 1),
+        }
+
+
+async def _cpu(*workers: Process) -> list[float]:
+    return [(await worker.ask("tell"))["cpu_s"] for worker in workers]
+
+
+class Writer:
+    """Commands and agents of others, with the board that those would have."""
+
+    def __init__(self, one: Stage, world: World, nodes: Sequence[Me]) -> None:
+        self._one, self._world, self._board = one, world, Board(world)
+        self._nodes = {me.node: me for me in nodes}
+        self._claims = 0
+
+    @classmethod
+    async def of(cls, one: Stage, nodes: Sequence[Me]) -> Writer:
+        world = World(load.KEYS)
+        world.load(await one.store.list(*listed_prefixes(load.KEYS)))
+        return cls(one, world, nodes)
+
+    def wish(self, n: int) -> Change:
+        change = load.wishes([n])[0]
+        self._saw(change)
+        return change
+
+    def claim(self, n: int) -> Change:
+        head = self._board.waiting[load.spec(n).id].head
+        self._claims += 1
+        by_another = self._claims % round(1 / BY_ANOTHER) == 0
+        # Compares are the writers' business: what is measured are the messages.
+        change = load.claim(n, self._nodes[head[1 if by_another else 0]], 0)
+        change = Change(name="claim", guards=(), effects=change.effects, lease=change.lease)
+        self._saw(change)
+        return change
+
+    def status(self, n: int) -> Change:
+        claim = self._world.claim(load.spec(n).id)
+        assert claim is not None
+        me = self._nodes[claim.ok.node]
+        status = load.status(n, me, epoch=claim.ok.epoch)
+        event = load.told(n, me, "vm.running")
+        return Change(
+            name="publish",
+            guards=(),
+            effects=(Put(load.KEYS.vm_status(load.spec(n).id), encode(status), leased=True), event),
+            lease=me.lease,
+        )
+
+    def _saw(self, change: Change) -> None:
+        revision = self._world.revision + 1
+        puts = [effect for effect in change.effects if isinstance(effect, Put)]
+        entries = [Entry(put.key, put.value, revision, revision, 1) for put in puts]
+        batch = Batch(revision, tuple(KeyEvent(entry.key, revision, entry) for entry in entries))
+        self._board.update(self._world.apply(batch))
+
+
+async def _paced(one: Stage, worker: Process, bare: Process, changes: Sequence[Change]) -> dict[str, Any]:
+    """CPU when each message finds the agent idle, without what it uses when nothing comes."""
+    loop, spent, started = asyncio.get_running_loop(), Spent(), await _cpu(worker, bare)
+    await asyncio.sleep(len(changes) * PACE_S)
+    before = await _cpu(worker, bare)
+    idle_s = [b - a for a, b in zip(started, before, strict=True)]
+    began, last = loop.time(), 0
+    for at, change in enumerate(changes):
+        await asyncio.sleep(max(0.0, began + at * PACE_S - loop.time()))
+        (last,) = await one.write([change], at_once=1)
+    await worker.ask("reached", revision=last)
+    after = await _cpu(worker, bare)
+    spent.messages = len(changes)
+    spent.agent_s, spent.bare_s = (b - a - idle for a, b, idle in zip(before, after, idle_s, strict=True))
+    return {
+        **spent.told(),
+        "pace_s": PACE_S,
+        "idle_percent": round(idle_s[0] / (len(changes) * PACE_S) * 100, 2),
+    }
