@@ -146,8 +146,8 @@ class Claims:
     def _lost(self, asked: _Asked) -> bool:
         """The mirror shows that it cannot be won any more: somebody else has claimed it."""
         key = self._node.keys.claim(asked.vm)
-        expected = {guard.value for guard in asked.change.guards if guard.key == key}
-        return expected != {mod_of(self._node.world.claim(asked.vm))}
+        seen = mod_of(self._node.world.claim(asked.vm))
+        return any(guard.value != seen for guard in asked.change.guards if guard.key == key)
 
 
 def _kind(asked: _Asked) -> tuple[str, int]:
