@@ -121,6 +121,31 @@ def _answer_takes(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     return nothing
 
 
+@fault("request-takes", "node")
+def _request_takes(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """The next transaction of a name is that long on its way to etcd: ``request-takes n1 release 6``."""
+    wire = host_of(lab, args).wire
+    if wire is None:
+        return None
+    wire.slow = (args[1], float(args[2]))
+    return nothing
+
+
+@fault("unheard", "node", lasts=True)
+def _unheard(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """Events of a kind of record never reach a node: ``unheard n1 claims``."""
+    host = host_of(lab, args)
+    wire = host.wire
+    if wire is None:
+        return None
+    wire.unheard, host.lost_events = f"{lab.keys.prefix()}{args[1]}/", True
+
+    def end() -> None:
+        wire.unheard = ""
+
+    return end
+
+
 @fault("foreign-domain", "node", lasts=True)
 def _foreign_domain(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     """Somebody starts a domain of their own under a VM's UUID: ``foreign-domain n1 vm1``."""

@@ -263,9 +263,7 @@ ACTS: Final[tuple[Mutation, ...]] = (
         "registered-fence",
         "what a fence reached is read for the registration, not from the mirror, which may have lost it",
         agent("session", "Session._join", "self.fenced_through = max(self.fenced_through, fence.ok.through)"),
-        ("seed:7",),
-        evidence="stuck",
-        because="its guests were killed already: claims of a fenced session are adopted, nobody fences it",
+        ("fence-is-not-heard-of",),
     ),
     Mutation(
         "kill-stray",

@@ -12,9 +12,11 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from ..core.change import Batch, Change, Entry, Lease, Outcome, Snapshot
 from ..hypervisor.memory import MemoryHypervisor
-from ..ports import Unavailable
+from ..ports import Unavailable, UnknownOutcome
 from ..storage.memory import MemoryStorage
 from ..store.memory import MemoryStore
 from .loop import Process
@@ -22,6 +24,8 @@ from .loop import Process
 T = TypeVar("T")
 
 Enter = Callable[[str], None]
+PATIENCE_S = 5.0
+"""As long as a client of etcd waits for an answer."""
 
 
 class Steps:
@@ -64,6 +68,10 @@ class WireStore:
         self._inner, self._steps = inner, steps
         self.late: tuple[str, float] | None = None
         """The next read of a key with that word in it is answered that many seconds late."""
+        self.slow: tuple[str, float] | None = None
+        """The next transaction of that name arrives that many seconds later, after its sender gave up."""
+        self.unheard = ""
+        """Events of keys that begin so never come."""
 
     async def _send(self, step: str, request: Coroutine[Any, Any, T]) -> T:
         try:
@@ -93,10 +101,26 @@ class WireStore:
         return await self._send("list", self._inner.list(*prefixes))
 
     async def commit(self, change: Change) -> Outcome:
+        if self.slow is not None and self.slow[0] == change.name:
+            slow_s, self.slow = self.slow[1], None
+            sent = self._send(change.name, self._commit_late(change, slow_s))
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    return await sent
+            except TimeoutError:
+                raise UnknownOutcome(f"commit {change.name}: no answer") from None
         return await self._send(change.name, self._inner.commit(change))
 
-    def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Batch, None]:
-        return self._inner.watch(prefix, after_revision)
+    async def _commit_late(self, change: Change, slow_s: float) -> Outcome:
+        await asyncio.sleep(slow_s)
+        return await self._inner.commit(change)
+
+    async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Batch, None]:
+        async for batch in self._inner.watch(prefix, after_revision):
+            if self.unheard:
+                heard = tuple(event for event in batch.events if not event.key.startswith(self.unheard))
+                batch = replace(batch, events=heard)
+            yield batch
 
     async def grant(self, ttl_s: int) -> Lease:
         return await self._send("grant", self._inner.grant(ttl_s))
