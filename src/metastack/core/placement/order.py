@@ -142,6 +142,10 @@ def shape_of(spec: VmSpec, weights: Weights) -> object:
     plain: tuple[object, ...] = (spec.cpus, spec.memory_mib, bridges)
     if weights.image:
         plain += (spec.image_uuid,)
-    if spec.placement == _ANYWHERE and not spec.resources:
+    place = spec.placement
+    if place.affinity or place.anti_affinity or place.spread:
+        # Groups are the board's: without this each group would have orders of its own.
+        place = msgspec.structs.replace(place, affinity=(), anti_affinity=(), spread=())
+    if place == _ANYWHERE and not spec.resources:
         return plain
-    return (*plain, msgspec.json.encode((spec.placement, sorted(spec.resources.items()))))
+    return (*plain, msgspec.json.encode((place, sorted(spec.resources.items()))))
