@@ -124,6 +124,8 @@ async def test_a_fenced_node_is_out_and_comes_back_by_itself(fabric: str, cluste
         assert f"OSD map {receipt['osd_epoch']}" in receipt["verified"]
         assert receipt["osd_epoch"] > 0
         assert (await two("fence", [n1], "n2", "again"))["value"]["osd_epoch"] >= receipt["osd_epoch"]
+        # The OSD has the map once somebody who has it asks, as the next writer does (see below).
+        assert "raised" not in await two("write", "the first of the next writer")
         # The client that was connected, and one that comes later.
         assert (await one("write", "after"))["raised"] == "Fenced"
         assert (await one("disks"))["raised"] == "Fenced"
@@ -200,9 +202,13 @@ async def test_a_new_address_is_seen_by_new_clients_only(fabric: str, cluster: M
                 assert await late("open") == {"value": None}
                 assert (await late("own_client"))["value"].startswith(f"{new}:")
                 await two("fence", [old], "n2", "test")
+                # An OSD refuses once it has the map, and it waits for that map before it serves whoever has it:
+                # the next writer's first request is the fence, and only what comes after it must be refused.
+                assert "raised" not in await two("write", "the first of the next writer")
                 assert (await one("write", "x"))["raised"] == "Fenced"
                 assert "raised" not in await late("write", "the block of the old address does not reach it")
                 await two("fence", [new], "n2", "test")
+                assert "raised" not in await two("write", "once more")
                 assert (await late("write", "x"))["raised"] == "Fenced"
         finally:
             run("ip", "-n", space, "route", "replace", "10.78.0.0/24", "dev", "eth0", "src", old)
