@@ -146,7 +146,7 @@ def remember(root: Path, verdicts: Iterable[Verdict]) -> None:
 def record(path: Path, verdicts: Sequence[Verdict], real_s: float, jobs: int) -> None:
     """Write down who saw what, of which source, and how long the list took."""
     found = {
-        "command": " ".join(["metastack", *sys.argv[1:]]),
+        "command": f"metastack sim mutations --jobs {jobs}",
         "source": source_of(),
         "real_s": real_s,
         "jobs": jobs,
