@@ -21,7 +21,7 @@ BENCHES = {
     "cli": "CPU time of `vm list` with 200 VMs, and of --help",
     "outage": "what guests notice of 10 minutes (--runs N: N minutes) without etcd",
     "placement": "placement without a scheduler against one: simulation, a trace, cost (minutes)",
-    "scale": "on a real etcd: claims/s, watch traffic, CPU of an agent that follows (minutes; --runs N: N percent)",
+    "scale": "on a real etcd: claims/s, watch traffic, CPU of a follower (minutes; --runs N: N percent)",
     "revocation": "what guests notice when etcd revokes the lease of a node that is well",
 }
 """Each is a module of this package with ``run(runs: int | None) -> Result``."""

@@ -66,7 +66,7 @@ class Wire(asyncio.Protocol):
             create = rpc.WatchCreateRequest(key=key, range_end=prefix_end(key), fragment=True)
             raw = rpc.WatchRequest(create_request=create).SerializeToString()
             out += _frame(_DATA, 0, 1, b"\0" + len(raw).to_bytes(4, "big") + raw)
-        transport.write(out)
+        self._transport.write(out)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = str(exc or "the connection was closed")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import cProfile
+import ctypes
 import json
 import os
 import resource
+import signal
 import sys
 import time
 from collections import Counter
@@ -44,6 +46,8 @@ from metastack.store.etcd import EtcdStore
 from metastack.store.messages import key_of, prefix_end, txn_of
 
 PATIENCE_S = 120.0
+_DIE_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG: a bench that is killed leaves no agents behind."""
 CHUNKS = 4
 """A raw writer has so many times 16 VMs under way."""
 
@@ -268,6 +272,7 @@ class Worker:
 
 def main() -> None:
     folder = Path(sys.argv[1])
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     structlog.configure(
         processors=[structlog.processors.add_log_level, structlog.processors.JSONRenderer()],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
