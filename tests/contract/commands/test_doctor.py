@@ -19,6 +19,7 @@ from metastack.commands.vms import NewVm, create_vm
 from metastack.core.change import Delete, Put
 from metastack.core.codec import encode
 from metastack.core.model import (
+    Claim,
     ClusterConfig,
     Fence,
     FenceReceipt,
@@ -26,6 +27,7 @@ from metastack.core.model import (
     NodeAlive,
     NodeFacts,
     Phase,
+    VmId,
     Volume,
 )
 from metastack.ports import Denied, Unavailable
@@ -136,6 +138,12 @@ async def test_single_clients_that_are_blocked_no_more(rig: Rig) -> None:
     (found,) = [f for f in examine(facts) if f.check == "fence_blocked"]
     assert (found.severity, found.object) == (Severity.ERROR, "node n1")
     assert "does not block 10.0.0.1:0/7:" in found.meaning
+    # It came back since, lifted the block and claimed: that it is gone again is no sign of a broken fence.
+    claim = Claim(node="n1", session=9, uuid="u", volume_uuid="v", claim_id="c", epoch=9)
+    await rig.write(Put(rig.keys.claim(VmId("default", "later")), encode(claim)))
+    facts = await collect(rig.cluster, __version__, NOW)
+    await ask_storage(facts, MemoryStorage(MemoryPool(blocked={"10.0.0.1:0/8"})), "metastack")
+    assert [f for f in examine(facts) if f.check == "fence_blocked"] == []
 
 
 async def test_a_healthy_cluster_has_no_findings(rig: Rig) -> None:

@@ -23,7 +23,9 @@ def check(facts: Facts) -> Iterator[Finding]:
         fence, known = world.fence(name), world.facts(name)
         alive = world.alive(name)
         receipt = fence.record.receipt if fence is not None and fence.record is not None else None
-        if alive is None and receipt is not None and receipt.method != UNBLOCKED:
+        # Claims of a later session: it came back after that fence, and lifted the block itself.
+        returned = world.unfenced(name) > 0
+        if alive is None and receipt is not None and receipt.method != UNBLOCKED and not returned:
             missing = [each for each in (*receipt.addresses, *receipt.clients) if each not in storage.blocked]
             if missing:
                 yield error(
