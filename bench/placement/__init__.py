@@ -33,6 +33,7 @@ ALGORITHMS = ("central", "ranked", *crowd.KINDS)
 VMS = {50: 1000, 400: 2000, 0: 3000}
 """VMs of a run, by how many come a second; 0: bursts."""
 DEAF_PERCENT = 5.0
+DEAF_LOADS = ((128, 50), (128, 400), (128, 0), (512, 50), (512, 400), (512, 0), (2048, 50))
 TRACE_PER_S = 50.0
 
 FAILED_LIMIT = 0.02
@@ -141,9 +142,9 @@ def _judge(name: str, algorithms: dict[str, dict[str, Any]], aim: str, rows: lis
 def _deaf(model: Model, found: Runs, rows: list[Row]) -> list[dict[str, Any]]:
     """Nodes that are alive and never claim."""
     told = []
-    for nodes in NODES:
+    for nodes, per_s in DEAF_LOADS:
         for aim in AIMS:
-            load = _simulated_load(nodes, 50, aim)
+            load = _simulated_load(nodes, per_s, aim)
             none = found.run("ranked", load, model, aim)
             some = found.run("ranked", load, replace(model, deaf_percent=DEAF_PERCENT), aim)
             limit = DEAF_FACTOR * none["claim_p99_ms"]

@@ -214,12 +214,15 @@ class Ranked:
         del self._by_vm[state.vm]
 
     def _heard(self, at: float, which: tuple[_Open, int, int, float, bool]) -> None:
-        """An agent of the shared board has worked off the event: it works off what had arrived by then, too,
-        and its time runs from there. What arrives meanwhile is the next batch."""
+        """An agent of the shared board has worked off the event, and soon the slice or all that had arrived by
+        then: its time runs from there. What arrives meanwhile comes after."""
         state, agent, number, delay_s, drained = which
         if self._knows_better(at, state, agent):
             return
         if not drained and (until := self._stream.busy_until(agent, at)) > at:
+            if not delay_s:
+                # Somewhere in a slice; on average in its middle.
+                until = min(until, at + self._model.slice_events / 2 * self._model.agent_cpu_s)
             self._push(until, "heard", (state, agent, number, delay_s, True))
         elif delay_s:
             self._push(at + delay_s, "fire", (state, agent, number, False))
@@ -279,8 +282,8 @@ class Ranked:
             self._push(agent.busy_s, "hear", agent)
             return
         if agent.number not in self._stream.deaf:
-            self._mind(at, agent)
-        batch = [one for one in agent.inbox if one[0] <= at]
+            self._mind(at, agent, drained=not agent.inbox or agent.inbox[0][0] > at)
+        batch = [one for one in agent.inbox[: self._model.slice_events] if one[0] <= at]
         if batch:
             del agent.inbox[: len(batch)]
             agent.busy_s = at + len(batch) * self._model.agent_cpu_s
@@ -291,12 +294,12 @@ class Ranked:
         elif agent.inbox:
             self._push(agent.inbox[0][0], "hear", agent)
 
-    def _mind(self, at: float, agent: _Agent) -> None:
-        """Whatever has this agent in its head since the last batch: its time runs from now."""
+    def _mind(self, at: float, agent: _Agent, *, drained: bool) -> None:
+        """Whatever has this agent in its head since the last slice: its time runs from now."""
         me = self._machines[agent.number].name
         now: dict[VmId, tuple[str, ...]] = {}
         for vm, wait in agent.board.waiting.items():
-            if me in wait.head:
+            if me in wait.head and (drained or me == wait.head[0]):
                 now[vm] = wait.head
                 if agent.told.get(vm) is not wait.head:
                     delay_s = agent.board.delay_ms(vm, wait.head.index(me)) / 1000
@@ -305,8 +308,9 @@ class Ranked:
 
     def _turn(self, at: float, which: tuple[_Agent, VmId, tuple[str, ...]]) -> None:
         agent, vm, head = which
-        if at < agent.busy_s:
-            self._push(agent.busy_s, "turn", which)
+        behind = agent.inbox and agent.inbox[0][0] <= at
+        if at < agent.busy_s or (behind and self._machines[agent.number].name != head[0]):
+            self._push(max(agent.busy_s, at + self._model.agent_cpu_s), "turn", which)
             return
         wait = agent.board.waiting.get(vm)
         if wait is None or wait.head is not head:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from placement_rig import KEYS, Cluster
 
-from metastack.core.model import NodeFacts, VmId
+from metastack.core.model import ClusterConfig, NodeFacts, VmId, Weights
 from metastack.core.placement import explain
 from metastack.core.placement.misses import Misses
 
@@ -22,10 +22,21 @@ def test_a_node_that_hears_late_comes_last_and_says_why() -> None:
     wanted = found.world.spec(VmId("default", "v0"))
     assert wanted is not None and wanted.record is not None
     verdicts = {v.node: v for v in explain(found.board, wanted.record)}
-    assert verdicts[first].parts["late"] == -1.0 and verdicts[first].fits
+    assert verdicts[first].parts["late"] == -0.15 and verdicts[first].fits
     assert all("late" not in v.parts for name, v in verdicts.items() if name != first)
     found.node(first)
     assert found.heads()["v0"][0] == first
+
+
+def test_a_node_that_hears_late_is_packed_last_and_spread_to_when_it_is_much_emptier() -> None:
+    for weights, taken in ((Weights(spread=0, pack=1), False), (Weights(), True)):
+        found = Cluster()
+        found.put(KEYS.cluster(), ClusterConfig(weight_spread=weights.spread, weight_pack=weights.pack))
+        found.node("late", cpus=16, memory_mib=16384 + 1024, lag_ms=512)
+        found.node("soon", cpus=16, memory_mib=16384 + 1024)
+        for n in range(8):
+            found.want(f"v{n}", cpus=1, memory_mib=1024)
+        assert ("late" in found.claim_all().values()) is taken
 
 
 def test_a_little_lag_moves_nobody_but_is_waited_for() -> None:
@@ -81,3 +92,29 @@ def test_whoever_won_last_is_never_charged_and_nobody_for_ever(wins: list[tuple[
     for _ in range(16 * 4**4):
         misses.won("f", ("f",))
     assert not any(misses.charged(name) for name in "abcde")
+
+
+def test_a_node_is_tried_with_one_vm_before_it_is_given_more() -> None:
+    found = Cluster()
+    for n in range(3):
+        found.node(f"n{n}", cpus=64, memory_mib=65536)
+    found.want("v0")
+    deaf, other, _ = found.heads()["v0"]
+    found.claim("v0", other)
+    n = 0
+    while found.board.misses.charged(deaf):
+        found.want(f"w{n}", cpus=1)
+        found.claim(f"w{n}", found.heads()[f"w{n}"][0])
+        n += 1
+    for name in ("a", "b", "c"):
+        found.want(name)
+    heads = found.heads()
+    assert [heads[name][0] == deaf for name in ("a", "b", "c")] == [True, False, False]
+    # Whoever it was given to is gone: another is the trial.
+    found.delete(KEYS.vm_spec(VmId("default", "a")))
+    found.want("d")
+    assert found.heads()["d"][0] == deaf
+    # It took it: all is well.
+    found.claim("d", deaf)
+    found.want("e")
+    assert found.heads()["e"][0] == deaf

@@ -214,6 +214,7 @@ class Board:
             return
         node, spec = held
         self._load(spec, node, -1)
+        self.misses.released(node, vm)
         there = self._on.get(node)
         if there is not None:
             there.discard(vm)
@@ -279,6 +280,7 @@ class Board:
         wait.head = tuple(self.head(wait.spec, HEAD))
         if wait.head:
             self._place(wait.vm, wait.spec, wait.head[0])
+            self.misses.promised(wait.head[0], wait.vm)
         elif plain:
             # What fits nowhere now fits nowhere further down the line either, as promises only grow: VMs that
             # no node can take must not cost every younger one its time.
@@ -343,11 +345,8 @@ class Board:
         return len(wait.head) + rest.index(me) if me in rest else None
 
     def delay_ms(self, vm: VmId, rank: int) -> int:
-        """How long the node of that rank leaves the VM to those before it.
-
-        Each of them gets the cluster's rank delay, or three quarters of the lag that it publishes if that is
-        longer: what is published is rounded up to a power of two.
-        """
+        """How long the node of that rank leaves the VM to those before it: for each the cluster's rank delay, or
+        three quarters of the lag that it publishes (rounded up to a power of two) if that is longer."""
         wait, step = self.waiting.get(vm), self.world.config.rank_delay_ms
         before = wait.head[:rank] if wait is not None else ()
         lags = (self.nodes[name].lag_ms for name in before if name in self.nodes)

@@ -3,11 +3,16 @@
 Rule: whenever a node of a later rank wins, every better rank is charged a miss and comes last for a while,
 longer each time; whoever wins is forgiven. Counted in claims seen, not in seconds: two agents that saw the
 same claims agree.
+
+When the while is over a node is *tried* with one VM; until somebody claims that, it still comes last. Were it not,
+a burst would give it all the VMs that it had been spared.
 """
 
 from __future__ import annotations
 
 from heapq import heappop, heappush
+
+from ..model import VmId
 
 _FIRST = 16
 """Claims that a first miss lasts in a small cluster ..."""
@@ -28,6 +33,7 @@ class Misses:
         self._first = max(_FIRST, nodes // _SHARE)
         self._ends: list[tuple[int, str]] = []
         """When each charge is over, the next one first."""
+        self._trials: dict[str, VmId] = {}
         self.news: set[str] = set()
         """Whose charge changed since the board looked."""
 
@@ -43,7 +49,7 @@ class Misses:
         for name in head[: head.index(winner)]:
             # Whoever is charged already missed these before it was: a burst that meets a node in a bad moment
             # is one miss, not as many as it has VMs.
-            if not self.charged(name):
+            if self._until.get(name, -1) <= self._claims:
                 misses = self.count[name] = self.count.get(name, 0) + 1
                 until = self._until[name] = self._claims + self._first * _GROWTH ** min(misses - 1, _MOST)
                 heappush(self._ends, (until, name))
@@ -53,8 +59,23 @@ class Misses:
         """It took one, or is another session."""
         if self.count.pop(name, None) is not None:
             del self._until[name]
+            self._trials.pop(name, None)
+            self.news.add(name)
+
+    def promised(self, name: str, vm: VmId) -> None:
+        """The VM is this node's to take."""
+        if name in self.count and name not in self._trials:
+            self._trials[name] = vm
+            self.news.add(name)
+
+    def released(self, name: str, vm: VmId) -> None:
+        """It no longer is."""
+        if self._trials.get(name) == vm:
+            del self._trials[name]
             self.news.add(name)
 
     def charged(self, name: str) -> int:
         """Misses for which the node still comes last; 0: none."""
-        return self.count.get(name, 0) if self._until.get(name, -1) > self._claims else 0
+        if self._until.get(name, -1) > self._claims or name in self._trials:
+            return self.count.get(name, 0)
+        return 0

@@ -8,7 +8,10 @@ from .nodes import NodeView
 SOON_MS = 64
 """A node that hears of changes later than that is the worse place: the VM would wait for it ..."""
 LATE_MS = 256
-"""... and one that hears so late counts a whole score less."""
+"""... all the more until it hears so late."""
+LATE_SPREAD = 0.15
+"""A late node that is spread to gets less, and its part when it has that much more room than any other: were it
+never taken it would stay empty. Packing has no need of it before all others are full."""
 
 
 def free_shares(spec: VmSpec, node: NodeView) -> tuple[float, float]:
@@ -36,7 +39,8 @@ def parts(spec: VmSpec, node: NodeView, weights: Weights) -> dict[str, float]:
     if weights.image:
         found["image"] = 1.0 if node.images.get(spec.image_uuid) else 0.0
     if node.lag_ms > SOON_MS:
-        found["late"] = -node.lag_ms / LATE_MS
+        most = weights.pack + LATE_SPREAD * max(1.0, weights.spread + weights.balanced)
+        found["late"] = -most * min(1.0, node.lag_ms / LATE_MS)
     return found
 
 
