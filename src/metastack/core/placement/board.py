@@ -345,8 +345,8 @@ class Board:
         return len(wait.head) + rest.index(me) if me in rest else None
 
     def delay_ms(self, vm: VmId, rank: int) -> int:
-        """How long the node of that rank leaves the VM to those before it: for each the cluster's rank delay, or
-        three quarters of the lag that it publishes (rounded up to a power of two) if that is longer."""
+        """How long the node of that rank leaves the VM to those before it: for each the cluster's rank delay,
+        or three quarters of the lag that it publishes (rounded up to a power of two) if that is longer."""
         wait, step = self.waiting.get(vm), self.world.config.rank_delay_ms
         before = wait.head[:rank] if wait is not None else ()
         lags = (self.nodes[name].lag_ms for name in before if name in self.nodes)

@@ -4,8 +4,8 @@ Rule: whenever a node of a later rank wins, every better rank is charged a miss 
 longer each time; whoever wins is forgiven. Counted in claims seen, not in seconds: two agents that saw the
 same claims agree.
 
-When the while is over a node is *tried* with one VM; until somebody claims that, it still comes last. Were it not,
-a burst would give it all the VMs that it had been spared.
+When the while is over a node is *tried* with one VM; until somebody claims that, it still comes last. Were it
+not, a burst would give it all the VMs that it had been spared.
 """
 
 from __future__ import annotations
