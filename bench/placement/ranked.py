@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from bench.placement.model import Delivery, Model, Stream
 from bench.placement.truth import Job, Machine, Score, Truth
 from metastack.core.keys import Keys, Kind, ParsedKey
@@ -21,8 +23,8 @@ from metastack.core.model import Claim, ClusterConfig, NodeAlive, NodeFacts, Rec
 from metastack.core.placement import Board
 from metastack.core.world import Seen, World
 
-LOOK_AGAIN_S = 1.0
-"""After that, nodes behind the head try too."""
+AGAIN_S = 0.25
+"""How often everybody looks again at a VM that waits although all of its head has had its time."""
 
 
 class Fed(World):
@@ -160,6 +162,9 @@ class Ranked:
 
     def _head(self, state: _Open, told: Delivery, head: tuple[str, ...]) -> None:
         state.heads.append((told, head, len(state.heads)))
+        if len(state.heads) == 1:
+            late_s = float(np.median(told.done)) - told.at
+            self._push(told.at + late_s + self._board.delay_ms(state.vm, len(head)) / 1000, "look", state)
         for rank, name in enumerate(head):
             agent = self._numbers[name]
             if agent in self._agents or agent in self._stream.deaf:
@@ -194,7 +199,6 @@ class Ranked:
         spec = self._spec(n)
         self._open[n] = self._by_vm[spec.id] = _Open(n, spec.id, spec)
         self._tell(at, Kind.VM_SPEC, spec.id, spec)
-        self._push(at + LOOK_AGAIN_S, "look", self._open[n])
 
     def _delete(self, at: float, n: int) -> None:
         state = self._open[n]
@@ -330,7 +334,7 @@ class Ranked:
         wait = self._board.waiting.get(state.vm)
         if state.node >= 0 or state.gone or wait is None:
             return
-        self._push(at + LOOK_AGAIN_S, "look", state)
+        self._push(at + AGAIN_S, "look", state)
         if not wait.head:
             return
         back = self._board.without(state.vm)
