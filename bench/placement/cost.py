@@ -67,7 +67,7 @@ class _Source:
         for n in range(self.nodes):
             name = f"n{n:04d}"
             yield self.put(self.keys.node_facts(name), NodeFacts(name=name, uuid=self.ident()))
-            room = Resources(cpus=96, memory_mib=524_288)
+            room = Resources(cpus=96, memory_mib=2_097_152)
             alive = NodeAlive(name=name, ready=True, capacity=room, bridges=("br0",), storage="ceph")
             yield self.put(self.keys.node_alive(name), alive)
 

@@ -21,7 +21,13 @@ from bench.placement.ranked import ranked
 from bench.placement.truth import Score, Truth
 
 SEED = 1
-SOURCES = ("bench/placement", "src/metastack/core")
+SOURCES = (
+    *(f"bench/placement/{name}.py" for name in ("model", "loads", "truth", "crowd", "ranked")),
+    "src/metastack/core/placement",
+    "src/metastack/core/model",
+    "src/metastack/core/world.py",
+    "src/metastack/agent/lag.py",
+)
 
 
 class Runs:
@@ -31,9 +37,10 @@ class Runs:
         self._path = path
         self._found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         whole = hashlib.blake2b(digest_size=16)
-        for folder in SOURCES:
-            for source in sorted((TOP / folder).rglob("*.py")):
-                whole.update(source.read_bytes())
+        for source in SOURCES:
+            there = TOP / source
+            for file in [there] if there.is_file() else sorted(there.rglob("*.py")):
+                whole.update(file.read_bytes())
         self._sources = whole.hexdigest()
 
     def get(self, words: Sequence[object], make: Callable[[], Any]) -> Any:
