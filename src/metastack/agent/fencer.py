@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from ..core import changes, plan
+from ..core import fences, plan
 from ..core.keys import Kind
 from ..core.model import Claim, Fence, FenceReceipt, Fencing, NodeFacts
 from ..core.placement import node_state
@@ -58,6 +58,8 @@ class Fencer:
         self._known: set[str] = set()
         self._long_gone: dict[str, float] = {}
         """Absent when this agent started, and fenced at some time before: when it was first looked for."""
+        self._begun: dict[str, int] = {}
+        """The revision of each intent for which the storage was asked for a block."""
         self.braked = ""
         """Why nothing is fenced right now; empty when the brake is off."""
 
@@ -194,8 +196,9 @@ class Fencer:
     async def _fence(self, victim: str, action: plan.FenceAction) -> None:
         node = self._node
         mine = await self._intent(victim, action)
-        if mine is None:
+        if mine is None or await self._withdrawn(victim, mine):
             return
+        self._begun[victim] = mine.mod
         # Safety: the addresses are read after the intent committed: none can be added behind it.
         entry = await node.store.get(node.keys.node_facts(victim))
         facts = seen(NodeFacts, entry).record if entry is not None else None
@@ -209,7 +212,7 @@ class Fencer:
         extra = node.event("node.fenced", victim, f"{receipt.method} {blocked}".strip())
         # Safety: done closes exactly the intent after which the block was made, and no later one: a victim
         # that came back in between has lifted this block, and what it does now needs another.
-        if await node.commit(changes.done(node.keys, victim, mine, receipt, extra)):
+        if await node.commit(fences.done(node.keys, victim, mine, receipt, extra)):
             log.warning(
                 "fenced",
                 node=node.name,
@@ -228,12 +231,12 @@ class Fencer:
         found = node.world.fence(victim)
         if isinstance(action, plan.OpenIntent):
             extra = node.event("node.fencing", victim)
-            change = changes.intent(node.keys, node.session.me, victim, found, extra, at=node.clock.stamp())
+            change = fences.intent(node.keys, node.session.me, victim, found, extra, at=node.clock.stamp())
         elif isinstance(action, plan.TakeOverIntent):
             assert found is not None
             before = found.ok.intent_by
             extra = node.event("node.fencing", victim, f"taken over from {before}")
-            change = changes.take_over_intent(node.keys, node.session.me, victim, found, extra)
+            change = fences.take_over_intent(node.keys, node.session.me, victim, found, extra)
         else:
             return found
         me = node.session.me
@@ -245,6 +248,21 @@ class Fencer:
             return None
         same = (mine.record.intent_by, mine.record.intent_session) == (me.node, me.session)
         return mine if same else None
+
+    async def _withdrawn(self, victim: str, mine: Seen[Fence]) -> bool:
+        """The brake engaged while my intent was on its way, perhaps for seconds: then it is taken back.
+
+        Only one that I opened, and for which nothing was blocked yet. What another opened, or a person, is
+        carried on: nobody knows how far it got.
+        """
+        node = self._node
+        self._brake()
+        opened = mine.ok.intent_through == 0 and not mine.ok.intent_reason
+        if not self.braked or not opened or self._begun.get(victim) == mine.mod:
+            return False
+        if await node.commit(fences.withdraw_intent(node.keys, node.session.me, victim, mine)):
+            log.warning("fence_withdrawn", node=node.name, victim=victim, why=self.braked)
+        return True
 
     async def _fail(self, victim: str, mine: Seen[Fence], error: Exception) -> None:
         """The block is not confirmed, so nobody takes anything over. Say so, wait, let another node try."""
@@ -269,7 +287,7 @@ class Fencer:
             until_s=now_s + (PASS_S if passing else min(RETRY_MAX_S, 2.0 ** (count - 1))),
             logged_s=now_s if loud else logged_s,
         )
-        if passing and await node.commit(changes.pass_intent(node.keys, node.session.me, victim, mine)):
+        if passing and await node.commit(fences.pass_intent(node.keys, node.session.me, victim, mine)):
             log.warning("fence_passed_on", node=node.name, victim=victim, tries=count)
 
     @property

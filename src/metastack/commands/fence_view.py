@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
-from metastack.core import changes
+from metastack.core import fences
 from metastack.core.keys import Kind
 from metastack.core.model import Fence
 from metastack.core.placement import node_state
@@ -154,8 +154,8 @@ def open_for_s(fence: Fence, now: datetime | None = None) -> float | None:
 
 def fencer_words(fence: Fence) -> str:
     """Who is at work on an open intent."""
-    if fence.intent_by == changes.BY_HAND:
+    if fence.intent_by == fences.BY_HAND:
         return "a person asked for its fence, no node has taken it up yet"
-    if fence.intent_by == changes.ANYONE:
+    if fence.intent_by == fences.ANYONE:
         return "its fence waits for a node that reaches the storage"
     return f"{fence.intent_by} is fencing it"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from metastack.core import changes
+from metastack.core import fences
 from metastack.core.change import Put
 from metastack.core.codec import encode
 from metastack.core.keys import Kind
@@ -61,7 +61,7 @@ async def fence_node(cluster: Cluster, deed: Deed, node: str) -> int:
         fence = readable(found, object) if found is not None else Fence()
         if fence.intent:
             return Kept(fence.through)
-        change = changes.intent_by_hand(cluster.keys, node, found, world.generation, deed.at, deed.reason)
+        change = fences.intent_by_hand(cluster.keys, node, found, world.generation, deed.at, deed.reason)
         return Plan(
             guards=change.guards,
             effects=change.effects,
@@ -116,7 +116,7 @@ def _ended(world: World, node: str) -> Problem:
 def _told(world: World, node: str, view: FenceView) -> str:
     if view.trouble:
         return view.trouble
-    if view.intent_by in (changes.BY_HAND, changes.ANYONE):
+    if view.intent_by in (fences.BY_HAND, fences.ANYONE):
         return f"waits for one of {', '.join(ready_nodes(world, node))} to take it up"
     return f"{view.intent_by} is blocking it in the storage"
 
@@ -142,7 +142,7 @@ async def unfence_node(cluster: Cluster, deed: Deed, node: str, storage: Storage
         facts = await _may_be_lifted(world, node)
         found = world.fence(node)
         before = found.ok.receipt if found is not None else None
-        change = changes.lifted(cluster.keys, node, found, _about_to_lift(before, deed))
+        change = fences.lifted(cluster.keys, node, found, _about_to_lift(before, deed))
         return Plan(
             guards=change.guards,
             effects=change.effects,
@@ -180,7 +180,7 @@ async def unfence_node(cluster: Cluster, deed: Deed, node: str, storage: Storage
             verified="read back: not blocked",
             reason=deed.reason,
         )
-        change = changes.lifted(cluster.keys, node, mark, receipt)
+        change = fences.lifted(cluster.keys, node, mark, receipt)
         effects = list(change.effects)
         if facts is not None and facts.record is not None:
             # Another node may have the addresses now; should this one return, it declares its own again.

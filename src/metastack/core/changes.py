@@ -1,7 +1,7 @@
 """Every guarded transaction of the protocol (DESIGN 3), each with the argument for its guards.
 
-Owns: what is compared and written when a node registers, claims, takes over, adopts, releases or fences.
-Refuses: deciding *when*; that is :mod:`metastack.core.plan`.
+Owns: what is compared and written when a node registers, claims, takes over, adopts or releases.
+Refuses: deciding *when*; that is :mod:`metastack.core.plan`. Fences are in :mod:`metastack.core.fences`.
 Rule: a change carries its whole proof. ``alive = S`` (the create revision of my alive key) is in every change
 that only a living session may make: a node that lost its lease can still send, but not commit.
 """
@@ -9,18 +9,17 @@ that only a living session may make: a node that lost its lease can still send, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
 
 import msgspec
 
 from .change import Change, Delete, Put
 from .codec import encode
+from .fences import closed
 from .keys import Keys
 from .model import (
     Claim,
     Event,
     Fence,
-    FenceReceipt,
     Generation,
     Group,
     Halt,
@@ -31,35 +30,12 @@ from .model import (
     VmSpec,
     VmStatus,
     Volume,
-    resolved_intent,
 )
+from .proof import Extra, in_session, ride, unchanged
 from .proof import Me as Me
 from .proof import absent as _absent
-from .proof import in_session, unchanged
 from .tokens import Tokens, bear
 from .world import Seen
-
-BY_HAND: Final = "(by hand)"
-"""Fencer of an intent that a person opened. No node name, so never alive: any ready agent takes it over."""
-ANYONE: Final = "(anyone)"
-"""Fencer of an intent that a node gave up, because it could not reach the storage. Never alive either."""
-
-_NO_INTENT: Final[dict[str, Any]] = {
-    "intent": False,
-    "intent_by": "",
-    "intent_session": 0,
-    "intent_through": 0,
-    "intent_at": "",
-    "intent_reason": "",
-}
-
-Extra = Iterable[tuple[str, Record]]
-"""Unguarded records that ride along in the same transaction: events."""
-
-
-def _ride(extra: Extra) -> tuple[Put, ...]:
-    return tuple(Put(key, encode(record)) for key, record in extra)
-
 
 # --- sessions -------------------------------------------------------------------------------------------
 
@@ -79,8 +55,7 @@ def register(
     guards = [_absent(me), unchanged(key, fence), unchanged(keys.generation(), since)]
     effects: list[Put | Delete] = [Put(me, encode(alive), leased=True), Delete(keys.refusal(alive.name))]
     if fence is not None and fence.ok.intent:
-        cancelled = msgspec.structs.replace(fence.ok, **_NO_INTENT)
-        effects.append(Put(key, encode(cancelled)))
+        effects.append(Put(key, encode(closed(fence.ok))))
     return Change(name="register", guards=tuple(guards), effects=tuple(effects), lease=lease)
 
 
@@ -107,7 +82,7 @@ def announce(keys: Keys, me: Me, alive: NodeAlive, extra: Extra = ()) -> Change:
     return Change(
         name="ready" if alive.ready else "announce",
         guards=(in_session(keys, me),),
-        effects=(Put(keys.node_alive(me.node), encode(alive), leased=True), *_ride(extra)),
+        effects=(Put(keys.node_alive(me.node), encode(alive), leased=True), *ride(extra)),
         lease=me.lease,
     )
 
@@ -158,7 +133,7 @@ def claim(
     return Change(
         name="claim",
         guards=tuple(guards),
-        effects=(*effects, *_ride(extra)),
+        effects=(*effects, *ride(extra)),
         lease=me.lease,
     )
 
@@ -196,7 +171,7 @@ def takeover(
             Put(keys.claim(vm), encode(new)),
             Put(keys.vm_status(vm), encode(status), leased=True),
             *borne,
-            *_ride(extra),
+            *ride(extra),
         ),
         lease=me.lease,
     )
@@ -216,7 +191,7 @@ def adopt(keys: Keys, me: Me, vm: VmId, old: Seen[Claim], status: VmStatus, extr
         effects=(
             Put(keys.claim(vm), encode(new)),
             Put(keys.vm_status(vm), encode(status), leased=True),
-            *_ride(extra),
+            *ride(extra),
         ),
         lease=me.lease,
     )
@@ -227,7 +202,7 @@ def publish(keys: Keys, me: Me, vm: VmId, held: Seen[Claim], status: VmStatus, e
     return Change(
         name="publish",
         guards=(unchanged(keys.claim(vm), held), in_session(keys, me)),
-        effects=(Put(keys.vm_status(vm), encode(status), leased=True), *_ride(extra)),
+        effects=(Put(keys.vm_status(vm), encode(status), leased=True), *ride(extra)),
         lease=me.lease,
     )
 
@@ -253,7 +228,7 @@ def halt(
         effects=(
             Put(keys.halt(vm), encode(record)),
             Put(keys.vm_status(vm), encode(status), leased=True),
-            *_ride(extra),
+            *ride(extra),
         ),
         lease=me.lease,
     )
@@ -284,7 +259,7 @@ def release(
     return Change(
         name="release",
         guards=tuple(guards),
-        effects=(*effects, *_ride(extra)),
+        effects=(*effects, *ride(extra)),
     )
 
 
@@ -303,7 +278,7 @@ def forget_volume(keys: Keys, me: Me, found: Seen[Volume], vm: VmId, extra: Extr
     return Change(
         name="forget_volume",
         guards=(unchanged(key, found), in_session(keys, me)),
-        effects=(Delete(key), *_ride(extra)),
+        effects=(Delete(key), *ride(extra)),
     )
 
 
@@ -311,148 +286,6 @@ def forget_token(keys: Keys, me: Me, key: str, found: Seen[Group]) -> Change:
     """Drop a token that no claim bears. Safety: unchanged since that was seen: nobody has entered since."""
     guards = (unchanged(key, found), in_session(keys, me))
     return Change(name="forget_token", guards=guards, effects=(Delete(key),))
-
-
-# --- fences ---------------------------------------------------------------------------------------------
-
-
-def intent(
-    keys: Keys, me: Me, victim: str, found: Seen[Fence] | None, extra: Extra = (), at: str = ""
-) -> Change:
-    """Open a fence of another node.
-
-    Safety: its alive key is absent *in this transaction*, so ``through`` (the revision of this put) lies
-    above every session it had and below every one it will get.
-    """
-    old = found.ok if found is not None else Fence()
-    new = msgspec.structs.replace(
-        old,
-        intent=True,
-        intent_by=me.node,
-        intent_session=me.session,
-        intent_through=0,
-        intent_at=at,
-        intent_reason="",
-        generation=me.generation,
-    )
-    return Change(
-        name="intent",
-        guards=(
-            _absent(keys.node_alive(victim)),
-            unchanged(keys.fence(victim), found),
-            in_session(keys, me),
-        ),
-        effects=(Put(keys.fence(victim), encode(new)), *_ride(extra)),
-    )
-
-
-def intent_by_hand(
-    keys: Keys, victim: str, found: Seen[Fence] | None, generation: int, at: str, reason: str
-) -> Change:
-    """Open a fence because a person knows that the node is gone; the brake does not hold it back.
-
-    Safety: as with ``intent``, the victim's alive key is absent in this transaction, so ``through`` lies above
-    every session it had and below every one it will get. No ``alive = S``: a person has no session, and needs
-    none, since an intent blocks nothing. Who blocks is an agent that takes it over in its own session.
-    The race with the victim's return: its ``register`` cancels an intent whose fencer is not alive, and this
-    one's never is. Both ``register`` and ``take_over_intent`` compare the fence's revision and change it, so
-    exactly one of them commits. If the victim is first, nothing was blocked and its guests run on: what the
-    person knew was wrong, and they are told. If an agent is first, the intent has a living fencer, for which
-    the victim waits; then it finds itself fenced and takes the whole way back.
-    """
-    old = found.ok if found is not None else Fence()
-    if old.intent:
-        raise ValueError(f"a fence of {victim} is open already")
-    new = msgspec.structs.replace(
-        old,
-        intent=True,
-        intent_by=BY_HAND,
-        intent_session=0,
-        intent_through=0,
-        intent_at=at,
-        intent_reason=reason,
-        generation=generation,
-    )
-    return Change(
-        name="intent_by_hand",
-        guards=(_absent(keys.node_alive(victim)), unchanged(keys.fence(victim), found)),
-        effects=(Put(keys.fence(victim), encode(new)),),
-    )
-
-
-def pass_intent(keys: Keys, me: Me, victim: str, mine: Seen[Fence], extra: Extra = ()) -> Change:
-    """Give up my open fence, for others to take over: the storage refuses me, or I cannot reach it.
-
-    Safety: ``fences/victim`` is still my intent, whose ``through`` is kept. What I may have blocked without
-    hearing of it stays blocked, which is the safe side; I never write *done* for it, since *done* compares the
-    revision that this changes. A victim that returns now cancels the intent, and lifts such a block itself.
-    """
-    new = msgspec.structs.replace(
-        mine.ok, intent_by=ANYONE, intent_session=0, intent_through=resolved_intent(mine.ok, mine.mod)
-    )
-    return Change(
-        name="pass_intent",
-        guards=(unchanged(keys.fence(victim), mine), in_session(keys, me)),
-        effects=(Put(keys.fence(victim), encode(new)), *_ride(extra)),
-    )
-
-
-def take_over_intent(keys: Keys, me: Me, victim: str, found: Seen[Fence], extra: Extra = ()) -> Change:
-    """Finish what a dead fencer began; also how a fencer goes on with its own after a restart.
-
-    Safety: its ``through`` is kept, not raised: the victim may be registered again by now. The guard on the
-    fencer's alive key is mine to give only when it is another node.
-    """
-    guards = [unchanged(keys.fence(victim), found), in_session(keys, me)]
-    if found.ok.intent_by != me.node:
-        guards.append(_absent(keys.node_alive(found.ok.intent_by)))
-    new = msgspec.structs.replace(
-        found.ok,
-        intent_by=me.node,
-        intent_session=me.session,
-        intent_through=resolved_intent(found.ok, found.mod),
-    )
-    return Change(
-        name="take_over_intent",
-        guards=tuple(guards),
-        effects=(Put(keys.fence(victim), encode(new)), *_ride(extra)),
-    )
-
-
-def done(keys: Keys, victim: str, mine: Seen[Fence], receipt: FenceReceipt, extra: Extra = ()) -> Change:
-    """Close my fence after the storage confirmed the block.
-
-    Safety: ``fences/victim`` is still my intent. Not ``alive = S``: a block that landed is true whoever lives.
-    """
-    new = Fence(
-        through=max(mine.ok.through, resolved_intent(mine.ok, mine.mod)),
-        generation=mine.ok.generation,
-        receipt=receipt,
-    )
-    return Change(
-        name="done",
-        guards=(unchanged(keys.fence(victim), mine),),
-        effects=(Put(keys.fence(victim), encode(new)), *_ride(extra)),
-    )
-
-
-def lifted(keys: Keys, node: str, found: Seen[Fence] | None, receipt: FenceReceipt) -> Change:
-    """Record that a person lifts, or lifted, the block of a node that will not come back by itself.
-
-    Safety: the node is not alive, no fence of it is open, and the record is the one that was looked at.
-    ``through`` stays: no session up to it may ever act again. What no transaction can prove is that no QEMU of
-    that node lives; the person vouches for it. Written before the block is lifted and again after it, the
-    second time over the first one's revision: a fence that was done in between makes it fail, and then the
-    addresses are blocked once more (:mod:`metastack.commands.fences`).
-    """
-    old = found.ok if found is not None else Fence()
-    if old.intent:
-        raise ValueError(f"a fence of {node} is open")
-    return Change(
-        name="lifted",
-        guards=(_absent(keys.node_alive(node)), unchanged(keys.fence(node), found)),
-        effects=(Put(keys.fence(node), encode(msgspec.structs.replace(old, receipt=receipt))),),
-    )
 
 
 def event_of(keys: Keys, at_ms: int, ident: str, event: Event) -> tuple[str, Record]:

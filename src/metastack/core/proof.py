@@ -1,17 +1,28 @@
 """The words of a proof: what a guarded transaction compares.
 
 Owns: who commits, and the three comparisons that every change of the protocol is made of.
-Refuses: the changes themselves (:mod:`.changes`, which is where the rest of the protocol reads these from).
+Refuses: the changes themselves (:mod:`.changes`, :mod:`.fences`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec import Struct
 
-from .change import Guard
+from .change import Guard, Put
+from .codec import encode
 from .keys import Keys
-from .model import token_revision
+from .model import Record, token_revision
 from .world import R, Seen, mod_of
+
+Extra = Iterable[tuple[str, Record]]
+"""Unguarded records that ride along in the same transaction: events."""
+
+
+def ride(extra: Extra) -> tuple[Put, ...]:
+    """The effects of what rides along."""
+    return tuple(Put(key, encode(record)) for key, record in extra)
 
 
 class Me(Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from ..core import changes
+from ..core import fences
 from ..core.change import Change, Lost, Put
 from ..core.codec import decode, encode
 from ..core.model import Claim, ClusterConfig, Fence, Generation, Image, ImageState, VmId
@@ -45,7 +45,7 @@ def _fence_by_hand(lab: Lab, args: tuple[str, ...]) -> Undo | None:
         return None
     said = lab.cluster.get(lab.keys.generation())
     generation = seen(Generation, said).ok.generation if said is not None else 0
-    change = changes.intent_by_hand(lab.keys, args[0], found, generation, "", "it is switched off")
+    change = fences.intent_by_hand(lab.keys, args[0], found, generation, "", "it is switched off")
     return None if isinstance(lab.cluster.apply(change), Lost) else nothing
 
 

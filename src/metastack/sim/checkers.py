@@ -52,6 +52,8 @@ class Checkers:
         self._fences: dict[str, Fence] = {}
         self._fenced_s: dict[str, float] = {}
         self._facts: dict[str, NodeFacts] = {}
+        self._suspects: dict[str, str] = {}
+        """Victims whose intent was opened when the brake should have held: what to say if it is carried out."""
         self._specs: dict[VmId, VmSpec] = {}
         self._cordoned: set[str] = set()
         self._astray: dict[str, float] = {}
@@ -262,8 +264,12 @@ class Checkers:
                 self._lab.violation("fence", f"{node}: done was written while it is not blocked")
             if node in self._alive and record.through >= self._sessions[node]:
                 self._lab.violation("fence", f"{node}: its living session {self._sessions[node]} is fenced")
+        # An intent that was on its way while the brake engaged is withdrawn; who takes it over need not.
+        suspect = self._suspects.pop(node, "")
         if by == "intent":
             self._brake(node, record.intent_by)
+        elif by == "done" and suspect:
+            self._lab.violation("brake", suspect)
 
     def _brake(self, victim: str, fencer: str) -> None:
         agent = self._lab.hosts[fencer].agent
@@ -282,9 +288,7 @@ class Checkers:
             sum(1 for t in at[i:] if t - at[i] <= config.brake_window_s - 15) for i in range(len(at))
         )
         if together * 100 > config.brake_percent * len(joined):
-            self._lab.violation(
-                "brake", f"{fencer} opened a fence of {victim} with {together} of {joined} gone"
-            )
+            self._suspects[victim] = f"{fencer} opened a fence of {victim} with {together} of {joined} gone"
 
     def _counted(self, host: SimHost) -> list[str]:
         """Nodes that the brake counts: joined, not cordoned, not gone since long before its agent started."""

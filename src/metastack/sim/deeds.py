@@ -62,6 +62,8 @@ class Deeds:
             return
         if self._lab.places.may_leave(host.name, spec):
             return
+        if host.shut_out() or self._lab.pool.refuses(host.client_of(uuid)):
+            return  # what the storage refuses is over, also when the block came late and nobody wrote it down
         reached = claim.session <= self._fences.get(host.name, Fence()).through
         changed_s = max(self.changed_s.get(vm, 0.0), self.blocked_s.get(host.name, -LONG_S))
         if not reached and now_s - changed_s > LONG_S:

@@ -103,6 +103,8 @@ class SimHost:
         self.lab, self.name = lab, name
         self.address = f"10.0.0.{number}"
         """Its own. What the storage sees may be another."""
+        self.configured = ""
+        """The address in its agent's settings, as that agent began with them."""
         self.random = Random(f"{lab.seed}/{name}")
         self.powered = True
         self.skew_s = 0.0
@@ -198,6 +200,7 @@ class SimHost:
             return
         lab, life = self.lab, next(self._lives)
         self.process = process = Process(f"{self.name}#{life}")
+        self.configured = self.seen
         self.steps = steps = Steps(process, lambda step: lab.entered(self, step))
         self.store = MemoryStore(lab.cluster, latency_s=self._latency_s)
         self.wire = WireStore(self.store, steps)
@@ -227,7 +230,7 @@ class SimHost:
                 lambda: EPOCH_S + lab.loop.time() + self.skew_s,
                 lambda: f"{self.name}x{life:03d}{next(ids):06d}ffffffff",
             ),
-            addresses=(self.seen,) if lab.script.storage != "file" else (),
+            addresses=(self.configured,) if lab.script.storage != "file" else (),
             address=self.address,
         )
         self._stop = asyncio.Event()

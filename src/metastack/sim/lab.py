@@ -254,6 +254,8 @@ class Lab:
         for number in sorted(self._undo):
             self._end(number)
         for host in self.hosts.values():
+            if host.configured != host.seen:
+                host.crash()  # its agent asked for it: its configuration is corrected, and it is started again
             host.power_on()
             host.start()
         self.operator.uncordon_all()

@@ -43,11 +43,17 @@ class Mutation:
 
 
 CHANGES: Final = "core.changes"
+FENCES: Final = "core.fences"
 
 
 def guard(change: str, *guards: str) -> tuple[Patch, ...]:
     """Compares of a transaction."""
     return tuple(Patch(CHANGES, change, guard, "*()") for guard in guards)
+
+
+def fence_guard(change: str, *guards: str) -> tuple[Patch, ...]:
+    """Compares of a transaction of a fence."""
+    return tuple(Patch(FENCES, change, guard, "*()") for guard in guards)
 
 
 def plan(old: str, new: str, function: str = "plan") -> tuple[Patch, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .mutation import CHANGES, SESSION, Mutation, Patch, agent, guard
+from .mutation import CHANGES, SESSION, Mutation, Patch, agent, fence_guard, guard
 
 GUARDS: Final[tuple[Mutation, ...]] = (
     # --- the transactions' guards
@@ -82,19 +82,19 @@ GUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "intent-absent",
         "intent: the victim's alive key is absent in that transaction",
-        guard("intent", "_absent(keys.node_alive(victim))"),
+        fence_guard("intent", "_absent(keys.node_alive(victim))"),
         ("intent-arrives-late",),
     ),
     Mutation(
         "intent-fence",
         "intent: the fence record is unchanged",
-        guard("intent", "unchanged(keys.fence(victim), found)"),
+        fence_guard("intent", "unchanged(keys.fence(victim), found)"),
         ("intent-lands-on-a-fence",),
     ),
     Mutation(
         "done-fence",
         "done: only my own, unchanged intent is closed",
-        guard("done", "unchanged(keys.fence(victim), mine)"),
+        fence_guard("done", "unchanged(keys.fence(victim), mine)"),
         ("late-done-of-a-cancelled-fence",),
     ),
     Mutation(
@@ -157,13 +157,13 @@ GUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "pass-intent-fence",
         "passing an intent on: it is still mine",
-        guard("pass_intent", "unchanged(keys.fence(victim), mine)"),
+        fence_guard("pass_intent", "unchanged(keys.fence(victim), mine)"),
         ("intent-is-passed-on-late",),
     ),
     Mutation(
         "take-over-intent-fence",
         "taking an intent over: it is unchanged",
-        guard("take_over_intent", "unchanged(keys.fence(victim), found)"),
+        fence_guard("take_over_intent", "unchanged(keys.fence(victim), found)"),
         ("intent-is-taken-over-late",),
     ),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .mutation import CHANGES, SESSION, Mutation, Patch, agent, guard, plan
+from .mutation import FENCES, SESSION, Mutation, Patch, agent, fence_guard, guard, plan
 from .mutation_acts import ACTS
 from .mutation_guards import GUARDS
 from .mutation_steps import STEPS
@@ -34,17 +34,21 @@ NEEDLESS: Final[tuple[tuple[str, tuple[Patch, ...]], ...]] = (
     ("a disk's UUID never returns", guard("forget_volume", "unchanged(key, found)", SESSION)),
     (
         "a block is true whoever lives, and done compares the record (exhaustive checker: g_int_me=0)",
-        (*guard("intent", SESSION), *guard("pass_intent", SESSION), *guard("take_over_intent", SESSION)),
+        (
+            *fence_guard("intent", SESSION),
+            *fence_guard("pass_intent", SESSION),
+            *fence_guard("take_over_intent", SESSION),
+        ),
     ),
     (
         "two that block one node do no harm, one of them is done (the exhaustive checker has no such guard)",
-        (Patch(CHANGES, "take_over_intent", "if found.ok.intent_by != me.node:", "if False:"),),
+        (Patch(FENCES, "take_over_intent", "if found.ok.intent_by != me.node:", "if False:"),),
     ),
     (
         "an intent is younger than every fence before it",
         (
             Patch(
-                CHANGES,
+                FENCES,
                 "done",
                 "through=max(mine.ok.through, resolved_intent(mine.ok, mine.mod))",
                 "through=resolved_intent(mine.ok, mine.mod)",
@@ -92,7 +96,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "an intent that is taken over keeps its reach: needless, since a living node has no open intent",
         (
             Patch(
-                CHANGES,
+                FENCES,
                 "take_over_intent",
                 "intent_through=resolved_intent(found.ok, found.mod)",
                 "intent_through=0",

@@ -172,6 +172,14 @@ STEPS: Final[tuple[Mutation, ...]] = (
         because="a fence with many nodes gone is safe; the brake spares guests that run well",
     ),
     Mutation(
+        "fence-brake-again",
+        "an intent that was on its way while the brake engaged is withdrawn",
+        agent("fencer", "Fencer._withdrawn", "if not self.braked or", "if True or"),
+        ("intent-arrives-behind-the-brake",),
+        evidence="expected",
+        because="a fence with many nodes gone is safe; the brake spares guests that run well",
+    ),
+    Mutation(
         "brake-counts",
         "the brake engages when too many vanish together",
         agent("fencer", "Fencer._brake", "most * 100 > config.brake_percent * len(joined)", "False"),

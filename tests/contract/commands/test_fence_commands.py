@@ -14,7 +14,7 @@ from metastack.commands.fences import fence_node, unfence_node, wait_fenced
 from metastack.commands.problem import Code, Problem
 from metastack.commands.reading import EVERYTHING, prefixes, read_world
 from metastack.commands.vms import NewVm, create_vm
-from metastack.core import changes
+from metastack.core import changes, fences
 from metastack.core.change import Change, Put
 from metastack.core.codec import encode
 from metastack.core.model import Fence, FenceReceipt, NodeAlive, NodeFacts
@@ -50,9 +50,9 @@ async def agent_does_it(rig: Rig, victim: str, by: str, session: int) -> None:
         found = seen(Fence, entry)
         if step == "done":
             receipt = FenceReceipt(at="t", by=by, method="memory", addresses=("10.0.0.1",), osd_epoch=7)
-            change = changes.done(rig.keys, victim, found, receipt)
+            change = fences.done(rig.keys, victim, found, receipt)
         else:
-            change = changes.take_over_intent(rig.keys, me, victim, found)
+            change = fences.take_over_intent(rig.keys, me, victim, found)
         await rig.store.commit(change)
 
 
@@ -62,7 +62,7 @@ async def test_fence_by_hand_is_done_by_an_agent(rig: Rig) -> None:
     before = await fence_node(rig.cluster, deed("it burns"), "n1")
     assert before == 0
     record = await fence_record(rig)
-    assert (record.intent, record.intent_by, record.intent_reason) == (True, changes.BY_HAND, "it burns")
+    assert (record.intent, record.intent_by, record.intent_reason) == (True, fences.BY_HAND, "it burns")
     view = fence_view(await world_of(rig), "n1")
     assert view is not None
     assert (view.state, view.intent_by, view.trouble) == ("open", "(by hand)", None)

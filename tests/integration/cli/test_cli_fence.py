@@ -9,7 +9,7 @@ import pytest
 from cli_program import DEADLINE_S, Program, finish
 from commands_rig import Rig
 
-from metastack.core import changes
+from metastack.core import changes, fences
 from metastack.core.change import Put
 from metastack.core.model import Fence, FenceReceipt
 from metastack.core.world import seen
@@ -45,13 +45,13 @@ async def test_fence_by_hand_waits_for_an_agent_and_shows_the_receipt(program: P
     me = changes.Me(node="n2", session=session, lease=0)
     entry = await rig.store.get(rig.keys.fence("n1"))
     assert entry is not None
-    await rig.store.commit(changes.take_over_intent(rig.keys, me, "n1", seen(Fence, entry)))
+    await rig.store.commit(fences.take_over_intent(rig.keys, me, "n1", seen(Fence, entry)))
     entry = await rig.store.get(rig.keys.fence("n1"))
     assert entry is not None
     receipt = FenceReceipt(
         at="2026-01-01T00:00:00Z", by="n2", method="ceph-blocklist", osd_epoch=42, verified="map"
     )
-    await rig.store.commit(changes.done(rig.keys, "n1", seen(Fence, entry), receipt))
+    await rig.store.commit(fences.done(rig.keys, "n1", seen(Fence, entry), receipt))
     done = await finish(process)
     assert done.status == 0, done
     view = (await program("fence", "show", "n1", "-o", "json")).json()

@@ -8,7 +8,7 @@ from pathlib import Path
 from agent_rig import KEYS, Lab, lab_of
 from structlog.testing import capture_logs
 
-from metastack.core import changes
+from metastack.core import fences
 from metastack.core.codec import decode, encode
 from metastack.core.model import Fence, NodeAlive, NodeFacts, Placement
 from metastack.core.world import seen
@@ -122,7 +122,7 @@ def test_by_hand_overrides_the_brake(tmp_path: Path) -> None:
             assert not lab.pool.blocked
             entry = lab.cluster.get(KEYS.fence("n1"))
             found = seen(Fence, entry) if entry is not None else None
-            await lab.client.commit(changes.intent_by_hand(KEYS, "n1", found, 0, "now", "it burns"))
+            await lab.client.commit(fences.intent_by_hand(KEYS, "n1", found, 0, "now", "it burns"))
             await lab.until("fenced", lambda: fence_of(lab, "n1").through, 10)
             fence = fence_of(lab, "n1")
             assert fence.receipt is not None
@@ -139,7 +139,7 @@ def test_a_node_that_returns_first_cancels_the_intent_of_a_person(tmp_path: Path
             for host in lab.hosts.values():
                 await host.crash()
             await lab.until("all gone", lambda: not any(alive_of(lab, n) for n in lab.hosts), 30)
-            await lab.client.commit(changes.intent_by_hand(KEYS, victim, None, 0, "now", "thought it dead"))
+            await lab.client.commit(fences.intent_by_hand(KEYS, victim, None, 0, "now", "thought it dead"))
             lab.hosts[victim].start()
             agent = lab.hosts[victim].agent
             await lab.until("back", lambda: agent is not None and agent.node.session.ready, 30)

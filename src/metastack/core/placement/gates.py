@@ -9,11 +9,11 @@ from ..world import World, wants_on
 def gate(world: World, vm: VmId, spec: VmSpec) -> str:
     """Why it is not this VM's time yet; empty: it is.
 
-    Who is not wanted on holds nobody, and neither does a circle.
+    Who is not wanted on holds nobody, nor who is paused by its owner's wish, and neither does a circle.
     """
     for name in spec.ha.start_after:
         other = VmId(vm.project, name)
-        if not wants_on(world, other) or _starts_after(world, other, vm):
+        if not wants_on(world, other) or _wants_pause(world, other) or _starts_after(world, other, vm):
             continue
         found = world.status(other)
         status = found.record if found is not None else None
@@ -22,6 +22,14 @@ def gate(world: World, vm: VmId, spec: VmSpec) -> str:
         if not status.ready:
             return f"starts after {other}, whose readiness port does not answer yet"
     return ""
+
+
+def _wants_pause(world: World, vm: VmId) -> bool:
+    """Its owner paused it where it is: it is up, and may stay silent for days."""
+    spec, claim = world.spec(vm), world.claim(vm)
+    if spec is None or spec.record is None or claim is None or claim.record is None:
+        return False
+    return bool(spec.record.paused_epoch) and spec.record.paused_epoch == claim.record.epoch
 
 
 def _starts_after(world: World, vm: VmId, other: VmId) -> bool:
