@@ -165,8 +165,11 @@ STEPS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "fence-brake",
-        "nothing is fenced while the brake holds",
-        plan("if view.braked:", "if False:", "plan_fence"),
+        "nothing is fenced while the brake holds: asked before the intent, and behind it",
+        (
+            *plan("if view.braked:", "if False:", "plan_fence"),
+            *agent("fencer", "Fencer._withdrawn", "if not self.braked or", "if True or"),
+        ),
         ("two-of-three-lost",),
         evidence="expected",
         because="a fence with many nodes gone is safe; the brake spares guests that run well",
