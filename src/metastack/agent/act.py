@@ -235,14 +235,14 @@ class Reconciler:
     async def _release(self, view: View, action: plan.Release) -> None:
         node, held = self._node, self._held(view)
         memory = node.memory.of(view.vm)
-        if memory.stray:
+        if memory.stray or memory.making:
             # Safety: a start that lands after the release would run a VM that nobody answers for.
             # Nor may a disk be made after the release: no record would lead to it.
             await node.hypervisor.quiesce()
             await node.storage.quiesce()
             if await node.session.leave_if_astray():
                 return  # only the next session's barrier ends it
-            memory.stray = False
+            memory.stray = memory.making = False
             return  # look again: it may have landed
         drop = action.drop_halt and view.halt is not None
         event = node.event("vm.released", str(view.vm))

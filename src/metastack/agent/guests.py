@@ -13,7 +13,7 @@ from collections.abc import Awaitable
 import structlog
 
 from ..core import plan
-from ..core.model import Claim, Fencing
+from ..core.model import Claim, Fencing, VmSpec
 from ..core.plan import View
 from ..ports import DomainSpec, Fenced, InUse, NicSpec, NotFound, Refused, Unavailable, UnknownOutcome
 from .boots import Boots
@@ -58,7 +58,7 @@ class Guests:
                 for nic in spec.nics:
                     await node.network.check(nic.bridge)
                 await self._break_old_locks(claim, memory)
-                await node.storage.create_disk(spec.volume_uuid, spec.image_uuid, spec.disk_bytes)
+                await self._make_disk(spec, memory)
                 source = await node.storage.disk_source(spec.volume_uuid)
                 await node.session.prove_address()
                 entry = await node.store.get(node.keys.claim(vm))
@@ -110,6 +110,14 @@ class Guests:
             memory.message = f"crashed {memory.crashes} times; started again"
         log.info("booted", vm=str(vm), node=node.name, session=claim.session, epoch=claim.epoch, run=spec.run)
         return True
+
+    async def _make_disk(self, spec: VmSpec, memory: VmMemory) -> None:
+        """An order without an answer is remembered: the disk may appear when its VM and its record are gone."""
+        try:
+            await self._node.storage.create_disk(spec.volume_uuid, spec.image_uuid, spec.disk_bytes)
+        except UnknownOutcome:
+            memory.making = True
+            raise
 
     async def _break_old_locks(self, claim: Claim, memory: VmMemory) -> None:
         if not claim.taken_from or memory.locks_broken == claim.epoch:

@@ -1,8 +1,8 @@
-"""What a node remembers about a VM between two looks: timers and counters for comfort, two notes for safety.
+"""What a node remembers about a VM between two looks: timers and counters for comfort, three notes for safety.
 
-Everything may be lost with the agent: the barrier of the next ends what ``unsettled`` and ``stray`` are about.
-Rule: within an agent's life those two are forgotten only when they are false, and nobody keeps a memory over a
-step that may forget it.
+Everything may be lost with the agent: the barrier of the next ends what ``unsettled``, ``stray`` and ``making``
+are about. Rule: within an agent's life those are forgotten only when they are false, and nobody keeps a memory
+over a step that may forget it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class VmMemory:
     """The outcome of a transaction of mine is unknown."""
     stray: bool = False
     """A boot, kill or shutdown of mine got no answer in time: its call may still be in flight."""
+    making: bool = False
+    """A disk that I was making got no answer in time: it may still appear."""
     damaged: str = ""
     """A domain of this VM is here that does not say what it is: nothing is started or released."""
     to_release: bool = False

@@ -65,8 +65,16 @@ ACTS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "stray",
         "a start without an answer is waited for before the release",
-        agent("act", "Reconciler._release", "if memory.stray:", "if False:"),
+        agent("act", "Reconciler._release", "if memory.stray or memory.making:", "if False:"),
         ("start-unanswered-then-moved",),
+    ),
+    Mutation(
+        "making",
+        "a disk whose making got no answer is waited for before the release",
+        agent("guests", "Guests._make_disk", "memory.making = True"),
+        ("disk-appears-when-its-vm-is-gone",),
+        evidence="stuck",
+        because="not a writer: a disk that nobody would ever remove",
     ),
     Mutation(
         "went-back",
