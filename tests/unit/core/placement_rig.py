@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from metastack.core.change import Batch, Entry, KeyEvent, Snapshot
 from metastack.core.codec import encode
-from metastack.core.keys import Keys
+from metastack.core.keys import Keys, ParsedKey
 from metastack.core.model import Claim, NodeAlive, NodeSpec, Record, Resources, VmId, VmSpec
 from metastack.core.placement import Board
 from metastack.core.world import World
@@ -27,6 +27,8 @@ class Cluster:
         self.world = World(KEYS)
         self.world.load(Snapshot(1, ()))
         self.board = Board(self.world)
+        self.touched: list[ParsedKey] = []
+        """Every key that an event touched: what another board is told in one batch."""
         self._created: dict[str, int] = {}
 
     def put(self, key: str, record: Record) -> None:
@@ -40,6 +42,7 @@ class Cluster:
 
     def _event(self, event: KeyEvent) -> None:
         touched = self.world.apply(Batch(event.revision, (event,)))
+        self.touched += touched
         self.board.update(sorted(touched, key=lambda key: (key.kind, key.names)))
 
     def node(self, name: str, cpus: float = 4, memory_mib: int = 5120, **more: object) -> None:

@@ -85,10 +85,13 @@ class Board:
         self.waiting: dict[VmId, Waiting] = {}
         self._line: list[_Line] = []
         self._nowhere: set[object] = set()
+        self._doubtful: dict[VmId, None] = {}
+        """Who may not be able to stay with the node that it was promised to."""
         self._first_open: _Line | None = None
-        self._grown = False
+        self._grown = self._following = False
         for vm, _ in world.specs():
             self._see(vm)
+        self._following = True
         self._settle()
 
     def _view(self, name: str) -> NodeView:
@@ -154,8 +157,7 @@ class Board:
         """Where one VM stands now."""
         world = self.world
         found, claim = world.spec(vm), world.claim(vm)
-        spec = found.record if found is not None else None
-        if found is None or spec is None:
+        if found is None or (spec := found.record) is None:
             self._take_off(vm)
             return
         for name in spec.ha.start_after:
@@ -180,19 +182,27 @@ class Board:
         wait = self.waiting.pop(vm, None)
         if wait is not None:
             del self._line[bisect_left(self._line, wait.line)]
-            self.misses.won(node, wait.head)
+        if wait is not None or (self._following and vm not in self._on.get(node, ())):
+            # Also who was wanted and taken within one batch: a charge ends at the same claim for everybody.
+            self.misses.won(node, wait.head if wait is not None else ())
         if self._placed.get(vm) != (node, spec):
             self._unplace(vm)
             self._place(vm, spec, node)
-            self._crowded(node, self.groups.bear_on(spec))
+            self._crowded(node, spec)
         self._on.setdefault(node, set()).add(vm)
 
-    def _crowded(self, node: str, grouped: bool) -> None:
+    def _crowded(self, node: str, spec: VmSpec) -> None:
         """A VM came there that the line did not send: who was promised the same room goes elsewhere."""
-        if grouped or (node in self.nodes and self.nodes[node].overfull):
-            there = (w.line for w in self.waiting.values() if w.head and (grouped or w.head[0] == node))
+        if node in self.nodes and self.nodes[node].overfull:
+            there = (w.line for w in self.waiting.values() if w.head and w.head[0] == node)
             if (first := min(there, default=None)) is not None:
                 self._reopen(first)
+        if groups := self.groups.of(spec):
+            # Only those that it has to do with: were all sent anew, claims on their way would meet new ones.
+            self._grown = bool(self.waiting)
+            for wait in self.waiting.values():
+                if wait.head and not groups.isdisjoint(self.groups.of(wait.spec)):
+                    self._doubtful[wait.vm] = None
 
     def _take_off(self, vm: VmId) -> None:
         wait = self.waiting.pop(vm, None)
@@ -215,9 +225,7 @@ class Board:
         node, spec = held
         self._load(spec, node, -1)
         self.misses.released(node, vm)
-        there = self._on.get(node)
-        if there is not None:
-            there.discard(vm)
+        self._on.get(node, set()).discard(vm)
         if self.waiting:
             self._grown = True
 
@@ -247,6 +255,14 @@ class Board:
 
     def _settle(self) -> None:
         """Assign whoever is not, in the order of the line."""
+        if self._doubtful:
+            doubtful = [self.waiting[vm] for vm in self._doubtful if vm in self.waiting]
+            self._doubtful.clear()
+            for wait in sorted(doubtful, key=lambda wait: wait.line):
+                if wait.head and self.fits(wait.vm, wait.head[0]):
+                    wait.head = ()
+                    self._unplace(wait.vm)
+                    self._assign(wait)
         if self._grown:
             # Only those that nobody would take can gain by more room.
             self._grown = False

@@ -18,9 +18,10 @@ _FIRST = 16
 """Claims that a first miss lasts in a small cluster ..."""
 _SHARE = 2
 """... and in a large one the nodes divided by this: there each node's turn comes less often."""
-_GROWTH = 4
-_MOST = 4
-"""A miss lasts so many times longer than the one before it, so many times."""
+_LONGER = (1, 6, 6, 36, 216)
+"""Each further miss lasts so many times as long as the first. Most nodes that miss are late for a second or
+less: two charges are about that long, and no third one much longer leaves their place empty. Who still
+misses after that is deaf."""
 
 
 class Misses:
@@ -51,7 +52,7 @@ class Misses:
             # is one miss, not as many as it has VMs.
             if self._until.get(name, -1) <= self._claims:
                 misses = self.count[name] = self.count.get(name, 0) + 1
-                until = self._until[name] = self._claims + self._first * _GROWTH ** min(misses - 1, _MOST)
+                until = self._until[name] = self._claims + self._first * _LONGER[min(misses, len(_LONGER)) - 1]
                 heappush(self._ends, (until, name))
                 self.news.add(name)
 
