@@ -136,6 +136,12 @@ class Groups:
                 if group.holds(spec):
                     yield group
 
+    def of(self, spec: VmSpec) -> set[Group]:
+        """Groups whose rules have something to say about this VM: its terms', and known ones that it is in."""
+        if not has_terms(spec) and not self._by_label:
+            return set()
+        return {group_of(spec, term) for term in terms(spec)} | set(self._of(spec))
+
     def bear_on(self, spec: VmSpec) -> bool:
         """Any group rule, its own or another's, has something to say about this VM."""
         return has_terms(spec) or (bool(self._by_label) and next(self._of(spec), None) is not None)
