@@ -12,6 +12,7 @@ preferences  what one VM likes that another of its shape does not
 order        nodes for one shape of VM, best first, kept up to date node by node
 gates        who waits, and who starts after whom
 misses       nodes that are alive but deaf
+line         a VM that waits, and its place in the line
 board        every VM in its place, every waiting VM with those who should take it
 explain      what every node says to a VM, and why
 imagined     a board of a world that is not: nodes lost, nodes added, specs not written yet
@@ -23,12 +24,13 @@ balance      which running VMs should move so that all are better placed
 ============ ==================================================================================
 """
 
-from .board import HEAD, Board, Waiting
+from .board import HEAD, Board
 from .departures import Departure, departures, leaving
 from .explain import GroupRule, Verdict, explain, group_rules
 from .filters import taint_text
 from .gates import unanswered, waiting
 from .imagined import Imagined, with_specs
+from .line import Waiting
 from .nodes import NodeView, node_state, node_view, node_views, promised, ring, successors
 from .whatif import Move, Outcome, whatif, without_room
 

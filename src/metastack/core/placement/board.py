@@ -19,7 +19,6 @@ from itertools import chain
 from operator import itemgetter
 
 import msgspec
-from msgspec import Struct
 
 from ..keys import Kind, ParsedKey
 from ..model import NodeState, VmId, VmSpec, Weights
@@ -27,6 +26,7 @@ from ..world import World, wants_on
 from . import filters
 from .gates import gate, unanswered
 from .groups import Groups
+from .line import Line, Waiting
 from .misses import Misses
 from .nodes import NodeView, node_view, plus
 from .order import Order, shape_of
@@ -37,21 +37,6 @@ HEAD = 8
 """So many nodes stand ready for each waiting VM; the others come after them, and only then are ranked."""
 _SHAPES = 32
 """Orders kept at a time: VMs come in few sizes."""
-
-_Line = tuple[int, int, str, str]
-"""Priority turned round, revision of the wish, project, name: the place in the line."""
-
-
-class Waiting(Struct):
-    """A VM that should run and that nobody answers for."""
-
-    vm: VmId
-    line: _Line
-    spec: VmSpec
-    head: tuple[str, ...] = ()
-    """Who should try, best first; it is virtually assigned to the first. Empty: nobody would take it now."""
-    held: str = ""
-    """Why it is not its time yet."""
 
 
 class Board:
@@ -83,11 +68,11 @@ class Board:
         self._after: dict[VmId, set[VmId]] = {}
         """Who starts after a VM."""
         self.waiting: dict[VmId, Waiting] = {}
-        self._line: list[_Line] = []
+        self._line: list[Line] = []
         self._nowhere: set[object] = set()
         self._doubtful: dict[VmId, None] = {}
         """Who may not be able to stay with the node that it was promised to."""
-        self._first_open: _Line | None = None
+        self._first_open: Line | None = None
         self._grown = self._following = False
         for vm, _ in world.specs():
             self._see(vm)
@@ -247,7 +232,7 @@ class Board:
 
     # --- the line
 
-    def _reopen(self, line: _Line | None) -> None:
+    def _reopen(self, line: Line | None) -> None:
         """Assign anew from here on; None: all."""
         first = line if line is not None else (self._line[0] if self._line else None)
         if first is not None and (self._first_open is None or first < self._first_open):

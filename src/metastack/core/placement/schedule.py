@@ -19,8 +19,9 @@ from msgspec import Struct
 
 from ..model import Hint, Resources, VmId, VmSpec, Weights
 from ..world import World
-from .board import Board, Waiting
+from .board import Board
 from .imagined import Imagined
+from .line import Waiting
 from .quality import Quality, aim, quality
 
 BY: Final = "scheduler/"
