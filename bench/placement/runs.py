@@ -56,28 +56,28 @@ class Runs:
         """All of them are in the bench's own record by now."""
         self._path.unlink(missing_ok=True)
 
-    def run(self, algorithm: str, load: Load, model: Model, aim: str) -> dict[str, Any]:
-        """The figures of one algorithm."""
+    def run(self, algorithm: str, load: Load, model: Model, aim: str, seed: int = SEED) -> dict[str, Any]:
+        """The figures of one algorithm. The seed is of delays and of who lags; the load has its own."""
         jobs = hashlib.blake2b(repr((load.machines, load.jobs)).encode(), digest_size=16).hexdigest()
-        words = (algorithm, load.name, jobs, sorted(asdict(model).items()), aim, SEED)
-        return self.get(words, lambda: self._run(algorithm, load, model, aim))  # type: ignore[no-any-return]
+        words = (algorithm, load.name, jobs, sorted(asdict(model).items()), aim, seed)
+        return self.get(words, lambda: self._run(algorithm, load, model, aim, seed))  # type: ignore[no-any-return]
 
-    def _run(self, algorithm: str, load: Load, model: Model, aim: str) -> dict[str, Any]:
+    def _run(self, algorithm: str, load: Load, model: Model, aim: str, seed: int) -> dict[str, Any]:
         began = time.process_time()
-        score, truth = _algorithm(algorithm, load, model, aim)
+        score, truth = _algorithm(algorithm, load, model, aim, seed)
         told = score.told(truth)
         say(
-            f"  {load.name}, {aim}, {algorithm}: failed {told['failed_claims_per_vm']:g} a VM, p99"
+            f"  {load.name}, {aim}, {algorithm}, seed {seed}: failed {told['failed_claims_per_vm']:g} a VM, p99"
             f" {told['claim_p99_ms']:.0f} ms ({time.process_time() - began:.1f} s of CPU)"
         )
         return told
 
 
-def _algorithm(algorithm: str, load: Load, model: Model, aim: str) -> tuple[Score, Truth]:
+def _algorithm(algorithm: str, load: Load, model: Model, aim: str, seed: int) -> tuple[Score, Truth]:
     if algorithm == "ranked":
-        return ranked(load.machines, load.jobs, model, aim, SEED)
+        return ranked(load.machines, load.jobs, model, aim, seed)
     if algorithm == "ranked, a board each":
-        return ranked(load.machines, load.jobs, model, aim, SEED, own=len(load.machines), name=algorithm)
+        return ranked(load.machines, load.jobs, model, aim, seed, own=len(load.machines), name=algorithm)
     if algorithm == "central":
-        return crowd.central(load.machines, load.jobs, model, aim, SEED)
-    return crowd.crowd(algorithm, load.machines, load.jobs, model, aim, SEED)
+        return crowd.central(load.machines, load.jobs, model, aim, seed)
+    return crowd.crowd(algorithm, load.machines, load.jobs, model, aim, seed)
