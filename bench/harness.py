@@ -124,8 +124,10 @@ def keep(name: str, result: Result, command: Sequence[str], folder: Path = RESUL
         "date": now.isoformat(timespec="seconds").replace("+00:00", "Z"),
         "command": list(command),
         "commit": commit(),
-        # The results of earlier runs are no change of what is measured.
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--", ".", ":!bench/results")),
+        # Results and pictures of runs are no change of what is measured.
+        "uncommitted_changes": bool(
+            _git("status", "--porcelain", "--", ".", ":!bench/results", ":!docs/plots")
+        ),
         "machine": {
             "cpus": os.cpu_count(),
             "kernel": platform.release(),

@@ -11,6 +11,7 @@ crowd   the baselines
 ranked  nodes that choose alone, with the board that is shipped
 cost    CPU and memory of one agent's view
 plots   docs/plots
+pages   tables in docs/placement.md
 ======= ==========================================================================
 """
 
