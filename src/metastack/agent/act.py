@@ -7,6 +7,7 @@ Rule: after a transaction whose outcome is unknown, nothing is decided on that V
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -35,11 +36,12 @@ MOST_STEPS = 32
 class Reconciler:
     """Works on VMs, one look at a time."""
 
-    def __init__(self, node: Node, boots: Boots) -> None:
+    def __init__(self, node: Node, boots: Boots, again: Callable[[VmId], None]) -> None:
+        """``again`` has a VM looked at."""
         self._node = node
         self._guests = Guests(node, boots)
         self._boots = boots
-        self._taking = Taking(node)
+        self._taking = Taking(node, again)
         self.known: dict[VmId, set[str]] = {}
         """UUIDs of local domains by VM name, as last seen."""
 

@@ -106,7 +106,7 @@ class Agent:
         )
         mirror.past.noticed, mirror.past.restarted = self.node.disbelieves, self.node.restarted
         self._boots = Boots(lambda: boots_at_once or self.node.world.config.boots_at_once, self._look_at)
-        self._reconciler = Reconciler(self.node, self._boots)
+        self._reconciler = Reconciler(self.node, self._boots, self._look_at)
         self._readiness = self.node.readiness = Readiness(self.node, self._look_at)
         self._leaving = self.node.leaving = Leaving(self.node, self._look_at)
         self.fencer = Fencer(self.node)

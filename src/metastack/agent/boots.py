@@ -8,7 +8,7 @@ has left it: nobody blocks the others by having forgotten that it waits.
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -25,6 +25,7 @@ class Boots:
         self._limit, self._wake = limit, wake
         self._going: set[VmId] = set()
         self._line: list[Line] = []
+        self._lines: dict[VmId, Line] = {}
 
     def enter(self, vm: VmId, priority: int, wish: int) -> bool:
         """Take a place (then :meth:`place` must follow at once), or a place in the line."""
@@ -35,6 +36,7 @@ class Boots:
             self._going.add(vm)
             return True
         insort(self._line, mine)
+        self._lines[vm] = mine
         # A place that is free is somebody's who stands before it, if they still want it: ask them.
         self._call(but=vm)
         return False
@@ -54,9 +56,11 @@ class Boots:
             self._call()
 
     def _leave_line(self, vm: VmId) -> bool:
-        before = len(self._line)
-        self._line = [entry for entry in self._line if entry[2] != vm]
-        return len(self._line) < before
+        mine = self._lines.pop(vm, None)
+        if mine is None:
+            return False
+        del self._line[bisect_left(self._line, mine)]
+        return True
 
     def _call(self, but: VmId | None = None) -> None:
         for _, _, vm in self._line[: max(0, self._limit() - len(self._going))]:

@@ -2,24 +2,25 @@
 
 Owns: reservations of this node's claims in flight, and merging those that are due at one moment.
 Refuses: deciding who claims (core/plan) and what proves a claim (core/changes).
-Rule: a merged transaction carries the whole proof of each claim in it. Where it fails each is tried alone, so
-that a claim that lost its race takes nobody with it.
+Rule: a merged transaction carries the whole proof of each claim in it. Where it fails, those that the mirror
+shows as lost are left out and the rest goes again, so that a claim that lost its race takes nobody with it.
 
 # Safety: guards are united, never dropped, and two claims that write one key (a token of a group, a disk's
-record) never go together: the second is decided anew, from a view that has the first. When the outcome is
-unknown it is unknown for each, and each is settled by its own claim.
+record) never are under way together: the second is decided anew, from a view that has the first. When the
+outcome is unknown it is unknown for each, and each is settled by its own claim.
 Room is no matter of two writers, but of promises kept: between the check and the mirror's news of the claim
-what is in flight counts as taken, and a claim whose outcome is unknown counts until it is settled.
+what is in flight counts as taken, and a claim whose outcome is unknown counts until it is settled. So it does
+no harm that several transactions are under way.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Final
 
 from ..core.change import MAX_OPERATIONS, Change, Guard
+from ..core.keys import Kind
 from ..core.model import VmId, VmSpec
 from ..core.world import mod_of
 from ..ports import Refused, Unavailable, UnknownOutcome
@@ -27,16 +28,20 @@ from .node import Node
 
 MOST: Final = 16
 """Claims in one transaction."""
+AT_ONCE: Final = 4
+"""Transactions under way. A second one goes only when it is full: fewer and fuller ones cost everybody less."""
 
 
-@dataclass
 class _Asked:
     """One claim that waits to be sent."""
 
-    vm: VmId
-    change: Change
-    won: bool | None = None
-    error: Exception | None = field(default=None)
+    def __init__(self, vm: VmId, change: Change, tokens: dict[tuple[str, ...], int]) -> None:
+        self.vm, self.change, self.tokens = vm, change, tokens
+        """``tokens``: names and compared revisions of the groups' tokens that it bears."""
+        self.won: bool | None = None
+        self.error: Exception | None = None
+        self.news = asyncio.Event()
+        """Look again: it is over, or there is room for a transaction."""
 
     @property
     def over(self) -> bool:
@@ -46,12 +51,16 @@ class _Asked:
 class Claims:
     """Sends this node's claims and takeovers."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Node, again: Callable[[VmId], None]) -> None:
+        """``again`` has a VM looked at."""
+        self._node, self._again = node, again
         self._coming: dict[VmId, VmSpec] = {}
         """What is being claimed right now."""
-        self._asked: deque[_Asked] = deque()
-        self._turn = asyncio.Lock()
+        self._held_up: dict[VmId, None] = {}
+        """What was refused only because of that."""
+        self._line: dict[_Asked, None] = {}
+        self._sent: list[list[_Asked]] = []
+        """Transactions under way."""
 
     def reserve(self, vm: VmId, spec: VmSpec) -> None:
         """Set the VM's room aside; raises Refused when this node has none, by its newest view.
@@ -60,94 +69,135 @@ class Claims:
         """
         if vm not in self._coming:
             if why := self._node.board.short_of(vm, self._coming):
+                if not self._node.board.fits(vm, self._node.name):
+                    self._held_up[vm] = None
                 raise Refused(f"{vm}: {'; '.join(why)}")
             self._coming[vm] = spec
 
     def free(self, vm: VmId) -> None:
-        """Its claim is settled: it is mine, and counted so, or it is not."""
-        self._coming.pop(vm, None)
+        """Its claim is settled: it is mine, and counted so, or it is not. Whoever it held up is looked at."""
+        if self._coming.pop(vm, None) is not None and self._held_up:
+            held_up, self._held_up = self._held_up, {}
+            for other in held_up:
+                self._again(other)
 
     async def commit(self, vm: VmId, change: Change) -> bool:
         """Commit it, perhaps together with others; false when a guard of its own failed."""
-        asked = _Asked(vm, change)
-        self._asked.append(asked)
+        asked = _Asked(vm, change, self._tokens(change))
+        self._line[asked] = None
         try:
-            async with self._turn:
-                if not asked.over:
-                    await asyncio.sleep(0)  # who is due at this very moment comes along
-                    await self._send(self._batch())
+            await asyncio.sleep(0)  # who is due at this very moment comes along
+            while not asked.over:
+                batch = self._batch() if asked in self._line and self._may_send() else []
+                if batch:
+                    await self._send(batch)
+                elif not asked.over:
+                    asked.news.clear()
+                    await asked.news.wait()
         finally:
-            if asked in self._asked:
-                self._asked.remove(asked)
+            self._line.pop(asked, None)
+            self._next()
         if asked.error is not None:
             raise asked.error
         return bool(asked.won)
+
+    def _may_send(self) -> bool:
+        return not self._sent or (len(self._sent) < AT_ONCE and len(self._line) >= MOST)
+
+    def _next(self) -> None:
+        """There may be room for one more transaction: the first in line sends it."""
+        if self._may_send() and (first := next(iter(self._line), None)) is not None:
+            first.news.set()
 
     def _batch(self) -> list[_Asked]:
         """The first in line and whoever can go with it."""
         batch: list[_Asked] = []
         guards: dict[tuple[str, str], int] = {}
-        written: set[str] = set()
+        written = {effect.key for sent in self._sent for asked in sent for effect in asked.change.effects}
         effects = 0
-        for asked in list(self._asked):
+        for asked in list(self._line):
             if self._lost(asked):
                 # While it waited for its turn; sending it would only say so once more.
-                asked.won = False
-                self._asked.remove(asked)
+                self._over(asked, False)
                 continue
             change = asked.change
             fresh: dict[tuple[str, str], int] = {(g.key, g.field): g.value for g in change.guards}
             keys = [effect.key for effect in change.effects]
+            if not written.isdisjoint(keys):
+                continue
             fits = (
                 len(guards | fresh) <= MAX_OPERATIONS
                 and effects + len(keys) <= MAX_OPERATIONS
                 and all(guards.get(where, value) == value for where, value in fresh.items())
-                and written.isdisjoint(keys)
             )
             if batch and not (fits and (change.name, change.lease) == _kind(batch[0])):
                 continue
             batch.append(asked)
-            self._asked.remove(asked)
             guards |= fresh
             written.update(keys)
             effects += len(keys)
             if len(batch) == MOST:
                 break
+        for asked in batch:
+            del self._line[asked]
         return batch
 
     async def _send(self, batch: list[_Asked]) -> None:
+        """Send it until each in it is over."""
+        self._sent.append(batch)
         try:
-            if len(batch) > 1:
-                if await self._node.commit(_merged([asked.change for asked in batch])):
-                    for asked in batch:
-                        asked.won = True
+            rest = batch
+            while len(rest) > 1:
+                if await self._node.commit(_merged([asked.change for asked in rest])):
+                    for asked in rest:
+                        self._over(asked, True)
                     return
-                for asked in batch:
+                for asked in rest:
                     if self._lost(asked):
-                        asked.won = False
-            for asked in batch:
-                if not asked.over:
-                    await self._alone(asked)
+                        self._over(asked, False)
+                left = [asked for asked in rest if not asked.over]
+                if len(left) == len(rest):
+                    break  # nothing tells whose guard it was
+                rest = left
+            for asked in rest:
+                await self._alone(asked)
         except (Unavailable, Refused) as error:
             for asked in batch:
                 if not asked.over:
-                    asked.error = error
+                    self._over(asked, error=error)
         finally:
             for asked in batch:
                 if not asked.over:  # whoever sent it was cancelled
-                    asked.error = UnknownOutcome(f"{asked.change.name} {asked.vm}: nobody heard the answer")
+                    self._over(
+                        asked, error=UnknownOutcome(f"{asked.change.name} {asked.vm}: nobody heard the answer")
+                    )
+            self._sent.remove(batch)
+            self._next()
 
     async def _alone(self, asked: _Asked) -> None:
         try:
-            asked.won = await self._node.commit(asked.change)
+            self._over(asked, await self._node.commit(asked.change))
         except (Unavailable, Refused) as error:
-            asked.error = error
+            self._over(asked, error=error)
+
+    def _over(self, asked: _Asked, won: bool | None = None, error: Exception | None = None) -> None:
+        asked.won, asked.error = won, error
+        asked.news.set()
+        self._line.pop(asked, None)
 
     def _lost(self, asked: _Asked) -> bool:
-        """The mirror shows that it cannot be won any more: somebody else has claimed it."""
-        key = self._node.keys.claim(asked.vm)
-        seen = mod_of(self._node.world.claim(asked.vm))
-        return any(guard.value != seen for guard in asked.change.guards if guard.key == key)
+        """The mirror shows that it cannot be won any more: somebody else has claimed it, or entered a domain
+        that one of its groups looks at. A revision that was compared with never comes back."""
+        world, key = self._node.world, self._node.keys.claim(asked.vm)
+        seen = mod_of(world.claim(asked.vm))
+        return any(guard.value != seen for guard in asked.change.guards if guard.key == key) or any(
+            value != mod_of(world.group(*names)) for names, value in asked.tokens.items()
+        )
+
+    def _tokens(self, change: Change) -> dict[tuple[str, ...], int]:
+        keys = self._node.keys
+        parsed = ((keys.parse(guard.key), guard.value) for guard in change.guards)
+        return {key.names: value for key, value in parsed if key is not None and key.kind is Kind.GROUP}
 
 
 def _kind(asked: _Asked) -> tuple[str, int]:

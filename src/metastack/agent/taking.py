@@ -6,6 +6,8 @@ Rule: from the last look at the world to the sending of a claim nothing is await
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 
 from ..core import changes, plan
@@ -25,9 +27,10 @@ log = structlog.get_logger()
 class Taking:
     """Claims and takeovers of one node."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, again: Callable[[VmId], None]) -> None:
+        """``again`` has a VM looked at."""
         self._node = node
-        self.claims = Claims(node)
+        self.claims = Claims(node, again)
 
     async def claim(self, view: View, memory: VmMemory) -> None:
         """Claim what nobody answers for."""

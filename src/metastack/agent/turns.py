@@ -20,6 +20,8 @@ from ..core.placement import Board, Waiting, unanswered
 from ..core.placement.nodes import plus
 from ..core.world import World, wants_on
 
+LONGER: Final = 16
+"""So many times the delay of a rank is waited while those before it take one VM after the other."""
 AGAIN_S: Final = 0.25
 """A VM that still waits after its head has had its time is looked at again after that; then ever later."""
 
@@ -50,6 +52,8 @@ class Turns(Board):
     def __init__(self, world: World, me: str, now_s: Callable[[], float]) -> None:
         self._me, self._now_s = me, now_s
         self._since: dict[VmId, _Since] = {}
+        self._took_s: dict[str, float] = {}
+        """When each node last took a VM that waited."""
         self._news: dict[VmId, None] = {}
         self.left: dict[VmId, None] = {}
         """Claims of fenced sessions whose VMs are not wanted on: somebody has to release them."""
@@ -100,6 +104,8 @@ class Turns(Board):
 
     def _claimed(self, vm: VmId, spec: VmSpec, node: str) -> None:
         self._since.pop(vm, None)
+        if vm in self.waiting:
+            self._took_s[node] = self._now_s()
         super()._claimed(vm, spec, node)
 
     def _take_off(self, vm: VmId) -> None:
@@ -117,28 +123,43 @@ class Turns(Board):
         """VMs that wait although all of their head has had its time."""
         now_s, found = self._now_s(), []
         for vm, since in self._since.items():
-            if since.due_s <= now_s:
-                since.due_s = now_s + max(AGAIN_S, now_s - since.at_s)
-                found.append(vm)
+            if since.due_s > now_s:
+                continue
+            whole_s = self.delay_ms(vm, len(self.waiting[vm].head)) / 1000
+            due_s = self._from_s(since, whole_s) + whole_s
+            if due_s > now_s:
+                since.due_s = due_s
+                continue
+            since.due_s = now_s + max(AGAIN_S, now_s - since.at_s)
+            found.append(vm)
         return found
+
+    def _from_s(self, since: _Since, delay_s: float) -> float:
+        """When the time of those before it began, or went on: who works off a burst, one VM after the other, is
+        not deaf, and whoever came in between would only make it lose. Who never gets to this one loses its turn
+        all the same, later."""
+        took_s = max((self._took_s.get(name, 0.0) for name in since.before), default=0.0)
+        return max(since.at_s, min(took_s, since.at_s + LONGER * delay_s))
 
     def mine(self, vm: VmId) -> Turn | None:
         """My turn to take a waiting VM; None when I would not take it."""
         wait, since = self.waiting.get(vm), self._since.get(vm)
         if wait is None or since is None:
             return None
-        waited_s = self._now_s() - since.at_s
+        now_s = self._now_s()
         if len(since.before) < len(wait.head):
             rank = len(since.before)
         else:
             whole_s = self.delay_ms(vm, len(wait.head)) / 1000
+            waited_s = now_s - self._from_s(since, whole_s)
             if waited_s < whole_s:
                 return Turn(len(wait.head), whole_s, waited_s)
             found = self.turn(vm, self._me, deep=True)
             if found is None:
                 return None
             rank = found
-        return Turn(rank, self.delay_ms(vm, rank) / 1000, waited_s)
+        delay_s = self.delay_ms(vm, rank) / 1000
+        return Turn(rank, delay_s, now_s - self._from_s(since, delay_s))
 
     def short_of(self, vm: VmId, coming: dict[VmId, VmSpec]) -> tuple[str, ...]:
         """Why this node could not take the waiting VM once those that it is claiming right now are its own."""
