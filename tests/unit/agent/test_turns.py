@@ -8,7 +8,9 @@ from pathlib import Path
 
 from agent_rig import KEYS, Lab, lab_of, vm
 
+from metastack.core.change import Change, Lost
 from metastack.core.codec import decode, encode
+from metastack.core.keys import Kind
 from metastack.core.model import Claim, ClusterConfig, NodeAlive
 from metastack.core.placement import HEAD
 from metastack.sim.loop import run
@@ -111,5 +113,39 @@ def test_a_node_that_cannot_reach_its_storage_says_so_and_takes_nothing(tmp_path
             await lab.until("all on n2", lambda: len(lab.hosts["n2"].running()) == 4, 20)
             lab.pool.heal(lab.hosts["n1"].address)
             await lab.until("n1 is well again", lambda: alive(lab, "n1").storage_ok, 60)
+
+    run(story())
+
+
+def test_who_works_off_a_burst_is_not_taken_for_deaf(tmp_path: Path) -> None:
+    """All its claims take longer than the second in rank waits: that one leaves them to it all the same."""
+
+    async def story() -> None:
+        async with lab_of(tmp_path, nodes=2) as lab:
+            await lab.put(KEYS.cluster(), encode(ClusterConfig(overcommit_cpu=16.0)))
+            for host in lab.hosts.values():
+                assert host.store is not None
+                commit = host.store.commit
+
+                async def slow(change: Change, commit=commit):
+                    if change.name == "claim":
+                        await asyncio.sleep(0.02)  # one of them is below the 30 ms of a rank
+                    return await commit(change)
+
+                host.store.commit = slow  # type: ignore[method-assign]
+            apply, lost = lab.cluster.apply, []
+
+            def counting(change: Change):
+                outcome = apply(change)
+                if change.name == "claim" and isinstance(outcome, Lost):
+                    lost.append(change)
+                return outcome
+
+            lab.cluster.apply = counting  # type: ignore[method-assign]
+            await asyncio.gather(*(lab.want(f"vm{n}", memory_mib=16) for n in range(240)))
+            await lab.until("all are claimed", lambda: len(lab.cluster.under(KEYS.prefix(Kind.CLAIM))) == 240)
+            assert not lost
+            board = lab.hosts["n1"].agent.node.board  # type: ignore[union-attr]
+            assert not board.misses.count, "somebody was taken for deaf"
 
     run(story())
