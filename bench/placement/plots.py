@@ -31,6 +31,7 @@ def draw(folder: Path, document: dict[str, Any]) -> None:
         _by_size(folder / "placement-failed.svg", document, "failed_claims_per_vm", "failed claims a VM", 0.02)
         _by_size(folder / "placement-p99.svg", document, "claim_p99_ms", "wish to claim, p99, ms", 100.0)
         _quality(folder / "placement-quality.svg", document)
+        _deaf(folder / "placement-deaf.svg", document["deaf"])
         if document["trace"]:
             _trace(folder / "placement-trace.svg", document)
 
@@ -56,6 +57,7 @@ def _by_size(path: Path, document: dict[str, Any], field: str, label: str, limit
             axis.plot(nodes, values, marker="o", label=name, color=COLOURS[kind])
         axis.axhline(limit, linestyle="--", linewidth=0.8, color="black")
         axis.set_xscale("log", base=2)
+        axis.set_xticks(nodes, [str(n) for n in nodes])
         axis.set_yscale("log")
         axis.set_title(title)
         axis.set_xlabel("nodes")
@@ -72,6 +74,24 @@ def _quality(path: Path, document: dict[str, Any]) -> None:
         axis.set_title(f"{aim}: quality against central")
         axis.tick_params(axis="x", labelsize=6, rotation=45)
     axes[-1].legend(fontsize=7, loc="lower right")
+    _save(figure, path)
+
+
+def _deaf(path: Path, runs: list[dict[str, Any]]) -> None:
+    figure, axis = pyplot.subplots(figsize=(10, 3.2))
+    places = range(len(runs))
+    for at, (which, name, colour) in enumerate(
+        (("without", "all well", "#1b6ac9"), ("with", "5 % deaf", "#c0392b"))
+    ):
+        values = [one[which]["claim_p99_ms"] for one in runs]
+        axis.bar([n + (at - 0.5) * 0.35 for n in places], values, 0.35, label=name, color=colour)
+    for n, one in enumerate(runs):
+        twice = 2 * one["without"]["claim_p99_ms"]
+        axis.plot([n - 0.4, n + 0.4], [twice, twice], color="black", linestyle="--", linewidth=0.8)
+    axis.set_xticks(places, [f"{one['load']}\n{one['aim']}".replace(" nodes, ", "\n") for one in runs])
+    axis.tick_params(axis="x", labelsize=5)
+    axis.set_title("wish to claim, p99, ms; dashed: twice what it is when all are well")
+    axis.legend(fontsize=7)
     _save(figure, path)
 
 
