@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -31,8 +32,14 @@ ONLY_BY_NAME = ("outage", "placement", "revocation", "scale")
 """Takes long, or says nothing about speed."""
 
 
+def stoppable() -> None:
+    """Asked to end, a bench ends what it started, as it does when it is interrupted from the keyboard."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+
 def main(argv: Sequence[str]) -> int:
     """0: every limit kept; 1: one was missed, or a bench could not be run; 2: usage."""
+    stoppable()
     listed = "\n".join(f"  {name:10} {what}" for name, what in BENCHES.items())
     parser = argparse.ArgumentParser(
         prog="deploy/bench",

@@ -30,6 +30,8 @@ from metastack.store.etcd import EtcdStore
 BYSTANDERS = 20
 LEASE_S = 3600
 SHM = Path("/dev/shm")
+DIE_WITH_ME = ("setpriv", "--pdeathsig", "KILL")
+"""Before a command: a bench that is killed leaves nothing running."""
 
 
 class Process:
@@ -132,7 +134,7 @@ class Stage:
         port = free_ports(1)[0]
         with (self.folder / "proxy.log").open("ab") as log:
             process = subprocess.Popen(  # noqa: ASYNC220 - only starts
-                ["etcd", "grpc-proxy", "start", f"--endpoints={self.endpoint.removeprefix('http://')}",
+                [*DIE_WITH_ME, "etcd", "grpc-proxy", "start", f"--endpoints={self.endpoint.removeprefix('http://')}",
                  f"--listen-addr=127.0.0.1:{port}", f"--data-dir={self.folder / 'proxy'}"],
                 cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env={k: v for k, v in os.environ.items() if not k.startswith("ETCD_")},
@@ -156,17 +158,19 @@ class Stage:
 async def stage() -> AsyncIterator[Stage]:
     """A fresh etcd in memory."""
     folder = Path(tempfile.mkdtemp(prefix="msb", dir=_in_memory()))
-    cluster = EtcdCluster.local(folder, extra=("--snapshot-count=100000",))
+    cluster = EtcdCluster.local(folder, argv_prefix=DIE_WITH_ME, extra=("--snapshot-count=100000",))
     one = Stage(folder, cluster)
     try:
         await cluster.start()
         yield one
     finally:
-        for worker in one.workers:
-            await worker.end()
-        await one.store.close()
-        await cluster.kill()
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            for worker in one.workers:
+                await worker.end()
+            await one.store.close()
+        finally:
+            await cluster.kill()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _in_memory() -> Path | None:

@@ -276,7 +276,7 @@ def main() -> None:
     structlog.configure(
         processors=[structlog.processors.add_log_level, structlog.processors.JSONRenderer()],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        wrapper_class=structlog.make_filtering_bound_logger(20),
+        wrapper_class=structlog.make_filtering_bound_logger(int(os.environ.get("METASTACK_BENCH_LOG", "20"))),
         cache_logger_on_first_use=True,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as in agent/main
