@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 from zlib import crc32
-
-from msgspec import Struct
 
 from .change import Batch, Entry, KeyEvent, Snapshot
 from .codec import Unreadable, decode
@@ -39,7 +37,10 @@ from .model import (
     resolved_claim,
     token,
 )
+from .rows import Row, Rows, Seen, shared
 from .sound import flaw
+
+__all__ = ["Seen", "World", "mod_of", "seen", "wants_on"]
 
 R = TypeVar("R", bound=Record)
 
@@ -62,28 +63,11 @@ _TYPES: Final[dict[Kind, type[Record]]] = {
 }
 """Kinds that are part of the picture; events, history and tickets are read on demand."""
 
-
-class Seen(Struct, Generic[R], frozen=True):
-    """A record as it was seen: with the revisions that guards compare."""
-
-    record: R | None
-    """None when it does not parse; then ``why`` says so."""
-    mod: int
-    create: int
-    lease: int = 0
-    why: str = ""
-    check: int = -1
-    """Checksum of the bytes that it was decoded from; -1: it was not."""
-
-    @property
-    def ok(self) -> R:
-        """The record; only for callers that have checked that it parses."""
-        if self.record is None:
-            raise ValueError(f"unreadable record used: {self.why}")
-        return self.record
+_OF_VMS: Final = (Kind.VM_SPEC, Kind.CLAIM, Kind.VM_STATUS, Kind.HALT, Kind.HINT)
+"""Kinds whose names are a VM's."""
 
 
-def mod_of(seen: Seen[R] | None) -> int:
+def mod_of(seen: Seen[R] | Row | None) -> int:
     """The mod revision to guard with; 0 ("absent") for none."""
     return seen.mod if seen is not None else 0
 
@@ -102,14 +86,30 @@ def seen(kind: type[R], entry: Entry) -> Seen[R]:
     return Seen(record, entry.mod_revision, entry.create_revision, entry.lease, check=crc32(entry.value))
 
 
-def _is_of(found: Seen[Record], entry: Entry) -> bool:
+def _is_of(found: Seen[Any] | Row, entry: Entry) -> bool:
     """That entry was decoded already. A full look sees ten thousand records that nobody wrote since the last.
 
     Safety: revisions alone do not tell: in an etcd that was restored, others wrote at the same ones.
     """
-    if found.check != crc32(entry.value):
-        return False
-    return (found.mod, found.create, found.lease) == (entry.mod_revision, entry.create_revision, entry.lease)
+    return _numbers(found) == (
+        entry.mod_revision, entry.create_revision, entry.lease, crc32(entry.value)
+    )  # fmt: skip
+
+
+def _numbers(found: Seen[Any] | Row) -> tuple[int, int, int, int]:
+    return found.numbers if isinstance(found, Row) else (found.mod, found.create, found.lease, found.check)
+
+
+class _Names(dict[tuple[str, ...], tuple[str, ...]]):
+    """The names of each VM, once for all tables, and its project's name once for all its VMs."""
+
+    def __init__(self) -> None:
+        self._projects: dict[str, str] = {}
+
+    def __missing__(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        kept = (self._projects.setdefault(names[0], names[0]), *names[1:])
+        self[kept] = kept
+        return kept
 
 
 class World:
@@ -119,7 +119,9 @@ class World:
         self.keys = keys
         self.revision = 0
         self._floor = 0
-        self._tables: dict[Kind, dict[tuple[str, ...], Seen[Record]]] = {kind: {} for kind in _TYPES}
+        self._tables: dict[Kind, dict[tuple[str, ...], Seen[Any] | Row]] = {kind: {} for kind in _TYPES}
+        self._rows = Rows()
+        self._vms = _Names()
 
     def restart(self) -> None:
         """What comes next is another history, whose revisions begin anew."""
@@ -128,22 +130,28 @@ class World:
     # --- folding
     def load(self, snapshot: Snapshot) -> set[ParsedKey]:
         """Replace the picture by a snapshot; returns every key that differs from the one before."""
-        fresh: dict[Kind, dict[tuple[str, ...], Seen[Record]]] = {kind: {} for kind in _TYPES}
+        fresh: dict[Kind, dict[tuple[str, ...], Seen[Any] | Row]] = {kind: {} for kind in _TYPES}
+        vms = _Names()
         for entry in snapshot.entries:
             parsed = self.keys.parse(entry.key)
             if parsed is not None and parsed.kind in _TYPES:
-                known = self._tables[parsed.kind].get(parsed.names)
+                kind, names = parsed.kind, parsed.names
+                known = self._tables[kind].get(names)
                 if known is None or not _is_of(known, entry):
-                    known = seen(_TYPES[parsed.kind], entry)
-                fresh[parsed.kind][parsed.names] = known
+                    known = self._rows.of(kind, seen(_TYPES[kind], entry))
+                if kind in _OF_VMS:
+                    names = vms[names]
+                fresh[kind][names] = known
         changed: set[ParsedKey] = set()
         for kind, table in fresh.items():
             old = self._tables[kind]
             for names in old.keys() | table.keys():
                 before, after = old.get(names), table.get(names)
-                if before is None or after is None or (before.mod, before.check) != (after.mod, after.check):
+                if before is after:
+                    continue
+                if before is None or after is None or _numbers(before)[::3] != _numbers(after)[::3]:
                     changed.add(ParsedKey(kind, names))
-        self._tables = fresh
+        self._tables, self._vms = fresh, vms
         self.revision = self._floor = max(self.revision, snapshot.revision)
         return changed
 
@@ -175,12 +183,18 @@ class World:
         parsed = self.keys.parse(event.key)
         if parsed is None or parsed.kind not in _TYPES:
             return None
-        table = self._tables[parsed.kind]
+        kind, names = parsed.kind, parsed.names
+        table = self._tables[kind]
         if event.entry is None:
-            table.pop(parsed.names, None)
-        else:
-            table[parsed.names] = seen(_TYPES[parsed.kind], event.entry)
-        return parsed
+            table.pop(names, None)
+            if kind in _OF_VMS and not any(names in self._tables[other] for other in _OF_VMS):
+                self._vms.pop(names, None)
+            return parsed
+        found = self._rows.of(kind, seen(_TYPES[kind], event.entry))
+        if kind in _OF_VMS:
+            names = self._vms[names]
+        table[names] = found
+        return ParsedKey(kind, names)
 
     def with_hints(self, hints: Mapping[VmId, Hint]) -> World:
         """The same picture with these hints instead of those that there are. This one stays as it is.
@@ -188,7 +202,7 @@ class World:
         The rest is shared: look at it, and follow events with this one only.
         """
         other = copy.copy(self)
-        told: dict[tuple[str, ...], Seen[Record]] = {
+        told: dict[tuple[str, ...], Seen[Any] | Row] = {
             (vm.project, vm.name): Seen(hint, self.revision, self.revision) for vm, hint in hints.items()
         }
         other._tables = {**self._tables, Kind.HINT: told}
@@ -196,7 +210,12 @@ class World:
 
     # --- reading
     def _get(self, kind: Kind, cls: type[R], *names: str) -> Seen[R] | None:
-        return self._tables[kind].get(names)  # type: ignore[return-value]
+        found = self._tables[kind].get(names)
+        return found if found is None else self._rows.whole(kind, names, found)
+
+    def _all(self, kind: Kind) -> Iterator[tuple[tuple[str, ...], Seen[Any]]]:
+        for names, found in self._tables[kind].items():
+            yield names, self._rows.whole(kind, names, found)
 
     def names(self, kind: Kind) -> Iterator[tuple[str, ...]]:
         """The names of every object of a kind."""
@@ -222,6 +241,13 @@ class World:
     def spec(self, vm: VmId) -> Seen[VmSpec] | None:
         return self._get(Kind.VM_SPEC, VmSpec, vm.project, vm.name)
 
+    def lean(self, vm: VmId, spec: VmSpec) -> VmSpec:
+        """Of that VM's spec what it shares with others: all that placement asks for, and no name."""
+        found = self._tables[Kind.VM_SPEC].get((vm.project, vm.name))
+        if found is None:
+            return spec
+        return self._rows.shape(Kind.VM_SPEC, found, spec)  # type: ignore[return-value]
+
     def claim(self, vm: VmId) -> Seen[Claim] | None:
         return self._get(Kind.CLAIM, Claim, vm.project, vm.name)
 
@@ -235,8 +261,8 @@ class World:
         return self._get(Kind.HINT, Hint, vm.project, vm.name)
 
     def hints(self) -> Iterator[tuple[VmId, Seen[Hint]]]:
-        for names, found in self._tables[Kind.HINT].items():
-            yield VmId(*names), found  # type: ignore[misc]
+        for names, found in self._all(Kind.HINT):
+            yield VmId(*names), found
 
     def group(self, project: str, group: str, domain: str) -> Seen[Group] | None:
         return self._get(Kind.GROUP, Group, project, group, domain)
@@ -259,7 +285,7 @@ class World:
     def unfenced(self, node: str) -> int:
         """Claims of the node's sessions that no done fence reaches."""
         through = self.fenced_through(node)
-        records = (claim.record for _, claim in self.claims())
+        records = map(shared, self._tables[Kind.CLAIM].values())
         mine = (claim.session for claim in records if claim is not None and claim.node == node)
         return sum(1 for session in mine if session > through)
 
@@ -284,20 +310,20 @@ class World:
         return {VmId(*names) for kind in tables for names in self._tables[kind]}
 
     def specs(self) -> Iterator[tuple[VmId, Seen[VmSpec]]]:
-        for names, found in self._tables[Kind.VM_SPEC].items():
-            yield VmId(*names), found  # type: ignore[misc]
+        for names, found in self._all(Kind.VM_SPEC):
+            yield VmId(*names), found
 
     def claims(self) -> Iterator[tuple[VmId, Seen[Claim]]]:
-        for names, found in self._tables[Kind.CLAIM].items():
-            yield VmId(*names), found  # type: ignore[misc]
+        for names, found in self._all(Kind.CLAIM):
+            yield VmId(*names), found
 
     def images(self) -> Iterator[tuple[str, Seen[Image]]]:
-        for names, found in self._tables[Kind.IMAGE].items():
-            yield names[0], found  # type: ignore[misc]
+        for names, found in self._all(Kind.IMAGE):
+            yield names[0], found
 
     def volumes(self) -> Iterator[tuple[tuple[str, str], Seen[Volume]]]:
-        for names, found in self._tables[Kind.VOLUME].items():
-            yield (names[0], names[1]), found  # type: ignore[misc]
+        for names, found in self._all(Kind.VOLUME):
+            yield (names[0], names[1]), found
 
     def nodes(self) -> list[str]:
         """Every node that joined or is alive, sorted."""

@@ -20,7 +20,7 @@ def valid_name(name: str) -> bool:
     return NAME_RE.fullmatch(name) is not None
 
 
-class VmId(Struct, frozen=True, order=True):
+class VmId(Struct, frozen=True, order=True, gc=False):
     """A VM's name: unique in its project; the UUID in the spec tells two VMs of one name apart."""
 
     project: str

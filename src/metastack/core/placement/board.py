@@ -62,7 +62,7 @@ class Board:
         self.groups = Groups(self.nodes)
         self._orders: dict[object, Order] = {}
         self._placed: dict[VmId, tuple[str, VmSpec]] = {}
-        """Real and virtual assignments."""
+        """Real and virtual assignments, of each spec what it shares with others (:meth:`.World.lean`)."""
         self._on: dict[str, set[VmId]] = {}
         """VMs claimed by each node."""
         self._after: dict[VmId, set[VmId]] = {}
@@ -170,11 +170,11 @@ class Board:
         if wait is not None or (self._following and vm not in self._on.get(node, ())):
             # Also who was wanted and taken within one batch: a charge ends at the same claim for everybody.
             self.misses.won(node, wait.head if wait is not None else ())
-        if self._placed.get(vm) != (node, spec):
+        if self._placed.get(vm) != (node, self.world.lean(vm, spec)):
             self._unplace(vm)
             self._place(vm, spec, node)
             self._crowded(node, spec)
-        self._on.setdefault(node, set()).add(vm)
+        self._on.setdefault(node, set()).add(vm if wait is None else wait.vm)
 
     def _crowded(self, node: str, spec: VmSpec) -> None:
         """A VM came there that the line did not send: who was promised the same room goes elsewhere."""
@@ -200,7 +200,7 @@ class Board:
     def _place(self, vm: VmId, spec: VmSpec, node: str) -> None:
         if spec.placement.anti_affinity:
             self.groups.know(spec, self._placed_specs())
-        self._placed[vm] = (node, spec)
+        self._placed[vm] = (node, self.world.lean(vm, spec))
         self._load(spec, node, 1)
 
     def _unplace(self, vm: VmId) -> None:
