@@ -38,6 +38,7 @@ def _printer(frame: Frame) -> Printer[FenceView]:
         Column("NODE-STATE", lambda v: v.node_state),
         Column("THROUGH", lambda v: v.fenced_through),
         Column("FENCED", lambda v: age(v.at)),
+        Column("RETURNED", lambda v: v.returned),
         Column("BY", lambda v: v.by),
         Column("METHOD", lambda v: v.method),
         Column("OSD-EPOCH", lambda v: v.osd_epoch),
@@ -78,12 +79,20 @@ def list_(
 async def _shown(cluster: Cluster, name: str) -> FenceView:
     from metastack.commands.fence_view import fence_view
     from metastack.commands.fences import FENCES
-    from metastack.commands.problem import not_found
+    from metastack.commands.problem import Code, Problem, not_found
     from metastack.commands.reading import prefixes, read_world
 
-    view = fence_view(await read_world(cluster, prefixes(cluster.keys, FENCES)), name)
+    world = await read_world(cluster, prefixes(cluster.keys, FENCES))
+    view = fence_view(world, name)
     if view is None:
-        raise not_found(f"fence of {name}", "`metastack fence list` shows the nodes that were ever fenced")
+        if name in world.nodes():
+            raise Problem(
+                Code.NOT_FOUND,
+                f"fence of {name}",
+                "does not exist: that node was never fenced",
+                f"`metastack node show {name}` shows the node",
+            )
+        raise not_found(f"node {name}", "`metastack node list` shows the nodes that joined")
     return view
 
 
@@ -104,9 +113,11 @@ def fence(
 ) -> None:
     """Shut a lost node out of the storage, also when the mass brake holds; its VMs start elsewhere."""
     from metastack.commands.deed import new_deed
-    from metastack.commands.fences import fence_node, wait_fenced
+    from metastack.commands.fences import check_fence, fence_node, wait_fenced
 
     frame, deed = frame_of(ctx), new_deed(reason)
+    if not yes:
+        with_cluster(frame, lambda cluster: check_fence(cluster, name))
     confirm(f"Fence node {name}? Whatever still runs there loses its disks.", yes)
 
     async def work(cluster: Cluster) -> FenceView:
@@ -130,9 +141,11 @@ def unfence(
 ) -> None:
     """Lift the block of a node that is gone for good, so that its addresses can be used again."""
     from metastack.commands.deed import new_deed
-    from metastack.commands.fences import unfence_node
+    from metastack.commands.fences import check_unfence, unfence_node
 
     frame, deed = frame_of(ctx), new_deed(reason)
+    if not yes:
+        with_cluster(frame, lambda cluster: check_unfence(cluster, name))
     confirm(f"Is the host of {name} switched off for good? A guest alive there could write again.", yes)
 
     async def work(cluster: Cluster, storage: Storage) -> FenceView:

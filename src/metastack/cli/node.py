@@ -152,7 +152,8 @@ def label(
     from metastack.commands.nodes import label_node
 
     put, drop = label_changes(list(labels))
-    _change(frame_of(ctx), name, reason, lambda c, d: label_node(c, d, name, put, drop), "labelled")
+    done = "labelled" if put else "labels removed"
+    _change(frame_of(ctx), name, reason, lambda c, d: label_node(c, d, name, put, drop), done)
 
 
 @verb(app)
@@ -169,7 +170,8 @@ def taint(
     from metastack.commands.nodes import taint_changes, taint_node
 
     change = taint_changes(list(taints))
-    _change(frame_of(ctx), name, reason, lambda c, d: taint_node(c, d, name, change), "tainted")
+    done = "tainted" if change.put else "taints removed"
+    _change(frame_of(ctx), name, reason, lambda c, d: taint_node(c, d, name, change), done)
 
 
 @verb(app)
@@ -189,6 +191,8 @@ def drain(
     from metastack.commands.nodes import drain_node
 
     frame = frame_of(ctx)
+    if not yes:
+        with_cluster(frame, lambda cluster: _show(cluster, name))
     confirm(f"Drain node {name}? Its VMs are stopped, one at a time, and started on other nodes.", yes)
     deed = new_deed(reason)
 

@@ -39,7 +39,7 @@ def print_explanation(frame: Frame, view: VmExplanation) -> None:
     """For people: the sentence, what bears on it, and a row for each node."""
     from .output import Printer, clean, text_of
 
-    print(clean(f"{view.project}/{view.name} {view.summary}"))
+    print(clean(f"{view.project}/{view.name}: {view.summary}"))
     for key, value in _facts(view):
         print(f"  {key.ljust(11)} {text_of(value)}")
     if view.nodes:

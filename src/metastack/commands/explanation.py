@@ -279,8 +279,8 @@ def _sits(board: Board, spec: VmSpec, view: VmExplanation, message: str | None) 
             return f"{told}; {why}, and {end}"
     mine = next((said for said in view.nodes if said.here), None)
     if mine is not None and not mine.fits:
-        return f"{told}, where it stays; it would not be placed there anew: {'; '.join(mine.reasons)}"
+        return f"{told}; it stays there, and would not be placed there anew: {'; '.join(mine.reasons)}"
     best = next((said for said in view.nodes if said.fits), None)
     if best is not None and not best.here:
-        return f"{told}, where it stays; placed anew it would go to {best.node}"
-    return f"{told}, the best place that there is"
+        return f"{told}; it stays there, and placed anew would go to {best.node}"
+    return f"{told}; there is no better place"

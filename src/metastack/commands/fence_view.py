@@ -12,12 +12,10 @@ from msgspec import Struct
 
 from metastack.core import fences
 from metastack.core.keys import Kind
-from metastack.core.model import Fence
+from metastack.core.model import Fence, token
 from metastack.core.placement import node_state
+from metastack.core.restored import UNBLOCKED
 from metastack.core.world import World
-
-UNBLOCKED = "unblocked-by-hand"
-"""Method of a receipt that tells of a block that a person lifted."""
 
 
 class FenceView(Struct, kw_only=True):
@@ -27,6 +25,8 @@ class FenceView(Struct, kw_only=True):
     state: str
     """``fenced``, ``open`` (being fenced), ``unblocked`` (by hand), ``none``; or ``broken``."""
     node_state: str
+    returned: bool = False
+    """It came back since: what is told of the fence is the past, its last session is not shut out."""
     fenced_through: int | None = None
     """Every session of the node up to this one is shut out of the storage."""
     unfenced_claims: int = 0
@@ -73,7 +73,7 @@ def fence_view(world: World, name: str) -> FenceView | None:
     if fence is None:
         view.state, view.broken, view.trouble = "broken", True, f"broken record, left alone: {found.why}"
         return view
-    view.fenced_through = fence.through or None
+    view.fenced_through, view.returned = fence.through or None, returned(world, name)
     receipt = fence.receipt
     if receipt is not None:
         view.state = "unblocked" if receipt.method == UNBLOCKED else "fenced"
@@ -96,6 +96,24 @@ def unfenced(world: World, node: str) -> list[str]:
         for vm, held in world.claims()
         if held.record is not None and held.record.node == node and held.record.session > through
     )
+
+
+def returned(world: World, node: str) -> bool:
+    """Whether the node had a session that its last fence does not reach: it lifted its block itself.
+
+    Safety of what is said: a session declares its addresses under ``alive = S``, so a declaration of this
+    generation that is newer than ``through`` was made in a later session. One of an older generation, or one
+    that ``node unfence`` wrote, proves nothing.
+    """
+    through = world.fenced_through(node)
+    if world.session(node) > through or world.unfenced(node) > 0:
+        return True
+    fence, facts = world.fence(node), world.facts(node)
+    receipt = fence.record.receipt if fence is not None and fence.record is not None else None
+    if facts is None or facts.record is None or (receipt is not None and receipt.method == UNBLOCKED):
+        return False
+    generation = facts.record.generation
+    return generation == world.generation and token(generation, facts.mod) > through
 
 
 def ready_nodes(world: World, but: str) -> list[str]:

@@ -17,12 +17,13 @@ from metastack.core.change import Put
 from metastack.core.codec import encode
 from metastack.core.keys import Kind
 from metastack.core.model import Fence, FenceReceipt, NodeFacts
+from metastack.core.restored import UNBLOCKED
 from metastack.core.world import Seen, World, seen
 from metastack.ports import Denied, Refused, Storage, Unavailable
 
 from . import names
 from .deed import Cluster, Deed, Kept, Plan, commit, readable
-from .fence_view import UNBLOCKED, FenceView, fence_view, ready_nodes, unfenced
+from .fence_view import FenceView, fence_view, ready_nodes, unfenced
 from .problem import Code, Problem, conflict, from_storage, not_found, usage
 from .reading import Follower, follow, prefixes, read_world
 
@@ -48,15 +49,7 @@ async def fence_node(cluster: Cluster, deed: Deed, node: str) -> int:
 
     async def look() -> Plan[int] | Kept[int]:
         world = await read_world(cluster, prefixes(cluster.keys, FENCES))
-        if node not in world.nodes() and world.fence(node) is None:
-            raise not_found(object, "`metastack node list` shows the nodes that joined")
-        if world.alive(node) is not None:
-            raise conflict(
-                object,
-                "is alive: only a lost node is fenced",
-                f"`metastack node cordon {node}` keeps new VMs away; to fence it, switch the host or its agent "
-                "off and wait for its lease to end",
-            )
+        _may_be_fenced(world, node)
         found = world.fence(node)
         fence = readable(found, object) if found is not None else Fence()
         if fence.intent:
@@ -72,6 +65,31 @@ async def fence_node(cluster: Cluster, deed: Deed, node: str) -> int:
         )
 
     return await commit(cluster, deed, look)
+
+
+async def check_fence(cluster: Cluster, node: str) -> None:
+    """Raise Problem when this node cannot be fenced by hand now: said before anybody is asked for a yes."""
+    names.name("node", node)
+    _may_be_fenced(await read_world(cluster, prefixes(cluster.keys, FENCES)), node)
+
+
+def _may_be_fenced(world: World, node: str) -> None:
+    object = f"node {node}"
+    if node not in world.nodes() and world.fence(node) is None:
+        raise not_found(object, "`metastack node list` shows the nodes that joined")
+    if world.alive(node) is not None:
+        raise conflict(
+            object,
+            "is alive: only a lost node is fenced",
+            f"`metastack node cordon {node}` keeps new VMs away; to fence it, switch the host or its agent "
+            "off and wait for its lease to end",
+        )
+
+
+async def check_unfence(cluster: Cluster, node: str) -> None:
+    """Raise Problem when the fence of this node must stay: said before anybody is asked for a yes."""
+    names.name("node", node)
+    _may_be_lifted(await read_world(cluster, prefixes(cluster.keys, FENCES)), node)
 
 
 async def wait_fenced(
@@ -117,7 +135,8 @@ def _told(world: World, node: str, view: FenceView) -> str:
     if view.trouble:
         return view.trouble
     if view.intent_by in (fences.BY_HAND, fences.ANYONE):
-        return f"waits for one of {', '.join(ready_nodes(world, node))} to take it up"
+        able = ready_nodes(world, node)
+        return f"waits for {'one of ' if len(able) > 1 else ''}{', '.join(able)} to take it up"
     return f"{view.intent_by} is blocking it in the storage"
 
 
@@ -139,7 +158,7 @@ async def unfence_node(cluster: Cluster, deed: Deed, node: str, storage: Storage
 
     async def first() -> Plan[tuple[str, ...]]:
         world = await read_world(cluster, prefixes(cluster.keys, FENCES))
-        facts = await _may_be_lifted(world, node)
+        facts = _may_be_lifted(world, node)
         found = world.fence(node)
         before = found.ok.receipt if found is not None else None
         change = fences.lifted(cluster.keys, node, found, _about_to_lift(before, deed))
@@ -148,7 +167,7 @@ async def unfence_node(cluster: Cluster, deed: Deed, node: str, storage: Storage
             effects=change.effects,
             what="node.unfence",
             object=object,
-            message=" ".join(facts.storage_addresses),
+            message=f"asked for by hand: {' '.join(facts.storage_addresses)}",
             answer=facts.storage_addresses,
         )
 
@@ -217,7 +236,7 @@ def _about_to_lift(before: FenceReceipt | None, deed: Deed) -> FenceReceipt:
     return replace(before, verified=before.verified.split(mark, maxsplit=1)[0] + mark + deed.by)
 
 
-async def _may_be_lifted(world: World, node: str) -> NodeFacts:
+def _may_be_lifted(world: World, node: str) -> NodeFacts:
     """The node's facts; raises Problem when its fence must stay."""
     object, fence, facts = f"node {node}", world.fence(node), world.facts(node)
     if facts is None:

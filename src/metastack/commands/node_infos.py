@@ -10,9 +10,10 @@ from metastack.core.model import (
 )
 from metastack.core.placement import NodeView as Room
 from metastack.core.placement import node_state, node_views
+from metastack.core.restored import UNBLOCKED
 from metastack.core.world import World
 
-from .fence_view import FenceView, brake_held, fence_view, fencer_words
+from .fence_view import FenceView, brake_held, fence_view, fencer_words, returned
 from .nodes import full_taint
 
 
@@ -114,11 +115,16 @@ def _node_info(world: World, name: str, room: Room, vms: int) -> NodeInfo:
 
 
 def _lost(world: World, name: str) -> str:
-    fence = world.fence(name)
+    fence, since = world.fence(name), ""
     if fence is not None and fence.record is not None:
         if fence.record.intent:
             return f"its lease expired; {fencer_words(fence.record)}"
-        if fence.record.receipt is not None:
-            return f"its lease expired; fenced at {fence.record.receipt.at} by {fence.record.receipt.by}"
+        receipt = fence.record.receipt
+        if receipt is not None and receipt.method == UNBLOCKED:
+            return f"its lease expired; its block was lifted by hand at {receipt.at} by {receipt.by}"
+        if receipt is not None and not returned(world, name):
+            return f"its lease expired; fenced at {receipt.at} by {receipt.by}"
+        if receipt is not None:
+            since = " since it came back"
     held = brake_held(world)
-    return "its lease expired; not fenced" + (f": {held}" if held else "")
+    return f"its lease expired; not fenced{since}" + (f": {held}" if held else "")

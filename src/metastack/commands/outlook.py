@@ -79,7 +79,10 @@ def any_loss(world: World, count: int) -> Outlook:
     found = whatif(world, lost=lost)
     if not left:
         view = _outlook((), found.nodes, [], [])
-        view.summary = f"the loss of any {count} of the nodes leaves room for everything"
+        view.summary = (
+            f"the loss of any {count} of the nodes leaves room for what runs; "
+            "a VM that could run nowhere else does not count: `metastack whatif --lose NODE` names it"
+        )
         return view
     return _outlook(found.moves, found.nodes, list(lost), [])
 

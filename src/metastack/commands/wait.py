@@ -218,6 +218,8 @@ class _Wait:
                     if there
                     else "no node has a bridge: delete it and use --network none"
                 )
+            if view.message and view.message.startswith("starts after"):
+                return f"`metastack vm explain {vm}` says for whom it waits"
             return f"`metastack vm explain {vm}` says what every node answers; make room, or ask for less"
         if view is not None and view.phase == Phase.CLAIMED:
             return f"`metastack status` and `metastack node show {view.node}` say what its node does"

@@ -132,14 +132,14 @@ async def test_single_clients_that_are_blocked_no_more(rig: Rig) -> None:
         at="then", by="n2", method="ceph-blocklist-clients", clients=("10.0.0.1:0/7", "10.0.0.1:0/8")
     )
     await facts_of(rig, "n1", "10.0.0.1:0/7")
-    await rig.write(Put(rig.keys.fence("n1"), encode(Fence(through=7, receipt=receipt))))
+    await rig.write(Put(rig.keys.fence("n1"), encode(Fence(through=1 << 20, receipt=receipt))))
     facts = await collect(rig.cluster, __version__, NOW)
     await ask_storage(facts, MemoryStorage(MemoryPool(blocked={"10.0.0.1:0/8"})), "metastack")
     (found,) = [f for f in examine(facts) if f.check == "fence_blocked"]
     assert (found.severity, found.object) == (Severity.ERROR, "node n1")
     assert "does not block 10.0.0.1:0/7:" in found.meaning
     # It came back since, lifted the block and claimed: that it is gone again is no sign of a broken fence.
-    claim = Claim(node="n1", session=9, uuid="u", volume_uuid="v", claim_id="c", epoch=9)
+    claim = Claim(node="n1", session=1 << 21, uuid="u", volume_uuid="v", claim_id="c", epoch=9)
     await rig.write(Put(rig.keys.claim(VmId("default", "later")), encode(claim)))
     facts = await collect(rig.cluster, __version__, NOW)
     await ask_storage(facts, MemoryStorage(MemoryPool(blocked={"10.0.0.1:0/8"})), "metastack")
@@ -250,7 +250,7 @@ async def test_a_fence_that_the_storage_forgot_and_rights_that_are_too_wide(rig:
     await node(rig, "n2", "10.0.0.2")
     await rig.write(Delete(rig.keys.node_alive("n1")))
     receipt = FenceReceipt(at="t", by="n2", method="ceph-blocklist", addresses=("10.0.0.1",))
-    await rig.put(rig.keys.fence("n1"), Fence(through=9, receipt=receipt))
+    await rig.put(rig.keys.fence("n1"), Fence(through=1 << 20, receipt=receipt))
     facts = await collect(rig.cluster, __version__, NOW)
     pool = MemoryPool(blocked={"10.0.0.2"})
     await ask_storage(facts, MemoryStorage(pool), "wide")

@@ -10,11 +10,12 @@ from msgspec.structs import replace
 
 from metastack.commands.deed import Cluster
 from metastack.commands.fence_view import fence_view, fence_views, open_for_s
-from metastack.commands.fences import fence_node, unfence_node, wait_fenced
+from metastack.commands.fences import check_fence, check_unfence, fence_node, unfence_node, wait_fenced
 from metastack.commands.problem import Code, Problem
 from metastack.commands.reading import EVERYTHING, prefixes, read_world
+from metastack.commands.views import node_infos
 from metastack.commands.vms import NewVm, create_vm
-from metastack.core import changes, fences
+from metastack.core import changes, fences, restored
 from metastack.core.change import Change, Put
 from metastack.core.codec import encode
 from metastack.core.model import Fence, FenceReceipt, NodeAlive, NodeFacts
@@ -138,6 +139,40 @@ async def test_waiting_says_what_is_wrong(rig: Rig) -> None:
     assert raised.value.code is Code.CONFLICT
 
 
+async def test_a_node_that_came_back_is_not_called_fenced_when_it_is_lost_again(rig: Rig) -> None:
+    await lost_node(rig)
+    n2 = await rig.node("n2")
+    await fence_node(rig.cluster, deed("why"), "n1")
+    await agent_does_it(rig, "n1", "n2", n2)
+    world = await world_of(rig)
+    view = fence_view(world, "n1")
+    assert view is not None and not view.returned
+    assert "; fenced at t by n2" in told_of(world, "n1")
+    await lost_node(rig)  # it declares its addresses anew, has no VM, and is lost: nothing of it is blocked now
+    world = await world_of(rig)
+    view = fence_view(world, "n1")
+    assert view is not None and view.returned
+    assert told_of(world, "n1") == "its lease expired; not fenced since it came back"
+
+
+def told_of(world: World, name: str) -> str:
+    (info,) = [info for info in node_infos(world) if info.name == name]
+    return info.message or ""
+
+
+async def test_what_cannot_be_is_said_before_anybody_is_asked(rig: Rig) -> None:
+    await rig.node("n2")
+    for check in (check_fence, check_unfence):
+        with pytest.raises(Problem, match="does not exist"):
+            await check(rig.cluster, "n9")
+    await rig.put(rig.keys.node_facts("n2"), NodeFacts(name="n2", uuid="uuid-n2"))
+    for check in (check_fence, check_unfence):
+        with pytest.raises(Problem, match="is alive"):
+            await check(rig.cluster, "n2")
+    await lost_node(rig)
+    await check_fence(rig.cluster, "n1")
+
+
 async def test_how_long_an_intent_is_open() -> None:
     assert open_for_s(Fence()) is None
     assert open_for_s(Fence(intent=True)) is None
@@ -158,6 +193,10 @@ async def test_unfence_lifts_records_and_forgets(rig: Rig) -> None:
     view = await unfence_node(rig.cluster, deed("sold"), "n1", storage)
     assert pool.blocked == {"10.0.0.9"}
     assert (view.state, view.reason, view.fenced_through) == ("unblocked", "sold", through)
+    assert not view.returned
+    # After a restore of etcd this word is what says that nobody waits for the host.
+    assert view.method == restored.UNBLOCKED
+    assert told_of(await world_of(rig), "n1").startswith("its lease expired; its block was lifted by hand at ")
     facts = (await world_of(rig)).facts("n1")
     assert facts is not None
     assert facts.ok.storage_addresses == ()

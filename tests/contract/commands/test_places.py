@@ -96,7 +96,7 @@ async def test_explain_says_what_every_node_says(rig: Rig) -> None:
     assert two.demands == ["--anti-affinity app=web@zone"]
     one = await explain_vm(rig.cluster, vm("one"))
     assert (one.node, one.chosen, one.session) == ("n1", "n1", sessions["n1"])
-    assert one.summary == "is on n1, the best place that there is"
+    assert one.summary == "is on n1; there is no better place"
 
 
 async def test_explain_says_why_it_waits_and_why_it_stays(rig: Rig) -> None:
@@ -117,7 +117,7 @@ async def test_explain_says_why_it_waits_and_why_it_stays(rig: Rig) -> None:
     assert app.chosen == "n3"
     await nodes.cordon_node(rig.cluster, deed(), "n1")
     db = await explain_vm(rig.cluster, vm("db"))
-    assert db.summary == ("is on n1, where it stays; it would not be placed there anew: the node is cordoned")
+    assert db.summary == ("is on n1; it stays there, and would not be placed there anew: the node is cordoned")
     assert [(said.node, said.here) for said in db.nodes if said.chosen] == [("n1", True)]
     await nodes.drain_node(rig.cluster, deed(), "n1")
     assert "the node is draining, and n" in (await explain_vm(rig.cluster, vm("db"))).summary

@@ -56,7 +56,7 @@ async def test_demands_from_the_command_line_and_back(program: Program, rig: Rig
     assert "needs label zone=a, the node has no label zone" in by_node["n2"]["reasons"]
     await rig.claim("n1", sessions["n1"], vm("web1"))
     told = await program("vm", "explain", "web1")
-    assert told.out.startswith("default/web1 is on n1, the best place that there is\n")
+    assert told.out.startswith("default/web1: is on n1; there is no better place\n")
     assert "has it" in told.out and "refuses" in told.out and "--spread app=web@zone:2" in told.out
     placed = await program("vm", "place", "web1", "--node-selector", "zone=b", "--spread", "")
     assert placed.status == 0

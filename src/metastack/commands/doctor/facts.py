@@ -33,11 +33,11 @@ from metastack.core.model import (
     VmStatus,
     Volume,
 )
+from metastack.core.restored import UNBLOCKED
 from metastack.core.world import World
 from metastack.ports import Denied, Refused, Storage, Unavailable
 
 from ..deed import Cluster
-from ..fence_view import UNBLOCKED
 from ..reading import prefixes
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..fence_view import UNBLOCKED
+from metastack.core.restored import UNBLOCKED
+
+from ..fence_view import returned
 from .facts import Facts, Finding, error, info, warning
 
 
@@ -23,9 +25,9 @@ def check(facts: Facts) -> Iterator[Finding]:
         fence, known = world.fence(name), world.facts(name)
         alive = world.alive(name)
         receipt = fence.record.receipt if fence is not None and fence.record is not None else None
-        # Claims of a later session: it came back after that fence, and lifted the block itself.
-        returned = world.unfenced(name) > 0
-        if alive is None and receipt is not None and receipt.method != UNBLOCKED and not returned:
+        # One that came back after that fence lifted the block itself.
+        past = receipt is None or receipt.method == UNBLOCKED or returned(world, name)
+        if alive is None and receipt is not None and not past:
             missing = [each for each in (*receipt.addresses, *receipt.clients) if each not in storage.blocked]
             if missing:
                 yield error(

@@ -30,4 +30,4 @@ def check(facts: Facts) -> Iterator[Finding]:
                 f'metastack node fence {name} --reason "it is switched off"',
             )
         else:
-            yield info(f"node {name}", "is lost; it answers for nothing", f"metastack fence show {name}")
+            yield info(f"node {name}", "is lost; it answers for nothing", f"metastack node show {name}")
