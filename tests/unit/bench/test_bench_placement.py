@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -16,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 from bench import __main__ as entry
 from bench import placement
 from bench.harness import Row
-from bench.placement import cost, crowd, loads, plots
+from bench.placement import cost, crowd, loads, pages, plots
 from bench.placement.model import Model, Stream
 from bench.placement.ranked import ranked
 from bench.placement.runs import Runs
@@ -206,3 +208,17 @@ def test_a_trace_needs_its_nodes(capsys: pytest.CaptureFixture[str]) -> None:
         entry.main(["placement", "--trace", str(TASKS)])
     assert raised.value.code == 2
     assert "go together" in capsys.readouterr().err
+
+
+def test_the_page_tells_the_figures_of_its_record() -> None:
+    page = pages.PAGE.read_text()
+    name = re.findall(r"<!-- figures of (\S+) -->", page)
+    assert len(name) == 1 and (pages.RESULTS / name[0]).exists(), (
+        "python -m bench.placement.pages RECORD makes it"
+    )
+    record = json.loads((pages.RESULTS / name[0]).read_text())
+    assert pages.filled(page, name[0], record) == page
+    # A miss is never hidden: as many are told as the record has.
+    missed = [row["name"] for row in record["rows"] if not row["ok"]]
+    told = page.count(pages.MISSED.strip()) + len(re.findall(r"\*\*\d+ missed\*\*", page))
+    assert told >= len(missed), missed
