@@ -60,7 +60,7 @@ def parse_mib(text: str) -> int:
     value = parse_bytes(text)
     mib, rest = divmod(value, UNITS["MiB"])
     if rest:
-        raise InvalidSize(f"{text!r} is not a whole number of MiB")
+        raise InvalidSize(f"{text!r} is not a whole number of MiB (1,048,576 bytes): write {max(1, mib)}MiB")
     return mib
 
 

@@ -147,7 +147,9 @@ def aim(
 
 @app.command()
 def scenario(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of README, script and log.expect.")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders of README, script and log.expect, or folders of such.")
+    ],
     update: Annotated[bool, typer.Option("--update", help="Write log.expect.")] = False,
     log: Annotated[bool, typer.Option("--log", help="Print the whole trace.")] = False,
 ) -> None:
@@ -156,7 +158,8 @@ def scenario(
     from .script import ScriptError
 
     wrong = 0
-    for folder in folders:
+    inside = (p.parent for folder in folders for p in sorted(folder.glob("*/script")))
+    for folder in (*(f for f in folders if (f / "script").exists() or not list(f.glob("*/script"))), *inside):
         try:
             outcome = play_one(folder, update)
         except (OSError, ScriptError) as error:

@@ -7,6 +7,8 @@ order of nodes is kept up to date without asking everything again.
 
 from __future__ import annotations
 
+from typing import Final
+
 from ..model import Effect, NodeExpression, NodeState, Operator, VmSpec
 from .nodes import NodeView
 
@@ -120,10 +122,14 @@ def _label(node: NodeView, key: str) -> str:
     return f"no label {key}" if value is None else f"{key}={value}"
 
 
+_SIGNS: Final = {Operator.IN: "=", Operator.NOT_IN: "!=", Operator.GT: ">", Operator.LT: "<"}
+"""As ``--require-label`` takes them."""
+
+
 def _words(e: NodeExpression) -> str:
     if e.operator in (Operator.EXISTS, Operator.DOES_NOT_EXIST):
         return f"{'a' if e.operator is Operator.EXISTS else 'no'} label {e.key}"
-    return f"label {e.key} {e.operator.value} {','.join(e.values)}"
+    return f"label {e.key}{_SIGNS[e.operator]}{','.join(e.values)}"
 
 
 def taint_text(key: str, value: str) -> str:
