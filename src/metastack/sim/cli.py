@@ -147,9 +147,7 @@ def aim(
 
 @app.command()
 def scenario(
-    folders: Annotated[
-        list[Path], typer.Argument(help="Folders of README, script and log.expect, or folders of such.")
-    ],
+    folders: Annotated[list[Path], typer.Argument(help="Scenarios, or folders of them.")],
     update: Annotated[bool, typer.Option("--update", help="Write log.expect.")] = False,
     log: Annotated[bool, typer.Option("--log", help="Print the whole trace.")] = False,
 ) -> None:
