@@ -57,7 +57,8 @@ def main(argv: Sequence[str]) -> int:
     if bool(chosen.nodes_file) != bool(chosen.trace):
         parser.error("--nodes-file and --trace go together")
     # Files are meant from where the caller stands; the record says nothing of the machine's folders.
-    told = [Path(word).name if word in (chosen.nodes_file, chosen.trace) and word else word for word in argv]
+    files = {chosen.nodes_file, chosen.trace, chosen.json, str(chosen.results)} - {"", None, "-"}
+    told = [Path(word).name if word in files else word for word in argv]
     document: dict[str, Any] = {}
     rows: list[Row] = []
     failed: list[str] = []
