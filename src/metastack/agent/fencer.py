@@ -141,6 +141,14 @@ class Fencer:
         """Look at one node; returns seconds until it should be looked at again (0: on change)."""
         if victim == self._node.name:
             return 0.0
+        found = self._node.world.fence(victim)
+        fence = found.record if found is not None else None
+        if self._node.world.alive(victim) is not None and (fence is None or not fence.intent):
+            # Nearly every node at every full look: to rank all nodes for each of them would cost their square.
+            # And whose turn it is counts from when there is something to do.
+            self._failed.pop(victim, None)
+            self._rank.pop(victim, None)
+            return 0.0
         self._brake()
         view = self._view(victim)
         intent = view.fence is not None and view.fence.record is not None and view.fence.record.intent
