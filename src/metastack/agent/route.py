@@ -27,18 +27,17 @@ LEAVE: Key = ("task", "leave", "")
 OVERDUE: Key = ("task", "overdue", "")
 """VMs that wait although those who should take them have had their time."""
 
-_OF_A_NODE = (Kind.NODE_ALIVE, Kind.FENCE, Kind.NODE_SPEC, Kind.NODE_FACTS)
+_OF_A_NODE = frozenset({Kind.NODE_ALIVE, Kind.FENCE, Kind.NODE_SPEC, Kind.NODE_FACTS})
 
 
 def about_nodes(touched: Iterable[ParsedKey]) -> bool:
     """True when a node's records are among them."""
-    return any(key.kind in _OF_A_NODE for key in touched)
+    return not _OF_A_NODE.isdisjoint([key.kind for key in touched])
 
 
 def mine(world: World, me: str, vm: VmId) -> bool:
     """A claim names this node."""
-    claim = world.claim(vm)
-    return claim is not None and claim.record is not None and claim.record.node == me
+    return world.owner(vm) == me
 
 
 def keys_of(
@@ -62,9 +61,10 @@ def keys_of(
                     yield _vm(key.vm)
             case Kind.VM_SPEC | Kind.CLAIM | Kind.HALT:
                 vm = key.vm
-                if mine(world, me, vm) or here(vm) or world.halt(vm) is not None:
+                own = mine(world, me, vm)
+                if own or here(vm) or world.halt(vm) is not None:
                     yield _vm(vm)
-                if key.kind is Kind.VM_SPEC and mine(world, me, vm):
+                if own and key.kind is Kind.VM_SPEC:
                     yield LEAVE
                 for names in disks.of(vm):
                     if orphaned(world, *names):

@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from .model import VmId, valid_name
+from .model import NAME_RE, VmId
 
 DEFAULT_ROOT: Final = "/metastack"
 
@@ -67,7 +67,13 @@ _PARTS: Final[dict[Kind, int]] = {
 }
 
 
-_KINDS: Final[dict[str, Kind]] = {kind.value: kind for kind in Kind}
+_KINDS: Final[dict[str, Kind]] = {kind.value: kind for kind in Kind if "/" not in kind.value}
+_DEEPER: Final[dict[str, dict[str, Kind]]] = {}
+"""Kinds of two segments, by the first and the second."""
+for _kind in Kind:
+    _first, _, _second = _kind.value.partition("/")
+    if _second:
+        _DEEPER.setdefault(_first, {})[_second] = _kind
 
 
 _NAMED: Final = frozenset({Kind.VM_SPEC, Kind.CLAIM, Kind.NODE_ALIVE})
@@ -183,18 +189,19 @@ class Keys:
         """Take a key apart; None for one that is not ours to understand."""
         if not key.startswith(self._start):
             return None
-        rest = key[len(self._start) :].split("/")
-        for width in (2, 1):
-            kind = _KINDS.get(rest[0] if width == 1 else "/".join(rest[:2]))
-            if kind is None:
-                continue
-            names = tuple(rest[width:])
-            if len(names) != _PARTS[kind] or not all(names):
+        first, *names = key[len(self._start) :].split("/")
+        kind = _KINDS.get(first)
+        if kind is None:
+            if not names or (kind := _DEEPER.get(first, {}).get(names[0])) is None:
                 return None
-            if kind in _NAMED and not all(map(valid_name, names)):
-                return None
-            return ParsedKey(kind, names)
-        return None
+            del names[0]
+        if len(names) != _PARTS[kind] or not all(names):
+            return None
+        if kind in _NAMED:
+            for name in names:
+                if NAME_RE.fullmatch(name) is None:
+                    return None
+        return ParsedKey(kind, tuple(names))
 
 
 def prefix_end(prefix: str) -> bytes:

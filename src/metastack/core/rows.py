@@ -17,12 +17,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from .keys import Kind
-from .model import Claim, Nic, Record, VmSpec, VmStatus, Volume
+from .model import Claim, Ha, Nic, Placement, Record, VmSpec, VmStatus, Volume
 
 R = TypeVar("R", bound=Record)
 
-RECENT: Final = 32
-"""Rows that keep their record whole: who just heard of it reads it several times."""
+RECENT: Final = 128
+"""Records kept whole beside their rows: who just heard of one reads it several times, and a claim follows its
+wish soon."""
 _SHAPES: Final = 4096
 """Shapes shared at a time. When there are more, sharing begins anew: a matter of memory and nothing else."""
 
@@ -69,9 +70,8 @@ class Row(Struct, gc=False):
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = cast("Callable[[bytes], list[Any]]", msgspec.msgpack.Decoder(list).decode)
 
-_UUID: Final = re.compile(
-    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32}"
-).fullmatch
+_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
+_HEX: Final = re.compile(r"[0-9a-f]{32}").fullmatch
 _TIME: Final = re.compile(
     r"[1-9][0-9]{3}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{3})?Z", re.A
 ).fullmatch
@@ -80,11 +80,12 @@ _DIGITS: Final = str.maketrans("", "", "-T:.Z")
 
 def _thin(text: str) -> str | bytes:
     """A UUID in 16 bytes, or in 17 when it has no dashes; anything else as it is."""
-    if _UUID(text) is None:
-        return text
-    if len(text) == 36:
+    size = len(text)
+    if size == 36 and _UUID(text) is not None:
         return bytes.fromhex(text.replace("-", ""))
-    return b"\0" + bytes.fromhex(text)
+    if size == 32 and _HEX(text) is not None:
+        return b"\0" + bytes.fromhex(text)
+    return text
 
 
 def _text(thin: str | bytes) -> str:
@@ -113,6 +114,8 @@ class _Kind(Struct, frozen=True):
     """How the records of one kind are taken apart and put together."""
 
     own: Callable[[Any], tuple[Any, ...]]
+    shared: Callable[[Any], tuple[Any, ...]]
+    """Everything else: records with the same have one shape."""
     blank: Callable[[Any], Record]
     whole: Callable[[Any, tuple[str, ...], list[Any]], Record]
 
@@ -121,6 +124,20 @@ def _spec_own(spec: VmSpec) -> tuple[Any, ...]:
     return (
         _thin(spec.uuid), _thin(spec.volume_uuid), _thin(spec.request_id), _thin_time(spec.created),
         spec.reason, spec.paused_epoch, [nic.mac for nic in spec.nics],
+    )  # fmt: skip
+
+
+_ANYWHERE, _HA = Placement(), Ha()
+
+
+def _spec_shared(spec: VmSpec) -> tuple[Any, ...]:
+    nics, more = spec.nics, b""
+    if spec.labels or spec.resources or spec.placement != _ANYWHERE or spec.ha != _HA:
+        more = _encode((spec.labels, spec.resources, spec.placement, spec.ha))
+    return (
+        spec.v, spec.project, spec.image, spec.image_uuid, spec.cpus, spec.memory_mib, spec.disk_bytes,
+        spec.power, spec.run, spec.force, spec.by, more,
+        nics[0].bridge if len(nics) == 1 else tuple([nic.bridge for nic in nics]),
     )  # fmt: skip
 
 
@@ -144,6 +161,10 @@ def _claim_own(claim: Claim) -> tuple[Any, ...]:
     return _thin(claim.uuid), _thin(claim.volume_uuid), _thin(claim.claim_id), claim.epoch
 
 
+def _claim_shared(claim: Claim) -> tuple[Any, ...]:
+    return claim.v, claim.node, claim.session, claim.generation, claim.taken_from, claim.was_paused
+
+
 def _claim_whole(shape: Claim, names: tuple[str, ...], own: list[Any]) -> Claim:
     _, _, _, _, uuid, volume_uuid, claim_id, epoch = own
     return replace(
@@ -158,11 +179,22 @@ def _status_own(status: VmStatus) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+def _status_shared(status: VmStatus) -> tuple[Any, ...]:
+    return status.v, status.phase, status.node, status.session, status.run, status.crashes, status.ready
+
+
 def _status_whole(shape: VmStatus, names: tuple[str, ...], own: list[Any]) -> VmStatus:
     uuid, epoch, since, ips, message, retry_at, vnc = own[4:]
     return replace(
         shape, uuid=_text(uuid), epoch=epoch, since=_time(since), ips=tuple(ips), message=message,
         retry_at=retry_at, vnc=vnc,
+    )  # fmt: skip
+
+
+def _volume_shared(volume: Volume) -> tuple[Any, ...]:
+    return (
+        volume.v, volume.project, volume.size_bytes, volume.image_uuid, volume.pool, volume.trash_retention_s,
+        volume.last_node,
     )  # fmt: skip
 
 
@@ -172,30 +204,34 @@ def _volume_whole(shape: Volume, names: tuple[str, ...], own: list[Any]) -> Volu
 
 
 _KINDS: Final[dict[Kind, _Kind]] = {
-    Kind.VM_SPEC: _Kind(_spec_own, _spec_blank, _spec_whole),
+    Kind.VM_SPEC: _Kind(_spec_own, _spec_shared, _spec_blank, _spec_whole),
     Kind.CLAIM: _Kind(
-        _claim_own, lambda claim: replace(claim, uuid="", volume_uuid="", claim_id="", epoch=0), _claim_whole
+        _claim_own,
+        _claim_shared,
+        lambda claim: replace(claim, uuid="", volume_uuid="", claim_id="", epoch=0),
+        _claim_whole,
     ),
     Kind.VM_STATUS: _Kind(
         _status_own,
+        _status_shared,
         lambda s: replace(s, uuid="", epoch=0, since="", ips=(), message="", retry_at="", vnc=""),
         _status_whole,
     ),
     Kind.VOLUME: _Kind(
         lambda volume: (volume.vm, _thin(volume.vm_uuid)),
+        _volume_shared,
         lambda volume: replace(volume, uuid="", vm="", vm_uuid=""),
         _volume_whole,
     ),
 }
-NAMED_BY_KEY: Final = frozenset(_KINDS)
-"""Kinds that are kept as rows. The names in them are those of their keys (:mod:`.sound` sees to it)."""
+"""Names that are a key's are put in from it: :mod:`.sound` sees to it that a record has those of its key."""
 
 
 class Rows:
     """Takes records apart and puts them together; keeps the shapes, and who was seen last."""
 
     def __init__(self) -> None:
-        self._shapes: dict[bytes, Record] = {}
+        self._shapes: dict[tuple[Kind, tuple[Any, ...]], Record] = {}
         self._recent: dict[int, tuple[Row, Seen[Any]]] = {}
         """By the id of a row, which lives at least as long as it is in here."""
 
@@ -206,7 +242,7 @@ class Rows:
             return seen
         try:
             own = _encode((seen.mod, seen.create, seen.lease, seen.check, *how.own(seen.record)))
-            row = Row(self._shared(how.blank(seen.record)), own)
+            row = Row(self._shared(kind, how, seen.record), own)
         except OverflowError:
             return seen  # JSON knows larger numbers than this
         recent = self._recent
@@ -232,15 +268,15 @@ class Rows:
         recent = self._recent.get(id(found))
         if recent is not None and recent[1].record is record:
             return found.shape
-        return self._shared(_KINDS[kind].blank(record))
+        return self._shared(kind, _KINDS[kind], record)
 
-    def _shared(self, blank: Record) -> Record:
-        key = _encode((type(blank).__name__, blank))
+    def _shared(self, kind: Kind, how: _Kind, record: Record) -> Record:
+        key = kind, how.shared(record)
         shape = self._shapes.get(key)
         if shape is None:
             if len(self._shapes) >= _SHAPES:
                 self._shapes.clear()
-            shape = self._shapes[key] = blank
+            shape = self._shapes[key] = how.blank(record)
         return shape
 
 

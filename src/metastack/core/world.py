@@ -251,6 +251,12 @@ class World:
     def claim(self, vm: VmId) -> Seen[Claim] | None:
         return self._get(Kind.CLAIM, Claim, vm.project, vm.name)
 
+    def owner(self, vm: VmId) -> str:
+        """The node that the VM's claim names; empty: nobody's, or nobody knows."""
+        found = self._tables[Kind.CLAIM].get((vm.project, vm.name))
+        claim = shared(found) if found is not None else None
+        return claim.node if claim is not None else ""
+
     def status(self, vm: VmId) -> Seen[VmStatus] | None:
         return self._get(Kind.VM_STATUS, VmStatus, vm.project, vm.name)
 

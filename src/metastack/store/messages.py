@@ -23,6 +23,9 @@ _TARGETS: Final[dict[str, tuple[Any, str]]] = {
 }
 
 
+_DELETED: Final = rpc.Event.DELETE
+
+
 def key_of(key: str) -> bytes:
     """A key as etcd takes it; an empty one would mean something else to it."""
     if not key:
@@ -57,10 +60,12 @@ def entry_of(kv: Any) -> Entry:
 
 
 def event_of(event: Any) -> KeyEvent:
+    # Each field of a message is made anew whenever it is asked for.
     kv = event.kv
-    if event.type == rpc.Event.DELETE:
-        return KeyEvent(_text(kv.key), kv.mod_revision, None)
-    return KeyEvent(_text(kv.key), kv.mod_revision, entry_of(kv))
+    key, mod = _text(kv.key), kv.mod_revision
+    if event.type == _DELETED:
+        return KeyEvent(key, mod, None)
+    return KeyEvent(key, mod, Entry(key, kv.value, kv.create_revision, mod, kv.version, kv.lease))
 
 
 def _compare(guard: Guard) -> Any:
