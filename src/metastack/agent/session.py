@@ -17,7 +17,7 @@ import structlog
 from ..core import changes
 from ..core.change import Committed, Lease
 from ..core.keys import Keys
-from ..core.model import Fence, Fencing, NodeAlive, token
+from ..core.model import Event, Fence, Fencing, NodeAlive, token
 from ..core.world import Seen, seen
 from ..ports import Hypervisor, LeaseGone, Refused, Storage, Store, Unavailable
 from .clock import Clock
@@ -342,7 +342,9 @@ class Session:
 
     async def _become_ready(self) -> None:
         alive = msgspec.structs.replace(self._describe(), ready=True, generation=self.generation)
-        outcome = await self._store.commit(changes.announce(self._keys, self.me, alive))
+        about = Event(at=self._clock.stamp(), by=f"node/{self.name}", what="node.ready", object=self.name)
+        told = changes.event_of(self._keys, self._clock.ms(), self._clock.ident()[:12], about)
+        outcome = await self._store.commit(changes.announce(self._keys, self.me, alive, (told,)))
         if not isinstance(outcome, Committed):
             raise Refused("the session was lost before it became ready")
         await self._mirror.reached(outcome.revision)
