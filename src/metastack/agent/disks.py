@@ -7,7 +7,7 @@ Rule: it says what the world says; it only spares looking through every record f
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from ..core.keys import Kind, ParsedKey
 from ..core.model import VmId, VmSpec, Volume
@@ -24,40 +24,41 @@ class Disks:
     def __init__(self, world: World) -> None:
         self._world = world
         self._vm: dict[Names, VmId] = {}
-        self._of: dict[VmId, set[Names]] = {}
-        self._named: dict[str, set[Names]] = {}
-        for names, _ in world.volumes():
-            self._see(names)
+        self._of: dict[VmId, tuple[Names, ...]] = {}
+        self._named: dict[str, tuple[Names, ...]] = {}
+        for names in world.names(Kind.VOLUME):
+            self._see(cast(Names, names))
 
     def update(self, touched: Iterable[ParsedKey]) -> None:
         """Take in what changed."""
         for key in touched:
             if key.kind is Kind.VOLUME:
-                self._see((key.names[0], key.names[1]))
+                self._see(cast(Names, key.names))
 
     def _see(self, names: Names) -> None:
         found = self._world.volume(*names)
         record = found.record if found is not None else None
         vm = VmId(record.project, record.vm) if record is not None else None
+        alone = (names,)  # there are as many as disks: one for both tables
         old = self._vm.get(names)
         if old is not None and old != vm:
             del self._vm[names]
             _drop(self._of, old, names)
         if vm is not None and old != vm:
             self._vm[names] = vm
-            self._of.setdefault(vm, set()).add(names)
+            _add(self._of, vm, alone)
         if found is None:
             _drop(self._named, names[1], names)
         else:
-            self._named.setdefault(names[1], set()).add(names)
+            _add(self._named, names[1], alone)
 
     def of(self, vm: VmId) -> list[Names]:
         """Records of a VM's disks, also of older VMs of its name."""
-        return sorted(self._of.get(vm, ()))
+        return list(self._of.get(vm, ()))
 
     def named(self, uuid: str) -> list[Volume]:
         """Every readable record of that UUID, in whatever project."""
-        found = (self._world.volume(*names) for names in sorted(self._named.get(uuid, ())))
+        found = (self._world.volume(*names) for names in self._named.get(uuid, ()))
         return [volume.record for volume in found if volume is not None and volume.record is not None]
 
     def stranger(self, spec: VmSpec) -> str:
@@ -65,7 +66,7 @@ class Disks:
         mine = self._world.volume(spec.project, spec.volume_uuid)
         own = mine is not None and mine.record is not None and mine.record.vm_uuid == spec.uuid
         born = (mine.create, spec.project) if mine is not None and own else None
-        for names in sorted(self._named.get(spec.volume_uuid, ())):
+        for names in self._named.get(spec.volume_uuid, ()):
             found = self._world.volume(*names)
             if found is None or found.record is None or found.record.vm_uuid == spec.uuid:
                 continue
@@ -75,9 +76,17 @@ class Disks:
         return ""
 
 
-def _drop(table: dict[K, set[Names]], key: K, names: Names) -> None:
+def _add(table: dict[K, tuple[Names, ...]], key: K, alone: tuple[Names]) -> None:
     there = table.get(key)
-    if there is not None:
-        there.discard(names)
-        if not there:
-            del table[key]
+    if there is None:
+        table[key] = alone
+    elif alone[0] not in there:
+        table[key] = tuple(sorted((*there, *alone)))
+
+
+def _drop(table: dict[K, tuple[Names, ...]], key: K, names: Names) -> None:
+    left = tuple(other for other in table.get(key, ()) if other != names)
+    if left:
+        table[key] = left
+    else:
+        table.pop(key, None)

@@ -107,9 +107,13 @@ class _Names(dict[tuple[str, ...], tuple[str, ...]]):
         self._projects: dict[str, str] = {}
 
     def __missing__(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        kept = (self._projects.setdefault(names[0], names[0]), *names[1:])
+        kept = self.shared(names)
         self[kept] = kept
         return kept
+
+    def shared(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The names of something else of a project."""
+        return (self._projects.setdefault(names[0], names[0]), *names[1:])
 
 
 class World:
@@ -141,6 +145,8 @@ class World:
                     known = self._rows.of(kind, seen(_TYPES[kind], entry))
                 if kind in _OF_VMS:
                     names = vms[names]
+                elif kind is Kind.VOLUME:
+                    names = vms.shared(names)
                 fresh[kind][names] = known
         changed: set[ParsedKey] = set()
         for kind, table in fresh.items():
@@ -193,6 +199,8 @@ class World:
         found = self._rows.of(kind, seen(_TYPES[kind], event.entry))
         if kind in _OF_VMS:
             names = self._vms[names]
+        elif kind is Kind.VOLUME:
+            names = self._vms.shared(names)
         table[names] = found
         return ParsedKey(kind, names)
 
