@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from metastack.core.change import Batch, Entry, KeyEvent, Snapshot
 from metastack.core.codec import encode
 from metastack.core.keys import Keys, Kind
-from metastack.core.model import Claim, Nic, Phase, VmId, VmSpec, VmStatus, Volume
+from metastack.core.model import Claim, Ha, Nic, Phase, Placement, Power, VmId, VmSpec, VmStatus, Volume
 from metastack.core.rows import RECENT, Row, Rows, Seen, shared
 from metastack.core.world import World
 
@@ -129,6 +129,40 @@ def test_a_world_of_many_tells_the_same_as_of_few(listed: bool) -> None:
     assert {vm.name: found.ok for vm, found in world.specs()} == {f"vm-{n}": _spec(n) for n in range(count)}
     assert world.unfenced("n1") == count and world.unfenced("n2") == 0
     assert world.load(Snapshot(2000, tuple(entries))) == set()
+
+
+OTHER: dict[type, Any] = {int: 77, str: "other", bool: True}
+"""Another value for a field of a type."""
+
+
+@pytest.mark.parametrize("kind", [Kind.VM_SPEC, Kind.CLAIM, Kind.VM_STATUS, Kind.VOLUME])
+def test_records_that_differ_in_any_field_are_told_apart(kind: Kind) -> None:
+    """Also in one that is added some day: it must be in the shape's key or among what is a VM's own."""
+    some: dict[Kind, Any] = {
+        Kind.VM_SPEC: _spec(1),
+        Kind.CLAIM: _claim(1),
+        Kind.VM_STATUS: VmStatus(uuid=UUID, phase=Phase.RUNNING, node="n1", session=5, epoch=7, ready=False),
+        Kind.VOLUME: Volume(
+            uuid=UUID, project="default", vm="vm-1", vm_uuid=UUID, size_bytes=1, image_uuid=UUID
+        ),
+    }
+    special: dict[str, Any] = {
+        "phase": Phase.FAILED, "power": Power.OFF, "ips": ("10.0.0.1",), "labels": {"a": "b"},
+        "resources": {"gpu": 1}, "placement": Placement(node="n1"), "ha": Ha(priority=3),
+        "nics": (Nic(bridge="br1", mac="52:54:00:00:00:01"), Nic(bridge="br2", mac="52:54:00:00:00:02")),
+    }  # fmt: skip
+    record, rows = some[kind], Rows()
+    for field in msgspec.structs.fields(record):
+        if field.name in ("project", "name") or (kind is Kind.VOLUME and field.name == "uuid"):
+            continue  # its key's
+        old = getattr(record, field.name)
+        new = special.get(field.name, OTHER.get(type(old)))
+        assert new is not None and new != old, f"no other value for {field.name}"
+        other = msgspec.structs.replace(record, **{field.name: new})
+        kept = [rows.of(kind, Seen(one, 1, 1, check=n)) for n, one in enumerate((record, other))]
+        rows._recent.clear()
+        names = NAMES.get(kind, ("default", "vm-1"))
+        assert [rows.whole(kind, names, one).ok for one in kept] == [record, other], field.name
 
 
 def test_a_number_too_large_for_a_row_is_kept_as_it_is() -> None:
