@@ -431,3 +431,26 @@ def test_tokens_are_for_hard_rules_beyond_one_node() -> None:
     even = spec("e", labels={"app": "z"}, placement=Placement(spread=(SpreadTerm(labels={"app": "z"}),)))
     found.want("e", labels={"app": "z"}, placement=even.placement)
     assert [domain for _, domain in found.board.tokens(even, "n0")] == ["all"]
+
+
+def test_a_node_that_joins_costs_no_count_of_all_vms() -> None:
+    found = zoned()
+    for n in range(4):
+        found.want(f"v{n}", labels={"app": "x"})
+        found.claim(f"v{n}", found.board.waiting[VmId("default", f"v{n}")].head[0])
+    groups = found.board.groups
+    found.want("large", cpus=64)
+    assert not found.board.waiting[VmId("default", "large")].head
+    found.node("m", cpus=64)
+    assert found.board.groups is groups, "everything was counted anew"
+    assert list(found.board.nodes) == sorted(found.board.nodes)
+    assert found.board.waiting[VmId("default", "large")].head == ("m",)
+
+
+def test_a_node_that_is_known_late_is_counted_with_what_is_on_it() -> None:
+    found = Cluster()
+    found.node("n1")
+    found.want("v1", memory_mib=1024)
+    found.claim("v1", "n2")  # it came before the news of its node
+    found.node("n2")
+    assert found.board.nodes["n2"].promised.memory_mib == 1024

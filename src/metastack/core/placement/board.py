@@ -28,7 +28,7 @@ from .gates import gate, unanswered
 from .groups import Groups
 from .line import Line, Waiting
 from .misses import Misses
-from .nodes import NodeView, node_view, plus
+from .nodes import NodeView, join, node_view, plus
 from .order import Order, shape_of
 from .preferences import hinted, preference
 from .scores import SOON_MS
@@ -113,27 +113,28 @@ class Board:
 
     def _nodes_changed(self, names: Iterable[str]) -> bool:
         """Take in news of nodes; False when too much is different to go on from here."""
-        known = set(self.world.nodes())
+        world = self.world
         for name in names:
-            old = self.nodes.get(name)
-            if name not in known or old is None:
+            old, new = self.nodes.get(name), self._view(name)
+            if (world.facts(name) or world.alive(name)) is None or (old is None and self._on.get(name)):
                 return False
-            new = self._view(name)
-            new.promised, new.images = old.promised, old.images
-            if new == old:
-                continue
-            if new.labels != old.labels:
-                return False  # it is in other domains now
-            if old.session != new.session:
-                self.misses.forgive(name)
-                old.session = new.session
-            if max(old.lag_ms, new.lag_ms) <= SOON_MS:
-                old.lag_ms = new.lag_ms
-            if new == old:
-                continue
-            self.nodes[name] = new
-            for order in self._orders.values():
-                order.renew(name)
+            if old is None:  # nothing is on it: a cluster that grows need not count all VMs anew
+                join(self.nodes, new)
+                self._orders.clear()
+            else:
+                new.promised, new.images = old.promised, old.images
+                if new.labels != old.labels:
+                    return False  # it is in other domains now
+                if old.session != new.session:
+                    self.misses.forgive(name)
+                    old.session = new.session
+                if max(old.lag_ms, new.lag_ms) <= SOON_MS:
+                    old.lag_ms = new.lag_ms
+                if new == old:
+                    continue
+                self.nodes[name] = new
+                for order in self._orders.values():
+                    order.renew(name)
             self._nowhere.clear()
             self._reopen(None)
         return True
@@ -179,9 +180,8 @@ class Board:
     def _crowded(self, node: str, spec: VmSpec) -> None:
         """A VM came there that the line did not send: who was promised the same room goes elsewhere."""
         if node in self.nodes and self.nodes[node].overfull:
-            there = (w.line for w in self.waiting.values() if w.head and w.head[0] == node)
-            if (first := min(there, default=None)) is not None:
-                self._reopen(first)
+            for wait in [wait for wait in self.waiting.values() if wait.head and wait.head[0] == node]:
+                self._reopen(wait.line)
         if groups := self.groups.of(spec):
             # Only those that it has to do with: were all sent anew, claims on their way would meet new ones.
             self._grown = bool(self.waiting)

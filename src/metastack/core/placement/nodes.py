@@ -84,6 +84,13 @@ def node_view(world: World, name: str) -> NodeView:
     return view
 
 
+def join(nodes: dict[str, NodeView], node: NodeView) -> None:
+    """One more in a dictionary that others hold, too; it stays sorted by name."""
+    rest = {**nodes, node.name: node}
+    nodes.clear()
+    nodes.update(sorted(rest.items()))
+
+
 def promised(world: World) -> dict[str, Resources]:
     """What each node answers for, summed over the claims."""
     sums: dict[str, Resources] = {}
