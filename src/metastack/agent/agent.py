@@ -20,6 +20,7 @@ from ..ports import Fenced, Hypervisor, Network, Refused, Storage, Store, Unavai
 from . import route
 from .act import Reconciler
 from .announce import Announcer
+from .announced import Announced
 from .boots import Boots
 from .clock import Clock
 from .fencer import Fencer
@@ -114,7 +115,7 @@ class Agent:
             self.node, self.fencer, self._health, marks,
             address=address, console=console, capacity=capacity, machine=machine,
         )  # fmt: skip
-        self._sweeper = Sweeper(self.node)
+        self._sweeper, self._announced = Sweeper(self.node), Announced(name)
 
     # --- life
 
@@ -190,14 +191,14 @@ class Agent:
 
     def _changed(self, touched: set[ParsedKey]) -> None:
         """The mirror has news: queue what they bear on."""
-        self.node.follow(touched)
-        if route.about_nodes(touched):
-            self.fencer.observe({key.names[0] for key in touched if key.kind is Kind.NODE_ALIVE})
-            self.node.session.check()
+        node, news = self.node, self._announced.news(touched, self.node.world)
+        node.follow(touched)
+        if route.about_nodes(news):
+            self.fencer.observe({key.names[0] for key in news if key.kind is Kind.NODE_ALIVE})
+            node.session.check()
         if any(key.kind is Kind.CLUSTER for key in touched):
-            self._config_changed(self.node.world)
-        node = self.node
-        for key in route.keys_of(touched, node.world, node.name, node.board, node.disks, self._here):
+            self._config_changed(node.world)
+        for key in route.keys_of(news, node.world, node.name, node.board, node.disks, self._here):
             self._queue.add(key)
         if node.board.waiting:
             self._queue.add_after(route.OVERDUE, AGAIN_S)
