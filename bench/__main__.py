@@ -23,12 +23,14 @@ BENCHES = {
     "outage": "what guests notice of 10 minutes (--runs N: N minutes) without etcd",
     "placement": "placement without a scheduler against one: simulation, a trace, cost (minutes)",
     "scale": "on a real etcd: claims/s, watch traffic, CPU of a follower (minutes; --runs N: N percent)",
+    "claims8": "the claims/s of 8 agents out of scale (minutes; --runs N: N percent)",
+    "claims200": "the claims/s of 200 agents out of scale (--runs N: N percent)",
     "revocation": "what guests notice when etcd revokes the lease of a node that is well",
 }
 """Each is a module of this package with ``run(runs: int | None) -> Result``."""
-MODULES = {"scale": "placement_etcd"}
+MODULES = {"scale": "placement_etcd", "claims8": "placement_etcd_8", "claims200": "placement_etcd_200"}
 """Where that is not the name."""
-ONLY_BY_NAME = ("outage", "placement", "revocation", "scale")
+ONLY_BY_NAME = ("outage", "placement", "revocation", "scale", "claims8", "claims200")
 """Takes long, or says nothing about speed."""
 
 

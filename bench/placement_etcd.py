@@ -43,8 +43,9 @@ APART_LIMIT = 0.5
 STREAMS = (50, 100, 200, 400)
 CPU_LIMIT_US = {200: 100.0, 2048: 150.0}
 SETTINGS: dict[int, dict[str, object]] = {
-    8: {"rank_delay_ms": 300},
-    # Here a hundred agents share one core: the second in rank must not wonder while the first has no turn.
+    # Here four or a hundred agents share a core with others: the second in rank must not wonder while the first
+    # has no turn on it. Nobody is deaf, so nobody gains by a long delay either.
+    8: {"rank_delay_ms": 3000},
     200: {"rank_delay_ms": 5000},
 }
 
@@ -54,11 +55,24 @@ def run(runs: int | None = None) -> Result:
     return asyncio.run(_run((runs or 100) / 100))
 
 
+def claims_of(count: int, runs: int | None) -> Result:
+    """Only the claims a second of so many agents, beside their baseline."""
+    return asyncio.run(_only(count, (runs or 100) / 100))
+
+
+async def _only(count: int, share: float) -> Result:
+    kept, rows = Kept(f"claims{count}"), list[Row]()
+    document: dict[str, Any] = {"stage": about(), "claims": {}}
+    await _claims(kept, share, count, rows, document)
+    kept.done()
+    return Result(rows=rows, raw=document, document=document)
+
+
 class Kept:
     """Trials that are through."""
 
-    def __init__(self) -> None:
-        self._path = RESULTS / "scale-unfinished.json"
+    def __init__(self, bench: str) -> None:
+        self._path = RESULTS / f"{bench}-unfinished.json"
         self.found: dict[str, Any] = json.loads(self._path.read_text()) if self._path.exists() else {}
 
     async def get(
@@ -79,7 +93,7 @@ class Kept:
 
 
 async def _run(share: float) -> Result:
-    kept, rows = Kept(), list[Row]()
+    kept, rows = Kept("scale"), list[Row]()
     document: dict[str, Any] = {"stage": about(), "claims": {}, "watch": [], "cpu": {}}
 
     async def follower(nodes: int) -> None:

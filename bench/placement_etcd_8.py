@@ -1,0 +1,10 @@
+"""Claims a second of 8 agents on a real etcd, beside their baseline: that part of ``scale`` alone."""
+
+from __future__ import annotations
+
+from bench.harness import Result
+from bench.placement_etcd import claims_of
+
+
+def run(runs: int | None = None) -> Result:
+    return claims_of(8, runs)
