@@ -97,7 +97,7 @@ class Checkers:
             if host.shut_out():
                 self.deeds.blocked_s[host.name] = self._lab.loop.time()
             if host.powered:
-                for domain in host.hypervisor.active():
+                for domain in host.hypervisor.guests():
                     out = self._lab.pool.refuses(host.client_of(domain.uuid))
                     if out:
                         self.deeds.blocked_s[host.name] = self._lab.loop.time()

@@ -47,7 +47,7 @@ class Deeds:
         """An agent asks to end a guest: not one that is wanted there, and has been for long."""
         asked = self._asked.setdefault((host.name, uuid), [])
         asked.append(host.hypervisor.specs.get(uuid))
-        domain = next((d for d in host.hypervisor.known() if d.uuid == uuid), None)
+        domain = next((host.hypervisor.whole(d) for d in host.hypervisor.known() if d.uuid == uuid), None)
         if domain is None or domain.state is DomainState.DEFINED:
             return
         if not domain.managed:

@@ -19,7 +19,7 @@ def _where(lab: Lab, name: str) -> list[str]:
     return [
         host.name
         for host in lab.hosts.values()
-        for domain in host.hypervisor.active()
+        for domain in host.hypervisor.guests()
         if domain.managed and domain.name == name and domain.state is DomainState.RUNNING
     ]
 

@@ -14,10 +14,12 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from msgspec.structs import replace
+
 from ..agent.agent import Agent
 from ..agent.clock import Clock
 from ..agent.marks import Marks
-from ..core.facts import DomainState, EndReason
+from ..core.facts import Domain, DomainState, EndReason
 from ..core.model import NodeFacts, Resources
 from ..core.world import seen
 from ..hypervisor.memory import MemoryHypervisor
@@ -81,6 +83,11 @@ class _Hypervisor(MemoryHypervisor):
     runs: Callable[[], None] = staticmethod(lambda: None)
     destroyed: Callable[[str, DomainSpec | None], None] = staticmethod(lambda uuid, spec: None)
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._before: dict[str, Domain] = {}
+        """Damaged domains as they were."""
+
     def _ended(self, uuid: str, end: EndReason) -> None:
         if end is EndReason.DESTROYED:
             self.destroyed(uuid, self.specs.get(uuid))
@@ -94,6 +101,18 @@ class _Hypervisor(MemoryHypervisor):
     def forget(self, uuid: str) -> None:
         """Whoever made a domain takes it away."""
         self._forget(uuid)
+
+    def damage(self, uuid: str) -> None:
+        self._before[uuid] = self._must(uuid)
+        super().damage(uuid)
+
+    def whole(self, domain: Domain) -> Domain:
+        """That domain as it is, whatever its metadata says by now."""
+        return replace(self._before[domain.uuid], state=domain.state) if domain.damaged else domain
+
+    def guests(self) -> list[Domain]:
+        """What runs or could write, each as it is."""
+        return [self.whole(domain) for domain in self.active()]
 
 
 class SimHost:
@@ -178,7 +197,7 @@ class SimHost:
             return False
         if not self.lab.script.address:
             return bool(facts.storage_addresses) and set(facts.storage_addresses) <= pool.blocked
-        guests = {self.client_of(domain.uuid) for domain in self.hypervisor.active() if domain.managed}
+        guests = {self.client_of(domain.uuid) for domain in self.hypervisor.guests() if domain.managed}
         known = bool(facts.storage_clients) and {*facts.storage_clients, *guests} <= pool.blocked
         return known and (not facts.storage_guest_user or facts.storage_guest_user in pool.no_rights)
 
@@ -321,7 +340,7 @@ class SimHost:
             return
         pool = self.lab.pool
         cut = self.address in pool.cut or pool.down
-        for domain in self.hypervisor.active():
+        for domain in self.hypervisor.guests():
             if not domain.managed or domain.state not in (DomainState.RUNNING, DomainState.SHUTTING_DOWN):
                 continue
             if cut:
@@ -335,7 +354,7 @@ class SimHost:
         """What was stalled lands now, or is refused."""
         stalled, self._stalled = self._stalled, {}
         pool = self.lab.pool
-        for domain in self.hypervisor.active():
+        for domain in self.hypervisor.guests():
             found = stalled.get(domain.uuid)
             if found is None or found[0] != domain.epoch:
                 continue

@@ -1,6 +1,6 @@
 """The list of all mutations: the transactions' guards, the agent's steps, and controls.
 
-Owns: what is in the list. Refuses: the entries themselves (``mutation_guards``, ``mutation_steps``).
+Owns: what is in the list. Refuses: the entries themselves (``mutation_guards``, ``mutation_steps``, …).
 Rule: a control takes nothing away, or only what the argument does not need, and must stay green.
 """
 
@@ -11,6 +11,8 @@ from typing import Final
 from .mutation import FENCES, SESSION, Mutation, Patch, agent, fence_guard, guard, plan
 from .mutation_acts import ACTS
 from .mutation_guards import GUARDS
+from .mutation_hosts import HOSTS
+from .mutation_restored import RESTORED
 from .mutation_steps import STEPS
 
 NEEDLESS: Final[tuple[tuple[str, tuple[Patch, ...]], ...]] = (
@@ -83,6 +85,8 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *GUARDS,
     *STEPS,
     *ACTS,
+    *RESTORED,
+    *HOSTS,
     # --- controls
     Mutation("control-nothing", "no step is taken away", (), harmless=True),
     Mutation(

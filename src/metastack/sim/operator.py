@@ -31,9 +31,14 @@ class Operator:
         self.answering: set[str] = set()
         """VMs whose ready port answers while they run."""
 
+    def id(self, name: str) -> VmId:
+        """The VM of that name, in the project that it was wanted in."""
+        words = (word.partition("=") for word in self._words.get(name, ()))
+        return VmId(next((value for key, _, value in words if key == "project"), "default"), name)
+
     def spec(self, name: str) -> VmSpec | None:
         """The spec as it is now."""
-        entry = self._lab.cluster.get(self._lab.keys.vm_spec(VmId("default", name)))
+        entry = self._lab.cluster.get(self._lab.keys.vm_spec(self.id(name)))
         return decode(VmSpec, entry.value) if entry is not None else None
 
     def _put(self, spec: VmSpec) -> bool:

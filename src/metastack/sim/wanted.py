@@ -10,6 +10,7 @@ Owns: the words. Refuses: writing anything.
     app=db          a label
     apart=zone      never in one zone (rack, node ...) with others of its app
     memory=4096     MiB
+    project=other   not "default"
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def spec_of(name: str, number: int, life: int, words: tuple[str, ...]) -> VmSpec
     labels = {"app": said["app"]} if "app" in said else {}
     apart = (GroupTerm(labels=labels, topology=said["apart"]),) if "apart" in said else ()
     return VmSpec(
-        project="default",
+        project=said.get("project", "default"),
         name=name,
         uuid=f"{number:08d}-{life:04d}-4000-8000-00000000000a",
         image="debian",
