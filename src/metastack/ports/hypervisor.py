@@ -108,7 +108,10 @@ class Hypervisor(Protocol):
     async def domain(self, uuid: str) -> Domain | None: ...
 
     def events(self) -> AsyncIterator[DomainEvent]:
-        """Domain events for ever; a ``DomainEvent(uuid="", what="reconnected")`` means: look at everything."""
+        """Domain events for ever; a ``DomainEvent(uuid="", what="reconnected")`` means: look at everything.
+
+        And now and then without one: a guest that dies while a new daemon connects to it ends without an event.
+        """
         ...
 
     async def boot(self, spec: DomainSpec, paused: bool = False) -> None:

@@ -240,3 +240,24 @@ async def test_a_barrier_gets_past_a_daemon_that_hangs(host: LibvirtHost) -> Non
     await hypervisor.barrier()
     assert isinstance(await hypervisor.domains(), list)
     await hypervisor.close()
+
+
+async def test_a_guest_that_dies_before_a_new_libvirtd_has_its_monitor_is_a_crash_without_an_event(
+    host: LibvirtHost, hypervisor: LibvirtHypervisor
+) -> None:
+    guest = spec(host.disk("unheard"), "unheard")
+    await hypervisor.boot(guest)
+    pid = host.qemu_pid(guest.uuid)
+    os.kill(pid, signal.SIGSTOP)  # it does not answer the daemon that reconnects to it
+    try:
+        watcher = Watcher(hypervisor)
+        await hypervisor.barrier()
+        await watcher.wait("", "reconnected")
+        assert (await look_until(hypervisor, guest.uuid, lambda _: True)).state is DomainState.RUNNING
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    domain = await look_until(hypervisor, guest.uuid, lambda seen: seen.state is DomainState.DEFINED)
+    assert domain.end is EndReason.CRASHED
+    # What the agent's regular look at everything is for.
+    assert [event for event in watcher.seen if event.uuid == guest.uuid] == []
+    await watcher.close()
