@@ -36,7 +36,12 @@ ONLY_BY_NAME = ("outage", "placement", "revocation", "scale", "claims8", "claims
 
 def stoppable() -> None:
     """Asked to end, a bench ends what it started, as it does when it is interrupted from the keyboard."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once more would interrupt the ending
+        signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def main(argv: Sequence[str]) -> int:
