@@ -28,7 +28,7 @@ BENCHES = {
     "revocation": "what guests notice when etcd revokes the lease of a node that is well",
 }
 """Each is a module of this package with ``run(runs: int | None) -> Result``."""
-MODULES = {"scale": "placement_etcd", "claims8": "placement_etcd_8", "claims200": "placement_etcd_200"}
+MODULES = {"scale": "scale.whole", "claims8": "scale.claims8", "claims200": "scale.claims200"}
 """Where that is not the name."""
 ONLY_BY_NAME = ("outage", "placement", "revocation", "scale", "claims8", "claims200")
 """Takes long, or says nothing about speed."""

@@ -16,7 +16,7 @@ TOP = Path(__file__).parents[3]
 STORY = """
 import asyncio
 from bench.__main__ import stoppable
-from bench.placement_etcd_stage import stage
+from bench.scale.stage import stage
 
 async def story():
     async with stage() as one:
