@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench import placement_etcd_load as load
 from bench.harness import say
-from bench.placement_etcd_stage import Stage, cpu_s, stage
+from bench.scale import load
+from bench.scale.stage import Stage, cpu_s, stage
 from metastack.core.change import Change
 from metastack.core.keys import Kind
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.harness import Result
-from bench.placement_etcd import claims_of
+from bench.scale.whole import claims_of
 
 
 def run(runs: int | None = None) -> Result:

@@ -13,10 +13,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from bench import placement_etcd_load as load
 from bench.harness import say
 from bench.placement.cost import BY_ANOTHER
-from bench.placement_etcd_stage import Process, Stage, stage
+from bench.scale import load
+from bench.scale.stage import Process, Stage, stage
 from metastack.agent.mirror import listed_prefixes
 from metastack.core.change import Batch, Change, Entry, KeyEvent, Put
 from metastack.core.codec import encode

@@ -3,7 +3,7 @@
 Owns: one etcd, one process for each reader, bursts of claims. Refuses: deciding which one the store takes.
 Rule: every reader is given the same messages in the same bursts; CPU time of the whole process, with threads.
 
-``python -m bench.placement_etcd_readers aio,thread,socket,h2,curl``: the last two need packages that MetaStack
+``python -m bench.scale.readers aio,thread,socket,h2,curl``: the last two need packages that MetaStack
 does not (h2, pycurl), found by PYTHONPATH.
 """
 
@@ -25,9 +25,9 @@ import grpc.aio
 import uvloop
 from aetcd import rpc
 
-from bench import placement_etcd_load as load
-from bench.placement_etcd_stage import stage
-from bench.placement_etcd_wire import Wire
+from bench.scale import load
+from bench.scale.stage import stage
+from bench.scale.wire import Wire
 from metastack.core.change import Change
 from metastack.store.channel import OPTIONS
 from metastack.store.messages import key_of, prefix_end
@@ -196,7 +196,7 @@ async def measure(names: list[str]) -> dict[str, list[float]]:
     async with stage() as one:
         await one.write([load.config(rank_delay_ms=1000)])
         (me,) = await one.nodes([load.node(1)], cordoned=False)
-        command = (sys.executable, "-m", "bench.placement_etcd_readers", "--read")
+        command = (sys.executable, "-m", "bench.scale.readers", "--read")
         endpoint = one.endpoint.removeprefix("http://")
         children = {
             name: await asyncio.create_subprocess_exec(*command, name, endpoint, stdin=-1, stdout=-1)

@@ -19,8 +19,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import placement_etcd_load as load
 from bench.harness import TOP
+from bench.scale import load
 from metastack.core.change import Change, Committed
 from metastack.core.proof import Me
 from metastack.dev.etcd import EtcdCluster, free_ports
@@ -115,7 +115,7 @@ class Stage:
         log = self.folder / f"worker-{len(self.workers)}.log"
         with log.open("ab") as errors:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "bench.placement_etcd_worker", str(self.folder / f"w{len(self.workers)}"),
+                sys.executable, "-m", "bench.scale.worker", str(self.folder / f"w{len(self.workers)}"),
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=errors,
                 cwd=TOP, limit=1 << 24,
             )  # fmt: skip

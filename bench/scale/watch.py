@@ -1,7 +1,7 @@
 """Watch traffic: what it costs etcd, and its own proxy, that every agent hears of everything.
 
 Owns: streams of what agents watch, in hundreds, and writes like a cluster's. Refuses: agents: their share is
-measured apart (:mod:`bench.placement_etcd_cost`).
+measured apart (:mod:`bench.scale.cost`).
 Rule: first at a pace that everybody keeps up with, for delay and CPU a message; then as fast as etcd takes it.
 """
 
@@ -11,9 +11,9 @@ import asyncio
 import time
 from typing import Any
 
-from bench import placement_etcd_load as load
 from bench.harness import percentile, say
-from bench.placement_etcd_stage import Stage, cpu_s, stage
+from bench.scale import load
+from bench.scale.stage import Stage, cpu_s, stage
 from metastack.core.change import Change
 
 WORKERS = 2

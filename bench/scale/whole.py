@@ -3,14 +3,14 @@
 Owns: which trials there are, and the limits. Refuses: measuring (the modules beside it do):
 
 ======== =========================================================================================
-_stage   one etcd, its proxy, processes, all by pid
-_worker  a process: agents on twins of hypervisor and storage, bare streams, raw writers
-_load    records, each made from its number
-_claims  agents against raw writers
-_watch   streams in hundreds, direct and through the proxy
-_wire    a stream that is read off the socket
-_cost    CPU of one agent that follows
-_plots   docs/plots/scale-*.svg
+stage    one etcd, its proxy, processes, all by pid
+worker   a process: agents on twins of hypervisor and storage, bare streams, raw writers
+load     records, each made from its number
+claims   agents against raw writers
+watch    streams in hundreds, direct and through the proxy
+wire     a stream that is read off the socket
+cost     CPU of one agent that follows
+plots    docs/plots/scale-*.svg
 ======== =========================================================================================
 
 Rule: a trial that is through is kept, with its commit, until the bench is: one that was interrupted goes on.
@@ -24,13 +24,10 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from bench import placement_etcd_claims as claims
-from bench import placement_etcd_cost as cost
-from bench import placement_etcd_plots as plots
-from bench import placement_etcd_watch as watch
 from bench.harness import RESULTS, TOP, Result, Row, commit, say
-from bench.placement_etcd_claims import Trial
-from bench.placement_etcd_stage import about
+from bench.scale import claims, cost, plots, watch
+from bench.scale.claims import Trial
+from bench.scale.stage import about
 from metastack.core.keys import DEFAULT_ROOT
 
 VMS = 10_000

@@ -25,8 +25,8 @@ import structlog
 import uvloop
 from aetcd import rpc
 
-from bench import placement_etcd_load as load
-from bench.placement_etcd_wire import Wire
+from bench.scale import load
+from bench.scale.wire import Wire
 from metastack.agent import claims as agent_claims
 from metastack.agent import lag as agent_lag
 from metastack.agent import node as agent_node

@@ -11,9 +11,9 @@ from aetcd import rpc
 # The benches are no part of the package: they are found from the checkout's top.
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from bench import placement_etcd_load as load
-from bench.placement_etcd import _least
-from bench.placement_etcd_wire import Wire
+from bench.scale import load
+from bench.scale.whole import _least
+from bench.scale.wire import Wire
 
 from metastack.core.change import MAX_OPERATIONS
 from metastack.core.proof import Me
