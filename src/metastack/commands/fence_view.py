@@ -14,7 +14,6 @@ from metastack.core import fences
 from metastack.core.keys import Kind
 from metastack.core.model import Fence, token
 from metastack.core.placement import node_state
-from metastack.core.restored import UNBLOCKED
 from metastack.core.world import World
 
 
@@ -76,7 +75,7 @@ def fence_view(world: World, name: str) -> FenceView | None:
     view.fenced_through, view.returned = fence.through or None, returned(world, name)
     receipt = fence.receipt
     if receipt is not None:
-        view.state = "unblocked" if receipt.method == UNBLOCKED else "fenced"
+        view.state = "unblocked" if receipt.method == fences.UNBLOCKED else "fenced"
         view.at, view.by, view.method = receipt.at or None, receipt.by, receipt.method
         view.addresses, view.osd_epoch = list(receipt.addresses), receipt.osd_epoch or None
         view.clients, view.users = list(receipt.clients), list(receipt.users)
@@ -110,7 +109,7 @@ def returned(world: World, node: str) -> bool:
         return True
     fence, facts = world.fence(node), world.facts(node)
     receipt = fence.record.receipt if fence is not None and fence.record is not None else None
-    if facts is None or facts.record is None or (receipt is not None and receipt.method == UNBLOCKED):
+    if facts is None or facts.record is None or (receipt is not None and receipt.method == fences.UNBLOCKED):
         return False
     generation = facts.record.generation
     return generation == world.generation and token(generation, facts.mod) > through

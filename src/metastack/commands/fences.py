@@ -17,7 +17,6 @@ from metastack.core.change import Put
 from metastack.core.codec import encode
 from metastack.core.keys import Kind
 from metastack.core.model import Fence, FenceReceipt, NodeFacts
-from metastack.core.restored import UNBLOCKED
 from metastack.core.world import Seen, World, seen
 from metastack.ports import Denied, Refused, Storage, Unavailable
 
@@ -194,7 +193,7 @@ async def unfence_node(cluster: Cluster, deed: Deed, node: str, storage: Storage
         receipt = FenceReceipt(
             at=deed.at,
             by=deed.by,
-            method=UNBLOCKED,
+            method=fences.UNBLOCKED,
             addresses=addresses,
             verified="read back: not blocked",
             reason=deed.reason,

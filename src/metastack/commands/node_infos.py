@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from metastack.core.fences import UNBLOCKED
 from metastack.core.model import (
     NodeState,
     Resources,
 )
 from metastack.core.placement import NodeView as Room
 from metastack.core.placement import node_state, node_views
-from metastack.core.restored import UNBLOCKED
 from metastack.core.world import World
 
 from .fence_view import FenceView, brake_held, fence_view, fencer_words, returned

@@ -23,6 +23,8 @@ BY_HAND: Final = "(by hand)"
 """Fencer of an intent that a person opened. No node name, so never alive: any ready agent takes it over."""
 ANYONE: Final = "(anyone)"
 """Fencer of an intent that a node gave up, because it could not reach the storage. Never alive either."""
+UNBLOCKED: Final = "unblocked"
+"""Method of a receipt that says: a person vouched that the host is gone (``node unfence``)."""
 
 _NO_INTENT: Final[dict[str, Any]] = {
     "intent": False,

@@ -16,12 +16,10 @@ import msgspec
 from .change import Change, Delete, Guard, Put
 from .codec import encode
 from .facts import Domain
+from .fences import UNBLOCKED
 from .keys import Keys, Kind
 from .model import Generation, NodeFacts, Refusal, VmId, token_generation
 from .world import Seen, World, mod_of
-
-UNBLOCKED = "unblocked"
-"""Method of a receipt that says: a person vouched that this host is gone (``node unfence``)."""
 
 
 def waits_for(world: World) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from metastack.commands.problem import Code, Problem
 from metastack.commands.reading import EVERYTHING, prefixes, read_world
 from metastack.commands.views import node_infos
 from metastack.commands.vms import NewVm, create_vm
-from metastack.core import changes, fences, restored
+from metastack.core import changes, fences
 from metastack.core.change import Change, Put
 from metastack.core.codec import encode
 from metastack.core.model import Fence, FenceReceipt, NodeAlive, NodeFacts
@@ -195,7 +195,7 @@ async def test_unfence_lifts_records_and_forgets(rig: Rig) -> None:
     assert (view.state, view.reason, view.fenced_through) == ("unblocked", "sold", through)
     assert not view.returned
     # After a restore of etcd this word is what says that nobody waits for the host.
-    assert view.method == restored.UNBLOCKED
+    assert view.method == fences.UNBLOCKED
     assert told_of(await world_of(rig), "n1").startswith("its lease expired; its block was lifted by hand at ")
     facts = (await world_of(rig)).facts("n1")
     assert facts is not None

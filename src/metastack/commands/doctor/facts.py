@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 from msgspec import Struct
 
 from metastack.core.codec import Unreadable, decode
+from metastack.core.fences import UNBLOCKED
 from metastack.core.keys import Kind
 from metastack.core.model import (
     Claim,
@@ -33,7 +34,6 @@ from metastack.core.model import (
     VmStatus,
     Volume,
 )
-from metastack.core.restored import UNBLOCKED
 from metastack.core.world import World
 from metastack.ports import Denied, Refused, Storage, Unavailable
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from metastack.core.restored import UNBLOCKED
+from metastack.core.fences import UNBLOCKED
 
 from ..fence_view import returned
 from .facts import Facts, Finding, error, info, warning
