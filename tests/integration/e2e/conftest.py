@@ -43,8 +43,13 @@ def guest_image() -> Path:
 def _up(name: str, storage: str, image: Path) -> Cluster:
     cluster = Cluster(name)
     cluster.up(nodes=3, storage=storage, ttl_s=TTL_S)
-    lab = Lab(cluster)
-    lab.do("image", "import", "tiny", str(image))
+    # Not the context of a cluster that a test before this one had, and took away.
+    os.environ["METASTACK_CONTEXT"] = name
+    try:
+        Lab(cluster).do("image", "import", "tiny", str(image))
+    except BaseException:
+        cluster.down()
+        raise
     return cluster
 
 
