@@ -155,7 +155,7 @@ def claim(n: int, me: Me, spec_revision: int, apart: str = "") -> Change:
     event = Event(at=AT, by=f"node/{me.node}", what="vm.claimed", object=str(wish.id))
     return changes.claim(
         KEYS, me, wish.id, Seen(wish, spec_revision, spec_revision), new,
-        status(n, me, Phase.STARTING), volume, ((KEYS.event(n, f"c{n:06d}"), event),),
+        status(n, me, Phase.STARTING), volume, None, ((KEYS.event(n, f"c{n:06d}"), event),),
     )  # fmt: skip
 
 

@@ -125,9 +125,10 @@ class Reconciler:
 
         Safety: a release that lands after I booted again would leave a running VM that nobody answers for.
         Every late change of mine compares the claim's revision or its absence; putting my own claim once
-        more moves that revision.
+        more moves that revision. A claim that did not land yet is recalled before it is looked for.
         """
         node = self._node
+        await self._taking.claims.recall(vm)
         entry = await node.store.get(node.keys.claim(vm))
         if entry is not None:
             held = seen(Claim, entry)

@@ -8,9 +8,10 @@ shows as lost are left out and the rest goes again, so that a claim that lost it
 # Safety: guards are united, never dropped, and two claims that write one key (a token of a group, a disk's
 record) never are under way together: the second is decided anew, from a view that has the first. When the
 outcome is unknown it is unknown for each, and each is settled by its own claim.
-Room is no matter of two writers, but of promises kept: between the check and the mirror's news of the claim
-what is in flight counts as taken, and a claim whose outcome is unknown counts until it is settled. So it does
-no harm that several transactions are under way.
+Room, and who may share a node, is no matter of two writers, but of promises kept: between the check and the
+mirror's news of the claim what is in flight counts as taken, and a claim whose outcome is unknown counts until
+it is settled: recalled, so that it cannot land any more, or seen. So it does no harm that several transactions
+are under way.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from ..core import changes
 from ..core.change import MAX_OPERATIONS, Change, Guard
 from ..core.keys import Kind
-from ..core.model import VmId, VmSpec
-from ..core.world import mod_of
+from ..core.model import NodeFacts, VmId, VmSpec
+from ..core.world import mod_of, seen
 from ..ports import Refused, Unavailable, UnknownOutcome
 from .node import Node
 
@@ -58,6 +60,8 @@ class Claims:
         """What is being claimed right now."""
         self._held_up: dict[VmId, None] = {}
         """What was refused only because of that."""
+        self._sent_under: dict[VmId, int] = {}
+        """Revision of this node's own record that a claim under way compares with."""
         self._line: dict[_Asked, None] = {}
         self._sent: list[list[_Asked]] = []
         """Transactions under way."""
@@ -74,8 +78,24 @@ class Claims:
                 raise Refused(f"{vm}: {'; '.join(why)}")
             self._coming[vm] = spec
 
+    async def recall(self, vm: VmId) -> None:
+        """Make sure that no claim of that VM that was sent can be committed any more.
+
+        Raises Unavailable. One recall ends all that were sent before it, also those that an answer would come
+        for: they are decided anew.
+        """
+        if vm not in self._sent_under:
+            return
+        node = self._node
+        entry = await node.store.get(node.keys.node_facts(node.name))
+        if entry is None or entry.mod_revision != self._sent_under[vm]:
+            return
+        if not await node.commit(changes.recall(node.keys, node.session.me, seen(NodeFacts, entry))):
+            raise Unavailable(f"{vm}: a claim of it is still on its way")
+
     def free(self, vm: VmId) -> None:
         """Its claim is settled: it is mine, and counted so, or it is not. Whoever it held up is looked at."""
+        self._sent_under.pop(vm, None)
         if self._coming.pop(vm, None) is not None and self._held_up:
             held_up, self._held_up = self._held_up, {}
             for other in held_up:
@@ -84,6 +104,8 @@ class Claims:
     async def commit(self, vm: VmId, change: Change) -> bool:
         """Commit it, perhaps together with others; false when a guard of its own failed."""
         asked = _Asked(vm, change, self._tokens(change))
+        own = self._node.keys.node_facts(self._node.name)
+        self._sent_under |= {vm: guard.value for guard in change.guards if guard.key == own}
         self._line[asked] = None
         try:
             await asyncio.sleep(0)  # who is due at this very moment comes along
@@ -187,10 +209,13 @@ class Claims:
 
     def _lost(self, asked: _Asked) -> bool:
         """The mirror shows that it cannot be won any more: somebody else has claimed it, or entered a domain
-        that one of its groups looks at. A revision that was compared with never comes back."""
-        world, key = self._node.world, self._node.keys.claim(asked.vm)
-        seen = mod_of(world.claim(asked.vm))
-        return any(guard.value != seen for guard in asked.change.guards if guard.key == key) or any(
+        that one of its groups looks at, or it was recalled. A revision that was compared with never comes back."""
+        node, world = self._node, self._node.world
+        now = {
+            node.keys.claim(asked.vm): mod_of(world.claim(asked.vm)),
+            node.keys.node_facts(node.name): mod_of(world.facts(node.name)),
+        }
+        return any(now.get(guard.key, guard.value) != guard.value for guard in asked.change.guards) or any(
             value != mod_of(world.group(*names)) for names, value in asked.tokens.items()
         )
 

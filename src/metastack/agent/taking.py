@@ -64,7 +64,16 @@ class Taking:
             )
         event = node.event("vm.claimed", str(vm))
         change = changes.claim(
-            node.keys, me, vm, view.spec, new, status, volume, event, tokens=node.tokens(spec)
+            node.keys,
+            me,
+            vm,
+            view.spec,
+            new,
+            status,
+            volume,
+            node.world.facts(node.name),
+            event,
+            node.tokens(spec),
         )
         if await self._send(vm, change):
             self.say("claimed", vm)
@@ -152,6 +161,7 @@ class Taking:
             view.spec,
             new,
             status,
+            node.world.facts(node.name),
             node.event("vm.taken_over", str(vm), f"from {old.ok.node}"),
             tokens,
         )

@@ -102,6 +102,20 @@ def relet(
 # --- claims ---------------------------------------------------------------------------------------------
 
 
+def recall(keys: Keys, me: Me, found: Seen[NodeFacts]) -> Change:
+    """Write my own record once more, as it is: no claim of mine that was sent before can be committed now.
+
+    Safety: what a node proves of itself (its room, who may share it) it proves when it sends a claim. One whose
+    answer never came may arrive after that room was given to another. Every claim compares this record.
+    """
+    key = keys.node_facts(me.node)
+    return Change(
+        name="recall",
+        guards=(in_session(keys, me), unchanged(key, found)),
+        effects=(Put(key, encode(found.ok)),),
+    )
+
+
 def claim(
     keys: Keys,
     me: Me,
@@ -110,6 +124,7 @@ def claim(
     new: Claim,
     status: VmStatus,
     volume: Volume | None,
+    facts: Seen[NodeFacts] | None,
     extra: Extra = (),
     tokens: Tokens = (),
 ) -> Change:
@@ -117,10 +132,17 @@ def claim(
 
     Safety: claim absent, so one wins; the spec is the one I decided on; ``alive = S``. The epoch is stored as
     0, "the revision of this put": a number chosen before could repeat (CE4). The volume's record is written
-    here, before the disk exists, so that nothing is ever made that no record leads to.
+    here, before the disk exists, so that nothing is ever made that no record leads to. ``facts``: my own
+    record, which :func:`recall` moves.
     """
     compared, borne = bear(tokens, vm)
-    guards = [_absent(keys.claim(vm)), unchanged(keys.vm_spec(vm), spec), in_session(keys, me), *compared]
+    guards = [
+        _absent(keys.claim(vm)),
+        unchanged(keys.vm_spec(vm), spec),
+        in_session(keys, me),
+        unchanged(keys.node_facts(me.node), facts),
+        *compared,
+    ]
     effects: list[Put | Delete] = [
         Put(keys.claim(vm), encode(new)),
         Put(keys.vm_status(vm), encode(status), leased=True),
@@ -147,13 +169,15 @@ def takeover(
     spec: Seen[VmSpec] | None,
     new: Claim,
     status: VmStatus,
+    facts: Seen[NodeFacts] | None,
     extra: Extra = (),
     tokens: Tokens = (),
 ) -> Change:
     """Answer for a VM whose node was shut out of the storage.
 
     Safety: the fence record that I read says done through the claim's session, and is unchanged; the claim and
-    the spec are the ones I decided on. A VM whose spec is gone is taken over too, to be released.
+    the spec are the ones I decided on. A VM whose spec is gone is taken over too, to be released. ``facts``: my
+    own record, which :func:`recall` moves.
     """
     if fence.ok.through < old.ok.session:
         raise ValueError(f"takeover of {vm}: session {old.ok.session} of {old.ok.node} is not fenced")
@@ -165,6 +189,7 @@ def takeover(
             unchanged(keys.vm_spec(vm), spec),
             unchanged(keys.fence(old.ok.node), fence),
             in_session(keys, me),
+            unchanged(keys.node_facts(me.node), facts),
             *compared,
         ),
         effects=(

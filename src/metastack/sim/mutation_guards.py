@@ -60,6 +60,24 @@ GUARDS: Final[tuple[Mutation, ...]] = (
         ("group-claim-arrives-late",),
     ),
     Mutation(
+        "claim-own-record",
+        "claim: my own record is the one that I saw: no recall came after it was sent",
+        guard("claim", "unchanged(keys.node_facts(me.node), facts)"),
+        ("sibling-claim-arrives-late",),
+    ),
+    Mutation(
+        "claim-recalled",
+        "a claim whose outcome is unknown is recalled before its room is given to another",
+        agent("act", "Reconciler._settle", "await self._taking.claims.recall(vm)"),
+        ("sibling-claim-arrives-late",),
+    ),
+    Mutation(
+        "takeover-own-record",
+        "takeover: my own record is the one that I saw: no recall came after it was sent",
+        guard("takeover", "unchanged(keys.node_facts(me.node), facts)"),
+        ("sibling-takeover-arrives-late",),
+    ),
+    Mutation(
         "takeover-claim",
         "takeover: the claim is unchanged",
         guard("takeover", "unchanged(keys.claim(vm), old)"),

@@ -222,8 +222,8 @@ class Groups:
         Safety: whoever enters a domain changes its token, whether the rule is its own or another's, and
         compares the revision that its view had. A spread looks at all domains, an affinity at where any member
         is, so these have one token for the whole group (domain ``all``). What one node alone decides (topology
-        ``node``) needs none: an agent claims for its own node only and never from a view older than its own
-        last write.
+        ``node``) needs none: an agent claims for its own node only, never from a view older than its own last
+        write, and recalls a claim that was not answered (:func:`metastack.core.changes.recall`).
         """
         found: set[tuple[str, str]] = set()
         place = spec.placement
