@@ -105,7 +105,7 @@ class Claims:
         """Commit it, perhaps together with others; false when a guard of its own failed."""
         asked = _Asked(vm, change, self._tokens(change))
         own = self._node.keys.node_facts(self._node.name)
-        self._sent_under |= {vm: guard.value for guard in change.guards if guard.key == own}
+        self._sent_under[vm] = next((g.value for g in change.guards if g.key == own), 0)
         self._line[asked] = None
         try:
             await asyncio.sleep(0)  # who is due at this very moment comes along
@@ -209,7 +209,7 @@ class Claims:
 
     def _lost(self, asked: _Asked) -> bool:
         """The mirror shows that it cannot be won any more: somebody else has claimed it, or entered a domain
-        that one of its groups looks at, or it was recalled. A revision that was compared with never comes back."""
+        that one of its groups looks at, or it was recalled. A revision once compared with never comes back."""
         node, world = self._node, self._node.world
         now = {
             node.keys.claim(asked.vm): mod_of(world.claim(asked.vm)),
