@@ -223,16 +223,16 @@ def report(problem: Problem, output: Output) -> int:
         error = {
             "code": problem.code.value,
             "object": problem.object or None,
-            "message": problem.message,
+            "message": "; ".join([problem.message, *map(str, problem.others)]),
             "hint": problem.hint or None,
         }
         sys.stderr.write(json.dumps({"error": error}, ensure_ascii=False) + "\n")
     else:
-        subject = f"{clean(problem.object)}: " if problem.object else ""
         head = paint("error:", "failed", sys.stderr)
-        sys.stderr.write(f"{head} {subject}{clean(problem.message)}\n")
-        if problem.hint:
-            sys.stderr.write(f"  {clean(problem.hint)}\n")
+        for one in (problem, *problem.others):
+            sys.stderr.write(f"{head} {clean(str(one))}\n")
+            if one.hint:
+                sys.stderr.write(f"  {clean(one.hint)}\n")
     sys.stderr.flush()
     return EXIT[problem.code.value]
 

@@ -12,9 +12,11 @@ import typer
 from .demands import IgnoreSpare
 from .frame import Output, frame_of, verb
 from .session import confirm, note, vm_progress, with_cluster
+from .vm_many import change_vms, each, fail, in_time, vm_ids
 from .vm_options import (
     TIMEOUT_S,
     Name,
+    Names,
     NoWait,
     Project,
     Reason,
@@ -28,30 +30,34 @@ from .vm_options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from metastack.commands.deed import Cluster
+    from metastack.commands.problem import Problem
     from metastack.commands.views import VmView
+    from metastack.core.model import VmId, VmSpec
 
 
 @verb(app)
 def start(
     ctx: typer.Context,
-    name: Name,
+    names: Names,
     project: Project = "",
     ignore_spare: IgnoreSpare = False,
     reason: Reason = "",
     no_wait: NoWait = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
-    """Switch a VM on and wait until it runs."""
+    """Switch VMs on and wait until they run."""
     from metastack.commands.vms import start_vm
     from metastack.commands.wait import Goal
 
-    vm = vm_id(name, project)
-    change_vm(
+    change_vms(
         frame_of(ctx),
-        vm,
+        names,
+        project,
         reason,
-        lambda c, d: start_vm(c, d, vm, ignore_spare),
+        lambda c, d, vm: start_vm(c, d, vm, ignore_spare),
         Goal.RUNNING,
         no_wait,
         timeout,
@@ -62,23 +68,23 @@ def start(
 @verb(app)
 def stop(
     ctx: typer.Context,
-    name: Name,
+    names: Names,
     force: Annotated[bool, typer.Option("--force", help="Pull the plug.")] = False,
     project: Project = "",
     reason: Reason = "",
     no_wait: NoWait = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
-    """Switch a VM off and wait until it is."""
+    """Switch VMs off and wait until they are."""
     from metastack.commands.vms import stop_vm
     from metastack.commands.wait import Goal
 
-    vm = vm_id(name, project)
-    change_vm(
+    change_vms(
         frame_of(ctx),
-        vm,
+        names,
+        project,
         reason,
-        lambda c, d: stop_vm(c, d, vm, force),
+        lambda c, d, vm: stop_vm(c, d, vm, force),
         Goal.STOPPED,
         no_wait,
         timeout,
@@ -89,7 +95,7 @@ def stop(
 @verb(app)
 def restart(
     ctx: typer.Context,
-    name: Name,
+    names: Names,
     force: Annotated[bool, typer.Option("--force", help="Pull the plug first.")] = False,
     project: Project = "",
     ignore_spare: IgnoreSpare = False,
@@ -97,16 +103,16 @@ def restart(
     no_wait: NoWait = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
-    """Stop a VM, start it afresh, and wait until it runs."""
+    """Stop VMs, start them afresh, and wait until they run."""
     from metastack.commands.vms import restart_vm
     from metastack.commands.wait import Goal
 
-    vm = vm_id(name, project)
-    change_vm(
+    change_vms(
         frame_of(ctx),
-        vm,
+        names,
+        project,
         reason,
-        lambda c, d: restart_vm(c, d, vm, force, ignore_spare),
+        lambda c, d, vm: restart_vm(c, d, vm, force, ignore_spare),
         Goal.RUNNING,
         no_wait,
         timeout,
@@ -117,22 +123,22 @@ def restart(
 @verb(app)
 def pause(
     ctx: typer.Context,
-    name: Name,
+    names: Names,
     project: Project = "",
     reason: Reason = "",
     no_wait: NoWait = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
-    """Freeze a running VM."""
+    """Freeze running VMs."""
     from metastack.commands.vms import pause_vm
     from metastack.commands.wait import Goal
 
-    vm = vm_id(name, project)
-    change_vm(
+    change_vms(
         frame_of(ctx),
-        vm,
+        names,
+        project,
         reason,
-        lambda c, d: pause_vm(c, d, vm),
+        lambda c, d, vm: pause_vm(c, d, vm),
         Goal.PAUSED,
         no_wait,
         timeout,
@@ -143,22 +149,22 @@ def pause(
 @verb(app)
 def resume(
     ctx: typer.Context,
-    name: Name,
+    names: Names,
     project: Project = "",
     reason: Reason = "",
     no_wait: NoWait = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
-    """Let a paused VM run on."""
+    """Let paused VMs run on."""
     from metastack.commands.vms import resume_vm
     from metastack.commands.wait import Goal
 
-    vm = vm_id(name, project)
-    change_vm(
+    change_vms(
         frame_of(ctx),
-        vm,
+        names,
+        project,
         reason,
-        lambda c, d: resume_vm(c, d, vm),
+        lambda c, d, vm: resume_vm(c, d, vm),
         Goal.RUNNING,
         no_wait,
         timeout,
@@ -186,39 +192,64 @@ def label(
 @verb(app)
 def delete(
     ctx: typer.Context,
-    name: Name,
+    names: Names,
     project: Project = "",
     yes: Yes = False,
     reason: Reason = "",
     no_wait: NoWait = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
-    """Delete a VM and its disk, and wait until both are gone."""
+    """Delete VMs and their disks, and wait until all are gone."""
     from metastack.commands.reading import look_at_vm
-    from metastack.commands.vms import delete_vm
+    from metastack.commands.views import VmView
+    from metastack.commands.vms import delete_vm, label_of
     from metastack.commands.wait import Goal, wait_vm
 
-    vm, frame = vm_id(name, project), frame_of(ctx)
-    confirm(f"Delete VM {vm} and its disk?", yes)
-    deed = new_deed(reason)
+    vms, frame = vm_ids(names, project), frame_of(ctx)
+    confirm(_question(vms), yes)
+    gone: dict[VmId, VmSpec | None] = {}
 
-    async def work(cluster: Cluster) -> VmView:
-        from metastack.commands.views import VmView
-
-        spec = await delete_vm(cluster, deed, vm)
+    async def write(cluster: Cluster, vm: VmId) -> None:
+        gone[vm] = await delete_vm(cluster, new_deed(reason), vm)
         note(frame, f"{vm}: deleted")
-        if spec is not None and not no_wait:
-            await wait_vm(cluster, vm, Goal.DELETED, timeout, spec, vm_progress(frame))
-        view = await look_at_vm(cluster, vm) if no_wait else None
-        if view is None or not view.deleted:
+
+    async def wait(cluster: Cluster, vm: VmId, left_s: float) -> None:
+        spec = gone[vm]
+        if spec is not None:
+            await wait_vm(cluster, vm, Goal.DELETED, left_s, spec, vm_progress(frame))
+
+    async def last_word(cluster: Cluster, vm: VmId) -> VmView:
+        spec = gone[vm]
+        view = await look_at_vm(cluster, vm)
+        if view is None or not view.deleted:  # nothing of it is left, or one of its name was made anew
             view = VmView(name=vm.name, project=vm.project, message="deleted")
             if spec is not None:
                 view.uuid, view.volume_uuid = spec.uuid, spec.volume_uuid
         view.deleted = True
         return view
 
-    view = with_cluster(frame, work)
+    async def work(cluster: Cluster) -> tuple[list[VmView], list[Problem]]:
+        problems = await each(vms, lambda vm: write(cluster, vm))
+        if not no_wait:
+            problems += await in_time(list(gone), timeout, lambda vm, left: wait(cluster, vm, left))
+        return [await last_word(cluster, vm) for vm in gone], problems
+
+    views, problems = with_cluster(frame, work)
+    if len(vms) == 1:
+        fail(problems)
     if frame.output in (Output.TABLE, Output.WIDE):
-        print(f"vm {vm} deleted")
+        late = {problem.object for problem in problems}
+        for vm in gone:
+            if label_of(vm) not in late:
+                print(f"vm {vm} deleted")
+    elif len(vms) == 1:
+        vm_printer(frame).one(views[0])
     else:
-        vm_printer(frame).one(view)
+        vm_printer(frame).list(views)
+    fail(problems)
+
+
+def _question(vms: Sequence[VmId]) -> str:
+    if len(vms) == 1:
+        return f"Delete VM {vms[0]} and its disk?"
+    return f"Delete {len(vms)} VMs and their disks ({', '.join(map(str, vms))})?"

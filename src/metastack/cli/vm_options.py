@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 app = noun("vm", "Virtual machines.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="NAME or PROJECT/NAME.", autocompletion=vm_names)]
+Names = Annotated[
+    list[str],
+    typer.Argument(metavar="NAME...", help="NAME or PROJECT/NAME, or several.", autocompletion=vm_names),
+]
 Project = Annotated[
     str,
     typer.Option("--project", metavar="P", autocompletion=project_names, help="Project. [default: default]"),

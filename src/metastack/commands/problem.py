@@ -8,6 +8,7 @@ Rule: one problem names one object, says what is wrong with it and why; ``hint``
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -36,6 +37,15 @@ class Problem(Exception):
         """Such as ``vm default/hello``; empty when no object is to blame."""
         self.message = message
         self.hint = hint
+        self.others: tuple[Problem, ...] = ()
+        """What else went wrong in the same command, of other objects."""
+
+
+def all_of(problems: Sequence[Problem]) -> Problem:
+    """Several as one: the first, which gives the exit status, with the others beside it."""
+    first = problems[0]
+    first.others = (*first.others, *problems[1:])
+    return first
 
 
 def usage(object: str, message: str, hint: str = "") -> Problem:

@@ -145,6 +145,62 @@ async def test_power_verbs_and_delete(program: Program, rig: Rig) -> None:
     assert (await program("vm", "delete", "hello", "--yes")).status == 3
 
 
+async def test_several_at_once(program: Program, rig: Rig) -> None:
+    session = await one_vm(rig)
+    other = VmId("p", "two")
+    await rig.write(Put(rig.keys.project("p"), b'{"v":1,"name":"p"}'))
+    await create_vm(rig.cluster, deed(), NewVm(vm=other, image="tiny"))
+    await rig.claim("n1", session, other)
+
+    stopped = await program("vm", "stop", "hello", "p/two", "hello", "--no-wait", "-o", "json")
+    assert [(vm["name"], vm["project"], vm["power"]) for vm in stopped.json()] == [
+        ("hello", "default", "off"),
+        ("two", "p", "off"),
+    ]
+    started = await program("vm", "start", "p/two", "none", "hello", "default/nix", "--no-wait", "-o", "json")
+    assert started.status == 3, "one that is not there keeps nobody from being started"
+    assert [vm["name"] for vm in json.loads(started.out)] == ["two", "hello"]
+    error = started.error()
+    assert (error["code"], error["object"]) == ("not_found", "vm default/none")
+    assert "vm default/nix: does not exist" in error["message"], "each is reported"
+    told = await program("vm", "start", "none", "hello", "nix", "--no-wait")
+    assert told.status == 3
+    assert "error: vm default/none: does not exist\n" in told.err
+    assert "error: vm default/nix: does not exist\n" in told.err
+    assert "default/hello: is so already\n" in told.err
+    late = await program("vm", "stop", "hello", "p/two", "--timeout", "0.3", "-o", "json")
+    assert (late.status, late.error()["code"], len(json.loads(late.out))) == (5, "timeout", 2)
+    for words in (("start",), ("restart", "--force"), ("pause",), ("resume",)):
+        answer = await program("vm", words[0], "hello", "p/two", *words[1:], "--no-wait", "-o", "json")
+        assert len(answer.json()) == 2, words
+    wrong = await program("vm", "stop", "hello", "No_Name", "--no-wait")
+    assert (wrong.status, (await rig.spec()).power) == (2, "on"), "names are read before anything is written"
+
+
+async def test_several_are_deleted(program: Program, rig: Rig) -> None:
+    await one_vm(rig)
+    two = VmId("default", "two")
+    await create_vm(rig.cluster, deed(), NewVm(vm=two, image="tiny"))
+    status, shown = await program.on_terminal("vm", "delete", "hello", "two", typed=b"n\n")
+    assert status == 1, shown
+    assert "Delete 2 VMs and their disks (default/hello, default/two)? [y/N]" in shown
+    spec = await rig.spec()
+    process = await program.start("vm", "delete", "hello", "two", "none", "--yes")
+    async with asyncio.timeout(DEADLINE_S):
+        async for _ in rig.store.watch(rig.keys.vm_spec(two), 0):
+            if await rig.store.get(rig.keys.vm_spec(two)) is None:
+                break
+    await rig.release(volume_uuid=spec.volume_uuid)
+    answer = await finish(process)
+    assert answer.status == 3, answer
+    assert answer.out == "vm default/hello deleted\nvm default/two deleted\n"
+    assert "error: vm default/none: does not exist" in answer.err
+    await create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
+    await create_vm(rig.cluster, deed(), NewVm(vm=two, image="tiny"))
+    gone = (await program("vm", "delete", "hello", "two", "--yes", "-o", "json")).json()
+    assert [(vm["name"], vm["deleted"]) for vm in gone] == [("hello", True), ("two", True)]
+
+
 async def test_destroying_asks_on_a_terminal(program: Program, rig: Rig) -> None:
     await one_vm(rig)
     status, shown = await program.on_terminal("vm", "delete", "hello", "--no-wait", typed=b"n\n")
