@@ -18,6 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from metastack import contexts
+from metastack.cli.session import confirm
 from metastack.contexts import ContextError
 from metastack.ports import Broken, NotFound, Refused, Unavailable
 
@@ -25,6 +26,7 @@ from .chaos.cli import chaos
 from .cluster import Cluster
 from .etcd import EtcdFailed
 from .layout import cache, clusters
+from .remains import losses
 from .status import report
 
 app = typer.Typer(
@@ -64,6 +66,7 @@ Name = Annotated[
     ),
 ]
 Node = Annotated[str, typer.Argument(metavar="NODE", help="n1, n2, …")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Format = Annotated[Output, typer.Option("-o", "--output", help="table or json")]
 
 
@@ -86,10 +89,14 @@ def up(
 
 
 @app.command()
-def down(ctx: typer.Context, name: Name = "", output: Format = Output.TABLE) -> None:
-    """End the cluster and remove everything of it; works on what SIGKILL or a reboot left, too."""
+def down(ctx: typer.Context, name: Name = "", yes: Yes = False, output: Format = Output.TABLE) -> None:
+    """End the cluster and remove everything of it.
+
+    It works on what SIGKILL or a reboot left, too, and on what a deleted state folder left.
+    """
     with _errors(output):
         cluster = _chosen(ctx, name, output)
+        confirm(f"Take cluster {cluster.layout.name} away: {losses(cluster.layout)}?", yes)
         cluster.down(say=lambda text: _progress(f"{cluster.layout.name}: {text}"))
         if cache().is_dir():
             _progress(f"{cluster.layout.name}: kept for the next time: {cache()}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -21,12 +20,12 @@ from metastack.core.model import NodeAlive
 from metastack.ports import NotFound, Refused, Unavailable
 from metastack.settings import StorageSettings, StoreSettings
 
-from . import proc, ready
+from . import proc, ready, remains
 from .ceph import MiniCeph
 from .etcd import EtcdCluster, EtcdMember
-from .fabric import Cut, Fabric, choosing, tool_environment
+from .fabric import Cut, Fabric, choosing, tool_environment, unmount
 from .host import Host
-from .layout import Layout, State, base
+from .layout import Layout, State
 from .plan import CONSOLE_PORT, ROOT, agent_config, plan
 from .proc import MARKER, Proc
 from .records import Records
@@ -163,7 +162,7 @@ class Cluster:
                 self._start(say, select, agents)
         except Refused:
             if made and self.layout.load() is None:
-                self._remove_folders()
+                self.layout.remove()
             raise
 
     def _start(self, say: Say, select: bool, agents: bool) -> None:
@@ -350,15 +349,11 @@ class Cluster:
 
     def down(self, say: Say = quiet) -> None:
         """End and remove everything, whatever is left of it. Raises NotFound when there is nothing."""
-        if not self.layout.folder.exists():
-            raise NotFound(f"there is no cluster {self.layout.name} in {base()}")
+        say(f"takes away {remains.losses(self.layout)}")
+        self.layout.folder.mkdir(parents=True, exist_ok=True)
         with self.layout.locked():
-            state = self._state = self._recorded()
+            state = self._state = remains.record(self.layout)
             if state:
-                say(
-                    f"takes away {len(state.nodes)} nodes ({', '.join(state.nodes)}), every VM, disk and image "
-                    f"in its {state.storage} storage, etcd, {self.layout.folder} and its context"
-                )
                 for name in state.nodes:
                     if state.mode == "plain" or os.path.ismount(self.layout.fabric):
                         self.kill_node(name)
@@ -369,29 +364,21 @@ class Cluster:
                         self.ceph.kill(daemon)
                     asyncio.run(self.ceph.destroy())
                 say("hosts, etcd and storage ended")
-            folders = [self.layout.folder, self.layout.short]
-            while left := [one for folder in folders for one in proc.marked(folder)]:
+            left = remains.processes(self.layout)
+            fabric = self.fabric if state else remains.fabric(self.layout, left)
+            while left:
                 proc.stop(left, how=signal.SIGKILL)
-            if self.fabric if state else None:
-                assert self.fabric is not None
-                self.fabric.remove()
-            self._remove_folders()
+                left = remains.processes(self.layout)
+            if fabric:
+                fabric.remove()
+            else:
+                unmount(self.layout.fabric)
+            self.layout.remove()
         back_to = contexts.remove_context(self.layout.name, state.previous_context if state else "")
         say(
             "state folder and context removed"
             + (f"; the current context is {back_to} again" if back_to else "")
         )
-
-    def _recorded(self) -> State | None:
-        try:
-            return self.layout.load()
-        except Refused:
-            return None  # unreadable: the marker finds the processes
-
-    def _remove_folders(self) -> None:
-        for folder in (self.layout.folder, self.layout.short):
-            if folder.exists():
-                shutil.rmtree(folder)
-        for parent in (base(), base().parent):
-            if parent.name in ("dev", "metastack") and parent.is_dir() and not any(parent.iterdir()):
-                parent.rmdir()
+        if not state and fabric is None:
+            for command in remains.stray_routes():
+                say(f"nothing says whose this is; if no other cluster has it: {command}")

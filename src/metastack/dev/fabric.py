@@ -153,11 +153,7 @@ class Fabric:
             subprocess.run(
                 ["ip", "route", "del", "unreachable", str(net)], capture_output=True, check=False, timeout=10
             )
-        libc = ctypes.CDLL(None, use_errno=True)
-        while self.exists():
-            if libc.umount2(os.fsencode(self.path), _MNT_DETACH) != 0:
-                raise Unavailable(f"cannot unmount {self.path}: {os.strerror(ctypes.get_errno())}")
-        self.path.unlink(missing_ok=True)
+        unmount(self.path)
 
     def ip(self, lines: Sequence[str]) -> None:
         """ip commands inside the fabric, in one process."""
@@ -267,6 +263,15 @@ class Fabric:
             "--user=root",
             "--group=root",
         ]
+
+
+def unmount(path: Path) -> None:
+    """Take a namespace's mount away, as often as it was mounted, and its file; neither there is fine."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    while os.path.ismount(path):
+        if libc.umount2(os.fsencode(path), _MNT_DETACH) != 0:
+            raise Unavailable(f"cannot unmount {path}: {os.strerror(ctypes.get_errno())}")
+    path.unlink(missing_ok=True)
 
 
 def _batch(prefix: Sequence[str], lines: Sequence[str]) -> None:

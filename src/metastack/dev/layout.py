@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import pwd
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,6 +162,15 @@ class Layout:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(self.state_file)
+
+    def remove(self) -> None:
+        """The folders, and those above them that nothing else is in."""
+        for folder in (self.folder, self.short):
+            if folder.exists():
+                shutil.rmtree(folder)
+        for parent in (base(), base().parent):
+            if parent.name in ("dev", "metastack") and parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ import msgspec
 from metastack.ports import Refused
 from metastack.settings import StorageSettings
 
+from . import remains
 from .etcd import free_ports
 from .fabric import free_index
 from .host import Host
@@ -29,6 +30,7 @@ def plan(layout: Layout, nodes: int | None, etcd: int | None, storage: str | Non
     """What the cluster shall be: None keeps what it has; a new one has 3 nodes, 1 etcd, 5 s. Raises Refused."""
     state = layout.load()
     if state is None:
+        remains.refuse(layout)
         choice = choose(storage)
         size, members = nodes or 3, etcd or 1
         if not 1 <= size <= 30 or members not in (1, 3):

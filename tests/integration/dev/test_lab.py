@@ -16,7 +16,7 @@ from residue import routed, snapshot
 from metastack import contexts
 from metastack.dev import guest, proc
 from metastack.dev.cluster import Cluster
-from metastack.dev.fabric import tool_environment
+from metastack.dev.fabric import tool_environment, unmount
 from metastack.dev.layout import Layout, cache
 from metastack.dev.status import report
 from metastack.ports import NotFound, Refused
@@ -78,6 +78,49 @@ def test_down_after_everything_was_killed(lab: Path) -> None:
     Cluster("one").down()
     assert snapshot(lab) == before
     assert not routed(cluster.fabric.subnets.control, cluster.fabric.subnets.guests)
+
+
+@pytest.mark.parametrize("mounted", [True, False])
+def test_down_after_somebody_deleted_the_state_folder(lab: Path, mounted: bool) -> None:
+    """rm -rf stops at nothing but the fabric's mount; whoever unmounts that first gets all of it."""
+    before = snapshot(lab)
+    cluster = Cluster("one")
+    cluster.up(nodes=2, storage="file", agents=False)
+    assert cluster.fabric
+    subnets = cluster.fabric.subnets.control, cluster.fabric.subnets.guests
+    if not mounted:
+        unmount(lab / "one" / "fabric.net")
+    shutil.rmtree(lab / "one", ignore_errors=True)
+    assert (lab / "one" / "fabric.net").exists() == mounted
+    assert proc.marked(lab / "one"), "it runs on"
+    with pytest.raises(Refused, match="metastack dev down --name one"):
+        Cluster("one").up(nodes=2, storage="file", agents=False)
+    said: list[str] = []
+    Cluster("one").down(said.append)
+    assert snapshot(lab) == before
+    assert not routed(*subnets)
+    assert "one" not in contexts.load().contexts
+    assert "whose record is gone" in said[0]
+    with pytest.raises(NotFound):
+        Cluster("one").down()
+
+
+def test_down_says_what_it_cannot_tell_whose_it_is(lab: Path) -> None:
+    """Nothing but routes and the context is left: a route names no cluster."""
+    cluster = Cluster("one")
+    cluster.up(nodes=1, storage="file", agents=False)
+    assert cluster.fabric
+    proc.stop(proc.marked(lab / "one"), how=signal.SIGKILL)
+    unmount(lab / "one" / "fabric.net")
+    shutil.rmtree(lab / "one")
+    said: list[str] = []
+    try:
+        Cluster("one").down(said.append)
+        assert routed(cluster.fabric.subnets.control)
+        assert f"ip route del unreachable {cluster.fabric.subnets.control}" in "\n".join(said)
+        assert "one" not in contexts.load().contexts
+    finally:
+        cluster.fabric.remove()
 
 
 def test_down_finds_processes_that_were_never_recorded(lab: Path) -> None:

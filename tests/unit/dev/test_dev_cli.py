@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -48,9 +49,16 @@ def test_the_current_contexts_cluster_is_meant(capsys: pytest.CaptureFixture[str
 def test_down_says_what_goes_and_what_is_current_again(capsys: pytest.CaptureFixture[str]) -> None:
     cluster("dev")
     cluster("two")
-    assert run(["dev", "down"]) == 0
+    assert run(["dev", "down"]) == 2, "nobody can answer without a terminal"
+    asked = capsys.readouterr().err
+    assert "Take cluster two away: 1 node (n1), every VM, disk and image" in asked
+    assert "say --yes" in asked
+    assert Layout("two").folder.exists()
+    assert run(["dev", "down", "-o", "json"]) == 2
+    assert json.loads(capsys.readouterr().err)["error"]["code"] == "usage"
+    assert run(["dev", "down", "--yes"]) == 0
     said = capsys.readouterr().err
-    assert "two: takes away 1 nodes (n1)" in said
+    assert "two: takes away 1 node (n1)" in said
     assert "the current context is dev again" in said
     assert contexts.load().current == "dev"
     assert Layout("dev").folder.exists()
