@@ -88,7 +88,12 @@ class Reconciler:
             (damaged(domain) for domain in found if domain is not None and domain.damaged), ""
         )
         # Safety: somebody else's domain with this VM's UUID is not the VM; a boot is refused while it is there.
-        domains = tuple(domain for domain in found if domain is not None and domain.managed)
+        # Nor is another VM's, whose record was copied: its own look takes care of it.
+        domains = tuple(
+            domain
+            for domain in found
+            if domain is not None and domain.managed and (domain.project, domain.name) == (vm.project, vm.name)
+        )
         if domains:
             self.known[vm] = {domain.uuid for domain in domains}
         else:

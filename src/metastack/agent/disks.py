@@ -61,19 +61,29 @@ class Disks:
         found = (self._world.volume(*names) for names in self._named.get(uuid, ()))
         return [volume.record for volume in found if volume is not None and volume.record is not None]
 
+    def first(self, uuid: str) -> Names | None:
+        """The oldest record of that UUID, readable or not: the disk is its VM's."""
+        there = ((self._world.volume(*names), names) for names in self._named.get(uuid, ()))
+        return min(((found.create, names) for found, names in there if found is not None), default=(0, None))[1]
+
     def stranger(self, spec: VmSpec) -> str:
         """Whose disk that is, when it was another VM's before it was the spec's; empty: nobody's."""
         mine = self._world.volume(spec.project, spec.volume_uuid)
-        own = mine is not None and mine.record is not None and mine.record.vm_uuid == spec.uuid
+        own = mine is not None and mine.record is not None and belongs(mine.record, spec)
         born = (mine.create, spec.project) if mine is not None and own else None
         for names in self._named.get(spec.volume_uuid, ()):
             found = self._world.volume(*names)
-            if found is None or found.record is None or found.record.vm_uuid == spec.uuid:
+            if found is None or found.record is None or belongs(found.record, spec):
                 continue
             if born is None or (found.create, names[0]) < born:
                 volume = found.record
                 return f"its disk {volume.uuid} belongs to {volume.project}/{volume.vm} (uuid {volume.vm_uuid})"
         return ""
+
+
+def belongs(volume: Volume, spec: VmSpec) -> bool:
+    """The record is of that VM's disk. By its name too: somebody may have copied the whole of a spec."""
+    return (volume.project, volume.vm, volume.vm_uuid) == (spec.project, spec.name, spec.uuid)
 
 
 def _add(table: dict[K, tuple[Names, ...]], key: K, alone: tuple[Names]) -> None:

@@ -75,13 +75,18 @@ class Sweeper:
             log.warning("mirror_was_stale", volume=uuid, node=node.name)
             await node.mirror.look()
             return 0.0
+        vm = VmId(volume.record.project, volume.record.vm)
+        extra = node.event("volume.removed", uuid, f"disk of {vm}")
+        if (first := node.disks.first(uuid)) not in (None, (project, uuid)):
+            # Safety: specs of two projects named one disk; it is the other's, and was never used for this one.
+            log.warning("disk_left_to", volume=uuid, vm=str(vm), project=first[0], node=node.name)
+            await node.commit(changes.forget_volume(node.keys, node.session.me, volume, vm))
+            return 0.0
         try:
             await node.storage.delete_disk(uuid, volume.record.trash_retention_s)
         except InUse as error:
             log.info("disk_in_use", volume=uuid, error=str(error))
             return 5.0
-        vm = VmId(volume.record.project, volume.record.vm)
-        extra = node.event("volume.removed", uuid, f"disk of {vm}")
         if await node.commit(changes.forget_volume(node.keys, node.session.me, volume, vm, extra)):
             log.info("disk_removed", volume=uuid, vm=str(vm), node=node.name)
         return 0.0

@@ -17,6 +17,7 @@ from ..core.plan import View
 from ..core.tokens import Tokens
 from ..ports import Refused, UnknownOutcome
 from .claims import Claims
+from .disks import belongs
 from .look import was_paused
 from .memory import VmMemory
 from .node import Node
@@ -93,7 +94,7 @@ class Taking:
     def _refuse_strange_disk(self, spec: VmSpec, memory: VmMemory) -> None:
         """Safety: a spec that names the disk of another VM would bring that disk a second writer."""
         for volume in self._node.disks.named(spec.volume_uuid):
-            if volume.vm_uuid == spec.uuid:
+            if belongs(volume, spec):
                 continue
             why = f"its disk {volume.uuid} belongs to {volume.project}/{volume.vm} (uuid {volume.vm_uuid})"
             if memory.message != why:

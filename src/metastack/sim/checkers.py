@@ -159,7 +159,7 @@ class Checkers:
                     (self._cordoned.add if cordoned else self._cordoned.discard)(key.names[0])
                 case Kind.VOLUME if event.entry is None:
                     for spec in self._specs.values():
-                        if spec.volume_uuid == key.names[1]:
+                        if (spec.project, spec.volume_uuid) == key.names:
                             self._lab.violation("destroyed", f"the record of {spec.id}'s disk was removed")
                 case _:
                     pass
@@ -228,8 +228,8 @@ class Checkers:
             self._lab.violation("growing", f"{vm}: {by} put session {new.session} after {old.session}")
 
     def _released(self, vm: VmId, old: Claim) -> None:
-        host = self._lab.hosts[old.node]
-        if any(domain.uuid == old.uuid for domain in host.hypervisor.active()):
+        host, itself = self._lab.hosts[old.node], (old.uuid, vm.project, vm.name)
+        if any((domain.uuid, domain.project, domain.name) == itself for domain in host.hypervisor.active()):
             self._lab.violation("one_claim", f"{vm} was released by {old.node} while its guest was there")
 
     def _node(self, by: str, node: str, event: KeyEvent) -> None:

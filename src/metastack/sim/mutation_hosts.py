@@ -113,4 +113,29 @@ HOSTS: Final[tuple[Mutation, ...]] = (
         agent("guests", "Guests.boot", "stranger := node.disks.stranger(spec)", "stranger := None"),
         ("two-projects-name-one-disk",),
     ),
+    Mutation(
+        "copied-spec",
+        "a disk belongs to the VM whose name its record has, not to whoever has that VM's UUID",
+        agent(
+            "disks",
+            "belongs",
+            "return (volume.project, volume.vm, volume.vm_uuid) ==",
+            "return volume.vm_uuid == spec.uuid or () ==",
+        ),
+        ("spec-copied-under-another-name",),
+    ),
+    Mutation(
+        "copied-domain",
+        "another VM's domain of the same UUID is not this VM's",
+        agent("act", "Reconciler._domains", "and (domain.project, domain.name) == (vm.project, vm.name)", ""),
+        ("spec-copied-under-another-name",),
+        evidence="destroyed",
+    ),
+    Mutation(
+        "copied-disk",
+        "of a disk that two projects' records name only the younger record is removed",
+        agent("sweeper", "Sweeper.disk", "not in (None, (project, uuid))", "is None"),
+        ("spec-copied-under-another-name",),
+        evidence="destroyed",
+    ),
 )

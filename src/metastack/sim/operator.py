@@ -48,7 +48,8 @@ class Operator:
     def want(self, name: str, *more: str) -> bool:
         """Create a VM; one that was there before is as it was, unless something else is said of it.
 
-        ``disk=vm1``: its spec names that VM's disk.
+        ``disk=vm1``: its spec names that VM's disk. ``copy=vm1``: and its UUID, as in a copied record;
+        ``uuid=vm1``: only that.
         """
         if self.spec(name) is not None:
             return False
@@ -56,8 +57,13 @@ class Operator:
         life = self._lives[name] = self._lives.get(name, 0) + 1
         self._words[name] = more or self._words.get(name, ())
         spec = spec_of(name, number, life, self._words[name])
-        other = next((self.spec(word[5:]) for word in more if word.startswith("disk=")), None)
-        return self._put(replace(spec, volume_uuid=other.volume_uuid) if other is not None else spec)
+        for word, _, named in (word.partition("=") for word in more):
+            other = self.spec(named) if word in ("disk", "copy", "uuid") else None
+            if other is not None and word != "uuid":
+                spec = replace(spec, volume_uuid=other.volume_uuid)
+            if other is not None and word != "disk":
+                spec = replace(spec, uuid=other.uuid)
+        return self._put(spec)
 
     def delete(self, name: str) -> bool:
         spec = self.spec(name)
