@@ -70,7 +70,10 @@ def restore(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do.")] = False,
 ) -> None:
-    """Let an etcd that was restored from a backup be used: raise its generation."""
+    """Let an etcd be used that was restored from a backup.
+
+    It raises its generation.
+    """
     from metastack.commands.deed import new_deed
     from metastack.commands.restore import look_at_restore, restore_cluster
 

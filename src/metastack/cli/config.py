@@ -39,7 +39,10 @@ def _printer(frame: Frame) -> Printer[Setting]:
 
 @verb(app)
 def show(ctx: typer.Context) -> None:
-    """Show every setting; `-o wide` says what each may be and what it means."""
+    """Show every setting.
+
+    `-o wide` says what each may be and what it means.
+    """
     from metastack.commands.settings import show_settings
 
     frame = frame_of(ctx)

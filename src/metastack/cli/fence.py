@@ -111,7 +111,10 @@ def fence(
     timeout: Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Longest wait.")] = 60.0,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is done.")] = False,
 ) -> None:
-    """Shut a lost node out of the storage, also when the mass brake holds; its VMs start elsewhere."""
+    """Shut a lost node out of the storage; its VMs start elsewhere.
+
+    Also when the mass brake holds.
+    """
     from metastack.commands.deed import new_deed
     from metastack.commands.fences import check_fence, fence_node, wait_fenced
 
@@ -139,7 +142,10 @@ def unfence(
     user: Annotated[str, typer.Option("--user", help="Ceph user that may unblock, such as admin.")] = "",
     keyring: Annotated[str, typer.Option("--keyring", metavar="FILE", help="File with that user's key.")] = "",
 ) -> None:
-    """Lift the block of a node that is gone for good, so that its addresses can be used again."""
+    """Lift the block of a node that is gone for good.
+
+    Its addresses can be used again then.
+    """
     from metastack.commands.deed import new_deed
     from metastack.commands.fences import check_unfence, unfence_node
 

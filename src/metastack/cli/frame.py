@@ -7,6 +7,7 @@ Rule: nothing is imported before it is needed; ``--help`` of the whole program i
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -141,6 +142,7 @@ class Noun(core.TyperGroup):
             info = self._infos.pop(cmd_name)
             built = get_command_from_info(info, pretty_exceptions_short=False, rich_markup_mode=None)
             self.commands[cmd_name] = built
+            _told_whole(built)
         return super().get_command(ctx, cmd_name)
 
 
@@ -192,10 +194,19 @@ class Root(core.TyperGroup):
         return [*names, *_click.Command.shell_complete(self, ctx, incomplete)]
 
 
+def _told_whole(command: _click.Command) -> None:
+    """In a list of commands a verb has its whole first sentence; what does not fit goes on in a second line."""
+    said = " ".join((command.help or "").partition("\n\n")[0].split())
+    command.short_help = command.short_help or re.split(r"(?<=\.) ", said)[0]
+
+
 def _built(app: typer.Typer) -> _click.Command:
     """A typer app as a command; a noun of ours without its verbs being built."""
     if app.info.cls is not Noun:
-        return get_command(app)
+        command = get_command(app)
+        for one in getattr(command, "commands", {}).values():
+            _told_whole(one)
+        return command
     infos, app.registered_commands = app.registered_commands, []
     try:
         group = get_group(app)

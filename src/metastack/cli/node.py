@@ -185,7 +185,10 @@ def drain(
     ] = 3600.0,
     reason: Reason = "",
 ) -> None:
-    """Empty a node: its VMs are stopped one at a time and started elsewhere; it takes none any more."""
+    """Empty a node: its VMs stop one by one and start elsewhere.
+
+    It takes none any more, until `node undrain`.
+    """
     from metastack.commands.deed import new_deed
     from metastack.commands.drains import wait_drained
     from metastack.commands.nodes import drain_node

@@ -121,7 +121,7 @@ def show(ctx: typer.Context, name: Name, project: Project = "") -> None:
 
 @verb(app)
 def history(ctx: typer.Context, name: Name, project: Project = "") -> None:
-    """Show the versions of a VM: who changed what, when and why; oldest first."""
+    """Show who changed what of a VM, when and why; oldest first."""
     from metastack.commands.history import VmVersion, vm_history
 
     from .output import Column, Printer

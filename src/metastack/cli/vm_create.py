@@ -96,7 +96,10 @@ def create(
     no_wait: NoWait = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
-    """Create a VM and wait until it runs; with --count N many, 16 at a time: whole or not at all."""
+    """Create a VM, or many, and wait until it runs.
+
+    With --count N many, 16 at a time: each such group whole or not at all.
+    """
     from metastack.commands import names
     from metastack.commands.creation import NewVm, create_vm
     from metastack.commands.demands import Demands, resources

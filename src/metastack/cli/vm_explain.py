@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 @verb(app)
 def explain(ctx: typer.Context, name: Name, project: Project = "") -> None:
-    """Explain where a VM is, or why it is nowhere: every node's answer with every reason."""
+    """Explain where a VM is, or why it is nowhere.
+
+    It says what each node answers, with every reason.
+    """
     from metastack.commands.explanation import explain_vm
 
     vm, frame = vm_id(name, project), frame_of(ctx)

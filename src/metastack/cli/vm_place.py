@@ -64,9 +64,10 @@ def place(
     project: Project = "",
     reason: Reason = "",
 ) -> None:
-    """Change where a VM may run and in which order it starts; a running VM stays where it is.
+    """Change where a VM may run, and in which order it starts.
 
-    An option takes the place of all that the VM had of its kind; an empty text ('') removes them.
+    A running VM stays where it is. An option takes the place of all that the VM had of its kind;
+    an empty text ('') removes them.
     """
     from metastack.commands.demands import Demands
     from metastack.commands.places import place_vm

@@ -81,7 +81,10 @@ def up(
     ttl: Annotated[int | None, typer.Option(min=2, max=60, help="Node lease, seconds. [default: 5]")] = None,
     output: Format = Output.TABLE,
 ) -> None:
-    """Start the cluster, or what is missing of it, and select its context."""
+    """Start the cluster, or what is missing of it.
+
+    Its context is the current one then.
+    """
     with _errors(output):
         cluster = _named(name, output)
         cluster.up(nodes, etcd, storage.value if storage else None, ttl, say=_progress)
@@ -144,7 +147,7 @@ def cut(
     from_: Annotated[From, typer.Option("--from", help="What the node shall not reach.")] = From.ALL,
     output: Format = Output.TABLE,
 ) -> None:
-    """Cut a node's network: from etcd, from storage, or from everything."""
+    """Cut a node off from etcd, from storage, or from everything."""
     with _errors(output):
         cluster = _chosen(ctx, name, output)
         cluster.cut(node, from_.value)

@@ -65,7 +65,7 @@ def run(
 
 @verb(app)
 def show(ctx: typer.Context) -> None:
-    """Show who is at work, since when, and every hint that is not followed yet."""
+    """Show who is at work, and the hints not followed yet."""
     from ..cli.output import Column, Printer
     from ..commands.balancing import HintView, SchedulerView, scheduler_view
 

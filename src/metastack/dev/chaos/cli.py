@@ -44,9 +44,9 @@ def chaos(
         Output, typer.Option("-o", "--output", help="table, or json: one line a round, then the run's")
     ] = Output.TABLE,
 ) -> None:
-    """Break a real cluster of its own in every way, and prove from the disks that nothing was lost.
+    """Break a cluster of its own, and prove that nothing was lost.
 
-    Exit 1 on any violation. The same seed plays the same faults.
+    It breaks it in every way, and judges from the disks. Exit 1 on any violation. The same seed plays the same faults.
     """
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     kinds = list(kind or ())
