@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -14,8 +15,8 @@ from metastack.core.model import (
 from metastack.core.restored import held
 from metastack.core.world import World
 
-from .fence_view import BRAKE_HINT, brake_held, fence_views
-from .node_infos import node_infos
+from .fence_view import BRAKE_HINT, brake_held, briefly, fence_views
+from .node_infos import NodeInfo, node_infos
 from .vm_views import VmView, vm_views
 
 
@@ -39,22 +40,20 @@ def cluster_view(world: World) -> ClusterView:
     nodes, vms = node_infos(world), vm_views(world)
     states, phases, problems = _counts(n.state for n in nodes), _counts(v.phase or "broken" for v in vms), []
     lost = [node.name for node in nodes if node.state == NodeState.LOST]
-    joined = [node for node in nodes if not node.cordoned]
-    lost_joined = [node for node in joined if node.session is None]
-    braked = brake_held(world)
-    brake = bool(braked) or (bool(joined) and len(lost_joined) * 100 > world.config.brake_percent * len(joined))
+    brake = brake_of(world, nodes)
     if not nodes:
         problems.append("no node has joined")
     problems += [f"node {name} does not believe this etcd: {why}" for name, why in _refusing(world)]
     if waiting := held(world):
         problems.append(waiting)
     if brake:
-        said = braked or (
-            f"{len(lost_joined)} of {len(joined)} nodes are lost: the brake holds, none of them is fenced"
-        )
-        problems.append(f"{said}: {BRAKE_HINT if any(node.ready for node in nodes) else 'bring a node back'}")
+        problems.append(f"{brake}: {BRAKE_HINT if any(node.ready for node in nodes) else 'bring a node back'}")
     problems += [f"node {v.name} is not fenced: {v.trouble}" for v in fence_views(world) if v.trouble]
-    problems += [f"node {node.name} is lost: {node.message}" for node in nodes if node.state == NodeState.LOST]
+    problems += [
+        f"node {node.name} is lost: {briefly(world, node.name, node.message or '')}"
+        for node in nodes
+        if node.state == NodeState.LOST
+    ]
     problems += [f"node {node.name}: {node.message}" for node in nodes if node.broken]
     for view in vms:
         bad = view.broken or view.phase == Phase.FAILED or (view.power == "on" and view.phase != Phase.RUNNING)
@@ -64,9 +63,8 @@ def cluster_view(world: World) -> ClusterView:
             and not view.deleted
             and not _resting(view)
         ):
-            problems.append(
-                f"vm {view.id} is {view.phase or 'broken'}: {view.message or 'no word from its node'}"
-            )
+            said = briefly(world, view.node or "", view.message or "no word from its node")
+            problems.append(f"vm {view.id} is {view.phase or 'broken'}: {said}")
     running = phases.get("running", 0)
     ready = states.get("ready", 0)
     head = f"{ready} of {len(nodes)} nodes ready, {running} of {len(vms)} VMs running"
@@ -78,8 +76,17 @@ def cluster_view(world: World) -> ClusterView:
         nodes=states,
         vms=phases,
         nodes_lost=lost,
-        brake_engaged=brake,
+        brake_engaged=bool(brake),
     )
+
+
+def brake_of(world: World, nodes: Sequence[NodeInfo]) -> str:
+    """Why nothing is fenced right now, in a node's words or by the records; empty when the brake is off."""
+    joined = [node for node in nodes if not node.cordoned]
+    lost = [node for node in joined if node.session is None]
+    if not (held := brake_held(world)) and len(lost) * 100 > world.config.brake_percent * len(joined):
+        return f"{len(lost)} of {len(joined)} nodes are lost: the brake holds, none of them is fenced"
+    return held
 
 
 def _refusing(world: World) -> list[tuple[str, str]]:

@@ -158,6 +158,14 @@ def brake_words(world: World, node: str) -> str:
     )
 
 
+def briefly(world: World, node: str, text: str) -> str:
+    """``text`` about a lost node, where something else in the same output has told all of the brake."""
+    for told in filter(None, (brake_words(world, node), brake_held(world))):
+        for mark in ":;":
+            text = text.replace(f"{mark} {told}", "; the brake holds its fence back")
+    return text
+
+
 def open_for_s(fence: Fence, now: datetime | None = None) -> float | None:
     """How long the open intent is open, by this machine's clock; None when none is or it does not say."""
     if not fence.intent or not fence.intent_at:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -10,6 +11,9 @@ import pytest
 from commands_rig import HELLO, Rig, deed
 
 from metastack.commands import nodes, vms
+from metastack.commands.doctor import examine
+from metastack.commands.doctor.facts import collect
+from metastack.commands.explanation import explain_vm
 from metastack.commands.problem import Code, Problem
 from metastack.commands.reading import EVERYTHING, follow, look_at_vm, prefixes, read_world
 from metastack.commands.tickets import create_ticket
@@ -134,6 +138,38 @@ async def test_while_the_brake_holds_it_is_said_with_what_ends_it(rig: Rig) -> N
     assert "bring a node back, or `metastack node fence NODE --yes --reason" in status.summary
     await vms.delete_vm(rig.cluster, deed(), HELLO)
     assert way in ((await see(rig)).message or "")
+
+
+async def test_the_brake_is_told_once_in_one_output(rig: Rig) -> None:
+    """Two of three nodes are lost, with two VMs: status, doctor and explain have its words once."""
+    words = "brake: 2 of 3 nodes vanished within 60 s; nothing is fenced until one returns"
+    await make(rig)
+    other = VmId("default", "other")
+    await vms.create_vm(rig.cluster, deed(), NewVm(vm=other, image="tiny"))
+    await rig.claim("n1", await rig.node("n1"), phase=None)
+    await rig.claim("n2", await rig.node("n2"), vm=other, phase=None)
+    await rig.node("n3")
+    entry = await rig.store.get(rig.keys.node_alive("n3"))
+    assert entry is not None
+    await rig.put(
+        rig.keys.node_alive("n3"), msgspec.structs.replace(decode(NodeAlive, entry.value), brake=words)
+    )
+    await rig.lose("n1")
+    await rig.lose("n2")
+    world = await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
+    told = "\n".join(cluster_view(world).problems)
+    assert (told.count("nothing is fenced"), told.count("node fence")) == (1, 1), told
+    assert "vm default/hello is claimed: node n1 is lost; the brake holds its fence back" in told
+    assert "node n2 is lost: its lease expired; not fenced; the brake holds its fence back" in told
+    found = examine(await collect(rig.cluster, "", datetime.now(UTC)))
+    told = "\n".join(f"{one.object} {one.meaning} {one.command}" for one in found)
+    assert told.count("nothing is fenced") == 1, told
+    explained = await explain_vm(rig.cluster, HELLO)
+    told = "\n".join([explained.summary, *(text for node in explained.nodes for text in node.reasons)])
+    assert (told.count("nothing is fenced"), told.count("node fence")) == (1, 1), told
+    await vms.delete_vm(rig.cluster, deed(), HELLO)
+    world = await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
+    assert "\n".join(cluster_view(world).problems).count("nothing is fenced") == 1
 
 
 async def _too_late(rig: Rig) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..views import cluster_view
+from ..cluster_view import brake_of
+from ..node_infos import node_infos
 from .facts import Facts, Finding, error
 
 
 def check(facts: Facts) -> Iterator[Finding]:
-    view = cluster_view(facts.world)
-    if view.brake_engaged:
+    if said := brake_of(facts.world, node_infos(facts.world)):
         yield error(
             "cluster",
-            f"{view.problems[0]}. VMs of lost nodes stay down until one returns, or you know that it is off",
+            f"{said}. VMs of lost nodes stay down until one is back, or somebody says which is surely off",
             'metastack node fence NODE --reason "it is switched off"',
         )

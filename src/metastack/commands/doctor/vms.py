@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from metastack.core.model import Phase
 
+from ..fence_view import briefly
 from ..views import vm_views
 from .facts import Facts, Finding, error
 
@@ -18,4 +19,6 @@ def check(facts: Facts) -> Iterator[Finding]:
         elif view.phase == Phase.FAILED:
             yield error(object, view.message or "failed, and its node does not say why", show)
         elif view.phase == Phase.CLAIMED and view.node and facts.world.alive(view.node) is None:
-            yield error(object, view.message or "its node is lost", f"metastack fence show {view.node}")
+            # The brake has a check of its own.
+            said = briefly(facts.world, view.node, view.message or "its node is lost")
+            yield error(object, said, f"metastack fence show {view.node}")

@@ -46,7 +46,8 @@ def chaos(
 ) -> None:
     """Break a cluster of its own, and prove that nothing was lost.
 
-    It breaks it in every way, and judges from the disks. Exit 1 on any violation. The same seed plays the same faults.
+    It breaks it in every way, and judges from the disks. Exit 1 on any violation. The same seed plays the same
+    faults.
     """
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     kinds = list(kind or ())
