@@ -50,7 +50,7 @@ def doctor(
     from datetime import UTC, datetime
 
     from metastack import __version__
-    from metastack.commands.doctor import examine
+    from metastack.commands.doctor import examine, grouped
     from metastack.commands.doctor.facts import Finding, Severity, collect
 
     from .output import Printer, text_of
@@ -64,8 +64,8 @@ def doctor(
     found = examine(facts)
     counts = {level: sum(1 for f in found if f.severity is level) for level in Severity}
     if frame.output in (Output.TABLE, Output.WIDE):
-        for finding in found:
-            print(f"{finding.severity.value}: {text_of(finding.object)}: {text_of(finding.meaning)}")
+        for objects, finding in grouped(found):
+            print(f"{finding.severity.value}: {text_of(objects)}: {text_of(finding.meaning)}")
             if finding.command:
                 print(f"    {text_of(finding.command)}")
         note(frame, ", ".join(f"{count} {level.value}" for level, count in counts.items()))

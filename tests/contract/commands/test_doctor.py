@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from metastack import __version__
 from metastack.commands import doctor
-from metastack.commands.doctor import examine
+from metastack.commands.doctor import examine, grouped
 from metastack.commands.doctor.facts import NOBODYS_ADDRESS, Finding, Severity, ask_storage, collect
 from metastack.commands.vms import NewVm, create_vm
 from metastack.core.change import Delete, Put
@@ -243,6 +243,21 @@ async def test_lost_nodes_fences_and_the_brake(rig: Rig) -> None:
     found = await said(rig)
     assert found.of("fences_open")[0][0] == "info"
     assert found.of("brake") == []
+
+
+async def test_one_finding_about_many_is_told_once(rig: Rig) -> None:
+    why = "/dev/kvm opens, but a probe guest under KVM ended with status -6: KVM internal error"
+    for name in ("n1", "n2", "n3"):
+        await node(rig, name, "10.0.0.1", hypervisor="qemu", hypervisor_why=why)
+    await node(rig, "n4", "10.0.0.1", hypervisor="qemu", hypervisor_why="/dev/kvm: No such file or directory")
+    found = (await said(rig)).findings
+    assert sum(one.check == "kvm" for one in found) == 4, "a program gets each"
+    told = [(objects, one.meaning) for objects, one in grouped(found) if one.check == "kvm"]
+    assert [objects for objects, _ in told] == ["nodes n1, n2, n3", "node n4"]
+    assert sum(why in meaning for _, meaning in told) == 1
+    many = [replace(found[0], object=f"node m{n}", command=f"metastack node show m{n}") for n in range(9)]
+    [(objects, first)] = grouped(many)
+    assert (objects, first.object) == ("nodes m0, m1, m2, m3, m4 and 4 more", "node m0")
 
 
 async def test_a_fence_that_the_storage_forgot_and_rights_that_are_too_wide(rig: Rig) -> None:

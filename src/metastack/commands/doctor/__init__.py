@@ -6,7 +6,7 @@ Rule: a check is ``check(facts)``, pure, and yields findings; adding one is a fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from . import (
@@ -32,6 +32,9 @@ from . import (
     vms,
 )
 from .facts import Facts, Finding, Severity
+
+SHOWN: Final = 5
+"""So many objects of one kind are named; of more only how many."""
 
 Check = Callable[[Facts], Iterator[Finding]]
 
@@ -75,3 +78,22 @@ def examine(facts: Facts) -> list[Finding]:
             found.append(finding)
     order = list(Severity)
     return sorted(found, key=lambda finding: order.index(finding.severity))
+
+
+def grouped(findings: Sequence[Finding]) -> list[tuple[str, Finding]]:
+    """For people: the same finding about several objects once, with all of their names and the first finding."""
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for found in findings:
+        command = found.command.replace(found.object.partition(" ")[2] or found.object, "")
+        key = (found.severity, found.check, found.object.partition(" ")[0], found.meaning, command)
+        groups.setdefault(key, []).append(found)
+    return [(_objects([found.object for found in group]), group[0]) for group in groups.values()]
+
+
+def _objects(names: Sequence[str]) -> str:
+    """``node n1``, or ``nodes n1, n2 and 7 more``."""
+    if len(names) == 1:
+        return names[0]
+    kind = names[0].partition(" ")[0]
+    told = ", ".join(name.partition(" ")[2] or name for name in names[:SHOWN])
+    return f"{kind}s {told}" + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
