@@ -85,7 +85,7 @@ async def test_explain_says_what_every_node_says(rig: Rig) -> None:
     assert best.score is not None and set(best.parts) == {"spread", "groups"}
     why = {said.node: said.reasons for said in two.nodes}
     assert why["n3"] == ["the node is cordoned"]
-    assert why["n1"][0] == "1 with app=web in zone a already (anti-affinity)"
+    assert why["n1"] == ["1 with app=web in zone a already (anti-affinity)"]
     [rule] = two.rules
     assert (rule.kind, rule.group, rule.topology, rule.members) == (
         "anti-affinity",

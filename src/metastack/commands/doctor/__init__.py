@@ -81,7 +81,7 @@ def examine(facts: Facts) -> list[Finding]:
 
 
 def grouped(findings: Sequence[Finding]) -> list[tuple[str, Finding]]:
-    """For people: the same finding about several objects once, with all of their names and the first finding."""
+    """For people: the same finding about several objects once, with all their names and the first of them."""
     groups: dict[tuple[str, ...], list[Finding]] = {}
     for found in findings:
         command = found.command.replace(found.object.partition(" ")[2] or found.object, "")

@@ -151,6 +151,7 @@ class Groups:
     def refusals(self, spec: VmSpec, node: NodeView) -> tuple[str, ...]:
         """Why hard group rules keep the VM off the node."""
         reasons: list[str] = []
+        told: set[Group] = set()
         place = spec.placement
         for far in place.anti_affinity:
             if far.required:
@@ -158,6 +159,7 @@ class Groups:
                 if not domain:
                     reasons.append(_no_label(far.topology))
                 elif there := self._members[group][domain]:
+                    told.add(group)
                     reasons.append(
                         f"{there} with {group.text} in {far.topology} {domain} already (anti-affinity)"
                     )
@@ -176,6 +178,8 @@ class Groups:
         if self._by_label:
             for group in self._of(spec):
                 domain = node.domain(group.topology)
+                if group in told:
+                    continue  # both sides of one rule
                 if domain and self._keepers[group][domain]:
                     reasons.append(
                         f"a VM in {group.topology} {domain} keeps those with {group.text} away (anti-affinity)"
