@@ -55,7 +55,6 @@ class Checkers:
         self._suspects: dict[str, str] = {}
         """Victims whose intent was opened when the brake should have held: what to say if it is carried out."""
         self._specs: dict[VmId, VmSpec] = {}
-        self._cordoned: set[str] = set()
         self._astray: dict[str, float] = {}
         """Nodes that saw etcd before it was restored, and when it was: what they have folded is of then."""
         self._last_write: dict[str, Write] = {}
@@ -154,9 +153,6 @@ class Checkers:
                         self._specs[key.vm] = spec
                     elif event.entry is None:
                         self._specs.pop(key.vm, None)
-                case Kind.NODE_SPEC if event.entry is not None:
-                    cordoned = b'"cordoned":true' in event.entry.value
-                    (self._cordoned.add if cordoned else self._cordoned.discard)(key.names[0])
                 case Kind.VOLUME if event.entry is None:
                     for spec in self._specs.values():
                         if (spec.project, spec.volume_uuid) == key.names:
@@ -171,7 +167,6 @@ class Checkers:
         for table in (self._claims, self._fences, self._facts, self._specs, self._views, self._sessions):
             table.clear()
         self._alive.clear()
-        self._cordoned.clear()
         self._astray = dict.fromkeys(self._lab.hosts, self._lab.loop.time())
         for key, event in ((self._lab.keys.parse(event.key), event) for event in events):
             if key is None or event.entry is None:
@@ -291,14 +286,15 @@ class Checkers:
             self._suspects[victim] = f"{fencer} opened a fence of {victim} with {together} of {joined} gone"
 
     def _counted(self, host: SimHost) -> list[str]:
-        """Nodes that the brake counts: joined, not cordoned, not gone since long before its agent started."""
+        """Nodes that the brake counts, by what its agent has heard: joined, not cordoned, not gone since long
+        before it started."""
         assert host.agent is not None
         world = host.agent.node.world
         return [
             node
             for node in world.nodes()
             if world.facts(node) is not None
-            and node not in self._cordoned
+            and not ((spec := world.node_spec(node)) is not None and spec.record and spec.record.cordoned)
             and not (
                 world.alive(node) is None
                 and self._fenced_s.get(node, host.started_s) < host.started_s
