@@ -7,13 +7,17 @@ names the key; the caller leaves that object alone and goes on with the rest.
 from __future__ import annotations
 
 from functools import cache
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import msgspec
 
 from .model import Record
 
 R = TypeVar("R", bound=Record)
+
+
+_UNPARSED: Final = (msgspec.MsgspecError, UnicodeDecodeError)
+"""Text that is no UTF-8 has an error of its own."""
 
 
 class Unreadable(ValueError):
@@ -50,7 +54,7 @@ def decode(kind: type[R], raw: bytes, key: str = "") -> R:
     """Parse a record; raises :class:`Unreadable`."""
     try:
         record = cast(R, _decoder(kind).decode(raw))
-    except msgspec.MsgspecError as error:
+    except _UNPARSED as error:
         # A newer version may have fields of other types: then that is what is wrong with it.
         _refuse_newer(kind, raw, key)
         raise Unreadable(key, f"does not parse: {error}") from None
@@ -64,7 +68,7 @@ def decode(kind: type[R], raw: bytes, key: str = "") -> R:
 def _refuse_newer(kind: type[Record], raw: bytes, key: str) -> None:
     try:
         version = msgspec.json.decode(raw, type=_Version).v
-    except (msgspec.MsgspecError, RecursionError):
+    except (*_UNPARSED, RecursionError):
         return
     newest = current(kind)
     if version > newest:

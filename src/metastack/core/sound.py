@@ -67,6 +67,7 @@ def flaw(record: Record, key: str) -> str:
             return _first(
                 _is("project and uuid", f"{record.project}/{record.uuid}", "/".join(names[-2:])),
                 _idents(uuid=record.uuid),
+                "" if valid_name(record.vm) else f"vm: {_shown(record.vm)} is no VM's name",
                 _between("trash_retention_s", record.trash_retention_s, 0, 1 << 32),
             )
         case Fence():

@@ -30,6 +30,8 @@ BAD: dict[str, tuple[str, bytes]] = {
     "cpus beyond all bounds": (KEYS.vm_spec(vm("bad")), _spec("bad", cpus=1 << 1100)),
     "a project with a slash": (KEYS.vm_spec(vm("bad")), _spec("bad", project="a/b")),
     "json without a bottom": (KEYS.vm_spec(vm("bad")), DEEP),
+    "text that is no text": (KEYS.vm_spec(vm("bad")), _spec("bad", by="?").replace(b"?", b"\xff\xfe")),
+    "a newer version that is no text": (KEYS.vm_spec(vm("bad")), b'{"v":99,"by":"\xed\xa0\x80"}'),
     "an alive key without a bottom": (KEYS.node_alive("zz"), DEEP),
     "an endless overcommit": (KEYS.node_spec("n1"), b'{"overcommit_memory":1e308}'),
     "a claim of a node with a slash": (
@@ -54,6 +56,11 @@ BAD: dict[str, tuple[str, bytes]] = {
     "a volume of a project with a slash": (
         KEYS.volume("default", "x"),
         json.dumps({"uuid": "x", "project": "a/b", "vm": "bad", "vm_uuid": "", "size_bytes": 1,
+                    "image_uuid": ""}).encode(),
+    ),
+    "a volume of a vm with a slash": (
+        KEYS.volume("default", "x"),
+        json.dumps({"uuid": "x", "project": "default", "vm": "a/b", "vm_uuid": "", "size_bytes": 1,
                     "image_uuid": ""}).encode(),
     ),
     "a fence by nobody": (KEYS.fence("n1"), b'{"intent":true,"intent_by":""}'),
