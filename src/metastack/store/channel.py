@@ -14,7 +14,7 @@ import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import grpc.aio
@@ -25,6 +25,7 @@ from metastack.ports import Denied, Refused, Unavailable, UnknownOutcome
 from metastack.settings import StoreSettings
 
 from .errors import Verdict, judge
+from .wire import Wire
 
 ATTEMPT_S: Final = 1.5
 """How long one member may take before the next is asked."""
@@ -52,6 +53,9 @@ OPTIONS: Final = (
     ("grpc.enable_http_proxy", 0),
 )
 
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
 _WEB: Final = re.compile(r"(?P<scheme>https?)://(?P<target>([\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5})")
 _DECIDED: Final = (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE)
 
@@ -75,6 +79,7 @@ class Link:
         self._settings = settings
         self._channel: Any = None
         self._target, self._secure = target_of(endpoint)
+        self._wires: list[Wire] = []
         self.kv: Any = None
         self.lease: Any = None
         self.watch: Any = None
@@ -97,7 +102,17 @@ class Link:
         except grpc.aio.UsageError as error:
             raise NotSent(str(error)) from None
 
+    async def wire(self, path: str, timeout_s: float) -> Wire:
+        """A stream on a connection of its own; raises TimeoutError, OSError, ValueError."""
+        tls = _tls(self._settings) if self._secure else None
+        async with asyncio.timeout(timeout_s):
+            wire = await Wire.open(self._target, path, METADATA, tls)
+        self._wires = [wire, *(other for other in self._wires if not other.why)]
+        return wire
+
     async def close(self) -> None:
+        for wire in self._wires:
+            wire.end("the store was closed")
         if self._channel is not None:
             await self._channel.close()
             self._channel = None
@@ -266,6 +281,17 @@ def target_of(endpoint: str) -> tuple[str, bool]:
     if endpoint.startswith("unix:/"):
         return endpoint, False
     raise Refused(f"etcd endpoint {endpoint!r}: expected http://host:port, https://host:port or unix:/path")
+
+
+def _tls(settings: StoreSettings) -> SSLContext:
+    """The same certificates as gRPC's; raises OSError, of which errors of TLS are."""
+    import ssl  # of no use to a command line without TLS
+
+    context = ssl.create_default_context(cafile=settings.ca or None)
+    if settings.cert:
+        context.load_cert_chain(settings.cert, settings.key or None)
+    context.set_alpn_protocols(["h2"])
+    return context
 
 
 def _pem(path: str) -> bytes | None:

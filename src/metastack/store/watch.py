@@ -21,7 +21,11 @@ from metastack.ports import Compacted, Denied
 from .channel import ATTEMPT_S, METADATA, Channels, Link, NotSent, brief, broken_off, jitter_s, say, text_of
 from .errors import Verdict, judge
 from .messages import event_of
+from .wire import Wire
 
+PATH: Final = "/etcdserverpb.Watch/Watch"
+WIRE_S: Final = 1.0
+"""How long a connection to a member may take that gRPC has one to."""
 QUIET_S: Final = 2.0
 """After this long without a word the member is asked for one."""
 SILENT_S: Final = 2.5
@@ -50,6 +54,8 @@ class Watching:
         self._cluster_id = 0
         self._opened_s = 0.0
         self._failures = 0
+        self._wired = False
+        """The last stream was not gRPC's, and nobody knows that it works."""
         self._streams = 0
         """How many there were: the first one follows a list, which told the truth."""
 
@@ -91,7 +97,8 @@ class Watching:
         link = self._link = self._channels.current
         await link.ready(ATTEMPT_S)
         self._opened_s = asyncio.get_running_loop().time()
-        self._call = link.watch.Watch(metadata=METADATA)
+        self._wired = not self._wired
+        self._call = await self._wire(link) if self._wired else link.watch.Watch(metadata=METADATA)
         create = rpc.WatchCreateRequest(
             key=self._key,
             range_end=self._range_end,
@@ -108,6 +115,7 @@ class Watching:
         self._refuse_cancelled(response)
         if not response.created:
             raise broken_off("the first answer is not the watch's creation")
+        self._wired = False
         # Safety: revisions of two clusters cannot be compared. A cluster restored from a backup has a new id.
         if self._cluster_id not in (0, response.header.cluster_id):
             raise Compacted(f"watch {self._key.decode()}: {link.endpoint} is another cluster than before")
@@ -120,6 +128,14 @@ class Watching:
         self._look_after(QUIET_S)
         if self._failures:
             say("info", "watch_resumed", prefix=self._key.decode(), endpoint=link.endpoint, after=self._last)
+
+    @staticmethod
+    async def _wire(link: Link) -> Wire:
+        """The cheap stream. Where it does not come about the next one is gRPC's, which knows why or works."""
+        try:
+            return await link.wire(PATH, WIRE_S)
+        except (OSError, ValueError) as error:  # TimeoutError is one of the first
+            raise broken_off(f"no connection for a watch: {error or 'no answer'}") from None
 
     async def _receive(self) -> Batch | None:
         """What the stream says next; None for an answer that only proves that it lives."""
@@ -171,7 +187,7 @@ class Watching:
         finally:
             self._reading_since_s = None
         if not isinstance(response, rpc.WatchResponse):
-            raise broken_off(self._why or "the stream ended")
+            raise broken_off(self._why or getattr(self._call, "why", "") or "the stream ended")
         return response
 
     def _look_after(self, delay_s: float, asked_in_s: float = 0.0) -> None:
