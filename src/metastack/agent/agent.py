@@ -191,12 +191,13 @@ class Agent:
 
     def _changed(self, touched: set[ParsedKey]) -> None:
         """The mirror has news: queue what they bear on."""
-        node, news = self.node, self._announced.news(touched, self.node.world)
+        node, kinds = self.node, {key.kind for key in touched}
+        news = self._announced.news(touched, node.world) if Kind.NODE_ALIVE in kinds else touched
         node.follow(touched)
         if route.about_nodes(news):
             self.fencer.observe({key.names[0] for key in news if key.kind is Kind.NODE_ALIVE})
             node.session.check()
-        if any(key.kind is Kind.CLUSTER for key in touched):
+        if Kind.CLUSTER in kinds:
             self._config_changed(node.world)
         for key in route.keys_of(news, node.world, node.name, node.board, node.disks, self._here):
             self._queue.add(key)

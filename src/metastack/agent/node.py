@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..core import changes
 from ..core.change import Change, Committed
-from ..core.keys import Keys, ParsedKey
+from ..core.keys import Keys, ParsedKey, in_order
 from ..core.model import Event, Record, Resources, VmId, VmSpec
 from ..core.placement import successors
 from ..core.placement.nodes import plus
@@ -123,7 +123,7 @@ class Node:
     def follow(self, touched: Collection[ParsedKey]) -> None:
         """The world changed there: the board follows, in an order that does not depend on the process."""
         if self._board is not None:
-            self._board.update(sorted(touched, key=lambda key: (key.kind, key.names)))
+            self._board.update(in_order(touched))
         if self._disks is not None:
             self._disks.update(touched)
 

@@ -7,12 +7,12 @@ periodic full look.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
-from ..core.keys import Kind, ParsedKey
+from ..core.keys import Kind, ParsedKey, in_order
 from ..core.model import VmId
 from ..core.world import World
-from .disks import Disks
+from .disks import Disks, Names
 from .sweeper import orphaned
 from .turns import Turns
 
@@ -41,7 +41,7 @@ def mine(world: World, me: str, vm: VmId) -> bool:
 
 
 def keys_of(
-    touched: Iterable[ParsedKey],
+    touched: Collection[ParsedKey],
     world: World,
     me: str,
     board: Turns,
@@ -54,7 +54,9 @@ def keys_of(
     wait are this node's business now.
     """
     nodes: set[str] = set()
-    for key in sorted(touched, key=lambda key: (key.kind, key.names)):
+    checked: set[Names] = set()
+    """Disks that were looked at already: a claim comes after its disk's record, and asks for it once more."""
+    for key in in_order(touched):
         match key.kind:
             case Kind.VM_STATUS:
                 if mine(world, me, key.vm):
@@ -67,10 +69,12 @@ def keys_of(
                 if own and key.kind is Kind.VM_SPEC:
                     yield LEAVE
                 for names in disks.of(vm):
-                    if orphaned(world, *names):
+                    if names not in checked and orphaned(world, *names):
                         yield ("disk", *names)
-            case Kind.VOLUME if orphaned(world, key.names[0], key.names[1]):
-                yield ("disk", key.names[0], key.names[1])
+            case Kind.VOLUME:
+                checked.add(names := (key.names[0], key.names[1]))
+                if orphaned(world, *names):
+                    yield ("disk", *names)
             case Kind.CLUSTER:
                 yield TTL
             case _:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from ..core.keys import Kind, ParsedKey
 from ..core.model import VmId, VmSpec
-from ..core.placement import Board, Waiting, unanswered
+from ..core.placement import Board, Waiting, answered
 from ..core.placement.nodes import plus
 from ..core.world import World, wants_on
 
@@ -43,7 +43,7 @@ class _Since:
     before: tuple[str, ...]
     at_s: float
     due_s: float
-    """When everybody looks."""
+    """When everybody looks, or asks whether it is time."""
 
 
 class Turns(Board):
@@ -82,7 +82,8 @@ class Turns(Board):
             self._see_left(vm)
 
     def _see_left(self, vm: VmId) -> None:
-        if self.world.claim(vm) is not None and unanswered(self.world, vm) and not wants_on(self.world, vm):
+        claim = self.world.claim(vm)
+        if claim is not None and not answered(self.world, claim) and not wants_on(self.world, vm):
             self.left[vm] = self._news[vm] = None
         else:
             self.left.pop(vm, None)
@@ -98,7 +99,9 @@ class Turns(Board):
         if known is not None and known.before == before:
             return
         now_s = self._now_s()
-        self._since[wait.vm] = _Since(before, now_s, now_s + self.delay_ms(wait.vm, len(head)) / 1000)
+        # At least so long, which costs nothing to say: most are claimed long before anybody asks for how long.
+        least_s = self.world.config.rank_delay_ms * len(head) / 1000
+        self._since[wait.vm] = _Since(before, now_s, now_s + least_s)
         if before is not head:
             self._news[wait.vm] = None
 

@@ -5,7 +5,7 @@ Owns: the tree under the root (DESIGN 2). Refuses: any other module putting a ke
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 from typing import Final
 
@@ -89,6 +89,13 @@ class ParsedKey(Struct, frozen=True):
     @property
     def vm(self) -> VmId:
         return VmId(self.names[0], self.names[1])
+
+
+def in_order(keys: Collection[ParsedKey]) -> list[ParsedKey]:
+    """Sorted, so that what follows from them does not depend on the process's hash seed."""
+    if len(keys) < 2:  # as with most messages
+        return list(keys)
+    return sorted(keys, key=lambda key: (key.kind, key.names))
 
 
 class Keys:
@@ -189,19 +196,20 @@ class Keys:
         """Take a key apart; None for one that is not ours to understand."""
         if not key.startswith(self._start):
             return None
-        first, *names = key[len(self._start) :].split("/")
-        kind = _KINDS.get(first)
+        parts = key[len(self._start) :].split("/")
+        kind, at = _KINDS.get(parts[0]), 1
         if kind is None:
-            if not names or (kind := _DEEPER.get(first, {}).get(names[0])) is None:
+            if len(parts) < 2 or (kind := _DEEPER.get(parts[0], {}).get(parts[1])) is None:
                 return None
-            del names[0]
-        if len(names) != _PARTS[kind] or not all(names):
+            at = 2
+        names = tuple(parts[at:])
+        if len(names) != _PARTS[kind] or "" in names:
             return None
         if kind in _NAMED:
             for name in names:
                 if NAME_RE.fullmatch(name) is None:
                     return None
-        return ParsedKey(kind, tuple(names))
+        return ParsedKey(kind, names)
 
 
 def prefix_end(prefix: str) -> bytes:

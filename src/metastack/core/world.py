@@ -40,7 +40,7 @@ from .model import (
 from .rows import Row, Rows, Seen, shared
 from .sound import flaw
 
-__all__ = ["Seen", "World", "mod_of", "seen", "wants_on"]
+__all__ = ["Seen", "World", "mod_of", "seen", "wanted", "wants_on"]
 
 R = TypeVar("R", bound=Record)
 
@@ -126,6 +126,8 @@ class World:
         self._tables: dict[Kind, dict[tuple[str, ...], Seen[Any] | Row]] = {kind: {} for kind in _TYPES}
         self._rows = Rows()
         self._vms = _Names()
+        # Every change brings an event: half of all keys are of these kinds, and need not be taken apart.
+        self._on_demand = tuple(keys.prefix(kind) for kind in (Kind.EVENT, Kind.HISTORY, Kind.TICKET))
 
     def restart(self) -> None:
         """What comes next is another history, whose revisions begin anew."""
@@ -179,6 +181,8 @@ class World:
         for event in batch.events:
             if event.revision <= self._floor:
                 continue  # the snapshot has it already; its put may have been deleted since
+            if event.key.startswith(self._on_demand):
+                continue
             parsed = self._apply_one(event)
             if parsed is not None:
                 changed.add(parsed)
@@ -219,7 +223,7 @@ class World:
     # --- reading
     def _get(self, kind: Kind, cls: type[R], *names: str) -> Seen[R] | None:
         found = self._tables[kind].get(names)
-        return found if found is None else self._rows.whole(kind, names, found)
+        return self._rows.whole(kind, names, found) if isinstance(found, Row) else found
 
     def _all(self, kind: Kind) -> Iterator[tuple[tuple[str, ...], Seen[Any]]]:
         for names, found in self._tables[kind].items():
@@ -346,10 +350,13 @@ class World:
 
 def wants_on(world: World, vm: VmId) -> bool:
     """True when the spec asks for the VM to run and its guest has not switched itself off in this run."""
-    found = world.spec(vm)
+    return wanted(world.spec(vm), world.halt(vm))
+
+
+def wanted(found: Seen[VmSpec] | None, halt: Seen[Halt] | None) -> bool:
+    """The same of a spec and a halt that were looked up already."""
     if found is None or found.record is None or found.record.power != "on":
         return False
-    halt = world.halt(vm)
     if halt is None or halt.record is None:
         return True
     return not (halt.record.uuid == found.record.uuid and halt.record.run >= found.record.run)

@@ -28,7 +28,7 @@ from .board import HEAD, Board
 from .departures import Departure, departures, leaving
 from .explain import GroupRule, Verdict, explain, group_rules
 from .filters import taint_text
-from .gates import unanswered, waiting
+from .gates import answered, unanswered, waiting
 from .imagined import Imagined, with_specs
 from .line import Waiting
 from .nodes import NodeView, node_state, node_view, node_views, promised, ring, successors
@@ -45,6 +45,7 @@ __all__ = [
     "Outcome",
     "Verdict",
     "Waiting",
+    "answered",
     "departures",
     "explain",
     "group_rules",

@@ -22,9 +22,9 @@ import msgspec
 
 from ..keys import Kind, ParsedKey
 from ..model import NodeState, VmId, VmSpec, Weights
-from ..world import World, wants_on
+from ..world import World, wanted
 from . import filters
-from .gates import gate, unanswered
+from .gates import answered, gate
 from .groups import Groups
 from .line import Line, Waiting
 from .misses import Misses
@@ -98,8 +98,9 @@ class Board:
                 case Kind.FENCE:
                     vms |= dict.fromkeys(sorted(self._on.get(key.names[0], ())))
                 case Kind.VM_SPEC | Kind.CLAIM | Kind.HALT | Kind.HINT:
-                    vms[key.vm] = None
-                    vms |= dict.fromkeys(sorted(self._after.get(key.vm, ())))
+                    vms[vm := key.vm] = None
+                    if vm in self._after:
+                        vms |= dict.fromkeys(sorted(self._after[vm]))
                 case Kind.VM_STATUS if key.vm in self._after:
                     vms |= dict.fromkeys(sorted(self._after[key.vm]))
                 case _:
@@ -148,11 +149,11 @@ class Board:
             return
         for name in spec.ha.start_after:
             self._after.setdefault(VmId(vm.project, name), set()).add(vm)
-        if claim is not None and not unanswered(world, vm, self._lost):
+        if claim is not None and answered(world, claim, self._lost):
             if claim.record is not None:
                 self._claimed(vm, spec, claim.record.node)
             return
-        if not wants_on(world, vm):
+        if not wanted(found, world.halt(vm)):
             self._take_off(vm)
             return
         line = (-spec.ha.priority, found.mod, vm.project, vm.name)
@@ -171,7 +172,9 @@ class Board:
         if wait is not None or (self._following and vm not in self._on.get(node, ())):
             # Also who was wanted and taken within one batch: a charge ends at the same claim for everybody.
             self.misses.won(node, wait.head if wait is not None else ())
-        if self._placed.get(vm) != (node, self.world.lean(vm, spec)):
+        held, lean = self._placed.get(vm), self.world.lean(vm, spec)
+        # Usually they are one object: two of them are compared field by field.
+        if held is None or held[0] != node or (held[1] is not lean and held[1] != lean):
             self._unplace(vm)
             self._place(vm, spec, node)
             self._crowded(node, spec)
@@ -225,7 +228,7 @@ class Board:
 
     def _touch(self, node: str) -> None:
         for order in self._orders.values():
-            order.touch(node)
+            order.dirty.add(node)
 
     def _placed_specs(self) -> Iterator[tuple[VmSpec, str]]:
         return ((spec, node) for node, spec in self._placed.values())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..model import Phase, VmId, VmSpec
-from ..world import World, wants_on
+from ..model import Claim, Phase, VmId, VmSpec
+from ..world import Seen, World, wants_on
 
 
 def gate(world: World, vm: VmId, spec: VmSpec) -> str:
@@ -48,11 +48,15 @@ def _starts_after(world: World, vm: VmId, other: VmId) -> bool:
 
 def unanswered(world: World, vm: VmId, lost: frozenset[str] = frozenset()) -> bool:
     """Nobody answers for the VM, or only a session that is shut out of the storage (or thought away)."""
-    found = world.claim(vm)
+    return not answered(world, world.claim(vm), lost)
+
+
+def answered(world: World, found: Seen[Claim] | None, lost: frozenset[str] = frozenset()) -> bool:
+    """Somebody answers for the VM with that claim; one that cannot be read may be anybody's."""
     if found is None:
-        return True
+        return False
     claim = found.record
-    return claim is not None and (claim.node in lost or claim.session <= world.fenced_through(claim.node))
+    return claim is None or (claim.node not in lost and claim.session > world.fenced_through(claim.node))
 
 
 def waiting(world: World) -> list[VmId]:

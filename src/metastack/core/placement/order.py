@@ -50,7 +50,8 @@ class Order:
         self._place = {name: place for place, name in enumerate(self._names)}
         self._lasting: dict[str, bool] = {}
         self._entries: dict[str, int] = {}
-        self._dirty: set[str] = set()
+        self.dirty: set[str] = set()
+        """Nodes whose load changed since somebody asked."""
         for name, node in nodes.items():
             self._lasting[name] = not filters.lasting_refusals(spec, node)
             entry = self._entry(node)
@@ -58,14 +59,10 @@ class Order:
                 self._entries[name] = entry
         self._sorted = array("q", sorted(self._entries.values()))
 
-    def touch(self, name: str) -> None:
-        """That node's load changed."""
-        self._dirty.add(name)
-
     def renew(self, name: str) -> None:
         """That node itself changed."""
         self._lasting[name] = not filters.lasting_refusals(self._spec, self._nodes[name])
-        self._dirty.add(name)
+        self.dirty.add(name)
 
     def _entry(self, node: NodeView) -> int | None:
         if not self._lasting[node.name] or not filters.has_room(self._spec, node):
@@ -78,17 +75,18 @@ class Order:
         return key << _PLACES | self._place[node.name]
 
     def _freshen(self) -> None:
-        for name in self._dirty:
-            new, old = self._entry(self._nodes[name]), self._entries.get(name)
+        entries, nodes, line = self._entries, self._nodes, self._sorted
+        for name in self.dirty:
+            new, old = self._entry(nodes[name]), entries.get(name)
             if new == old:
                 continue
             if old is not None:
-                del self._sorted[bisect_left(self._sorted, old)]
-                del self._entries[name]
+                del line[bisect_left(line, old)]
+                del entries[name]
             if new is not None:
-                insort(self._sorted, new)
-                self._entries[name] = new
-        self._dirty.clear()
+                insort(line, new)
+                entries[name] = new
+        self.dirty.clear()
 
     def first(self, subject: str, limit: int) -> list[str]:
         """The best so many nodes for the VM with this UUID."""
@@ -107,7 +105,7 @@ class Order:
 
     def _groups(self, subject: str, limit: int) -> Iterator[tuple[int, list[str]]]:
         """Nodes of one score after the other, each as this VM sees them and at least so many."""
-        if self._dirty:
+        if self.dirty:
             self._freshen()
         entries, names, at, size = self._sorted, self._names, 0, len(self._sorted)
         mask = (1 << _PLACES) - 1
@@ -130,7 +128,7 @@ class Order:
             at = end
 
     def __len__(self) -> int:
-        if self._dirty:
+        if self.dirty:
             self._freshen()
         return len(self._sorted)
 

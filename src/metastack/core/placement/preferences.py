@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ..model import VmSpec
 from ..world import World
 from . import filters
-from .groups import Groups, terms
+from .groups import Groups, has_terms, terms
 from .misses import Misses
 from .nodes import NodeView
 
@@ -16,7 +16,7 @@ def preference(
     world: World, groups: Groups, nodes: dict[str, NodeView], spec: VmSpec
 ) -> Callable[[str], int] | None:
     """What is added to a node's score (millionths) for this VM alone; None when nothing ever is."""
-    soft = any(not term.required for term in terms(spec))
+    soft = has_terms(spec) and any(not term.required for term in terms(spec))
     last = last_node(world, spec)
     if not soft and not last:
         return None
