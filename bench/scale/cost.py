@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 from bench.harness import say
@@ -56,14 +57,15 @@ async def follow(nodes: int, before: int, vms: int, paced: int) -> dict[str, Any
             for kind, write in kinds.items():
                 changes = [write(n) for n in range(first, first + BURST)]
                 if first > before:  # the first round warms caches up
-                    await spent[kind].burst(one, worker, bare, changes)
+                    revisions = await spent[kind].burst(one, worker, bare, changes)
                 else:
-                    await one.write(changes)
+                    revisions = await one.write(changes)
+                writer.saw(changes, revisions)
         if PROFILE:
             await worker.ask("profile", path=PROFILE)
         told: dict[str, Any] = {kind: found.told() for kind, found in spent.items()}
-        each = [write(n) for n in range(before + vms, before + vms + paced) for write in kinds.values()]
-        told["paced"] = await _paced(one, worker, bare, each)
+        each = [(write, n) for n in range(before + vms, before + vms + paced) for write in kinds.values()]
+        told["paced"] = await _paced(one, worker, bare, writer, each)
         told["max_rss_kib"] = (await worker.ask("tell"))["max_rss_kib"]
         say(f"  {nodes} nodes: " + json.dumps(told))
         return told
@@ -75,7 +77,8 @@ class Spent:
     def __init__(self) -> None:
         self.messages, self.agent_s, self.bare_s = 0, 0.0, 0.0
 
-    async def burst(self, one: Stage, worker: Process, bare: Process, changes: Sequence[Change]) -> None:
+    async def burst(self, one: Stage, worker: Process, bare: Process, changes: Sequence[Change]) -> list[int]:
+        """Write them; their revisions."""
         before = await _cpu(worker, bare)
         revisions = await one.write(changes, at_once=AT_ONCE)
         await worker.ask("reached", revision=max(revisions))
@@ -84,6 +87,7 @@ class Spent:
         self.messages += len(changes)
         self.agent_s += after[0] - before[0]
         self.bare_s += after[1] - before[1]
+        return revisions
 
     def told(self) -> dict[str, Any]:
         return {
@@ -112,9 +116,7 @@ class Writer:
         return cls(one, world, nodes)
 
     def wish(self, n: int) -> Change:
-        change = load.wishes([n])[0]
-        self._saw(change)
-        return change
+        return load.wishes([n])[0]
 
     def claim(self, n: int) -> Change:
         head = self._board.waiting[load.spec(n).id].head
@@ -122,9 +124,7 @@ class Writer:
         by_another = self._claims % round(1 / BY_ANOTHER) == 0
         # Compares are the writers' business: what is measured are the messages.
         change = load.claim(n, self._nodes[head[1 if by_another else 0]], 0)
-        change = Change(name="claim", guards=(), effects=change.effects, lease=change.lease)
-        self._saw(change)
-        return change
+        return Change(name="claim", guards=(), effects=change.effects, lease=change.lease)
 
     def status(self, n: int) -> Change:
         claim = self._world.claim(load.spec(n).id)
@@ -139,30 +139,40 @@ class Writer:
             lease=me.lease,
         )
 
-    def _saw(self, change: Change) -> None:
-        revision = self._world.revision + 1
-        puts = [effect for effect in change.effects if isinstance(effect, Put)]
-        entries = [Entry(put.key, put.value, revision, revision, 1) for put in puts]
-        batch = Batch(revision, tuple(KeyEvent(entry.key, revision, entry) for entry in entries))
-        self._board.update(self._world.apply(batch))
+    def saw(self, changes: Sequence[Change], revisions: Sequence[int]) -> None:
+        """Take in what was written, in the order in which etcd took it: that is the order of the line, and
+        who writes several at a time is not asked for it."""
+        for revision, change in sorted(zip(revisions, changes, strict=True), key=itemgetter(0)):
+            puts = [effect for effect in change.effects if isinstance(effect, Put)]
+            entries = [Entry(put.key, put.value, revision, revision, 1) for put in puts]
+            batch = Batch(revision, tuple(KeyEvent(entry.key, revision, entry) for entry in entries))
+            self._board.update(self._world.apply(batch))
 
 
-async def _paced(one: Stage, worker: Process, bare: Process, changes: Sequence[Change]) -> dict[str, Any]:
+async def _paced(
+    one: Stage,
+    worker: Process,
+    bare: Process,
+    writer: Writer,
+    each: Sequence[tuple[Callable[[int], Change], int]],
+) -> dict[str, Any]:
     """CPU when each message finds the agent idle, without what it uses when nothing comes."""
     loop, spent, started = asyncio.get_running_loop(), Spent(), await _cpu(worker, bare)
-    await asyncio.sleep(len(changes) * PACE_S)
+    await asyncio.sleep(len(each) * PACE_S)
     before = await _cpu(worker, bare)
     idle_s = [b - a for a, b in zip(started, before, strict=True)]
     began, last = loop.time(), 0
-    for at, change in enumerate(changes):
+    for at, (write, n) in enumerate(each):
+        change = write(n)
         await asyncio.sleep(max(0.0, began + at * PACE_S - loop.time()))
         (last,) = await one.write([change], at_once=1)
+        writer.saw([change], [last])
     await worker.ask("reached", revision=last)
     after = await _cpu(worker, bare)
-    spent.messages = len(changes)
+    spent.messages = len(each)
     spent.agent_s, spent.bare_s = (b - a - idle for a, b, idle in zip(before, after, idle_s, strict=True))
     return {
         **spent.told(),
         "pace_s": PACE_S,
-        "idle_percent": round(idle_s[0] / (len(changes) * PACE_S) * 100, 2),
+        "idle_percent": round(idle_s[0] / (len(each) * PACE_S) * 100, 2),
     }

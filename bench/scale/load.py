@@ -31,6 +31,7 @@ from metastack.core.model import (
     VmSpec,
     VmStatus,
     Volume,
+    token_revision,
 )
 from metastack.core.proof import Me
 from metastack.core.world import Seen
@@ -153,9 +154,11 @@ def claim(n: int, me: Me, spec_revision: int, apart: str = "") -> Change:
         size_bytes=wish.disk_bytes, image_uuid=wish.image_uuid, pool="vms",
     )  # fmt: skip
     event = Event(at=AT, by=f"node/{me.node}", what="vm.claimed", object=str(wish.id))
+    written = token_revision(me.session)  # with its alive key (nodes)
+    facts: Seen[NodeFacts] = Seen(None, written, written)
     return changes.claim(
         KEYS, me, wish.id, Seen(wish, spec_revision, spec_revision), new,
-        status(n, me, Phase.STARTING), volume, None, ((KEYS.event(n, f"c{n:06d}"), event),),
+        status(n, me, Phase.STARTING), volume, facts, ((KEYS.event(n, f"c{n:06d}"), event),),
     )  # fmt: skip
 
 

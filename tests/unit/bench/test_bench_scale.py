@@ -75,7 +75,7 @@ def test_claims_together_compare_each_and_themselves_once() -> None:
     parts = [load.claim(n, ME, 10) for n in range(3)]
     merged = load.together(parts)
     assert set(merged.guards) == {guard for part in parts for guard in part.guards}
-    assert len(merged.guards) == 3 * 3 + 1
+    assert len(merged.guards) == 3 * 3 + 2
 
 
 def test_a_rate_is_held_to_its_share() -> None:
