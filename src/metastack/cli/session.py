@@ -128,7 +128,7 @@ def with_storage(
 
     from msgspec.structs import replace
 
-    from metastack.commands.problem import usage
+    from metastack.commands.problem import Code, usage
 
     context = context_of(frame)
     settings = context.storage
@@ -154,7 +154,13 @@ def with_storage(
                 storage = build(settings)
                 await storage.open()
             except (Unavailable, Refused) as error:
-                raise from_storage(error, object) from error
+                problem = from_storage(error, object)
+                if problem.code is Code.DENIED and (user or keyring):
+                    problem.hint = (
+                        f"--user and --keyring go together: `ceph auth get client.{settings.user}` prints what "
+                        f"{settings.keyring or 'the file'} has to hold"
+                    )
+                raise problem from error
             try:
                 return await work(cluster, storage)
             finally:

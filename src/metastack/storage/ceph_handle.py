@@ -40,6 +40,10 @@ def read_key(user: str, keyring: str) -> str:
     parser = configparser.RawConfigParser(strict=False)
     try:
         parser.read_string("\n".join(line.strip() for line in text.splitlines()))
+        if section not in parser and (others := parser.sections()):
+            raise Denied(
+                f"the keyring {keyring!r} holds no valid key of {section}: it is of {', '.join(others)}"
+            )
         key = parser[section]["key"].strip()
         base64.b64decode(key, validate=True)
     except (configparser.Error, KeyError, binascii.Error):
@@ -146,7 +150,7 @@ class Handle:
             },
         )
         try:
-            with mapped(f"connecting to {self.who}"):
+            with mapped(f"connecting to {self.who} with the key in {settings.keyring}"):
                 self._rados.connect()
             if not self._rados.pool_exists(settings.pool):
                 raise Unavailable(f"{self.who}: there is no pool {settings.pool!r}: create it, or name another")

@@ -13,6 +13,7 @@ import pytest
 from cli_program import Answer, Program
 from commands_rig import Rig
 
+from metastack.core.model import Fence, FenceReceipt
 from metastack.dev.ceph import MiniCeph, new_address
 from metastack.settings import StorageSettings
 from metastack.storage.main import build
@@ -105,6 +106,38 @@ async def test_a_wrong_key(
     answer = await absent("image", "import", "tiny", str(source), "-o", "json")
     refused(answer, 6, "client.cli", "/nonexistent/keyring")
     await nothing_is_left(program, settings)
+
+
+async def test_a_user_or_keyring_that_was_named_and_is_wrong(
+    program: Program, rig: Rig, ceph: MiniCeph, settings: StorageSettings, tmp_path: Path
+) -> None:
+    """``node unfence`` takes --user and --keyring: those are to blame then, not the context."""
+    await rig.node("n1")
+    await rig.lose("n1")
+    receipt = FenceReceipt(at="t", by="n2", method="ceph-blocklist", addresses=("10.0.0.1",))
+    await rig.put(rig.keys.fence("n1"), Fence(through=1 << 30, receipt=receipt))
+    told = on(program, rig, settings)
+    unfence = ("node", "unfence", "n1", "--yes", "--reason", "sold", "-o", "json")
+    admin = str(ceph.keyring("admin"))
+    wrong = tmp_path / "wrong.keyring"
+    wrong.write_text("[client.admin]\n\tkey = AQCgDwNrBnNIDBAASiir6V7kf4wmPmSUufRkTg==\n")
+    for words, says in (
+        (("--keyring", admin), f"'{admin}' holds no valid key of client.cli: it is of client.admin"),
+        (("--user", "admin"), f"'{settings.keyring}' holds no valid key of client.admin: it is of client.cli"),
+        (("--user", "admin", "--keyring", "/nowhere"), "'/nowhere' of cephx user client.admin cannot be read"),
+        (
+            ("--user", "admin", "--keyring", str(wrong)),
+            f"as client.admin with the key in {wrong}: Ceph does not",
+        ),
+    ):
+        answer = await told(*unfence, *words)
+        assert answer.status == 6, answer
+        error = answer.error()
+        assert says in error["message"], error
+        assert "--user and --keyring go together" in error["hint"], error
+        assert "in the context" not in error["hint"]
+    done = await told(*unfence, "--user", "admin", "--keyring", admin)
+    assert done.json()["state"] == "unblocked"
 
 
 async def test_a_monitor_that_is_not_there(
