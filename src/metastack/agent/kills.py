@@ -38,13 +38,22 @@ async def kill_lost(hypervisor: Hypervisor, world: World, me: str, through: int,
             continue
         log.warning(
             "killed",
-            vm=f"{domain.project}/{domain.name}",
+            vm=_called(world, domain),
             uuid=domain.uuid,
             session=domain.session,
             epoch=domain.epoch,
             why=why,
         )
         await hypervisor.kill(domain.uuid)
+
+
+def _called(world: World, domain: Domain) -> str:
+    """The name of a domain's VM; of a damaged one what its claim or spec says, or else the domain's own name."""
+    if not domain.damaged:
+        return f"{domain.project}/{domain.name}"
+    claims = (vm for vm, c in world.claims() if c.record is not None and c.record.uuid == domain.uuid)
+    specs = (vm for vm, s in world.specs() if s.record is not None and s.record.uuid == domain.uuid)
+    return str(next(claims, None) or next(specs, None) or domain.name)
 
 
 def _lost(world: World, me: str, through: int, domain: Domain) -> bool:
