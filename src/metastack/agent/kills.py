@@ -48,7 +48,7 @@ async def kill_lost(hypervisor: Hypervisor, world: World, me: str, through: int,
 
 
 def _called(world: World, domain: Domain) -> str:
-    """The name of a domain's VM; of a damaged one what its claim or spec says, or else the domain's own name."""
+    """The name of a domain's VM; of a damaged one by its claim or spec, or else the domain's own."""
     if not domain.damaged:
         return f"{domain.project}/{domain.name}"
     claims = (vm for vm, c in world.claims() if c.record is not None and c.record.uuid == domain.uuid)
