@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from store_backends import etcdctl
+from structlog.testing import capture_logs
 
 from metastack.core.change import Change, Committed, Delete, Guard, KeyEvent, Put
 from metastack.dev.etcd import EtcdCluster, EtcdMember, EtcdTls, free_ports
@@ -373,6 +374,27 @@ def certificates(folder: Path) -> Path:
         openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key",
                 "-CAcreateserial", "-out", f"{name}.pem", "-days", "2", "-extfile", "ext")  # fmt: skip
     return folder
+
+
+async def test_a_watch_over_tls_needs_no_second_try(certificates: Path) -> None:
+    """The wire brings its own TLS: without it the watch would be gRPC's, after the log said that it broke."""
+    tls = EtcdTls(
+        cert=certificates / "server.pem", key=certificates / "server.key", client_ca=certificates / "ca.pem"
+    )
+    files = {"ca": "ca.pem", "cert": "root.pem", "key": "root.key"}
+    settings = {name: str(certificates / file) for name, file in files.items()}
+    async with running(EtcdCluster.local(certificates, tls=tls)) as cluster:
+        by_name = cluster.endpoints[0].replace("127.0.0.1", "localhost")
+        for prefix, endpoint in (("/a/", cluster.endpoints[0]), ("/n/", by_name)):
+            async with client(endpoint, **settings) as store:
+                with capture_logs() as said:
+                    recorder = Recorder(store, prefix, 0)
+                    for n in range(100):
+                        last = await store.commit(write(f"{prefix}{n}", b"x" * 20_000))
+                    await recorder.reaches(last.revision)
+                    await recorder.stop()
+                assert [event.key for event in recorder.events] == [f"{prefix}{n}" for n in range(100)]
+                assert not [one for one in said if one["event"] == "watch_broken"], said
 
 
 async def test_tls_and_what_a_user_may_not_do(certificates: Path) -> None:

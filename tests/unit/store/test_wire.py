@@ -113,6 +113,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def test_messages_come_whole_however_they_are_cut(folder: Path) -> None:
+    pong: asyncio.Future[tuple[int, int, bytes]] = asyncio.get_running_loop().create_future()
+
     async def script(peer: Peer) -> None:
         await peer.hello()
         raw = message(1) + message(2, 300) + message(3)
@@ -123,10 +125,11 @@ async def test_messages_come_whole_however_they_are_cut(folder: Path) -> None:
             peer.writer.write(bytes([byte]))
             await peer.writer.drain()
             await asyncio.sleep(0)
-        assert (await peer.until(PING))[1:] == (1, 0, b"12345678")
+        pong.set_result((await peer.until(PING))[1:])
 
     async with against(folder, script) as wire:
         assert await revisions(wire, 3) == [1, 2, 3]
+        assert await pong == (1, 0, b"12345678")
 
 
 async def test_a_message_longer_than_the_window_comes_through(folder: Path) -> None:
