@@ -139,16 +139,16 @@ class Watching:
 
     async def _receive(self) -> Batch | None:
         """What the stream says next; None for an answer that only proves that it lives."""
-        pending: list[Any] = []
-        while True:
+        response = await self._read()
+        self._refuse_cancelled(response)
+        pending = [event_of(event) for event in response.events]
+        while response.fragment:
             response = await self._read()
             self._refuse_cancelled(response)
-            pending.extend(response.events)
-            if not response.fragment:
-                break
+            pending += [event_of(event) for event in response.events]
         if pending:
             # Safety: a resumed stream starts after the last one delivered; the filter says so twice.
-            events = tuple(event_of(event) for event in pending if event.kv.mod_revision > self._last)
+            events = tuple([event for event in pending if event.revision > self._last])
             if not events:
                 return None
             self._last = events[-1].revision

@@ -98,9 +98,7 @@ class Board:
                 case Kind.FENCE:
                     vms |= dict.fromkeys(sorted(self._on.get(key.names[0], ())))
                 case Kind.VM_SPEC | Kind.CLAIM | Kind.HALT | Kind.HINT:
-                    vms[vm := key.vm] = None
-                    if vm in self._after:
-                        vms |= dict.fromkeys(sorted(self._after[vm]))
+                    vms |= dict.fromkeys([vm := key.vm, *sorted(self._after.get(vm, ()))])
                 case Kind.VM_STATUS if key.vm in self._after:
                     vms |= dict.fromkeys(sorted(self._after[key.vm]))
                 case _:
@@ -172,9 +170,7 @@ class Board:
         if wait is not None or (self._following and vm not in self._on.get(node, ())):
             # Also who was wanted and taken within one batch: a charge ends at the same claim for everybody.
             self.misses.won(node, wait.head if wait is not None else ())
-        held, lean = self._placed.get(vm), self.world.lean(vm, spec)
-        # Usually they are one object: two of them are compared field by field.
-        if held is None or held[0] != node or (held[1] is not lean and held[1] != lean):
+        if self._placed.get(vm) != (node, self.world.lean(vm, spec)):
             self._unplace(vm)
             self._place(vm, spec, node)
             self._crowded(node, spec)

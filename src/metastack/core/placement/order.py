@@ -65,14 +65,15 @@ class Order:
         self.dirty.add(name)
 
     def _entry(self, node: NodeView) -> int | None:
-        if not self._lasting[node.name] or not filters.has_room(self._spec, node):
+        name, misses = node.name, self._misses
+        if not self._lasting[name] or not filters.has_room(self._spec, node):
             return None
         key = -scores.base(self._spec, node, self._weights)
         if node.taints and filters.reluctant(self._spec, node):
             key += RELUCTANT
-        if self._misses is not None and self._misses.count:
-            key += CHARGED * self._misses.charged(node.name)
-        return key << _PLACES | self._place[node.name]
+        if misses is not None and name in misses.count:
+            key += CHARGED * misses.charged(name)
+        return key << _PLACES | self._place[name]
 
     def _freshen(self) -> None:
         entries, nodes, line = self._entries, self._nodes, self._sorted
