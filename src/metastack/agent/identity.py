@@ -15,6 +15,10 @@ from .marks import Marks
 from .mirror import Mirror
 
 
+class Misconfigured(Refused):
+    """This node may not be ready, and nothing but another configuration will change that."""
+
+
 def refuse_generation(mirror: Mirror) -> None:
     """Raise Refused when the cluster's generation cannot be read: every number begins with it."""
     generation = mirror.world.generation_seen()
@@ -23,7 +27,7 @@ def refuse_generation(mirror: Mirror) -> None:
 
 
 async def refuse_shared(name: str, addresses: tuple[str, ...], keys: Keys, store: Store) -> None:
-    """Raise Refused when another node declared an address of mine.
+    """Raise Misconfigured when another node declared an address of mine.
 
     Safety: in lifting my own block I would lift that node's, whose guests may live. Fresh from etcd, after
     my own declaration: of two nodes that join at once one sees the other at least.
@@ -34,7 +38,7 @@ async def refuse_shared(name: str, addresses: tuple[str, ...], keys: Keys, store
         if other is None or other.name == name:
             continue
         if shared := set(other.storage_addresses) & set(addresses):
-            raise Refused(
+            raise Misconfigured(
                 f"node {other.name} has the storage address {', '.join(sorted(shared))} too: give each its "
                 f"own; if that node is gone for good: metastack node unfence {other.name}"
             )

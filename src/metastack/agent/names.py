@@ -17,7 +17,7 @@ from ..core.keys import Keys
 from ..core.model import Fencing, NodeFacts
 from ..ports import Hypervisor, Refused, Storage, Store
 from .clock import Clock
-from .identity import refuse_shared
+from .identity import Misconfigured, refuse_shared
 from .marks import Marks
 from .mirror import Mirror
 
@@ -83,12 +83,12 @@ class Names:
             await self.refuse_strange()
 
     async def refuse_strange(self) -> None:
-        """Raise Refused when a client that begins now would be under an address that is not mine."""
+        """Raise Misconfigured when a client that begins now would be under an address that is not mine."""
         if not self.seen or self.seen in self._addresses:
             return
         known = self.known
         if known is None or self.seen not in known.storage_addresses:
-            raise Refused(
+            raise Misconfigured(
                 f"the storage sees this node as {self.seen}, which is not among storage_addresses "
                 f"({', '.join(self._addresses)}): a fence would not block it; correct the agent's configuration"
             )

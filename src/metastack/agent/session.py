@@ -27,6 +27,7 @@ from .marks import Marks
 from .mirror import Mirror
 from .names import Names
 from .refusal import Teller
+from .unfit import Unfit
 
 log = structlog.get_logger()
 
@@ -79,13 +80,11 @@ class Session:
         self._addresses = addresses
         self._describe, self._drained, self._changed = describe, drained, changed
         self._names = Names(name, keys, store, storage, mirror, marks, clock, addresses)
-        self._about = (keys, store, mirror, marks)
-        self._past = mirror.past
+        self._past, self._about = mirror.past, (keys, store, mirror, marks)
         self._teller = Teller(name, keys, store, hypervisor, mirror.past, marks, clock, addresses)
         self._lease: Lease | None = None
-        self._end = asyncio.Event()
-        self._leased = asyncio.Event()
-        self._why, self._unclean = "", True
+        self._end, self._leased = asyncio.Event(), asyncio.Event()
+        self._why, self._unclean, self._unfit = "", True, Unfit(self, store, mirror, describe, self._end)
 
     @property
     def me(self) -> changes.Me:
@@ -111,7 +110,8 @@ class Session:
                 backoff_s = 0.2
                 await self._hold()
             except (Unavailable, Refused) as error:
-                log.warning("session_retry", error=str(error), retry_in_s=backoff_s)
+                if self._unfit.rarely(str(error)):
+                    log.warning("session_retry", error=str(error), retry_in_s=backoff_s)
                 self.message = str(error)
                 self._leave(str(error))
                 await asyncio.sleep(backoff_s)
@@ -287,8 +287,7 @@ class Session:
     async def _kill_fenced(self, fence: Seen[Fence] | None) -> None:
         """Kill and undefine what a fence reached, and what a restored etcd disowns."""
         through = fence.ok.through if fence is not None else 0
-        shut_out = bool(await self.shut_out())
-        await kill_lost(self._hypervisor, self._mirror.world, self.name, through, shut_out)
+        await kill_lost(self._hypervisor, self._mirror.world, self.name, through, bool(await self.shut_out()))
 
     async def shut_out(self) -> tuple[str, ...]:
         """Under which of this node's names the storage refuses it."""
@@ -309,7 +308,7 @@ class Session:
         if not self._addresses:
             return
         if self._mirror.world.config.fencing is Fencing.ADDRESS:
-            await refuse_shared(self.name, self._addresses, self._keys, self._store)
+            await self._unfit.wait(self._refuse_shared)
         if self._marks.unblock_pending():
             # Safety (CE7): an unblock that a dead agent sent could land after a later fence.
             log.warning("waiting_for_pending_unblock", seconds=PENDING_UNBLOCK_S)
@@ -320,7 +319,7 @@ class Session:
         blocked = await self.shut_out()
         if blocked:
             if set(blocked) & set(self._addresses):
-                await refuse_shared(self.name, self._addresses, self._keys, self._store)
+                await self._refuse_shared()
             if any(domain.managed for domain in await self._hypervisor.domains()):
                 raise Refused("shut out of the storage with domains still here: taking the whole way back")
             await refuse_damaged(self._hypervisor)
@@ -338,7 +337,10 @@ class Session:
             await self._names.declare(self.me, anew=True)
             log.info("unblocked", node=self.name, session=self.token, addresses=list(blocked))
         self._marks.end_unblock()
-        await self._names.settle(self.me, self._hypervisor)
+        await self._unfit.wait(lambda: self._names.settle(self.me, self._hypervisor))
+
+    async def _refuse_shared(self) -> None:
+        await refuse_shared(self.name, self._addresses, self._keys, self._store)
 
     async def _become_ready(self) -> None:
         alive = msgspec.structs.replace(self._describe(), ready=True, generation=self.generation)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from agent_rig import KEYS, Host, Lab, lab_of, vm
 
-from metastack.core.codec import decode
-from metastack.core.model import NodeFacts, Placement
+from metastack.core.codec import decode, encode
+from metastack.core.model import NodeAlive, NodeFacts, Placement
 from metastack.sim.loop import run
 from metastack.storage.memory import MemoryStorage
 
@@ -16,6 +16,11 @@ from metastack.storage.memory import MemoryStorage
 def _declared(lab: Lab, node: str) -> tuple[str, ...]:
     raw = lab.entry(KEYS.node_facts(node))
     return decode(NodeFacts, raw).storage_addresses if raw else ()
+
+
+def _alive(lab: Lab, node: str) -> NodeAlive:
+    raw = lab.entry(KEYS.node_alive(node))
+    return decode(NodeAlive, raw) if raw else NodeAlive(name=node, ready=False)
 
 
 def _move(host: Host, address: str) -> None:
@@ -152,5 +157,52 @@ def test_no_boot_while_the_storage_does_not_say_where_it_sees_this_node(tmp_path
             assert opens == []
             lab.pool.fail = lambda _what, _: None
             await lab.until("running", lambda: lab.where("hello"), 120)
+
+    run(story())
+
+
+def test_a_wrong_address_in_the_settings_is_said_and_costs_no_sessions(tmp_path: Path) -> None:
+    """It registers once, stays so without being ready, and its record says why until it is put right."""
+
+    async def story() -> None:
+        async with lab_of(tmp_path) as lab:
+            host = lab.hosts["n1"]
+            await host.stop()
+            host.start()
+            _move(host, "10.0.1.1")
+            await lab.until("said", lambda: "10.0.1.1" in _alive(lab, "n1").message, 30)
+            assert host.agent is not None
+            session = host.agent.node.session.token
+            await lab.want("hello")
+            await lab.until("running", lambda: lab.where("hello") in ("n2", "n3"))
+            for _ in range(20):
+                await asyncio.sleep(5)
+                assert host.agent.node.session.token == session, "no session after session"
+                alive = _alive(lab, "n1")
+                assert (alive.ready, "correct the agent's configuration" in alive.message) == (False, True)
+            _move(host, "")
+            await lab.until("ready", lambda: _alive(lab, "n1").ready, 30)
+            assert host.agent.node.session.token == session
+            await lab.until("no message", lambda: not _alive(lab, "n1").message, 10)
+
+    run(story())
+
+
+def test_another_node_with_my_address_is_said_and_costs_no_sessions(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with lab_of(tmp_path) as lab:
+            host = lab.hosts["n1"]
+            await host.stop()
+            other = NodeFacts(name="n9", uuid="u9", storage_addresses=("10.0.0.1",))
+            await lab.put(KEYS.node_facts("n9"), encode(other))
+            host.start()
+            await lab.until("said", lambda: "n9" in _alive(lab, "n1").message, 30)
+            assert host.agent is not None
+            session = host.agent.node.session.token
+            await asyncio.sleep(120)
+            assert host.agent.node.session.token == session
+            await lab.delete(KEYS.node_facts("n9"))
+            await lab.until("ready", lambda: _alive(lab, "n1").ready, 30)
+            assert host.agent.node.session.token == session
 
     run(story())

@@ -1,0 +1,99 @@
+"""A node whose configuration keeps it from being ready: it stays registered, says why, and tries again quietly.
+
+Owns: how long it waits between two tries, and how often one and the same thing is logged.
+Refuses: judging what is wrong, and waiting with VMs: who answers for any leaves, for others to take them.
+Rule: what only a person can mend is said once, then rarely; every new session is an event for every node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+
+from ..core import changes
+from ..core.change import Committed
+from ..core.model import NodeAlive
+from ..ports import Refused, Store
+from .identity import Misconfigured
+from .mirror import Mirror
+
+if TYPE_CHECKING:
+    from .session import Session
+
+log = structlog.get_logger()
+
+FIRST_S: Final = 2.0
+LONGEST_S: Final = 15.0
+SAY_AGAIN_S: Final = 300.0
+
+
+class Rarely:
+    """Whether to say something that may have been said before."""
+
+    def __init__(self) -> None:
+        self._said, self._at_s = "", 0.0
+
+    def __call__(self, text: str) -> bool:
+        """True for what was not said last, or not for a while."""
+        now_s = asyncio.get_running_loop().time()
+        if text == self._said and now_s - self._at_s < SAY_AGAIN_S:
+            return False
+        self._said, self._at_s = text, now_s
+        return True
+
+
+class Unfit:
+    """The waiting of one session; ``ended`` is set when that is lost."""
+
+    def __init__(
+        self,
+        session: Session,
+        store: Store,
+        mirror: Mirror,
+        describe: Callable[[], NodeAlive],
+        ended: asyncio.Event,
+    ) -> None:
+        self._session, self._store, self._mirror = session, store, mirror
+        self._describe, self._ended = describe, ended
+        self.rarely = Rarely()
+
+    async def wait(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Do a step until nothing in the configuration forbids it; raises Refused when the session ends first.
+
+        Safety: registered and not ready, a node claims, boots and resumes nothing, and no fence of it begins:
+        the moment after the registration, only longer.
+        """
+        wait_s = FIRST_S
+        while True:
+            try:
+                await step()
+                if wait_s > FIRST_S:
+                    self._session.message = "starting"  # what was said is not so any more
+                return
+            except Misconfigured as error:
+                if self._mirror.world.unfenced(self._session.name):
+                    raise
+                await self._say(str(error))
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._ended.wait()
+            except TimeoutError:
+                wait_s = min(LONGEST_S, wait_s * 2)
+            else:
+                raise Refused("the session was lost before it became ready")
+
+    async def _say(self, why: str) -> None:
+        session, world = self._session, self._mirror.world
+        session.message = why
+        if self.rarely(f"not ready: {why}"):
+            log.warning("not_ready", node=session.name, session=session.token, why=why)
+        said = world.alive(session.name)
+        if said is None or said.record is None or said.record.message != why:
+            alive = msgspec.structs.replace(self._describe(), ready=False, generation=session.generation)
+            outcome = await self._store.commit(changes.announce(world.keys, session.me, alive))
+            if not isinstance(outcome, Committed):
+                raise Refused("the session was lost before it became ready")
