@@ -28,11 +28,12 @@ OVERDUE: Key = ("task", "overdue", "")
 """VMs that wait although those who should take them have had their time."""
 
 _OF_A_NODE = frozenset({Kind.NODE_ALIVE, Kind.FENCE, Kind.NODE_SPEC, Kind.NODE_FACTS})
+_ABOUT_NODES = _OF_A_NODE | {Kind.CLUSTER}
 
 
 def about_nodes(touched: Iterable[ParsedKey]) -> bool:
-    """True when a node's records are among them."""
-    return not _OF_A_NODE.isdisjoint([key.kind for key in touched])
+    """True when a node's records are among them, or the settings, which say how many may be gone."""
+    return not _ABOUT_NODES.isdisjoint([key.kind for key in touched])
 
 
 def mine(world: World, me: str, vm: VmId) -> bool:

@@ -9,12 +9,13 @@ one VM never touches another of the same name made anew meanwhile (the UUID is c
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from msgspec.structs import replace
 
 from metastack.core.change import Delete, Guard
 from metastack.core.keys import prefix_end
-from metastack.core.model import Claim, Power, VmId, VmSpec
+from metastack.core.model import Claim, Power, VmId, VmSpec, VmStatus
 from metastack.core.world import seen
 
 from . import names
@@ -38,6 +39,9 @@ __all__ = [
     "start_vm",
     "stop_vm",
 ]
+
+MOST_RUNS: Final = 1 << 52
+"""No guest ran so often: whoever says so is not believed."""
 
 
 async def start_vm(cluster: Cluster, deed: Deed, vm: VmId, ignore_spare: bool = False) -> Changed:
@@ -72,7 +76,8 @@ async def restart_vm(
     """Stop what runs and start afresh; a VM that is off is started."""
 
     async def edit(spec: VmSpec) -> Edit | None:
-        after = replace(spec, power=Power.ON, run=spec.run + 1, force=force, paused_epoch=0)
+        run = await _next_run(cluster, spec)
+        after = replace(spec, power=Power.ON, run=run, force=force, paused_epoch=0)
         let_in = Admitted()
         if spec.power is Power.OFF or await halted(cluster, spec):
             let_in = await admit(cluster, deed, await cluster.config(), [after], ignore_spare)
@@ -80,6 +85,14 @@ async def restart_vm(
         return Edit(spec=after, message=message, guards=let_in.guards, effects=let_in.effects)
 
     return await edit_vm(cluster, deed, vm, "vm.restart", edit)
+
+
+async def _next_run(cluster: Cluster, spec: VmSpec) -> int:
+    """Above the guest's too: after a restore of etcd the spec may be of before its last restart."""
+    found = await cluster.read(VmStatus, cluster.keys.vm_status(spec.id))
+    status = found.record if found is not None else None
+    running = status.run if status is not None and status.uuid == spec.uuid and status.run < MOST_RUNS else 0
+    return max(spec.run, running) + 1
 
 
 async def pause_vm(cluster: Cluster, deed: Deed, vm: VmId) -> Changed:

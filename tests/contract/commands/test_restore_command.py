@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from commands_rig import HELLO, Rig, deed
+from msgspec.structs import replace
 
 from metastack import __version__
 from metastack.commands.doctor import examine
@@ -12,9 +13,9 @@ from metastack.commands.problem import Problem
 from metastack.commands.reading import EVERYTHING, prefixes, read_world
 from metastack.commands.restore import look_at_restore, restore_cluster, still_waiting
 from metastack.commands.views import cluster_view
-from metastack.commands.vms import NewVm, create_vm
+from metastack.commands.vms import NewVm, create_vm, restart_vm
 from metastack.core.change import Put
-from metastack.core.model import Generation, NodeFacts, Refusal, Running
+from metastack.core.model import Generation, NodeFacts, Phase, Refusal, Running, VmStatus
 from metastack.core.world import World
 
 
@@ -101,3 +102,19 @@ async def test_status_and_doctor_name_who_refuses_and_who_is_waited_for(rig: Rig
     facts = await collect(rig.cluster, __version__, datetime(2026, 1, 1, tzinfo=UTC))
     found = [(f.severity.value, f.object) for f in examine(facts) if f.check == "restored"]
     assert found == [("error", "node n2"), ("error", "node n1")]
+
+
+async def test_a_restart_after_a_restore_is_above_what_the_guest_has(rig: Rig) -> None:
+    """The spec is of before the last restart, its guest is not: the next one must be a restart all the same."""
+    await rig.image()
+    await create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny", network="none"))
+    session = await rig.node("n1")
+    await rig.claim("n1", session)
+    spec = await rig.spec()
+    status = VmStatus(
+        uuid=spec.uuid, phase=Phase.RUNNING, node="n1", session=session, epoch=0, run=spec.run + 2
+    )
+    await rig.put(rig.keys.vm_status(HELLO), status)
+    assert (await restart_vm(rig.cluster, deed(), HELLO)).spec.run == spec.run + 3
+    await rig.put(rig.keys.vm_status(HELLO), replace(status, uuid="another", run=77))
+    assert (await restart_vm(rig.cluster, deed(), HELLO)).spec.run == spec.run + 4
