@@ -3,7 +3,7 @@
 Owns: one etcd, one process for each reader, bursts of claims. Refuses: deciding which one the store takes.
 Rule: every reader is given the same messages in the same bursts; CPU time of the whole process, with threads.
 
-``python -m bench.scale.readers aio,thread,socket,h2,curl``: the last two need packages that MetaStack
+``python -m bench.scale.readers wire,aio,thread,socket,h2,curl``: the last two need packages that MetaStack
 does not (h2, pycurl), found by PYTHONPATH.
 """
 
@@ -31,6 +31,7 @@ from bench.scale.wire import Wire
 from metastack.core.change import Change
 from metastack.store.channel import OPTIONS
 from metastack.store.messages import key_of, prefix_end
+from metastack.store.wire import Wire as ShippedWire
 
 BURSTS, BURST, WARM = 14, 50, 2
 PREFIX = load.KEYS.prefix()
@@ -68,6 +69,14 @@ class Framed:
 
 async def aio(endpoint: str) -> None:
     call = rpc.WatchStub(grpc.aio.insecure_channel(endpoint, options=OPTIONS)).Watch()
+    await call.write(CREATE)
+    while True:
+        saw(await call.read())
+
+
+async def shipped(endpoint: str) -> None:
+    """The store's own."""
+    call = await ShippedWire.open(endpoint, PATH, (), None)
     await call.write(CREATE)
     while True:
         saw(await call.read())
@@ -171,7 +180,7 @@ async def curl(endpoint: str) -> None:
 
 
 READERS: dict[str, Callable[[str], Coroutine[Any, Any, None]]] = {
-    "aio": aio, "thread": thread, "socket": socket, "h2": h2, "curl": curl,
+    "wire": shipped, "aio": aio, "thread": thread, "socket": socket, "h2": h2, "curl": curl,
 }  # fmt: skip
 
 
