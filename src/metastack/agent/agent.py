@@ -42,6 +42,7 @@ log = structlog.get_logger()
 
 RETRY_S: Final = 1.0
 SWEEP_EVERY_S: Final = 60.0
+DOMAINS_AGAIN_S: Final = 2.0
 STORAGE_ANSWER_S: Final = 10.0
 """A storage that needs longer to say whether it shuts this node out is of no use to a VM that starts."""
 
@@ -275,6 +276,9 @@ class Agent:
                 return AGAIN_S if self.node.board.waiting else 0.0
             case ("task", "leave", _):
                 return self._leaving.look()
+            case ("task", "domains", _):
+                await self._note_soon()
+                return 0.0
             case ("task", "blocked", _):
                 await self._check_blocked()
                 return 0.0
@@ -352,6 +356,8 @@ class Agent:
                 log.info("hypervisor_reconnected", node=self.node.name)
                 await self.node.session.leave_if_astray()
                 await self._note_soon()
+                # A QEMU that dies just then is told by no event, and may be listed as alive a second longer.
+                self._queue.add_after(("task", "domains", ""), DOMAINS_AGAIN_S)
                 self._look_at_everything()
                 continue
             vm = self._name_of(event.uuid) or names.get(event.uuid)
@@ -387,13 +393,7 @@ class Agent:
         while True:
             await asyncio.sleep(SWEEP_EVERY_S)
             self._queue.add(route.ORPHANS)
-            for sweep in (
-                self._sweeper.images_being_deleted,
-                self._sweeper.images,
-                self._sweeper.trash,
-                self._sweeper.tokens,
-                self._sweeper.events,
-            ):
+            for sweep in self._sweeper.sweeps():
                 try:
                     await sweep()
                 except (Unavailable, Refused) as error:

@@ -8,6 +8,7 @@ Rule: a disk goes only when no spec and no claim refers to its UUID; as a UUID n
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -130,6 +131,10 @@ class Sweeper:
                     log.info("image_remains_removed", image=uuid, node=node.name)
                 except Refused as error:
                     log.info("image_remains_kept", image=uuid, error=str(error))
+
+    def sweeps(self) -> tuple[Callable[[], Awaitable[None]], ...]:
+        """What is done now and then, in this order."""
+        return (self.images_being_deleted, self.images, self.trash, self.tokens, self.events)
 
     async def images_being_deleted(self) -> None:
         """Finish deletions whose caller died: the record says ``deleting``, the image may be gone or not."""
