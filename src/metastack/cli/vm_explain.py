@@ -44,7 +44,7 @@ def print_explanation(frame: Frame, view: VmExplanation) -> None:
 
     print(clean(f"{view.project}/{view.name}: {view.summary}"))
     for key, value in _facts(view):
-        print(f"  {key.ljust(11)} {text_of(value)}")
+        print(f"  {key.ljust(13)} {text_of(value)}")
     if view.nodes:
         Printer(frame.output, node_columns(), lambda said: said.node).list(view.nodes)
 

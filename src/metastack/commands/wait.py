@@ -192,7 +192,7 @@ class _Wait:
             return Problem(
                 Code.TIMEOUT,
                 object,
-                f"its entry is removed but not all of it is gone after {timeout_s:g} s{said}",
+                f"its entry is removed but not all of it is gone after {round(timeout_s, 1):g} s{said}",
                 f"it goes on by itself; `metastack vm wait {vm} --for deleted` waits again",
             )
         phase = view.phase if view is not None else "unknown"
@@ -203,7 +203,7 @@ class _Wait:
         return Problem(
             Code.TIMEOUT,
             object,
-            f"is {phase} after {timeout_s:g} s, not {self._goal.value}{where}{said}",
+            f"is {phase} after {round(timeout_s, 1):g} s, not {self._goal.value}{where}{said}",
             self._hint(view) + f"; `metastack vm wait {vm} --for {self._goal.value}` waits again",
         )
 

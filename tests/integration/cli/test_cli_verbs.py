@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -168,6 +169,10 @@ async def test_several_at_once(program: Program, rig: Rig) -> None:
     assert "error: vm default/none: does not exist\n" in told.err
     assert "error: vm default/nix: does not exist\n" in told.err
     assert "default/hello: is so already\n" in told.err
+    told = await program("vm", "stop", "hello", "p/two", "--timeout", "1.2")
+    assert re.fullmatch(
+        r"(.*is \w+ after \d+(\.\d)? s, .*\n  .*\n){2}", told.err[told.err.index("error:") :]
+    ), told.err
     late = await program("vm", "stop", "hello", "p/two", "--timeout", "0.3", "-o", "json")
     assert (late.status, late.error()["code"], len(json.loads(late.out))) == (5, "timeout", 2)
     for words in (("start",), ("restart", "--force"), ("pause",), ("resume",)):
