@@ -1,6 +1,6 @@
-"""Verbs for scenarios only: what people and rare accidents do to records, images and requests.
+"""Verbs for scenarios, above all: what people and rare accidents do to records, images and requests.
 
-Owns: these verbs. Refuses: being chosen at random: a seed's schedule never uses them, and coverage counts none.
+Owns: these verbs. Refuses: being counted: no cell of coverage is theirs. Seeds use a few (:mod:`.rarer`).
 """
 
 from __future__ import annotations
@@ -220,4 +220,4 @@ def _etcd_went_back(lab: Lab, args: tuple[str, ...]) -> Undo | None:
 
 
 BY_HAND: Final = (frozenset(FAULTS) - _BEFORE) | {"etcd-restored", "cluster-restore"}
-"""Verbs that no seed uses."""
+"""Verbs that coverage does not count."""

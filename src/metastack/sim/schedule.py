@@ -14,6 +14,7 @@ from typing import Final
 from .aims import STEPS, aimed
 from .by_hand import BY_HAND
 from .catalogue import FAULTS, WISHES
+from .rarer import rarer
 from .script import Script, Step
 
 NODES: Final = 3
@@ -98,6 +99,7 @@ def schedule(seed: int, nodes: int = NODES, vms: int = VMS, until_s: float = UNT
         wish = _wish(random, names, guests, _at(random, 8.0, until_s - 5.0))
         if not words or not _impossible(wish, words):
             steps.append(wish)
+    steps += rarer(seed, names, until_s)
     config: tuple[tuple[str, str], ...] = ()
     if random.random() < 0.4:
         config = (("lease_ttl_s", str(random.choice((2, 3, 5, 8)))),)
@@ -193,13 +195,14 @@ def _slow_starts(random: Random, names: list[str], guests: list[str], at_s: floa
 
 
 def _words(random: Random, guests: list[str]) -> dict[str, tuple[str, ...]]:
-    """Rules of places: two VMs never in one zone, one that starts after another, who goes first."""
+    """Rules of places: two VMs never in one zone or on one node, one that starts after another, priorities."""
     one, two, first, then = random.sample(guests, 4)
+    apart = random.choice(("apart=zone", "apart=zone", "apart=node"))
     words: dict[str, tuple[str, ...]] = {
         guest: (f"priority={random.choice((0, 0, 5, 50))}",) for guest in guests
     }
     for guest in (one, two):
-        words[guest] += ("app=db", "apart=zone")
+        words[guest] += ("app=db", apart)
     words[then] += (f"after={first}",)
     return words
 
@@ -208,7 +211,7 @@ def _impossible(wish: Step, words: dict[str, tuple[str, ...]]) -> bool:
     """A wish that could leave a VM waiting for ever, rightly: no judge could tell that from a stuck one."""
     guest = wish.args[0]
     if wish.verb in ("pin", "move"):
-        return "apart=zone" in words.get(guest, ())
+        return any(word.startswith("apart=") for word in words.get(guest, ()))
     return wish.verb == "pause" and any(f"after={guest}" in more for more in words.values())
 
 
