@@ -83,10 +83,9 @@ def _cpu(path: Path, found: dict[str, Any]) -> None:
         axes[0], ((nodes, 100 if nodes == "200" else 150) for nodes in found), strict=True
     ):
         one = found[nodes]
+        axis.bar(kinds, [one[kind]["cpu_us"] for kind in kinds], color="#1b6ac9", label="an agent")
         bare = [one[kind]["bare_cpu_us"] for kind in kinds]
-        axis.bar(kinds, bare, color="#888888", label="reading the stream alone")
-        rest = [one[kind]["cpu_us"] - one[kind]["bare_cpu_us"] for kind in kinds]
-        axis.bar(kinds, rest, bottom=bare, color="#1b6ac9", label="the rest of the agent")
+        axis.plot(kinds, bare, "D", color="#e0a020", label="a bare stream of gRPC's")
         axis.axhline(limit, linestyle="--", linewidth=0.8, color="black")
         axis.set_title(f"{nodes} nodes: CPU of a message, µs")
     axes[0][-1].legend(fontsize=7)
