@@ -26,7 +26,7 @@ from bench.harness import RESULTS, TOP, Result, Row, say
 from bench.placement import cost, crowd, plots
 from bench.placement.loads import Load, bursts, read_machines, read_tasks, replay, steady
 from bench.placement.model import Model
-from bench.placement.runs import Runs
+from bench.placement.runs import SEED, Runs
 from bench.placement.truth import quality
 
 NODES = (128, 512, 2048)
@@ -143,13 +143,14 @@ def _judge(name: str, algorithms: dict[str, dict[str, Any]], aim: str, rows: lis
 
 
 def _deaf(model: Model, found: Runs, rows: list[Row]) -> list[dict[str, Any]]:
-    """Nodes that are alive and never claim."""
+    """Nodes that are alive and never claim. A p99 of 1,000 VMs rests on ten of them, and on which node hears
+    late in which second: so it is that of five runs together, and that of the first is told beside it."""
     told = []
     for nodes, per_s in product(NODES, VMS):
         for aim in AIMS:
             load = _simulated_load(nodes, per_s, aim)
-            none = found.run("ranked", load, model, aim)
-            some = found.run("ranked", load, replace(model, deaf_percent=DEAF_PERCENT), aim)
+            none = found.pooled(load, model, aim, (SEED, *SEEDS))
+            some = found.pooled(load, replace(model, deaf_percent=DEAF_PERCENT), aim, (SEED, *SEEDS))
             name, base = f"{load.name}, {aim}, {DEAF_PERCENT:g} % deaf: claim p99", none["claim_p99_ms"]
             limit = DEAF_FACTOR * base
             rows.append(_row(name, "ms", some["placed"], some["claim_p99_ms"], limit=limit, baseline=base))

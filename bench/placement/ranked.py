@@ -50,6 +50,10 @@ class _Open:
     claimed: Delivery | None = None
     node: int = -1
     gone: bool = False
+    began_s: float = 0.0
+    """When the time of its first head began, as most hear it."""
+    asked: set[int] = field(default_factory=set)
+    """Who had its turn behind the head."""
     tries: set[int] = field(default_factory=set)
     """Agents whose claim is on its way."""
 
@@ -164,7 +168,8 @@ class Ranked:
         state.heads.append((told, head, len(state.heads)))
         if len(state.heads) == 1:
             late_s = float(np.median(told.done)) - told.at
-            self._push(told.at + late_s + self._board.delay_ms(state.vm, len(head)) / 1000, "look", state)
+            state.began_s = told.at + late_s
+            self._push(state.began_s + self._board.delay_ms(state.vm, 1) / 1000, "look", state)
         for rank, name in enumerate(head):
             agent = self._numbers[name]
             if agent in self._agents or agent in self._stream.deaf:
@@ -334,18 +339,24 @@ class Ranked:
         wait = self._board.waiting.get(state.vm)
         if state.node >= 0 or state.gone or wait is None:
             return
-        self._push(at + AGAIN_S, "look", state)
-        if not wait.head:
+        due_s = state.began_s + self._board.delay_ms(state.vm, len(wait.head)) / 1000
+        if wait.head and due_s > at:
+            self._push(min(due_s, at + self._model.rank_delay_s), "look", state)
             return
-        back = self._board.without(state.vm)
-        order = self._board.head(state.spec, len(self._machines))
-        back()
-        for name in order:
+        if not wait.head:
+            self._push(at + AGAIN_S, "look", state)
+            return
+        for name in self._board.behind(wait):
             agent = self._numbers[name]
-            if agent not in self._stream.deaf:
+            if agent not in self._stream.deaf and agent not in state.asked:
+                state.asked.add(agent)
                 self._score.late += 1
                 self._try(at, state, agent)
+                # Whoever comes next leaves it to this one for half the delay of a rank.
+                self._push(at + self._model.rank_delay_s / 2, "look", state)
                 return
+        state.asked.clear()
+        self._push(at + AGAIN_S, "look", state)
 
 
 def ranked(

@@ -18,7 +18,7 @@ from bench.placement import crowd
 from bench.placement.loads import Load
 from bench.placement.model import Model
 from bench.placement.ranked import ranked
-from bench.placement.truth import Score, Truth
+from bench.placement.truth import Score, Truth, percentile
 
 SEED = 1
 SOURCES = (
@@ -58,9 +58,46 @@ class Runs:
 
     def run(self, algorithm: str, load: Load, model: Model, aim: str, seed: int = SEED) -> dict[str, Any]:
         """The figures of one algorithm. The seed is of delays and of who lags; the load has its own."""
-        jobs = hashlib.blake2b(repr((load.machines, load.jobs)).encode(), digest_size=16).hexdigest()
-        words = (algorithm, load.name, jobs, sorted(asdict(model).items()), aim, seed)
+        words = (*self._words(algorithm, load, model, aim), seed)
         return self.get(words, lambda: self._run(algorithm, load, model, aim, seed))  # type: ignore[no-any-return]
+
+    def pooled(self, load: Load, model: Model, aim: str, seeds: Sequence[int]) -> dict[str, Any]:
+        """Our own figures over several seeds as if they were one run, and of each seed the 99th percentile."""
+        one = [
+            self.get(
+                (*self._words("ranked, waits", load, model, aim), seed),
+                lambda seed=seed: self._waits(load, model, aim, seed),
+            )
+            for seed in seeds
+        ]
+        waits = [wait for run in one for wait in run["waits_ms"]]
+        placed = sum(run["placed"] for run in one)
+        return {
+            "seeds": list(seeds),
+            "placed": placed,
+            "rejected": sum(run["rejected"] for run in one),
+            "failed_claims_per_vm": round(
+                sum(run["failed_claims_per_vm"] * run["placed"] for run in one) / max(1, placed), 5
+            ),
+            "claim_p50_ms": round(percentile(waits, 50), 3),
+            "claim_p99_ms": round(percentile(waits, 99), 3),
+            "claim_max_ms": round(max(waits), 3),
+            "claim_p99_ms_by_seed": [run["claim_p99_ms"] for run in one],
+        }
+
+    def _waits(self, load: Load, model: Model, aim: str, seed: int) -> dict[str, Any]:
+        score, truth = _algorithm("ranked", load, model, aim, seed)
+        told = score.told(truth)
+        say(
+            f"  {load.name}, {aim}, {model.deaf_percent:g} % deaf, seed {seed}: p99"
+            f" {told['claim_p99_ms']:.0f} ms"
+        )
+        return {**told, "waits_ms": [round(wait, 2) for wait in score.waits_ms]}
+
+    @staticmethod
+    def _words(algorithm: str, load: Load, model: Model, aim: str) -> tuple[object, ...]:
+        jobs = hashlib.blake2b(repr((load.machines, load.jobs)).encode(), digest_size=16).hexdigest()
+        return (algorithm, load.name, jobs, sorted(asdict(model).items()), aim)
 
     def _run(self, algorithm: str, load: Load, model: Model, aim: str, seed: int) -> dict[str, Any]:
         began = time.process_time()

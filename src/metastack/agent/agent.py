@@ -36,7 +36,6 @@ from .readiness import AT_ONCE, Readiness
 from .route import Key
 from .session import Session
 from .sweeper import Sweeper, orphans
-from .turns import AGAIN_S
 
 log = structlog.get_logger()
 
@@ -203,7 +202,7 @@ class Agent:
         for key in route.keys_of(news, node.world, node.name, node.board, node.disks, self._here):
             self._queue.add(key)
         if node.board.waiting:
-            self._queue.add_after(route.OVERDUE, AGAIN_S)
+            self._queue.add_after(route.OVERDUE, node.board.step_s)
 
     def _look_at(self, vm: VmId) -> None:
         self._queue.add(("vm", vm.project, vm.name))
@@ -271,9 +270,10 @@ class Agent:
                     self._queue.add(("disk", project, uuid))
                 return 0.0
             case ("task", "overdue", _):
-                for vm in self.node.board.overdue():
+                late, again_s = self.node.board.overdue()
+                for vm in late:
                     self._queue.add(("vm", vm.project, vm.name))
-                return AGAIN_S if self.node.board.waiting else 0.0
+                return again_s if self.node.board.waiting else 0.0
             case ("task", "leave", _):
                 return self._leaving.look()
             case ("task", "domains", _):

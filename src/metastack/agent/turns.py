@@ -100,8 +100,8 @@ class Turns(Board):
             return
         now_s = self._now_s()
         # At least so long, which costs nothing to say: most are claimed long before anybody asks for how long.
-        least_s = self.world.config.rank_delay_ms * len(head) / 1000
-        self._since[wait.vm] = _Since(before, now_s, now_s + least_s)
+        # Who is in the head has an appointment of its own, and may have a reason to wait.
+        self._since[wait.vm] = _Since(before, now_s, now_s + (self.step_s if before is head else AGAIN_S))
         if before is not head:
             self._news[wait.vm] = None
 
@@ -122,20 +122,25 @@ class Turns(Board):
         found, self._news = list(self._news), {}
         return found
 
-    def overdue(self) -> list[VmId]:
-        """VMs that wait although all of their head has had its time."""
-        now_s, found = self._now_s(), []
+    @property
+    def step_s(self) -> float:
+        """What a rank gets at least."""
+        return self.world.config.rank_delay_ms / 1000
+
+    def overdue(self) -> tuple[list[VmId], float]:
+        """VMs that wait although all of their head has had its time; and in how many seconds to ask again."""
+        now_s, found, again_s = self._now_s(), [], AGAIN_S
         for vm, since in self._since.items():
-            if since.due_s > now_s:
-                continue
-            whole_s = self.delay_ms(vm, len(self.waiting[vm].head)) / 1000
-            due_s = self._from_s(since, whole_s) + whole_s
-            if due_s > now_s:
-                since.due_s = due_s
-                continue
-            since.due_s = now_s + max(AGAIN_S, now_s - since.at_s)
-            found.append(vm)
-        return found
+            if since.due_s <= now_s:
+                whole_s = self.delay_ms(vm, len(self.waiting[vm].head)) / 1000
+                due_s = self._from_s(since, whole_s) + whole_s
+                if due_s > now_s:
+                    since.due_s = min(due_s, now_s + self.step_s)  # by then more of the head may be full
+                else:
+                    since.due_s = now_s + max(AGAIN_S, now_s - since.at_s)
+                    found.append(vm)
+            again_s = min(again_s, since.due_s - now_s)
+        return found, again_s
 
     def _from_s(self, since: _Since, delay_s: float) -> float:
         """When the time of those before it began, or went on: who works off a burst, one VM after the other, is

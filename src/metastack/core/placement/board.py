@@ -24,6 +24,7 @@ from ..keys import Kind, ParsedKey
 from ..model import NodeState, VmId, VmSpec, Weights
 from ..world import World, wanted
 from . import filters
+from .delays import delay_ms
 from .gates import answered, gate
 from .groups import Groups
 from .line import Line, Waiting
@@ -310,18 +311,17 @@ class Board:
         first = hinted(self.world, self.nodes, self.misses, spec)
         moved = preference(self.world, self.groups, self.nodes, spec)
         if not grouped and not first and moved is None:
-            return self._order(spec).first(spec.uuid, limit)
+            best = self._order(spec).first(spec.uuid, limit)
+            if not self.misses.count or self.misses.count.keys().isdisjoint(best[1:]):
+                return best
         walk: Iterable[tuple[int, str]] = self._order(spec).walk(spec.uuid)
         if moved is not None:
             # Preferences differ from VM to VM: the whole order is sorted again; what was equal stays as it was.
             walk = sorted(((key - moved(name), name) for key, name in walk), key=itemgetter(0))
-        found: list[str] = []
-        for name in chain([first] if first else (), (name for _, name in walk if name != first)):
-            if not grouped or not self.groups.refusals(spec, self.nodes[name]):
-                found.append(name)
-                if len(found) == limit:
-                    break
-        return found
+        names: Iterable[str] = chain([first] if first else (), (name for _, name in walk if name != first))
+        if grouped:
+            names = (name for name in names if not self.groups.refusals(spec, self.nodes[name]))
+        return self.misses.head_of(names, limit)
 
     # --- what is asked
 
@@ -333,24 +333,24 @@ class Board:
         wait = self.waiting.get(vm)
         if wait is None or wait.held:
             return None
-        if me in wait.head:
-            return wait.head.index(me)
-        if not deep:
-            return None
+        line = (*wait.head, *self.behind(wait)) if deep and me not in wait.head else wait.head
+        return line.index(me) if me in line else None
+
+    def behind(self, wait: Waiting) -> list[str]:
+        """Who takes it when the head has had its time, first to last."""
         with_itself = self.without(wait.vm)
         try:
-            rest = [name for name in self.head(wait.spec, len(self.nodes)) if name not in wait.head]
+            return [name for name in self.head(wait.spec, len(self.nodes)) if name not in wait.head]
         finally:
             with_itself()
-        return len(wait.head) + rest.index(me) if me in rest else None
 
     def delay_ms(self, vm: VmId, rank: int) -> int:
-        """How long the node of that rank leaves the VM to those before it: for each the cluster's rank delay,
-        or three quarters of the lag that it publishes (rounded up to a power of two) if that is longer."""
-        wait, step = self.waiting.get(vm), self.world.config.rank_delay_ms
-        before = wait.head[:rank] if wait is not None else ()
-        lags = (self.nodes[name].lag_ms for name in before if name in self.nodes)
-        return sum(max(step, min(lag_ms * 3 // 4, 1000)) for lag_ms in lags) + step * (rank - len(before))
+        """How long the node of that rank leaves the VM to those before it (:mod:`.delays`)."""
+        step, wait = self.world.config.rank_delay_ms, self.waiting.get(vm)
+        if wait is None:
+            return step * rank
+        before = [self.nodes[name] for name in wait.head[:rank] if name in self.nodes]
+        return delay_ms(wait.spec, before, step, self.misses) + step * max(0, rank - len(wait.head)) // 2
 
     def fits(self, vm: VmId, node: str) -> tuple[str, ...]:
         """Why that node could not take the waiting VM right now; empty: it could."""

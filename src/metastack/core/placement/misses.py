@@ -10,6 +10,7 @@ not, a burst would give it all the VMs that it had been spared.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from heapq import heappop, heappush
 
 from ..model import VmId
@@ -74,6 +75,17 @@ class Misses:
         if self._trials.get(name) == vm:
             del self._trials[name]
             self.news.add(name)
+
+    def head_of(self, names: Iterable[str], limit: int) -> list[str]:
+        """The first so many of these nodes. Who missed and took nothing since is tried as the first only:
+        behind another it would cost one more delay, and several of them the whole head."""
+        found: list[str] = []
+        missed: list[str] = []
+        for name in names:
+            (missed if found and name in self.count else found).append(name)
+            if len(found) == limit:
+                break
+        return (found + missed)[:limit]
 
     def charged(self, name: str) -> int:
         """Misses for which the node still comes last; 0: none."""
