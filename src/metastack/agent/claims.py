@@ -67,13 +67,18 @@ class Claims:
         """Transactions under way."""
 
     def reserve(self, vm: VmId, spec: VmSpec) -> None:
-        """Set the VM's room aside; raises Refused when this node has none, by its newest view.
+        """Set the VM's room aside; raises Refused when this node has none, by its newest view, and Unavailable
+        when that is older than what this node did itself.
 
         Hard limits are proven here, by the claimer itself: nothing is awaited between the look and this.
         """
+        node = self._node
+        if node.world.revision < node.wrote:
+            # A claim that is committed, and no reservation any more, is not in this view yet.
+            raise Unavailable(f"{vm}: this node's view is behind its own last change")
         if vm not in self._coming:
-            if why := self._node.board.short_of(vm, self._coming):
-                if not self._node.board.fits(vm, self._node.name):
+            if why := node.board.short_of(vm, self._coming):
+                if not node.board.fits(vm, node.name):
                     self._held_up[vm] = None
                 raise Refused(f"{vm}: {'; '.join(why)}")
             self._coming[vm] = spec

@@ -6,8 +6,10 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from agent_rig import KEYS, Lab, lab_of, vm, vm_spec
 
+from metastack.agent.claims import Claims
 from metastack.core.change import Change, Put
 from metastack.core.codec import decode, encode
 from metastack.core.keys import Kind
@@ -22,7 +24,7 @@ from metastack.core.model import (
     VmStatus,
     Volume,
 )
-from metastack.ports import UnknownOutcome
+from metastack.ports import Refused, Unavailable, UnknownOutcome
 from metastack.sim.loop import run
 
 APART = Placement(anti_affinity=(GroupTerm(labels={"app": "db"}, topology="zone"),))
@@ -56,6 +58,24 @@ def running(lab: Lab, count: int) -> bool:
 async def zones(lab: Lab, **of: str) -> None:
     for node, zone in of.items():
         await lab.put(KEYS.node_spec(node), encode(NodeSpec(labels={"zone": zone})))
+
+
+def test_no_room_is_set_aside_by_a_view_that_is_older_than_the_nodes_own_change(tmp_path: Path) -> None:
+    """Another step of it was let through before: what it claimed last is neither reserved nor seen then."""
+
+    async def story() -> None:
+        async with lab_of(tmp_path, nodes=1) as lab:
+            assert lab.hosts["n1"].agent is not None
+            node, wanted = lab.hosts["n1"].agent.node, vm_spec("vm1", memory_mib=64)
+            claims = Claims(node, lambda vm: None)
+            node.wrote = node.world.revision + 1
+            with pytest.raises(Unavailable, match="behind its own last change"):
+                claims.reserve(wanted.id, wanted)
+            node.wrote = node.world.revision
+            with pytest.raises(Refused, match="nobody waits"):  # it is looked at again: there is no such VM
+                claims.reserve(wanted.id, wanted)
+
+    run(story())
 
 
 def test_a_burst_goes_in_few_transactions(tmp_path: Path) -> None:
