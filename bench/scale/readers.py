@@ -3,8 +3,8 @@
 Owns: one etcd, one process for each reader, bursts of claims. Refuses: deciding which one the store takes.
 Rule: every reader is given the same messages in the same bursts; CPU time of the whole process, with threads.
 
-``python -m bench.scale.readers wire,aio,thread,socket,h2,curl``: the last two need packages that MetaStack
-does not (h2, pycurl), found by PYTHONPATH.
+``python -m bench.scale.readers wire,aio,thread,socket,h2,curl``: the last one needs a package that MetaStack
+does not (pycurl), found by PYTHONPATH. ``h2`` is the library alone, beside the store's (``wire``).
 """
 
 from __future__ import annotations

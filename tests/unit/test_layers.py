@@ -59,6 +59,7 @@ ONLY_IN: Final = {
 } | {
     "aetcd": "store",
     "grpc": "store",
+    "h2": "store",
 }
 
 IMPURE: Final = frozenset(
@@ -268,6 +269,7 @@ def test_no_names_that_say_nothing() -> None:
         ("hypervisor.libvirt", "import rbd", "only storage may import rbd"),
         ("store.etcd", "from rados import Rados", "only storage may import rados"),
         ("network.linux", "from aetcd import rpc", "only store may import aetcd"),
+        ("agent.main", "from h2.connection import H2Connection", "only store may import h2"),
         ("agent.act", "asyncio.create_task(f())", "a bare create_task"),
         ("agent.act", "asyncio.get_running_loop().create_task(f())", "a bare create_task"),
         ("agent.act", "from asyncio import create_task\ncreate_task(f())", "a bare create_task"),

@@ -25,7 +25,6 @@ from metastack.ports import Denied, Refused, Unavailable, UnknownOutcome
 from metastack.settings import StoreSettings
 
 from .errors import Verdict, judge
-from .wire import Wire
 
 ATTEMPT_S: Final = 1.5
 """How long one member may take before the next is asked."""
@@ -55,6 +54,8 @@ OPTIONS: Final = (
 
 if TYPE_CHECKING:
     from ssl import SSLContext
+
+    from .wire import Wire
 
 _WEB: Final = re.compile(r"(?P<scheme>https?)://(?P<target>([\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5})")
 _DECIDED: Final = (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE)
@@ -104,6 +105,8 @@ class Link:
 
     async def wire(self, path: str, timeout_s: float) -> Wire:
         """A stream on a connection of its own; raises TimeoutError, OSError, ValueError."""
+        from .wire import Wire  # who watches nothing, as most commands, does without h2
+
         tls = _tls(self._settings) if self._secure else None
         async with asyncio.timeout(timeout_s):
             wire = await Wire.open(self._target, path, METADATA, tls)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc.aio
 from aetcd import rpc
@@ -21,7 +21,9 @@ from metastack.ports import Compacted, Denied
 from .channel import ATTEMPT_S, METADATA, Channels, Link, NotSent, brief, broken_off, jitter_s, say, text_of
 from .errors import Verdict, judge
 from .messages import event_of
-from .wire import Wire
+
+if TYPE_CHECKING:
+    from .wire import Wire
 
 PATH: Final = "/etcdserverpb.Watch/Watch"
 WIRE_S: Final = 1.0

@@ -15,7 +15,7 @@ status = run(sys.argv[1:])
 print("LOADED", status, *sorted({name.split(".")[0] for name in sys.modules}
     | {name for name in sys.modules if name.startswith("metastack.")}))
 """
-HEAVY = {"rich", "pydantic", "structlog", "libvirt", "rados", "rbd", "yaml", "uvloop"}
+HEAVY = {"rich", "pydantic", "structlog", "libvirt", "rados", "rbd", "yaml", "uvloop", "h2"}
 
 
 def loaded(*argv: str) -> set[str]:

@@ -20,8 +20,9 @@ from metastack.store.wire import WINDOW, Wire
 
 SOON_S = 20.0
 DATA, HEADERS, RESET, SETTINGS, PUSH, PING, GOAWAY, GRANT = 0, 1, 3, 4, 5, 6, 7, 8
-ANSWER = b"\x88\x5f"
-"""":status 200" and the beginning of more, which nobody reads."""
+ANSWER = b"\x88\x5f\x10application/grpc"
+"""":status 200" from HPACK's table, and a content type."""
+TRAILERS = b"\x40\x0bgrpc-status\x010"
 
 
 def frame(kind: int, flags: int, stream: int, body: bytes = b"") -> bytes:
@@ -141,6 +142,20 @@ async def test_a_message_longer_than_the_window_comes_through(folder: Path) -> N
         assert await revisions(wire, 2) == [1, 2]
 
 
+async def test_padding_is_given_back_too(folder: Path) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.hello()
+        for byte in message(1, 2 * WINDOW // 256):
+            while min(peer.window) < 257:
+                await peer.take()
+            peer.writer.write(frame(DATA, 8, 1, bytes([255, byte]) + b"\0" * 255))
+            peer.window = [left - 257 for left in peer.window]
+            await peer.writer.drain()
+
+    async with against(folder, script) as wire:
+        assert await revisions(wire, 1) == [1]
+
+
 async def test_who_does_not_read_is_sent_no_more_than_the_window(folder: Path) -> None:
     sent, size = 0, 10_000
     full = asyncio.Event()
@@ -166,24 +181,32 @@ async def test_who_does_not_read_is_sent_no_more_than_the_window(folder: Path) -
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "a frame is too large"),
-        (frame(HEADERS, 4, 1, b"\x8d\x5f"), "none of gRPC"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "the connection was closed"),
+        (frame(DATA, 0, 1, b"x" * 16_385), "no HTTP/2 of a watch: Received overlong frame"),
+        (frame(77, 0, 0) + frame(9, 4, 1, b"\x88"), "no HTTP/2 of a watch"),
+        (frame(HEADERS, 4, 1, b"\x8d" + ANSWER[1:]), "none of gRPC"),
+        (frame(HEADERS, 4, 1, b"\x8d") + frame(DATA, 0, 1, message(1)), "none of gRPC"),
+        (frame(HEADERS, 4, 1, ANSWER[1:]), "no HTTP/2 of a watch"),
+        (frame(HEADERS, 4, 1, b"\x88\x5f"), "no HTTP/2 of a watch: Error decoding header block"),
         (frame(HEADERS, 5, 1, ANSWER), "the stream ended"),
-        (frame(HEADERS, 4, 1, ANSWER) + frame(HEADERS, 5, 1, b"\x40"), "the stream ended"),
-        (frame(DATA, 0, 1, message(1)), "data before an answer"),
-        (frame(HEADERS, 4, 1, ANSWER) + frame(DATA, 0, 3, message(1)), "data before an answer"),
+        (frame(HEADERS, 4, 1, ANSWER) + frame(HEADERS, 5, 1, TRAILERS), "the stream ended"),
+        (frame(DATA, 0, 1, message(1)), "no HTTP/2 of a watch: cannot receive data before headers"),
+        (frame(HEADERS, 4, 1, ANSWER) + frame(DATA, 0, 3, message(1)), "no HTTP/2 of a watch"),
         (frame(HEADERS, 4, 1, ANSWER) + frame(DATA, 0, 1, b"\1\0\0\0\1x"), "compressed"),
-        (frame(HEADERS, 4, 1, ANSWER) + frame(DATA, 8, 1, b"\x09abc"), "padding"),
+        (frame(HEADERS, 4, 1, ANSWER) + frame(DATA, 8, 1, b"\x09abc"), "invalid padding"),
         (frame(HEADERS, 4, 1, ANSWER) + frame(DATA, 0, 1, b"\0\0\0\0\1\xff"), "does not parse"),
         (frame(RESET, 0, 1, (7).to_bytes(4, "big")), "reset the stream (code 7)"),
         (frame(GOAWAY, 0, 0, b"\0" * 8 + b"max_age"), "goes away: max_age"),
-        (frame(PUSH, 4, 1, b"\0\0\0\2"), "no watch has"),
+        (frame(GOAWAY, 0, 0, b"\0" * 8), "goes away: no reason given"),
+        (frame(PUSH, 4, 1, b"\0\0\0\2"), "no HTTP/2 of a watch: Received pushed stream"),
     ],
 )
 async def test_what_is_not_understood_ends_it_with_a_reason(folder: Path, answer: bytes, why: str) -> None:
     async def script(peer: Peer) -> None:
         await peer._reader.readexactly(24)
         peer.writer.write(answer)
+        if answer.startswith(b"HTTP/1.1"):  # who waits for more of it is ended by the watch's own patience
+            peer.writer.write_eof()
 
     async with against(folder, script) as wire:
         assert await wire.read() is grpc.aio.EOF
@@ -195,7 +218,7 @@ async def test_what_is_not_understood_ends_it_with_a_reason(folder: Path, answer
 async def test_what_came_before_the_end_is_still_read(folder: Path) -> None:
     async def script(peer: Peer) -> None:
         await peer.hello()
-        peer.writer.write(frame(DATA, 0, 1, message(1) + message(2)) + frame(HEADERS, 5, 1, b"\x40"))
+        peer.writer.write(frame(DATA, 0, 1, message(1) + message(2)) + frame(HEADERS, 5, 1, TRAILERS))
 
     async with against(folder, script) as wire:
         assert await revisions(wire, 2) == [1, 2]
