@@ -78,6 +78,8 @@ class Turns(Board):
     def _rebuild(self) -> None:
         self.left.clear()
         super()._rebuild()
+        # Whose spec is gone was not seen to go: what waits was looked for among the specs that there are.
+        self._since = {vm: since for vm, since in self._since.items() if vm in self.waiting}
         for vm, _ in self.world.claims():
             self._see_left(vm)
 
