@@ -42,7 +42,7 @@ GUARDS: Final[tuple[Mutation, ...]] = (
         "claim-absent",
         "claim: nobody has it",
         guard("claim", "_absent(keys.claim(vm))"),
-        ("claim-lands-late-after-another",),
+        ("two-nodes-claim-at-once",),
     ),
     Mutation(
         "claim-spec",
@@ -57,7 +57,7 @@ GUARDS: Final[tuple[Mutation, ...]] = (
         "claim-group",
         "claim: the tokens of its group rules are those that were looked at",
         guard("claim", "*compared"),
-        ("group-claim-arrives-late",),
+        ("group-claims-of-two-nodes-at-once",),
     ),
     Mutation(
         "claim-own-record",

@@ -122,8 +122,13 @@ STEPS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "unmanaged",
-        "a domain that is not ours is not the VM, whatever its UUID",
-        agent("act", "Reconciler._domains", " and domain.managed", ""),
+        "a domain that is not ours is not the VM, whatever its UUID: neither managed, nor of its name",
+        agent(
+            "act",
+            "Reconciler._domains",
+            "and domain.managed and (domain.project, domain.name) == (vm.project, vm.name)",
+            "",
+        ),
         ("somebody-elses-domain-with-its-uuid",),
     ),
     Mutation(
