@@ -122,14 +122,21 @@ class Watching:
         if self._cluster_id not in (0, response.header.cluster_id):
             raise Compacted(f"watch {self._key.decode()}: {link.endpoint} is another cluster than before")
         self._cluster_id = response.header.cluster_id
-        if self._streams and response.header.revision < self._last:
-            # Safety: the same id does not make it the same cluster: one restored with the same members and
-            # token keeps it. Or this member lags behind; whoever lists again learns which.
+        behind = self._streams and response.header.revision < self._last
+        # Safety: the same id does not make it the same cluster: one restored with the same members and token
+        # keeps it. Or this member lags behind, as after a restart; then it delivers what is to come.
+        if behind and await self._agreed_revision(link) < self._last:
             raise Compacted(f"watch {self._key.decode()}: {link.endpoint} is behind what was delivered")
         self._streams += 1
         self._look_after(QUIET_S)
         if self._failures:
             say("info", "watch_resumed", prefix=self._key.decode(), endpoint=link.endpoint, after=self._last)
+
+    async def _agreed_revision(self, link: Link) -> int:
+        """What the members agree on: a linearizable read, which one that lags answers when it has caught up."""
+        asked = rpc.RangeRequest(key=self._key, count_only=True)
+        response = await link.kv.Range(asked, metadata=METADATA, timeout=ATTEMPT_S)
+        return int(response.header.revision)
 
     @staticmethod
     async def _wire(link: Link) -> Wire:

@@ -97,6 +97,7 @@ class Recorder:
 
     async def reaches(self, revision: int) -> None:
         async def look() -> bool:
+            assert self.error is None, f"the watch ended: {self.error!r}"
             return bool(self.events) and self.events[-1].revision >= revision
 
         await eventually(f"revision {revision} in the watch", look)
