@@ -137,6 +137,9 @@ async def explain_plan(
     world = with_specs(await read_board_world(cluster), specs)
     board = Board(world)
     views = [explained(board, spec) for spec in specs]
+    for view, spec in zip(views, specs, strict=True):
+        if spec.power is Power.ON and view.held is None:
+            view.summary = _would(view)
     try:
         await admit(cluster, deed, world.config, specs, ignore_spare)
     except Problem as problem:
@@ -264,6 +267,19 @@ def _summary(board: Board, spec: VmSpec, view: VmExplanation, message: str | Non
     if view.node is None:
         return message or "nobody answers for it"
     return _sits(board, spec, view, message)
+
+
+def _would(view: VmExplanation) -> str:
+    """Of a VM that nobody has written."""
+    chosen = next((said for said in view.nodes if said.node == view.chosen), None)
+    if chosen is None:
+        return f"no node would take it: {main_reason({said.node: tuple(said.reasons) for said in view.nodes})}"
+    others = [said for said in view.nodes if said.fits and said is not chosen]
+    equal = [said.node for said in others if said.score == chosen.score]
+    told = f"would go to {chosen.node}"
+    if equal:
+        told += f", or to {' or '.join(sorted(equal))}, as good: the UUID that it is given decides"
+    return told
 
 
 def _sits(board: Board, spec: VmSpec, view: VmExplanation, message: str | None) -> str:

@@ -231,7 +231,7 @@ async def test_lost_nodes_fences_and_the_brake(rig: Rig) -> None:
     found = await said(rig)
     assert found.findings[0].severity is Severity.ERROR
     assert any(
-        "1 VMs wait for it" in text and "n2 says: not allowed" in text for *_, text in found.of("nodes_lost")
+        "1 VM waits for it" in text and "n2 says: not allowed" in text for *_, text in found.of("nodes_lost")
     )
     assert "brake: 2 of 3" in found.of("brake")[0][2]
     assert found.of("vms")[0][0] == "error"

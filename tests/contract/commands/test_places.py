@@ -139,6 +139,12 @@ async def test_a_dry_run_writes_nothing_and_says_what_would_be(rig: Rig) -> None
     said = await explain_plan(rig.cluster, deed(), await plan_vms(rig.cluster, deed(), news))
     assert {view.chosen for view in said[:3]} == {"n1", "n2", "n3"}, "each counts those before it"
     assert said[3].chosen is None
+    assert said[2].summary == f"would go to {said[2].chosen}", "no other has the room"
+    [one] = await explain_plan(rig.cluster, deed(), await plan_vms(rig.cluster, deed(), news[:1]))
+    first, second = sorted({"n1", "n2", "n3"} - {one.chosen})
+    equal = f"{first} or {second}, as good: the UUID that it is given decides"
+    assert one.summary == f"would go to {one.chosen}, or to {equal}"
+    assert said[3].summary.startswith("no node would take it: needs 6000 MiB of memory")
     after = await rig.store.list(rig.keys.prefix())
     assert after.entries == before.entries
 

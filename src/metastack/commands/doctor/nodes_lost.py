@@ -23,10 +23,10 @@ def check(facts: Facts) -> Iterator[Finding]:
             continue
         left = unfenced(world, name)
         if left:
-            why = trouble(world, name)
+            why, wait = trouble(world, name), "VM waits" if len(left) == 1 else "VMs wait"
             yield error(
                 f"node {name}",
-                f"is lost and not fenced; {len(left)} VMs wait for it" + (f": {why}" if why else ""),
+                f"is lost and not fenced; {len(left)} {wait} for it" + (f": {why}" if why else ""),
                 f'metastack node fence {name} --reason "it is switched off"',
             )
         else:
