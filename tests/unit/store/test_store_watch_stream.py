@@ -11,7 +11,12 @@ from typing import Any
 import grpc.aio
 import pytest
 from aetcd import rpc
-from aetcd.rpc.rpc_pb2_grpc import WatchServicer, add_WatchServicer_to_server
+from aetcd.rpc.rpc_pb2_grpc import (
+    KVServicer,
+    WatchServicer,
+    add_KVServicer_to_server,
+    add_WatchServicer_to_server,
+)
 
 from metastack.core.change import Batch
 from metastack.ports import Compacted, Denied
@@ -42,13 +47,26 @@ class Scripted(WatchServicer):  # type: ignore[misc]
                 self.questions += 1
 
 
+class Agreed(KVServicer):  # type: ignore[misc]
+    """Answers linearizable reads: what the members agree on."""
+
+    revision = 1000
+
+    async def Range(self, request: Any, context: Any) -> Any:
+        assert not request.serializable
+        return rpc.RangeResponse(header=header(self.revision))
+
+
 @asynccontextmanager
 async def scripted(
-    folder: Path, script: Script, stay: bool = False
+    folder: Path, script: Script, stay: bool = False, agreed: int = 1000
 ) -> AsyncIterator[tuple[EtcdStore, Scripted]]:
     server = grpc.aio.server()
     servicer = Scripted(script, stay)
     add_WatchServicer_to_server(servicer, server)
+    members = Agreed()
+    members.revision = agreed
+    add_KVServicer_to_server(members, server)
     server.add_insecure_port(f"unix:{folder}/s")
     await server.start()
     store = EtcdStore(StoreSettings(endpoints=(f"unix:{folder}/s",)))
@@ -172,11 +190,22 @@ async def test_a_cluster_that_is_behind_means_list_again_also_under_the_same_id(
     def script(stream: int, start: int) -> list[Any]:
         return [created(), says(500)] if stream == 1 else [created(499), says(start)]
 
-    async with scripted(folder, script) as (store, _):
+    async with scripted(folder, script, agreed=499) as (store, _):
         watch = store.watch("/", 4)
         await take(watch, 1)
         with pytest.raises(Compacted):
             await take(watch, 1)
+
+
+async def test_a_member_that_lags_behind_delivers_what_is_to_come(folder: Path) -> None:
+    """It was just started again: the others have what it has not."""
+
+    def script(stream: int, start: int) -> list[Any]:
+        return [created(), says(500)] if stream == 1 else [created(499), says(start)]
+
+    async with scripted(folder, script, agreed=500) as (store, _):
+        first, second = await take(store.watch("/", 4), 2)
+        assert (first.revision, second.revision) == (500, 501)
 
 
 @pytest.mark.parametrize(
