@@ -51,6 +51,79 @@ def test_a_little_lag_moves_nobody_but_is_waited_for() -> None:
     assert [found.board.delay_ms(vm, rank) for rank in range(4)] == [0, 48, 78, 108]
 
 
+def test_behind_the_first_who_is_full_is_not_waited_for() -> None:
+    found = Cluster()
+    for n in range(3):
+        found.node(f"n{n}")
+    found.want("v0", memory_mib=3000)
+    vm, (first, second, third) = VmId("default", "v0"), found.heads()["v0"]
+    assert [found.board.delay_ms(vm, rank) for rank in range(4)] == [0, 30, 60, 90]
+    found.want("full", memory_mib=3000)
+    found.claim("full", second)
+    assert found.heads()["v0"] == (first, second, third)
+    assert [found.board.delay_ms(vm, rank) for rank in range(4)] == [0, 30, 30, 60]
+
+
+def test_behind_the_head_each_waits_half_a_rank() -> None:
+    found = Cluster()
+    for n in range(12):
+        found.node(f"n{n:02}")
+    found.want("v0")
+    vm = VmId("default", "v0")
+    assert [found.board.delay_ms(vm, rank) for rank in (8, 9, 10)] == [240, 255, 270]
+    wait = found.board.waiting[vm]
+    line = (*wait.head, *found.board.behind(wait))
+    assert len(set(line)) == 12
+    assert [found.board.turn(vm, name, deep=True) for name in line] == list(range(12))
+    assert found.board.turn(vm, line[8], deep=False) is None
+
+
+def test_who_missed_is_tried_as_the_first_for_a_third_of_the_time_and_stands_behind_nobody() -> None:
+    found = Cluster()
+    for n in range(10):
+        found.node(f"n{n}", cpus=64, memory_mib=65536)
+    found.want("v0")
+    deaf, second = found.heads()["v0"][:2]
+    found.claim("v0", second)
+    assert found.board.misses.count == {deaf: 1}
+    found.want("v1")
+    assert deaf not in found.heads()["v1"], "nine others would take it"
+    others = [f"n{n}" for n in range(10) if f"n{n}" != deaf]
+    for n in range(40):  # until its charge is over and it is the emptiest
+        if found.heads()["v1"][0] == deaf:
+            break
+        found.want(f"w{n}")
+        for name, head in found.heads().items():
+            if name.startswith("w"):
+                found.claim(name, next(node for node in head if node in others))
+        found.delete(KEYS.vm_spec(VmId("default", "v1")))
+        found.want("v1")
+    assert found.heads()["v1"][0] == deaf, "it is tried once more"
+    assert found.board.delay_ms(VmId("default", "v1"), 1) == 10
+    found.want("v2")
+    assert deaf not in found.heads()["v2"], "with one VM, and as the first"
+
+
+def test_who_missed_stands_behind_nobody_also_when_its_charge_is_over() -> None:
+    found = Cluster()
+    for n in range(10):
+        found.node(f"n{n}", cpus=64, memory_mib=65536)
+    found.want("v0")
+    deaf, second = found.heads()["v0"][:2]
+    found.claim("v0", second)
+    while found.board.misses.charged(deaf):
+        found.board.misses.won(second, ())
+    for n in range(30):
+        found.want(f"w{n}")
+    heads = [head for name, head in found.heads().items() if name.startswith("w")]
+    assert all(len(head) == 8 and deaf not in head[1:] for head in heads)
+    misses = Misses(3)
+    misses.won("b", ("a", "b"))
+    assert misses.head_of(["a", "b", "c"], 2) == ["a", "b"]
+    assert misses.head_of(["b", "a", "c"], 2) == ["b", "c"]
+    assert misses.head_of(["b", "a"], 2) == ["b", "a"], "where there is nobody else"
+
+
 def test_many_misses_at_once_are_one_and_each_later_one_lasts_longer() -> None:
     misses = Misses(3)
     for _ in range(5):

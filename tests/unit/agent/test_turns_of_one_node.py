@@ -1,0 +1,79 @@
+"""Turns of one node, moment by moment: when everybody looks, and a board that is made anew."""
+
+from __future__ import annotations
+
+from metastack.agent.turns import Turns
+from metastack.core.change import Batch, Entry, KeyEvent, Snapshot
+from metastack.core.codec import encode
+from metastack.core.keys import Keys, ParsedKey
+from metastack.core.model import Claim, ClusterConfig, NodeAlive, NodeFacts, Record, Resources, VmId, VmSpec
+from metastack.core.world import World
+
+KEYS = Keys()
+VM = VmId("default", "vm1")
+ME, STEP_S = "n2", 0.03
+
+
+class _Cluster:
+    """Nodes with room, a VM that waits, and the turns of n2."""
+
+    def __init__(self, *nodes: str) -> None:
+        self.world, self.now_s = World(KEYS), 0.0
+        self.world.load(Snapshot(1, ()))
+        self.turns = Turns(self.world, ME, lambda: self.now_s)
+        room = Resources(cpus=4, memory_mib=4096)
+        for name in nodes:
+            alive = NodeAlive(name=name, ready=True, capacity=room, bridges=("br0",))
+            touched = self.event(KEYS.node_alive(name), alive)
+            self.turns.update(touched | self.event(KEYS.node_facts(name), NodeFacts(name=name, uuid=name)))
+        self.turns.update(self.want(VM))
+
+    def want(self, vm: VmId, memory_mib: int = 512) -> set[ParsedKey]:
+        spec = VmSpec(
+            project=vm.project, name=vm.name, uuid=f"u-{vm.name}", image="i", image_uuid="i",
+            volume_uuid=f"v-{vm.name}", cpus=1, memory_mib=memory_mib, disk_bytes=1,
+        )  # fmt: skip
+        return self.event(KEYS.vm_spec(vm), spec)
+
+    def fill(self, node: str) -> None:
+        """Somebody else's VM comes to a node and takes all of its room; nobody saw it wait."""
+        vm = VmId("default", f"on-{node}")
+        claim = Claim(node=node, session=1 << 40, uuid=f"u-{vm.name}", volume_uuid=f"v-{vm.name}", claim_id="c")
+        self.turns.update(self.want(vm, 3072) | self.event(KEYS.claim(vm), claim))
+
+    def event(self, key: str, record: Record | None) -> set[ParsedKey]:
+        revision = self.world.revision + 1
+        entry = Entry(key, encode(record), revision, revision, 1) if record is not None else None
+        return set(self.world.apply(Batch(revision, (KeyEvent(key, revision, entry),))))
+
+
+def test_a_vm_that_went_with_a_change_of_the_settings_is_not_asked_for() -> None:
+    """Seed 1506451: the deletion and new settings came in one batch, and the agent died of it."""
+    cluster = _Cluster("n1", "n2")
+    assert VM in cluster.turns.waiting
+    gone = cluster.event(KEYS.vm_spec(VM), None)
+    cluster.turns.update(gone | cluster.event(KEYS.cluster(), ClusterConfig(brake_percent=40)))
+    cluster.now_s = 10.0
+    late, again_s = cluster.turns.overdue()
+    assert late == [] and again_s > 0
+
+
+def test_everybody_looks_as_soon_as_the_rest_of_a_head_is_full() -> None:
+    """Nine nodes, and n2 is not among the eight that are to take it."""
+    cluster = next(
+        cluster for n in range(3, 60) if ME not in (cluster := _Cluster(ME, *_others(n))).turns.waiting[VM].head
+    )
+    head = cluster.turns.waiting[VM].head
+    assert cluster.turns.overdue() == ([], STEP_S)
+    cluster.now_s = STEP_S
+    assert cluster.turns.overdue() == ([], STEP_S), "the others of the head have room"
+    for node in head[1:]:
+        cluster.fill(node)
+    assert cluster.turns.waiting[VM].head == head
+    cluster.now_s = 2 * STEP_S
+    late, _ = cluster.turns.overdue()
+    assert late == [VM], "it need not wait for them"
+
+
+def _others(n: int) -> list[str]:
+    return [f"m{n}-{i}" for i in range(8)]
