@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from bench.placement.loads import OFTEN, SHAPES
 from metastack.core import changes
-from metastack.core.change import Change, Delete, Guard, Put
+from metastack.core.change import Change, Delete, Put
 from metastack.core.codec import encode
 from metastack.core.keys import Keys
 from metastack.core.model import (
@@ -184,19 +184,6 @@ def settled(numbers: Iterable[int], at: Sequence[Me]) -> list[Change]:
             effects += [e for e in claim(n, me, 0).effects if "/events/" not in e.key]
         found.append(Change(name="settled", guards=(), effects=tuple(effects), lease=lease))
     return found
-
-
-def together(parts: Sequence[Change]) -> Change:
-    """Several claims in one transaction, as agents merge them: what they compare alike is compared once."""
-    guards: dict[Guard, None] = {}
-    for part in parts:
-        guards |= dict.fromkeys(part.guards)
-    return Change(
-        name=parts[0].name,
-        guards=tuple(guards),
-        effects=tuple(effect for part in parts for effect in part.effects),
-        lease=parts[0].lease,
-    )
 
 
 def _by(items: Sequence[T], count: int) -> list[Sequence[T]]:

@@ -41,16 +41,37 @@ def _headers(authority: str) -> bytes:
     )
 
 
-class Wire(asyncio.Protocol):
+class Followed:
+    """How far a stream is, and waiting until it is so far."""
+
+    def __init__(self) -> None:
+        self.revision = self.messages = 0
+        self.opened = asyncio.Event()
+        self._wanted, self._there = 0, asyncio.Event()
+
+    def came(self, revision: int) -> None:
+        """A message up to that revision."""
+        self.messages += 1
+        self.revision = revision
+        if self._wanted and revision >= self._wanted:
+            self._there.set()
+
+    async def reached(self, revision: int) -> None:
+        """Return when that revision came."""
+        self._there.clear()
+        self._wanted = revision
+        if self.revision < revision:
+            await self._there.wait()
+
+
+class Wire(Followed, asyncio.Protocol):
     """One connection with one stream, with one watch for each prefix."""
 
     def __init__(self, authority: str, prefixes: tuple[str, ...], keep: bool) -> None:
+        super().__init__()
         self._authority, self._prefixes = authority, prefixes
         self._bytes, self._messages = b"", b""
-        self._there = asyncio.Event()
-        self._wanted = 0
-        self.opened = asyncio.Event()
-        self.created = self.messages = self.received_bytes = self.revision = 0
+        self.created = self.received_bytes = 0
         self.arrivals: list[tuple[int, float]] | None = [] if keep else None
         """Revision and when it came, where that is asked for."""
         self.lost = ""
@@ -104,20 +125,10 @@ class Wire(asyncio.Protocol):
                 self.opened.set()
         if not response.events:
             return
-        self.messages += 1
-        self.revision = response.events[-1].kv.mod_revision
         if self.arrivals is not None:
             now_s = time.monotonic()
             self.arrivals += [(n, now_s) for n in sorted({event.kv.mod_revision for event in response.events})]
-        if self._wanted and self.revision >= self._wanted:
-            self._there.set()
-
-    async def reached(self, revision: int) -> None:
-        """Return when that revision came."""
-        self._there.clear()
-        self._wanted = revision
-        if self.revision < revision:
-            await self._there.wait()
+        self.came(response.events[-1].kv.mod_revision)
 
     @classmethod
     async def open(cls, endpoint: str, prefixes: tuple[str, ...], keep: bool) -> Wire:

@@ -26,7 +26,7 @@ import uvloop
 from aetcd import rpc
 
 from bench.scale import load
-from bench.scale.wire import Wire
+from bench.scale.wire import Followed, Wire
 from metastack.agent import claims as agent_claims
 from metastack.agent import lag as agent_lag
 from metastack.agent import node as agent_node
@@ -34,7 +34,7 @@ from metastack.agent.agent import Agent
 from metastack.agent.clock import Clock
 from metastack.agent.marks import Marks
 from metastack.agent.mirror import Mirror
-from metastack.core.change import Batch, Change, Committed, KeyEvent, Outcome
+from metastack.core.change import Batch, Change, Committed, KeyEvent, Outcome, merged
 from metastack.core.proof import Me
 from metastack.hypervisor.memory import MemoryHypervisor
 from metastack.network.memory import MemoryNetwork
@@ -79,15 +79,13 @@ class CountingStore(EtcdStore):
         return outcome
 
 
-class Bare:
+class Bare(Followed):
     """A watch stream that is read and forgotten."""
 
     def __init__(self, endpoint: str, prefixes: tuple[str, ...]) -> None:
+        super().__init__()
         self._prefixes = prefixes
         self._channel = grpc.aio.insecure_channel(endpoint.removeprefix("http://"), options=OPTIONS)
-        self.revision = self.messages = 0
-        self._wanted, self._there = 0, asyncio.Event()
-        self.opened = asyncio.Event()
 
     async def run(self) -> None:
         call = rpc.WatchStub(self._channel).Watch()
@@ -100,17 +98,7 @@ class Bare:
             await call.read()
         self.opened.set()
         while (response := await call.read()) is not grpc.aio.EOF:
-            self.messages += 1
-            if response.events:
-                self.revision = response.events[-1].kv.mod_revision
-            if self._wanted and self.revision >= self._wanted:
-                self._there.set()
-
-    async def reached(self, revision: int) -> None:
-        self._there.clear()
-        self._wanted = revision
-        if self.revision < revision:
-            await self._there.wait()
+            self.came(response.events[-1].kv.mod_revision if response.events else self.revision)
 
 
 class Worker:
@@ -228,7 +216,7 @@ class Worker:
                 # Who claims together is one node, as with agents.
                 me = mes[chunk[0] // load.AT_ONCE % len(mes)]
                 parts = [load.claim(n, me, revision) for n in chunk]
-                sent = [load.together(parts[at : at + batch]) for at in range(0, len(parts), batch)]
+                sent = [merged(parts[at : at + batch]) for at in range(0, len(parts), batch)]
                 await asyncio.gather(*map(send, sent))
 
         await asyncio.gather(*(work() for _ in range(CHUNKS)))

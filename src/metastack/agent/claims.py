@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ..core import changes
-from ..core.change import MAX_OPERATIONS, Change, Guard
+from ..core.change import MAX_OPERATIONS, Change, merged
 from ..core.keys import Kind
 from ..core.model import NodeFacts, VmId, VmSpec
 from ..core.world import mod_of, seen
@@ -175,7 +175,7 @@ class Claims:
         try:
             rest = batch
             while len(rest) > 1:
-                if await self._node.commit(_merged([asked.change for asked in rest])):
+                if await self._node.commit(merged([asked.change for asked in rest])):
                     for asked in rest:
                         self._over(asked, True)
                     return
@@ -232,16 +232,3 @@ class Claims:
 
 def _kind(asked: _Asked) -> tuple[str, int]:
     return asked.change.name, asked.change.lease
-
-
-def _merged(parts: list[Change]) -> Change:
-    """One change with the guards and effects of all: what they have in common is compared once."""
-    guards: dict[Guard, None] = {}
-    for change in parts:
-        guards |= dict.fromkeys(change.guards)
-    return Change(
-        name=parts[0].name,
-        guards=tuple(guards),
-        effects=tuple(effect for change in parts for effect in change.effects),
-        lease=parts[0].lease,
-    )

@@ -5,6 +5,7 @@ Owns: the vocabulary only; the changes themselves are in :mod:`metastack.core.ch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -44,6 +45,22 @@ class Change(Struct, frozen=True, kw_only=True):
     effects: tuple[Put | Delete, ...]
     lease: int = 0
     """Lease id for leased puts; 0 if there are none."""
+
+
+def merged(parts: Sequence[Change]) -> Change:
+    """One change with the guards and effects of all; what they have in common is compared once.
+
+    All of one name and lease; no two of them write one key or compare one key with two values.
+    """
+    guards: dict[Guard, None] = {}
+    for change in parts:
+        guards |= dict.fromkeys(change.guards)
+    return Change(
+        name=parts[0].name,
+        guards=tuple(guards),
+        effects=tuple(effect for change in parts for effect in change.effects),
+        lease=parts[0].lease,
+    )
 
 
 class Committed(Struct, frozen=True):

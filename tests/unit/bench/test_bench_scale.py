@@ -15,7 +15,7 @@ from bench.scale import load
 from bench.scale.whole import _least
 from bench.scale.wire import Wire
 
-from metastack.core.change import MAX_OPERATIONS
+from metastack.core.change import MAX_OPERATIONS, merged
 from metastack.core.proof import Me
 
 ME = Me(node="n0001", session=5, lease=7)
@@ -65,7 +65,7 @@ def test_no_transaction_is_larger_than_etcd_takes() -> None:
         *load.settled(range(100), [ME]),
         *load.places(250),
         *load.nodes([load.node(n) for n in range(100)], 7, cordoned=True),
-        load.together([load.claim(n, ME, 10) for n in range(load.AT_ONCE)]),
+        merged([load.claim(n, ME, 10) for n in range(load.AT_ONCE)]),
     ]
     for change in changes:
         assert max(len(change.effects), len(change.guards)) <= MAX_OPERATIONS, change.name
@@ -73,9 +73,9 @@ def test_no_transaction_is_larger_than_etcd_takes() -> None:
 
 def test_claims_together_compare_each_and_themselves_once() -> None:
     parts = [load.claim(n, ME, 10) for n in range(3)]
-    merged = load.together(parts)
-    assert set(merged.guards) == {guard for part in parts for guard in part.guards}
-    assert len(merged.guards) == 3 * 3 + 2
+    whole = merged(parts)
+    assert set(whole.guards) == {guard for part in parts for guard in part.guards}
+    assert len(whole.guards) == 3 * 3 + 2
 
 
 def test_a_rate_is_held_to_its_share() -> None:
