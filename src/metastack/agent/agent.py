@@ -357,7 +357,7 @@ class Agent:
                 await self.node.session.leave_if_astray()
                 await self._note_soon()
                 # A QEMU that dies just then is told by no event, and may be listed as alive a second longer.
-                self._queue.add_after(("task", "domains", ""), DOMAINS_AGAIN_S)
+                self._queue.add_after(route.DOMAINS, DOMAINS_AGAIN_S)
                 self._look_at_everything()
                 continue
             vm = self._name_of(event.uuid) or names.get(event.uuid)

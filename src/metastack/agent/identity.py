@@ -45,14 +45,14 @@ async def refuse_shared(name: str, addresses: tuple[str, ...], keys: Keys, store
 
 
 async def refuse_namesake(
-    name: str, keys: Keys, store: Store, mirror: Mirror, marks: Marks, *, alive: bool
+    name: str, store: Store, mirror: Mirror, marks: Marks, *, alive: bool
 ) -> None:
     """Raise Broken or Refused while another machine may answer for claims of this name.
 
     Safety: a claim that names me is mine to adopt only if its guest runs here or nowhere. Another machine
     under my name may run it, though its lease is lost: then it must be fenced, and the claim taken over.
     """
-    entry = await store.get(keys.node_facts(name))
+    entry = await store.get(mirror.world.keys.node_facts(name))
     if entry is None:
         return
     found, mine = seen(NodeFacts, entry), marks.node_uuid("")

@@ -24,6 +24,8 @@ BLOCKED: Key = ("task", "blocked", "")
 TTL: Key = ("task", "ttl", "")
 LEAVE: Key = ("task", "leave", "")
 """VMs of mine that should run elsewhere."""
+DOMAINS: Key = ("task", "domains", "")
+"""What libvirtd has, once more."""
 OVERDUE: Key = ("task", "overdue", "")
 """VMs that wait although those who should take them have had their time."""
 

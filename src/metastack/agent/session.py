@@ -80,11 +80,12 @@ class Session:
         self._addresses = addresses
         self._describe, self._drained, self._changed = describe, drained, changed
         self._names = Names(name, keys, store, storage, mirror, marks, clock, addresses)
-        self._past, self._about = mirror.past, (keys, store, mirror, marks)
+        self._past = mirror.past
         self._teller = Teller(name, keys, store, hypervisor, mirror.past, marks, clock, addresses)
         self._lease: Lease | None = None
         self._end, self._leased = asyncio.Event(), asyncio.Event()
-        self._why, self._unclean, self._unfit = "", True, Unfit(self, store, mirror, describe, self._end)
+        self._unfit = Unfit(self, store, mirror, describe, self._end)
+        self._why, self._unclean = "", True
 
     @property
     def me(self) -> changes.Me:
@@ -266,7 +267,7 @@ class Session:
     async def _retire_old_key(self) -> None:
         """Delete the alive key that an earlier process of this node left (CE8: its session would go on)."""
         entry = await self._store.get(self._keys.node_alive(self.name))
-        await refuse_namesake(self.name, *self._about, alive=entry is not None)
+        await refuse_namesake(self.name, self._store, self._mirror, self._marks, alive=entry is not None)
         if entry is not None and entry.lease:
             await self._store.revoke(Lease(entry.lease, 0, 0.0))
 

@@ -23,7 +23,7 @@ from ..core.change import KeyEvent
 from ..core.facts import DomainState
 from ..core.keys import Kind, ParsedKey
 from ..core.model import Claim, Fence, NodeAlive, NodeFacts, Record, VmId, VmSpec, VmStatus, token
-from ..core.world import _TYPES, mod_of, seen
+from ..core.world import _TYPES, World, mod_of, seen
 from . import converged
 from .deeds import Deeds
 from .etcd import RESTORED
@@ -294,7 +294,7 @@ class Checkers:
             node
             for node in world.nodes()
             if world.facts(node) is not None
-            and not ((spec := world.node_spec(node)) is not None and spec.record and spec.record.cordoned)
+            and not _cordoned(world, node)
             and not (
                 world.alive(node) is None
                 and self._fenced_s.get(node, host.started_s) < host.started_s
@@ -380,3 +380,8 @@ class Checkers:
             wanted = any(spec.volume_uuid == write.volume for spec in self._specs.values())
             if wanted and write.volume not in self._lab.pool.disks:
                 self._lab.violation("destroyed", f"the disk {write.volume} of a VM that has a spec is gone")
+
+
+def _cordoned(world: World, node: str) -> bool:
+    spec = world.node_spec(node)
+    return spec is not None and spec.record is not None and spec.record.cordoned

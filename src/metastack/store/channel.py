@@ -26,6 +26,11 @@ from metastack.settings import StoreSettings
 
 from .errors import Verdict, judge
 
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    from .wire import Wire
+
 ATTEMPT_S: Final = 1.5
 """How long one member may take before the next is asked."""
 TOTAL_S: Final = 5.0
@@ -51,11 +56,6 @@ OPTIONS: Final = (
     # A proxy of the environment is for the web, not for the cluster's own traffic.
     ("grpc.enable_http_proxy", 0),
 )
-
-if TYPE_CHECKING:
-    from ssl import SSLContext
-
-    from .wire import Wire
 
 _WEB: Final = re.compile(r"(?P<scheme>https?)://(?P<target>([\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5})")
 _DECIDED: Final = (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE)

@@ -345,7 +345,8 @@ class Board:
             with_itself()
 
     def delay_ms(self, vm: VmId, rank: int) -> int:
-        """How long the node of that rank leaves the VM to those before it (:mod:`.delays`)."""
+        """How long the node of that rank leaves the VM to those before it (:mod:`.delays`); of those behind the
+        head each gets half a rank's delay."""
         step, wait = self.world.config.rank_delay_ms, self.waiting.get(vm)
         if wait is None:
             return step * rank
