@@ -44,9 +44,7 @@ async def refuse_shared(name: str, addresses: tuple[str, ...], keys: Keys, store
             )
 
 
-async def refuse_namesake(
-    name: str, store: Store, mirror: Mirror, marks: Marks, *, alive: bool
-) -> None:
+async def refuse_namesake(name: str, store: Store, mirror: Mirror, marks: Marks, *, alive: bool) -> None:
     """Raise Broken or Refused while another machine may answer for claims of this name.
 
     Safety: a claim that names me is mine to adopt only if its guest runs here or nowhere. Another machine
