@@ -246,11 +246,13 @@ async def test_a_guest_that_dies_before_a_new_libvirtd_has_its_monitor_is_a_cras
     host: LibvirtHost, hypervisor: LibvirtHypervisor
 ) -> None:
     guest = spec(host.disk("unheard"), "unheard")
+    watcher = Watcher(hypervisor)
     await hypervisor.boot(guest)
+    await watcher.wait(guest.uuid, "started")  # the boot's own word may come after boot() has returned
+    watcher.seen.clear()
     pid = host.qemu_pid(guest.uuid)
     os.kill(pid, signal.SIGSTOP)  # it does not answer the daemon that reconnects to it
     try:
-        watcher = Watcher(hypervisor)
         await hypervisor.barrier()
         await watcher.wait("", "reconnected")
         assert (await look_until(hypervisor, guest.uuid, lambda _: True)).state is DomainState.RUNNING
