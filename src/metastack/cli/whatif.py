@@ -1,7 +1,7 @@
 """``metastack whatif``: does everything still fit with nodes lost or added?
 
 Owns: options, printing, the exit status. Refuses: answering (:mod:`metastack.commands.outlook`).
-Rule: exit 1 when something would be left out.
+Rule: exit 1 when something would be left out that has a place now; who is pending already is told apart.
 """
 
 from __future__ import annotations
@@ -39,7 +39,11 @@ def whatif(
         list[str] | None, typer.Option("--label", metavar="K=V", help="Label of each new node, repeatable.")
     ] = None,
 ) -> None:
-    """Say whether everything would still fit, and what would start where; exit 1 when something would not."""
+    """Say whether everything would still fit, and what would start where.
+
+    Exit 1 when a VM would be left out that has a place now. VMs that no node takes even now are listed as
+    pending already, and do not count.
+    """
     from metastack.commands import names
     from metastack.commands.outlook import any_loss, new_nodes, outlook
     from metastack.commands.problem import usage
@@ -70,6 +74,16 @@ def whatif(
         raise typer.Exit(1)
 
 
+def _answer(view: MoveView) -> str:
+    if view.after is None:
+        return "pending already" if view.pending_already else "left out by the loss"
+    return "starts elsewhere" if view.before else "starts"
+
+
+def _out_first(view: MoveView) -> tuple[bool, bool]:
+    return view.after is not None, view.pending_already
+
+
 def _print(output: Output, view: Outlook) -> None:
     from .output import Column, Printer, clean, paint
 
@@ -83,11 +97,12 @@ def _print(output: Output, view: Outlook) -> None:
         Column("PROJECT", lambda v: v.project),
         Column("BEFORE", lambda v: v.before),
         Column("AFTER", lambda v: v.after),
+        Column("ANSWER", _answer),
         Column("REASON", lambda v: v.reason),
     ]
     if view.moves:
         # Who is left out comes first: that is what the question was.
-        Printer(output, columns, lambda v: v.name).list(sorted(view.moves, key=lambda v: v.after is not None))
+        Printer(output, columns, lambda v: v.name).list(sorted(view.moves, key=_out_first))
     if output is Output.WIDE:
         for node in view.nodes:
             used, room = node.promised, node.room

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from metastack.core.model import NodeState, Resources
-from metastack.core.placement import Move, NodeView, whatif, without_room
+from metastack.core.placement import Move, NodeView, Outcome, whatif, without_room
 from metastack.core.world import World
 
 from . import names
@@ -35,6 +36,8 @@ class MoveView(Struct, kw_only=True):
     """Why nobody, in short."""
     reasons: dict[str, list[str]] = {}
     """Of each node."""
+    pending_already: bool = False
+    """Nobody takes it now either: what is thought of here did not put it out."""
     deleted: bool = False
 
 
@@ -51,11 +54,15 @@ class Outlook(Struct, kw_only=True):
     """What would be."""
 
     fits: bool
+    """Nothing would be put out that has a place now."""
     summary: str
     lost: list[str]
     added: list[str]
     moves: list[MoveView]
     left_out: int
+    """VMs that have a place now, and would have none."""
+    pending_already: int
+    """VMs that nobody takes now, and nobody would then."""
     nodes: list[NodeLoad]
 
 
@@ -65,7 +72,7 @@ def outlook(world: World, lost: Sequence[str], more: Sequence[NodeView]) -> Outl
         if names.name("--lose", name) not in world.nodes():
             raise not_found(f"node {name}", "`metastack node list` shows the nodes that joined")
     found = whatif(world, lost=lost, more=more)
-    return _outlook(found.moves, found.nodes, list(lost), [view.name for view in more])
+    return _outlook(found, list(lost), [view.name for view in more])
 
 
 def any_loss(world: World, count: int) -> Outlook:
@@ -78,40 +85,51 @@ def any_loss(world: World, count: int) -> Outlook:
     lost, left = without_room(world, count)
     found = whatif(world, lost=lost)
     if not left:
-        view = _outlook((), found.nodes, [], [])
+        view = _outlook(replace(found, moves=()), [], [])
         view.summary = (
             f"the loss of any {count} of the nodes leaves room for what runs; "
             "a VM that could run nowhere else does not count: `metastack whatif --lose NODE` names it"
         )
         return view
-    return _outlook(found.moves, found.nodes, list(lost), [])
+    return _outlook(found, list(lost), [])
 
 
-def _outlook(moves: Sequence[Move], nodes: Sequence[NodeView], lost: list[str], added: list[str]) -> Outlook:
-    views = [_move(move) for move in moves]
-    out = [view for view in views if view.after is None]
+def _outlook(found: Outcome, lost: list[str], added: list[str]) -> Outlook:
+    views = [_move(move, move.vm in found.already) for move in found.moves]
+    starting = sum(view.after is not None for view in views)
+    out = len(found.put_out)
+    still = sum(view.after is None for view in views) - out
     gone = f"without {', '.join(lost)}" if lost else f"with {len(added)} more" if added else "as it is"
     if out:
-        summary = (
-            f"{gone}, {len(out)} VMs would be left out" if len(out) > 1 else f"{gone}, 1 VM would be left out"
-        )
+        summary = f"{gone}, {_vms(out)} would be left out"
+    elif still:
+        summary = f"{gone}, nothing more would be left out"
     else:
-        summary = f"{gone}, everything fits" + (f"; {len(views)} VMs would start elsewhere" if views else "")
+        summary = f"{gone}, everything fits"
+    if starting and not out:
+        summary += f"; {_vms(starting)} would start elsewhere"
+    if still:
+        summary += f"; {_vms(still)} {'is' if still == 1 else 'are'} pending already, and would stay so"
     return Outlook(
-        fits=not out,
+        fits=found.fits,
         summary=summary,
         lost=lost,
         added=added,
         moves=views,
-        left_out=len(out),
+        left_out=out,
+        pending_already=still,
         nodes=[
             NodeLoad(name=node.name, state=node.state.value, room=node.room, promised=node.promised)
-            for node in nodes
+            for node in found.nodes
         ],
     )
 
 
-def _move(move: Move) -> MoveView:
+def _vms(count: int) -> str:
+    return "1 VM" if count == 1 else f"{count} VMs"
+
+
+def _move(move: Move, already: bool) -> MoveView:
     return MoveView(
         name=move.vm.name,
         project=move.vm.project,
@@ -119,6 +137,7 @@ def _move(move: Move) -> MoveView:
         after=move.after or None,
         reason=None if move.after else main_reason(move.reasons),
         reasons={node: list(why) for node, why in sorted(move.reasons.items())},
+        pending_already=already and not move.after,
     )
 
 

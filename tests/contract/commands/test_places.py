@@ -598,6 +598,16 @@ async def test_what_if(rig: Rig) -> None:
     assert saved.fits and saved.added == ["new-1", "new-2"]
     assert outlook.any_loss(world, 1).fits
     assert not outlook.any_loss(world, 2).fits
+    await create_vm(rig.cluster, deed(), new("waits", memory_mib=99999))
+    world = await read_board_world(rig.cluster)
+    now, one = outlook.outlook(world, [], []), outlook.outlook(world, ["n1"], [])
+    assert now.fits and (now.left_out, now.pending_already) == (0, 1)
+    assert now.summary == "as it is, nothing more would be left out; 1 VM is pending already, and would stay so"
+    assert one.fits and (one.left_out, one.pending_already) == (0, 1), "the loss did not put it out"
+    assert {move.name for move in one.moves if move.pending_already} == {"waits"}
+    both = outlook.outlook(world, ["n1", "n2"], [])
+    assert (both.left_out, both.pending_already) == (two.left_out, 1)
+    assert f"{two.left_out} VM" in both.summary and "1 VM is pending already" in both.summary
     for wrong in (lambda: outlook.outlook(world, ["n9"], []), lambda: outlook.any_loss(world, 0)):
         with pytest.raises(Problem):
             wrong()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from cli_program import DEADLINE_S, Program, finish
@@ -144,6 +145,17 @@ async def test_what_if_has_an_exit_status(program: Program, rig: Rig) -> None:
     assert bad.status == 1
     assert bad.out.startswith("without n1, 1 VM would be left out\n")
     assert "needs 4096 MiB of memory" in bad.out
+    assert "left out by the loss" in bad.out
+    made = await program("vm", "create", "huge", "--image", "tiny", "--memory", "40GiB", "--no-wait")
+    assert made.status == 0
+    now = await program("whatif")
+    assert (now.status, "pending already" in now.out) == (0, True), now
+    assert "pending already" in (await program("whatif", "--lose", "n1")).out
+    two = await program("whatif", "--lose", "n1", "-o", "json")
+    view = json.loads(two.out)
+    assert (two.status, view["left_out"], view["pending_already"], view["fits"]) == (1, 1, 1, False)
+    assert {move["name"]: move["pending_already"] for move in view["moves"]} == {"a": False, "huge": True}
+    assert (await program("vm", "delete", "huge", "--yes", "--no-wait")).status == 0
     saved = (
         await program(
             *[

@@ -27,7 +27,7 @@ from metastack.core.placement import (
     with_specs,
     without_room,
 )
-from metastack.core.placement.whatif import _outcome
+from metastack.core.placement.whatif import _nowhere, _outcome
 
 node_st = st.tuples(st.integers(1, 6), st.integers(2048, 6144), st.sampled_from("ab"))
 vm_st = st.tuples(
@@ -60,7 +60,8 @@ def test_thinking_nodes_away_is_a_board_made_without_them(
     lost = {f"n{n}" for n in gone}
     base = Imagined(found.world)
     before = {vm: wait.head for vm, wait in base.waiting.items()}
-    assert _outcome(base.losing(lost)) == whatif(found.world, lost=lost)
+    anew, out = Imagined(found.world, lost=frozenset(lost)), _nowhere(base)
+    assert _outcome(base.losing(lost), out) == _outcome(anew, out) == whatif(found.world, lost=lost)
     assert {vm: wait.head for vm, wait in base.waiting.items()} == before, "the first one stays as it is"
     assert {n: v.promised for n, v in base.nodes.items()} == {
         n: v.promised for n, v in Imagined(found.world).nodes.items()
@@ -116,7 +117,25 @@ def test_room_that_comes_free_while_the_line_is_set_anew_is_room() -> None:
     assert found.heads()["young"] == ("n1",)
     outcome = whatif(found.world, lost=["n0"])
     assert {move.vm.name: move.after for move in outcome.moves} == {"old0": "n1", "old1": "n1", "young": ""}
-    assert outcome == _outcome(Imagined(found.world).losing(["n0"]))
+    assert outcome == _outcome(Imagined(found.world, lost=frozenset({"n0"})), frozenset())
+    assert {move.vm.name for move in outcome.put_out} == {"young"}, "the loss took its place"
+
+
+def test_who_waits_already_is_not_put_out_by_a_loss() -> None:
+    found = Cluster()
+    for n in range(2):
+        found.node(f"n{n}", memory_mib=5120)
+        found.want(f"v{n}", memory_mib=3000)
+    found.claim_all()
+    found.want("waits", memory_mib=3000)
+    outcome = whatif(found.world)
+    assert [move.vm.name for move in outcome.left_out] == ["waits"]
+    assert outcome.fits and not outcome.put_out
+    lost = whatif(found.world, lost=["n0"])
+    assert len(lost.left_out) == 2 and "waits" in {move.vm.name for move in lost.left_out}
+    assert [move.before for move in lost.put_out] == ["n0"] and not lost.fits
+    found.node("n2", memory_mib=5120)
+    assert whatif(found.world, lost=["n2"]).fits is False, "that node was about to take it"
 
 
 def test_specs_that_nobody_wrote() -> None:

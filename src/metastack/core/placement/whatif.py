@@ -39,26 +39,41 @@ class Outcome(Struct, frozen=True, kw_only=True):
     moves: tuple[Move, ...]
     nodes: tuple[NodeView, ...]
     """As they would be then, with what they would have promised."""
+    already: frozenset[VmId] = frozenset()
+    """VMs that no node takes in the world as it is: nothing that is thought of here put them out."""
 
     @property
     def left_out(self) -> tuple[Move, ...]:
+        """Whom no node would take, whatever the cause."""
         return tuple(move for move in self.moves if not move.after)
 
     @property
+    def put_out(self) -> tuple[Move, ...]:
+        """Whom no node would take then, and one takes now."""
+        return tuple(move for move in self.left_out if move.vm not in self.already)
+
+    @property
     def fits(self) -> bool:
-        return not self.left_out
+        return not self.put_out
 
 
 def whatif(world: World, *, lost: Iterable[str] = (), more: Iterable[NodeView] = ()) -> Outcome:
     """The world without those nodes and with these: who would be where.
 
     VMs that wait already are among the moves, so that what nobody would take is seen with or without a loss;
-    also those that wait only for others to be up.
+    also those that wait only for others to be up. Which of these nobody takes even now, ``already`` says.
     """
-    return _outcome(Imagined(world, lost=frozenset(lost), more=more))
+    gone, new = frozenset(lost), list(more)
+    base = Imagined(world)
+    then = Imagined(world, lost=gone, more=new) if new else base.losing(gone) if gone else base
+    return _outcome(then, _nowhere(base))
 
 
-def _outcome(board: Imagined) -> Outcome:
+def _nowhere(board: Imagined) -> frozenset[VmId]:
+    return frozenset(wait.vm for wait in board.waiting.values() if not wait.head)
+
+
+def _outcome(board: Imagined, already: frozenset[VmId]) -> Outcome:
     world, moves = board.world, []
     for wait in sorted(board.waiting.values(), key=lambda one: one.line):
         claim = world.claim(wait.vm)
@@ -66,7 +81,8 @@ def _outcome(board: Imagined) -> Outcome:
         after = wait.head[0] if wait.head else ""
         reasons = {} if after else {v.node: v.reasons for v in explain(board, wait.spec)}
         moves.append(Move(vm=wait.vm, before=before, after=after, reasons=reasons))
-    return Outcome(moves=tuple(moves), nodes=tuple(board.nodes[name] for name in sorted(board.nodes)))
+    nodes = tuple(board.nodes[name] for name in sorted(board.nodes))
+    return Outcome(moves=tuple(moves), nodes=nodes, already=already)
 
 
 def without_room(world: World, spare_nodes: int) -> tuple[tuple[str, ...], tuple[Move, ...]]:
@@ -77,15 +93,15 @@ def without_room(world: World, spare_nodes: int) -> tuple[tuple[str, ...], tuple
     """
     board = Imagined(world)
     up = [view for view in board.nodes.values() if view.ready and view.state == "ready"]
-    today = {wait.vm for wait in board.waiting.values() if not wait.head}
+    today = _nowhere(board)
     for lost in _cases(up, spare_nodes):
         if not any(board.on(name) for name in lost):
             continue
         then = board.losing(lost)
         out = {w.vm for w in then.waiting.values() if not w.head and w.vm not in today}
         if any(then.short_of_room(then.waiting[vm].spec) for vm in out):
-            moves = _outcome(then).left_out
-            return lost, tuple(m for m in moves if m.vm in out and then.short_of_room(then.waiting[m.vm].spec))
+            moves = _outcome(then, today).put_out
+            return lost, tuple(m for m in moves if then.short_of_room(then.waiting[m.vm].spec))
     return (), ()
 
 
