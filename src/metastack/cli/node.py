@@ -35,7 +35,8 @@ _ITS_OWN_WORDS = (
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with the change.")]
 
 
-def _printer(frame: Frame) -> Printer[NodeInfo]:
+def _printer(frame: Frame, *changed: str) -> Printer[NodeInfo]:
+    """``changed``: columns that a table shows whatever its width: what the verb is about."""
     from .output import Column, Printer, age
 
     def cpus(used: Resources | None, all: Resources | None) -> str | None:
@@ -57,8 +58,8 @@ def _printer(frame: Frame) -> Printer[NodeInfo]:
         Column("STORAGE", lambda v: v.storage, wide=True),
         Column("STORAGE-ADDRESS", lambda v: v.storage_address, wide=True),
         Column("BRIDGES", lambda v: v.bridges, wide=True),
-        Column("LABELS", lambda v: v.labels, wide=True),
-        Column("TAINTS", lambda v: v.taints, wide=True),
+        Column("LABELS", lambda v: v.labels, wide="LABELS" not in changed),
+        Column("TAINTS", lambda v: v.taints, if_any="TAINTS" not in changed),
         Column("MESSAGE", lambda v: v.message),
     ]
     return Printer(frame.output, columns, lambda v: v.name)
@@ -77,7 +78,12 @@ async def _show(cluster: Cluster, name: str) -> NodeInfo:
 
 
 def _change(
-    frame: Frame, name: str, reason: str, work: Callable[[Cluster, Deed], Awaitable[bool]], done: str
+    frame: Frame,
+    name: str,
+    reason: str,
+    work: Callable[[Cluster, Deed], Awaitable[bool]],
+    done: str,
+    column: str = "",
 ) -> None:
     from metastack.commands.deed import new_deed
 
@@ -88,7 +94,7 @@ def _change(
         note(frame, f"node {name}: {done}" if changed else f"node {name}: is so already")
         return await _show(cluster, name)
 
-    _printer(frame).one(with_cluster(frame, both))
+    _printer(frame, column).one(with_cluster(frame, both))
 
 
 @verb(app, "list")
@@ -153,7 +159,7 @@ def label(
 
     put, drop = label_changes(list(labels))
     done = "labelled" if put else "labels removed"
-    _change(frame_of(ctx), name, reason, lambda c, d: label_node(c, d, name, put, drop), done)
+    _change(frame_of(ctx), name, reason, lambda c, d: label_node(c, d, name, put, drop), done, "LABELS")
 
 
 @verb(app)
@@ -171,7 +177,7 @@ def taint(
 
     change = taint_changes(list(taints))
     done = "tainted" if change.put else "taints removed"
-    _change(frame_of(ctx), name, reason, lambda c, d: taint_node(c, d, name, change), done)
+    _change(frame_of(ctx), name, reason, lambda c, d: taint_node(c, d, name, change), done, "TAINTS")
 
 
 @verb(app)

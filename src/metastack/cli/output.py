@@ -62,10 +62,12 @@ def clean(text: str) -> str:
 class Column(Generic[T]):
     """One column: its head and the cell's text."""
 
-    def __init__(self, head: str, cell: Callable[[T], Any], wide: bool = False) -> None:
+    def __init__(self, head: str, cell: Callable[[T], Any], wide: bool = False, if_any: bool = False) -> None:
+        """``wide``: of wide tables only; ``if_any``: of others too when one of the first rows has something."""
         self.head = head
         self.cell = cell
         self.wide = wide
+        self.if_any = if_any
 
 
 def text_of(value: Any) -> str:
@@ -88,10 +90,13 @@ class Table(Generic[T]):
 
     def __init__(self, columns: Sequence[Column[T]], wide: bool, stream: TextIO) -> None:
         self._columns = [column for column in columns if wide or not column.wide]
+        self._wide = wide
         self._stream = stream
         self._widths: list[int] | None = None
 
-    def print(self, rows: Iterable[T]) -> None:
+    def print(self, rows: Sequence[T]) -> None:
+        if self._widths is None and not self._wide:
+            self._columns = [c for c in self._columns if not c.if_any or any(c.cell(row) for row in rows)]
         cells = [[text_of(column.cell(row)) for column in self._columns] for row in rows]
         lines = cells
         if self._widths is None:

@@ -224,3 +224,18 @@ async def test_draining(program: Program, rig: Rig) -> None:
     tainted = await program("node", "taint", "n1", "x=1", "y:PreferNoSchedule", "-o", "json")
     assert tainted.json()["taints"] == ["x=1:NoSchedule", "y:PreferNoSchedule"]
     assert (await program("node", "taint", "n1", "x:NoExecute")).status == 2
+
+
+async def test_what_was_put_on_a_node_is_shown(program: Program, rig: Rig) -> None:
+    await three(rig)
+    assert "TAINTS" not in (await program("node", "list")).out, "nobody has one"
+    tainted = await program("node", "taint", "n1", "dedicated=db", "old:PreferNoSchedule")
+    head, row = tainted.out.splitlines()
+    assert "TAINTS" in head and "dedicated=db:NoSchedule,old:PreferNoSchedule" in row, tainted
+    head, row = (await program("node", "label", "n2", "zone=a")).out.splitlines()
+    assert "LABELS" in head and "zone=a" in row
+    listed = (await program("node", "list")).out.splitlines()
+    assert "TAINTS" in listed[0] and "dedicated=db:NoSchedule,old:PreferNoSchedule" in listed[1], listed
+    assert "dedicated=db:NoSchedule" in (await program("node", "show", "n1")).out
+    head, row = (await program("node", "taint", "n1", "dedicated-", "old-")).out.splitlines()
+    assert "TAINTS" in head and "NoSchedule" not in row, "none is left, and that is said"

@@ -51,6 +51,22 @@ def test_table() -> None:
     assert out.getvalue() == "NAME       LAST\nlong-name  -\nb          x,y\nc          \\x1b[31m\n"
 
 
+@pytest.mark.parametrize(
+    ("last", "shown"), [(["", ["x"]], "NAME  LAST\na     -\nb     x\n"), (["", []], "NAME\na\nb\n")]
+)
+def test_a_column_that_is_shown_where_any_row_has_something(last: list[object], shown: str) -> None:
+    columns: list[Column[tuple[str, object]]] = [
+        Column("NAME", lambda row: row[0]),
+        Column("LAST", lambda row: row[1], if_any=True),
+    ]
+    rows = list(zip("ab", last, strict=True))
+    out, wide = io.StringIO(), io.StringIO()
+    Table(columns, False, out).print(rows)
+    Table(columns, True, wide).print(rows)
+    assert out.getvalue() == shown
+    assert wide.getvalue().startswith("NAME  LAST\n")
+
+
 def test_cells() -> None:
     assert [text_of(value) for value in (None, True, 1.0, 0, "", {}, {"a": "b"}, [])] == [
         *("-", "yes", "1", "0", "-", "-", "a=b", "-")
