@@ -15,6 +15,7 @@ from .demands import (
     AntiAffinity,
     Arch,
     CpuFeature,
+    IgnoreSpare,
     Node,
     NodeSelector,
     Priority,
@@ -41,7 +42,8 @@ from .vm_options import (
 )
 
 if TYPE_CHECKING:
-    from metastack.commands.deed import Cluster
+    from metastack.commands.deed import Cluster, Deed
+    from metastack.commands.specs import Changed
     from metastack.commands.views import VmView
 
 
@@ -62,6 +64,7 @@ def place(
     start_after: StartAfter = None,
     ready_port: ReadyPort = None,
     project: Project = "",
+    ignore_spare: IgnoreSpare = False,
     reason: Reason = "",
 ) -> None:
     """Change where a VM may run, and in which order it starts.
@@ -90,7 +93,7 @@ def place(
     )
 
     async def work(cluster: Cluster) -> VmView | None:
-        placed = await place_vm(cluster, deed, vm, demands)
+        placed = await place_vm(cluster, deed, vm, demands, ignore_spare)
         note(frame, f"{vm}: changed" if placed.changed else f"{vm}: is so already")
         if placed.remark:
             note(frame, f"{vm}: {placed.remark}")
@@ -101,12 +104,22 @@ def place(
 
 
 @verb(app)
-def unpin(ctx: typer.Context, name: Name, project: Project = "", reason: Reason = "") -> None:
+def unpin(
+    ctx: typer.Context,
+    name: Name,
+    project: Project = "",
+    ignore_spare: IgnoreSpare = False,
+    reason: Reason = "",
+) -> None:
     """Let any node take a VM again; where it runs it stays."""
     from metastack.commands.places import unpin_vm
 
     vm = vm_id(name, project)
-    change_vm(frame_of(ctx), vm, reason, lambda c, d: unpin_vm(c, d, vm), None, True, 0, "unpinned")
+
+    async def work(cluster: Cluster, deed: Deed) -> Changed:
+        return await unpin_vm(cluster, deed, vm, ignore_spare)
+
+    change_vm(frame_of(ctx), vm, reason, work, None, True, 0, "unpinned")
 
 
 @verb(app)
@@ -118,6 +131,7 @@ def move(
         bool, typer.Option("--cold", help="Stop it where it runs; without, only what does not run is moved.")
     ] = False,
     project: Project = "",
+    ignore_spare: IgnoreSpare = False,
     reason: Reason = "",
     no_wait: NoWait = False,
     timeout: Timeout = TIMEOUT_S,
@@ -131,7 +145,7 @@ def move(
     vm, frame, deed = vm_id(name, project), frame_of(ctx), new_deed(reason)
 
     async def work(cluster: Cluster) -> VmView | None:
-        moved = await move_vm(cluster, deed, vm, node, cold)
+        moved = await move_vm(cluster, deed, vm, node, cold, ignore_spare)
         note(frame, f"{vm}: pinned to {node}" if moved.changed else f"{vm}: is so already")
         view = await look_at_vm(cluster, vm)
         if no_wait or moved.spec.power is Power.OFF or (view is not None and view.phase == "stopped"):

@@ -2,6 +2,8 @@
 
 Owns: the refusal, in words, and the guard that makes it hold against another admission.
 Refuses: placing anything: it asks the nodes' own board about a world in which the new specs are written.
+A change of where a VM may run is judged too: by its pin or its rules one VM can take the place that another
+one would need. It is refused only when the reserve holds now and would not after it.
 Rule: asked only while ``spare_nodes`` is above 0, so that a create without it reads nothing more.
 
 What is guaranteed: every VM that is let in changes ``config/admission`` and compares the revision that the
@@ -15,11 +17,11 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from metastack.core.change import Delete, Guard, Put
+from metastack.core.change import Delete, Guard, Put, Snapshot
 from metastack.core.codec import encode
 from metastack.core.model import Admission, ClusterConfig, Power, VmSpec
-from metastack.core.placement import Move, whatif, with_specs, without_room
-from metastack.core.world import World
+from metastack.core.placement import Move, whatif, with_claim, with_specs, without_room
+from metastack.core.world import World, wants_on
 
 from .deed import Cluster, Deed
 from .problem import Problem, conflict
@@ -44,17 +46,55 @@ async def admit(
     wanted = [spec for spec in specs if spec.power is Power.ON]
     if not config.spare_nodes or ignore_spare or not wanted:
         return Admitted()
-    keys = cluster.keys
-    snapshot = await cluster.store.list(*prefixes(keys, board_kinds(config)), keys.admission())
-    token = next((e.mod_revision for e in snapshot.entries if e.key == keys.admission()), 0)
-    world = World(keys)
-    world.load(snapshot)
-    if (problem := refusal(with_specs(world, wanted), wanted, config.spare_nodes)) is not None:
+    snapshot = await _look(cluster, config)
+    world = with_specs(_world(cluster, snapshot), wanted)
+    if (problem := refusal(world, wanted, config.spare_nodes)) is not None:
         raise problem
-    last = Admission(vm=str(wanted[-1].id), by=deed.by, request_id=deed.request_id)
-    return Admitted(
-        guards=(Guard(keys.admission(), "mod", token),), effects=(Put(keys.admission(), encode(last)),)
-    )
+    return _let_in(cluster, deed, snapshot, wanted[-1])
+
+
+async def admit_place(
+    cluster: Cluster, deed: Deed, before: VmSpec, after: VmSpec, ignore_spare: bool, moves_to: str = ""
+) -> Admitted:
+    """Let a VM that is wanted on have another place; raises Problem when that takes a lost node's room.
+
+    ``moves_to``: it is stopped where it runs, and will be there.
+    """
+    config = await cluster.config()
+    same = before.placement == after.placement and before.ha.priority == after.ha.priority
+    if not config.spare_nodes or ignore_spare or same:
+        return Admitted()
+    snapshot, vm = await _look(cluster, config), after.id
+    world = with_specs(_world(cluster, snapshot), [after])
+    if not wants_on(world, vm):
+        return Admitted()  # it needs no room; `vm start` asks
+    if moves_to:
+        world = with_claim(world, vm, moves_to)
+    lost, left = without_room(world, config.spare_nodes)
+    if not left:
+        return _let_in(cluster, deed, snapshot, after)
+    if without_room(_world(cluster, snapshot), config.spare_nodes)[1]:
+        # Nothing is kept now that could be taken, and whoever mends that by moving VMs is not stopped half-way.
+        return Admitted()
+    raise _too_little(f"vm {vm}", config.spare_nodes, lost, left, "choose another place")
+
+
+async def _look(cluster: Cluster, config: ClusterConfig) -> Snapshot:
+    keys = cluster.keys
+    return await cluster.store.list(*prefixes(keys, board_kinds(config)), keys.admission())
+
+
+def _world(cluster: Cluster, snapshot: Snapshot) -> World:
+    world = World(cluster.keys)
+    world.load(snapshot)
+    return world
+
+
+def _let_in(cluster: Cluster, deed: Deed, snapshot: Snapshot, last: VmSpec) -> Admitted:
+    key = cluster.keys.admission()
+    token = next((e.mod_revision for e in snapshot.entries if e.key == key), 0)
+    record = Admission(vm=str(last.id), by=deed.by, request_id=deed.request_id)
+    return Admitted(guards=(Guard(key, "mod", token),), effects=(Put(key, encode(record)),))
 
 
 def refusal(world: World, wanted: Sequence[VmSpec], spare_nodes: int) -> Problem | None:
@@ -69,12 +109,16 @@ def refusal(world: World, wanted: Sequence[VmSpec], spare_nodes: int) -> Problem
             f"make room, or {IGNORE}",
         )
     lost, left = without_room(world, spare_nodes)
-    if not left:
-        return None
+    return _too_little(object, spare_nodes, lost, left, "add a node") if left else None
+
+
+def _too_little(
+    object: str, spare_nodes: int, lost: Sequence[str], left: Sequence[Move], instead: str
+) -> Problem:
     return conflict(
         object,
         f"would leave too little room (spare_nodes={spare_nodes}): without {', '.join(lost)}, {in_words(left)}",
-        f"add a node, or {IGNORE}; `metastack whatif --lose {','.join(lost)}` shows how it is now",
+        f"{instead}, or {IGNORE}; `metastack whatif --lose {','.join(lost)}` shows how it is now",
     )
 
 

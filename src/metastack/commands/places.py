@@ -17,6 +17,7 @@ from metastack.core.placement import Board, explain, with_specs
 from metastack.core.world import World, mod_of, wants_on
 
 from . import names
+from .admission import admit_place
 from .creation import check_order
 from .deed import Cluster, Deed
 from .demands import Demands, demands_text
@@ -33,7 +34,9 @@ class Placed(Struct, frozen=True, kw_only=True):
     remark: str = ""
 
 
-async def place_vm(cluster: Cluster, deed: Deed, vm: VmId, demands: Demands) -> Placed:
+async def place_vm(
+    cluster: Cluster, deed: Deed, vm: VmId, demands: Demands, ignore_spare: bool = False
+) -> Placed:
     """Change what a VM demands of its place. A running VM stays where it is, and the answer says so."""
     if not demands.said:
         raise usage("vm place", "no demand is given", "such as --priority 10, or --spread '' to remove one")
@@ -47,7 +50,11 @@ async def place_vm(cluster: Cluster, deed: Deed, vm: VmId, demands: Demands) -> 
         if ha.start_after != spec.ha.start_after:
             await check_order(cluster, vm, ha)
         after = replace(spec, placement=placement, ha=ha)
-        return Edit(spec=after, message="; ".join(demands_text(after))) if after != spec else None
+        if after == spec:
+            return None
+        let_in = await admit_place(cluster, deed, spec, after, ignore_spare)
+        message = "; ".join(demands_text(after))
+        return Edit(spec=after, message=message, guards=let_in.guards, effects=let_in.effects)
 
     changed = await edit_vm(cluster, deed, vm, "vm.place", edit)
     return Placed(spec=changed.spec, changed=changed.changed, remark=await _remark(cluster, changed.spec))
@@ -72,20 +79,29 @@ async def _remark(cluster: Cluster, spec: VmSpec) -> str:
     return told
 
 
-async def unpin_vm(cluster: Cluster, deed: Deed, vm: VmId) -> Changed:
-    """Any node may take the VM again; where it runs it stays."""
+async def unpin_vm(cluster: Cluster, deed: Deed, vm: VmId, ignore_spare: bool = False) -> Changed:
+    """Any node may take the VM again; where it runs it stays.
+
+    Of a pinned VM no room is kept elsewhere (``spare_nodes``), so this is a wish for more.
+    """
 
     async def edit(spec: VmSpec) -> Edit | None:
         after = replace(spec, placement=replace(spec.placement, node="", move=PinMove.STAY))
-        return Edit(spec=after) if after != spec else None
+        if after == spec:
+            return None
+        let_in = await admit_place(cluster, deed, spec, after, ignore_spare)
+        return Edit(spec=after, guards=let_in.guards, effects=let_in.effects)
 
     return await edit_vm(cluster, deed, vm, "vm.unpin", edit)
 
 
-async def move_vm(cluster: Cluster, deed: Deed, vm: VmId, node: str, cold: bool) -> Changed:
+async def move_vm(
+    cluster: Cluster, deed: Deed, vm: VmId, node: str, cold: bool, ignore_spare: bool = False
+) -> Changed:
     """Pin the VM to a node; with ``cold`` a guest that runs elsewhere is stopped there and started here.
 
-    Refused when it runs elsewhere and ``cold`` is not said, and when the node would not take it.
+    Refused when it runs elsewhere and ``cold`` is not said, when the node would not take it, and when it takes
+    the room that another VM would need after a loss (``spare_nodes``).
     """
     await _need_node(cluster, node)
     object, keys = label_of(vm), cluster.keys
@@ -113,8 +129,10 @@ async def move_vm(cluster: Cluster, deed: Deed, vm: VmId, node: str, cold: bool)
         if after == spec:
             return None
         # The claim is a guard: whether it runs elsewhere is what decides whether it is stopped.
-        guards = (Guard(keys.claim(vm), "mod", mod_of(claim)),)
-        return Edit(spec=after, guards=guards, message=f"to {node}" + (", cold" if elsewhere else ""))
+        let_in = await admit_place(cluster, deed, spec, after, ignore_spare, node if elsewhere else "")
+        guards = (Guard(keys.claim(vm), "mod", mod_of(claim)), *let_in.guards)
+        message = f"to {node}" + (", cold" if elsewhere else "")
+        return Edit(spec=after, guards=guards, effects=let_in.effects, message=message)
 
     return await edit_vm(cluster, deed, vm, "vm.move", edit)
 

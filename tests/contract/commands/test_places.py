@@ -37,6 +37,7 @@ from metastack.core.model import (
     Toleration,
     VmId,
 )
+from metastack.core.placement import Board
 
 
 def vm(name: str) -> VmId:
@@ -300,8 +301,6 @@ async def spare(rig: Rig, count: int = 1) -> None:
 async def fill(rig: Rig, sessions: dict[str, int]) -> None:
     """Every waiting VM goes where it should."""
     while True:
-        from metastack.core.placement import Board
-
         board = Board(await read_board_world(rig.cluster))
         heads = [(wait.vm, wait.head[0]) for wait in board.waiting.values() if wait.head]
         if not heads:
@@ -378,6 +377,74 @@ async def test_who_could_run_nowhere_else_needs_no_spare_node(rig: Rig) -> None:
     await spare(rig)
     await create_vm(rig.cluster, deed(), new("pinned", node="n1"))
     await create_vm(rig.cluster, deed(), new("free"))
+
+
+async def kept_by_one_node(rig: Rig) -> dict[str, int]:
+    """Three nodes of 7 GiB: n3's big VM has room on n2 alone, which is empty."""
+    sessions = await three(rig, "a", "b", "c")
+    for name, node, mib in (("left", "n1", 3000), ("right", "n1", 3000), ("big", "n3", 5000)):
+        await create_vm(rig.cluster, deed(), new(name, memory_mib=mib))
+        await rig.claim(node, sessions[node], vm(name))
+    await spare(rig)
+    assert outlook.any_loss(await read_board_world(rig.cluster), 1).fits
+    return sessions
+
+
+async def test_a_move_that_takes_a_lost_nodes_room_is_refused(rig: Rig) -> None:
+    sessions = await kept_by_one_node(rig)
+
+    def move(node: str, **more: Any) -> Any:
+        return places.move_vm(rig.cluster, deed(), vm("left"), node, cold=True, **more)
+
+    said = (
+        "spare_nodes=1",
+        "without n3, default/big would not fit",
+        "choose another place, or say --ignore-spare",
+    )
+    await refused(move("n2"), Code.CONFLICT, *said)
+    assert (await rig.spec(vm("left"))).placement == Placement()
+    assert await rig.store.get(rig.keys.admission()) is None
+    moved = await move("n2", ignore_spare=True)
+    assert moved.spec.placement == Placement(node="n2", move=PinMove.COLD)
+    await rig.release(vm("left"))
+    await rig.claim("n2", sessions["n2"], vm("left"))
+    assert not outlook.any_loss(await read_board_world(rig.cluster), 1).fits, "as it was said"
+    # Nothing is kept now: whoever mends that, also in several steps, is not stopped.
+    assert (await move("n1")).changed
+    assert (await places.place_vm(rig.cluster, deed(), vm("right"), Demands(node="n1"))).changed
+
+
+async def test_demands_that_leave_no_room_after_a_loss_are_refused(rig: Rig) -> None:
+    """It runs on, and could go nowhere once its node is lost: n1 would take it if only it had room."""
+    await kept_by_one_node(rig)
+
+    def place(**more: Any) -> Any:
+        return places.place_vm(rig.cluster, deed(), vm("big"), Demands(**more))
+
+    await refused(place(node="n1"), Code.CONFLICT, "without n3, default/big would not fit", "--ignore-spare")
+    await refused(place(node_selector=["zone=a"]), Code.CONFLICT, "spare_nodes=1")
+    await vms.delete_vm(rig.cluster, deed(), vm("right"))
+    await rig.release(vm("right"))
+    assert (await place(node="n3")).changed, "whoever may run nowhere else needs no room elsewhere"
+    assert await rig.store.get(rig.keys.admission()) is not None, "judged one after the other"
+    await create_vm(rig.cluster, deed(), new("late", memory_mib=2500))
+    board = Board(await read_board_world(rig.cluster))
+    assert board.waiting[vm("late")].head[0] == "n2"
+    await refused(
+        places.unpin_vm(rig.cluster, deed(), vm("big")), Code.CONFLICT, "without n3, default/big would not fit"
+    )
+    assert (await places.unpin_vm(rig.cluster, deed(), vm("big"), ignore_spare=True)).changed
+
+
+async def test_what_is_off_takes_nobodys_room_wherever_it_is_pinned(rig: Rig) -> None:
+    await kept_by_one_node(rig)
+    await create_vm(rig.cluster, deed(), new("off", memory_mib=3000, off=True))
+    assert (await places.move_vm(rig.cluster, deed(), vm("off"), "n2", cold=False)).changed
+    await refused(vms.start_vm(rig.cluster, deed(), vm("off")), Code.CONFLICT, "spare_nodes=1")
+    assert (
+        await places.place_vm(rig.cluster, deed(), vm("left"), Demands(priority=0, arch=""))
+    ).changed is False
+    assert (await places.place_vm(rig.cluster, deed(), vm("left"), Demands(priority=5))).changed
 
 
 # --- changing the place

@@ -29,7 +29,7 @@ from .departures import Departure, departures, leaving
 from .explain import GroupRule, Verdict, explain, group_rules
 from .filters import taint_text
 from .gates import answered, unanswered, waiting
-from .imagined import Imagined, with_specs
+from .imagined import Imagined, with_claim, with_specs
 from .line import Waiting
 from .nodes import NodeView, node_state, node_view, node_views, promised, ring, successors
 from .whatif import Move, Outcome, whatif, without_room
@@ -60,6 +60,7 @@ __all__ = [
     "unanswered",
     "waiting",
     "whatif",
+    "with_claim",
     "with_specs",
     "without_room",
 ]

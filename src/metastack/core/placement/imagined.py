@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from ..change import Batch, Entry, KeyEvent
 from ..codec import encode
-from ..model import NodeState, VmSpec
+from ..model import NodeState, VmId, VmSpec
 from ..world import World, mod_of
 from . import filters
 from .board import Board
@@ -64,4 +64,16 @@ def with_specs(world: World, specs: Iterable[VmSpec]) -> World:
         created = found.create if (found := world.spec(spec.id)) is not None else revision
         entry = Entry(key, encode(spec), created, revision, 1 if mod_of(found) == 0 else 2)
         world.apply(Batch(revision, (KeyEvent(key, revision, entry),)))
+    return world
+
+
+def with_claim(world: World, vm: VmId, node: str) -> World:
+    """The world as if that node had taken the VM over from the one that has it. The same object, changed."""
+    found = world.claim(vm)
+    if found is None or found.record is None:
+        return world
+    key, revision = world.keys.claim(vm), world.revision + 1
+    there = replace(found.record, node=node, session=world.session(node))
+    entry = Entry(key, encode(there), found.create, revision, 2)
+    world.apply(Batch(revision, (KeyEvent(key, revision, entry),)))
     return world
