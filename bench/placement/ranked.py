@@ -35,6 +35,8 @@ class Fed(World):
             self._tables[key.kind].pop(key.names, None)
         else:
             self._tables[key.kind][key.names] = found
+        if key.kind is Kind.CLUSTER:
+            self.settled.note(self._get(Kind.CLUSTER, ClusterConfig))
         self.revision = revision
 
 

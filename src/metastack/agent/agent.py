@@ -198,7 +198,7 @@ class Agent:
             self.fencer.observe({key.names[0] for key in news if key.kind is Kind.NODE_ALIVE})
             node.session.check()
         if Kind.CLUSTER in kinds:
-            self._config_changed(node.world)
+            self._config_changed(self._health.settled(node.world))
         for key in route.keys_of(news, node.world, node.name, node.board, node.disks, self._here):
             self._queue.add(key)
         if node.board.waiting:

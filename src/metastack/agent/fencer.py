@@ -60,6 +60,8 @@ class Fencer:
         """Absent when this agent started, and fenced at some time before: when it was first looked for."""
         self._begun: dict[str, int] = {}
         """The revision of each intent for which the storage was asked for a block."""
+        self._ends: dict[str, dict[int, float]] = {}
+        """By victim: when which other node's lease would have ended, as etcd told first, loop seconds."""
         self.braked = ""
         """Why nothing is fenced right now; empty when the brake is off."""
 
@@ -89,7 +91,7 @@ class Fencer:
     def _brake(self) -> None:
         """Engage when too many nodes vanished together: that is our network, not their death."""
         world, config = self._node.world, self._node.world.config
-        now_s = asyncio.get_running_loop().time()
+        now_s, was = asyncio.get_running_loop().time(), self.braked
         # Safety: the receipt may be of an earlier absence, and an agent that just started cannot know when a
         # node vanished. It counts as vanished now, until the window has passed.
         old = {name for name, at_s in self._long_gone.items() if now_s - at_s > config.brake_window_s}
@@ -98,8 +100,9 @@ class Fencer:
         most = 0
         for at, start in enumerate(times):
             most = max(most, sum(1 for t in times[at:] if t - start <= config.brake_window_s))
-        was = self.braked
-        if len(joined) > 1 and most * 100 > config.brake_percent * len(joined):
+        if not world.settled.known:
+            self.braked = f"brake: the settings cannot be read, and were not since {self._node.name} started"
+        elif len(joined) > 1 and most * 100 > config.brake_percent * len(joined):
             self.braked = (
                 f"brake: {most} of {len(joined)} nodes vanished within {config.brake_window_s} s; "
                 "nothing is fenced until one returns"
@@ -114,7 +117,8 @@ class Fencer:
 
         Nodes that die at one moment lose their leases up to a quarter of the TTL, and half a second, apart: by
         when the last was renewed. Whoever died together with ``victim`` has not renewed for three quarters of
-        the TTL by now, and whoever is well has within the last one. So none has to be waited for who is well.
+        the TTL by now, and whoever is well has within the last one. So none has to be waited for who is well;
+        and who renewed since this was asked first is, also under a lease that is shorter than the settings say.
         """
         world, config = self._node.world, self._node.world.config
         joined = [name for name in world.nodes() if self._counts(name)]
@@ -123,10 +127,15 @@ class Fencer:
             found for name in joined if name != self._node.name and (found := world.alive(name)) is not None
         ]
         late: list[str] = []
+        ends = self._ends.setdefault(victim, {})
         for asked, alive in enumerate(living):
             if (absent + len(late) + len(living) - asked) * 100 <= config.brake_percent * len(joined):
                 break  # were all the others late, the brake would not engage
-            if alive.lease and await self._node.store.left_s(alive.lease) < config.lease_ttl_s / 2:
+            left_s = await self._node.store.left_s(alive.lease) if alive.lease else config.lease_ttl_s
+            end_s = asyncio.get_running_loop().time() + left_s
+            # Both are whole seconds, rounded down; 0 may be long over.
+            renewed = left_s > 0 and end_s - ends.setdefault(alive.lease, end_s) > 1.0
+            if left_s < config.lease_ttl_s / 2 and not renewed:
                 late.append(alive.record.name if alive.record is not None else "?")
         engages = (absent + len(late)) * 100 > config.brake_percent * len(joined)
         return f"renewals of {', '.join(late)} are late" if late and engages else ""
@@ -148,8 +157,13 @@ class Fencer:
             # And whose turn it is counts from when there is something to do.
             self._failed.pop(victim, None)
             self._rank.pop(victim, None)
+            self._ends.pop(victim, None)
             return 0.0
         self._brake()
+        if not self._node.world.settled.known:
+            # Safety: nor an intent of a person. Perhaps fences go by single clients, and a whole address would
+            # shut out others; nor is it known whether a person set the brake against just this.
+            return 5.0
         view = self._view(victim)
         intent = view.fence is not None and view.fence.record is not None and view.fence.record.intent
         if not intent and (view.victim_alive or not view.unfenced_claims):

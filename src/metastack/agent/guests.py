@@ -125,12 +125,20 @@ class Guests:
         facts = self._node.world.facts(claim.taken_from)
         if facts is not None and facts.record is not None and facts.record.storage_addresses:
             await self._node.storage.break_locks(claim.volume_uuid, facts.record.storage_addresses)
-        if self._node.world.config.fencing is Fencing.CLIENT and await self._node.storage.locked(
-            claim.volume_uuid
-        ):
+        if self._by_clients(claim.taken_from) and await self._node.storage.locked(claim.volume_uuid):
             # Safety: a fence of single clients does not reach one that came after it.
             raise InUse(f"a client that {claim.taken_from}'s fence did not reach has it open")
         memory.locks_broken = claim.epoch
+
+    def _by_clients(self, victim: str) -> bool:
+        """Perhaps that node was fenced by single clients.
+
+        Safety: by the setting of now, and by the receipt: the setting may have changed since the fence.
+        """
+        world, found = self._node.world, self._node.world.fence(victim)
+        receipt = found.record.receipt if found is not None and found.record is not None else None
+        by_receipt = receipt is not None and bool(receipt.clients)
+        return by_receipt or world.config.fencing is Fencing.CLIENT or not world.settled.known
 
     def _back_off(self, memory: VmMemory, times: int) -> None:
         """Wait before the next boot, twice as long every time."""

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from ..core.facts import Domain
 from ..core.model import NodeFacts
+from ..core.world import World
 from ..ports import Fenced, Refused, Storage, Unavailable
 
 log = structlog.get_logger()
@@ -45,6 +46,8 @@ class Health(Struct, kw_only=True):
     """How often it did not answer, one after the other."""
     seen_as: str | None = None
     """Under which address the storage sees this node; None: not asked yet."""
+    settings: str = ""
+    """That the cluster's settings cannot be read, and what follows; empty: they can."""
 
     async def try_rights(self, storage: Storage) -> None:
         """Find out what my user may do. That it cannot be found out is no obstacle to anything."""
@@ -65,6 +68,15 @@ class Health(Struct, kw_only=True):
                 log.error("damaged_domain", what=text)
         self.damaged = found
 
+    def settled(self, world: World) -> World:
+        """The settings are news: note, loudly, whether they can be read. Gives the world back."""
+        before, self.settings = self.settings, unsettled(world)
+        if self.settings and self.settings != before:
+            log.error("settings_unreadable", known=world.settled.known, error=world.settled.why)
+        elif before and not self.settings:
+            log.warning("settings_readable")
+        return world
+
     def asked_storage(self, error: Exception | None) -> None:
         """The storage was asked something small: it answered, or not."""
         self.storage_why = "" if error is None or isinstance(error, Fenced) else str(error)
@@ -84,11 +96,23 @@ def damaged(domain: Domain) -> str:
     )
 
 
+def unsettled(world: World) -> str:
+    """What to say of settings that cannot be read; empty: they can."""
+    if not world.settled.why:
+        return ""
+    if world.settled.known:
+        return f"goes by the settings that it read last: {world.settled.why}"
+    return (
+        f"the settings could not be read since this agent started: {world.settled.why}. It fences nobody, not "
+        "by hand either, and goes by careful ones: a lease of 60 s, an hour for a guest to shut down"
+    )
+
+
 def warnings(
     health: Health, known: NodeFacts | None, unblock_pending: bool, fences_away: bool
 ) -> tuple[str, ...]:
     """Everything worth a warning. ``fences_away``: this storage can shut nodes out."""
-    found = [*health.host, *health.damaged, *([health.console_why] if health.console_why else [])]
+    found = [*health.host, *health.damaged, *(why for why in (health.console_why, health.settings) if why)]
     if fences_away:
         found += health.rights
         if health.storage_why:

@@ -92,7 +92,7 @@ class Names:
                 f"the storage sees this node as {self.seen}, which is not among storage_addresses "
                 f"({', '.join(self._addresses)}): a fence would not block it; correct the agent's configuration"
             )
-        await self._refuse_shared()
+        await self.refuse_shared(self.seen)
 
     async def declare(self, me: changes.Me, *, anew: bool = False) -> None:
         """Write down every name of mine.
@@ -143,7 +143,7 @@ class Names:
             await self.look()
             if not self.seen or self.seen in self._declared:
                 return
-            await self._refuse_shared()
+            await self.refuse_shared(self.seen)
             known = self.known
             if known is None:
                 raise Refused("this node's own record is gone")
@@ -151,11 +151,12 @@ class Names:
                 "address_declared", node=self._name, address=self.seen, configured=list(self._addresses)
             )
             await self._write(me, (*known.storage_addresses, self.seen), known.storage_clients)
-            await self._refuse_shared()
+            await self.refuse_shared(self.seen)
 
-    async def _refuse_shared(self) -> None:
+    async def refuse_shared(self, *addresses: str) -> None:
+        """Raise Misconfigured when another node has one of them too, and fences are of whole addresses now."""
         if self._mirror.world.config.fencing is Fencing.ADDRESS:
-            await refuse_shared(self._name, (self.seen,), self._keys, self._store)
+            await refuse_shared(self._name, addresses, self._keys, self._store)
 
     async def _write(self, me: changes.Me, addresses: tuple[str, ...], clients: tuple[str, ...]) -> None:
         found, known = self._mirror.world.facts(self._name), self.known

@@ -109,7 +109,7 @@ def everything(world: World, me: str, known: Iterable[VmId], board: Turns) -> It
     for wait in sorted(board.waiting.values(), key=lambda wait: wait.line):
         yield _vm(wait.vm)
     yield from map(_vm, board.left)
-    yield from (ORPHANS, LEAVE)
+    yield from (ORPHANS, LEAVE, TTL)
 
 
 def _vm(vm: VmId) -> Key:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import msgspec
 import structlog
@@ -17,10 +18,10 @@ import structlog
 from ..core import changes
 from ..core.change import Committed, Lease
 from ..core.keys import Keys
-from ..core.model import Event, Fence, Fencing, NodeAlive, token
+from ..core.model import Event, Fence, NodeAlive, token
 from ..core.world import Seen, seen
 from ..ports import Hypervisor, LeaseGone, Refused, Storage, Store, Unavailable
-from .clock import Clock
+from .clock import Clock, doze
 from .identity import refuse_generation, refuse_namesake, refuse_shared
 from .kills import kill_lost, refuse_damaged
 from .marks import Marks
@@ -83,7 +84,7 @@ class Session:
         self._past = mirror.past
         self._teller = Teller(name, keys, store, hypervisor, mirror.past, marks, clock, addresses)
         self._lease: Lease | None = None
-        self._end, self._leased = asyncio.Event(), asyncio.Event()
+        self._end, self._leased, self._moved = (asyncio.Event() for _ in range(3))
         self._unfit = Unfit(self, store, mirror, describe, self._end)
         self._why, self._unclean = "", True
 
@@ -156,7 +157,7 @@ class Session:
     async def follow_ttl(self) -> None:
         """Bring the session under a lease of the configured TTL, when that was changed."""
         ttl_s = self._mirror.world.config.lease_ttl_s
-        if self.ready and self._lease is not None and self._lease.ttl_s != ttl_s:
+        if self.token and self._lease is not None and self._lease.ttl_s != ttl_s:
             log.info("lease_ttl_changed", before_s=self._lease.ttl_s, now_s=ttl_s)
             await self._move_to_lease(ttl_s)
 
@@ -181,6 +182,7 @@ class Session:
             if not isinstance(await self._store.commit(change), Committed):
                 raise Refused("the session was lost while it moved to another lease")
         self._lease = lease
+        self._moved.set()
         if old is not None:
             await self._store.revoke(old)
 
@@ -308,8 +310,7 @@ class Session:
         """Lift my own blocks. Only here: registered, not ready, with no domain and no call in flight."""
         if not self._addresses:
             return
-        if self._mirror.world.config.fencing is Fencing.ADDRESS:
-            await self._unfit.wait(self._refuse_shared)
+        await self._unfit.wait(lambda: self._names.refuse_shared(*self._addresses))
         if self._marks.unblock_pending():
             # Safety (CE7): an unblock that a dead agent sent could land after a later fence.
             log.warning("waiting_for_pending_unblock", seconds=PENDING_UNBLOCK_S)
@@ -317,8 +318,7 @@ class Session:
             # Safety: and a monitor that was frozen all the while carries it out when it thaws.
             if why := await self._storage.unsettled():
                 raise Refused(f"an unblock of an earlier agent may still land: {why}; start it, or remove it")
-        blocked = await self.shut_out()
-        if blocked:
+        if blocked := await self.shut_out():
             if set(blocked) & set(self._addresses):
                 await self._refuse_shared()
             if any(domain.managed for domain in await self._hypervisor.domains()):
@@ -361,10 +361,8 @@ class Session:
         lease = self._lease
         self._leave(self._why or "lease lost")
         if lease is not None:
-            try:
+            with suppress(Unavailable, Refused):  # it expires by itself
                 await self._store.revoke(lease)
-            except (Unavailable, Refused):
-                pass  # it expires by itself
 
     async def _keep(self) -> None:
         """Renew at a quarter of the TTL, as long as there is a lease; end the session when it may be gone."""
@@ -375,9 +373,9 @@ class Session:
                 self._leased.clear()
                 continue
             lease = self._lease
-            await asyncio.sleep(min(lease.ttl_s / 4, max(0.0, lease.deadline_s - loop.time())))
+            await doze(self._moved, min(lease.ttl_s / 4, max(0.0, lease.deadline_s - loop.time())))
             if self._lease is not lease:
-                continue  # it was left, or moved to another lease
+                continue  # it was left, or moved to another lease, which may be due earlier
             if loop.time() >= lease.deadline_s:
                 self._leased.clear()
                 self.lose("the lease ran out before it could be renewed")

@@ -15,6 +15,7 @@ from typing import Final
 
 from .model import (
     Claim,
+    ClusterConfig,
     Fence,
     Generation,
     Image,
@@ -27,6 +28,7 @@ from .model import (
     Volume,
     valid_name,
 )
+from .target import parse_syslog_target
 
 _IDENT: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 """A UUID, as far as safety needs it: nothing that means something in a path or a key."""
@@ -109,6 +111,8 @@ def flaw(record: Record, key: str) -> str:
             )
         case Image():
             return _idents(uuid=record.uuid)
+        case ClusterConfig():
+            return _target(record.syslog)
         case Generation():
             return _between("generation", record.generation, 0, _GENERATION_END)
         case _:
@@ -148,6 +152,14 @@ def _addresses(addresses: Iterable[str]) -> str:
             ipaddress.ip_address(address)
         except ValueError:
             return f"storage_addresses: {_shown(address)} is no IP address"
+    return ""
+
+
+def _target(url: str) -> str:
+    try:
+        parse_syslog_target(url)
+    except ValueError as error:
+        return f"syslog: {error}"
     return ""
 
 

@@ -38,6 +38,7 @@ from .model import (
     token,
 )
 from .rows import Row, Rows, Seen, shared
+from .settled import Settled
 from .sound import flaw
 
 __all__ = ["Seen", "World", "mod_of", "seen", "wanted", "wants_on"]
@@ -126,6 +127,7 @@ class World:
         self._tables: dict[Kind, dict[tuple[str, ...], Seen[Any] | Row]] = {kind: {} for kind in _TYPES}
         self._rows = Rows()
         self._vms = _Names()
+        self.settled = Settled()
         # Every change brings an event: half of all keys are of these kinds, and need not be taken apart.
         self._on_demand = tuple(keys.prefix(kind) for kind in (Kind.EVENT, Kind.HISTORY, Kind.TICKET))
 
@@ -160,6 +162,7 @@ class World:
                 if before is None or after is None or _numbers(before)[::3] != _numbers(after)[::3]:
                     changed.add(ParsedKey(kind, names))
         self._tables, self._vms = fresh, vms
+        self.settled.note(self._get(Kind.CLUSTER, ClusterConfig))
         self.revision = self._floor = max(self.revision, snapshot.revision)
         return changed
 
@@ -197,6 +200,8 @@ class World:
         table = self._tables[kind]
         if event.entry is None:
             table.pop(names, None)
+            if kind is Kind.CLUSTER:
+                self.settled.note(None)
             if kind in _OF_VMS and not any(names in self._tables[other] for other in _OF_VMS):
                 self._vms.pop(names, None)
             return parsed
@@ -206,6 +211,8 @@ class World:
         elif kind is Kind.VOLUME:
             names = self._vms.shared(names)
         table[names] = found
+        if kind is Kind.CLUSTER:
+            self.settled.note(self._get(Kind.CLUSTER, ClusterConfig))
         return ParsedKey(kind, names)
 
     def with_hints(self, hints: Mapping[VmId, Hint]) -> World:
@@ -235,9 +242,8 @@ class World:
 
     @property
     def config(self) -> ClusterConfig:
-        """The platform's settings; defaults when absent or unreadable."""
-        found = self._get(Kind.CLUSTER, ClusterConfig)
-        return found.record if found is not None and found.record is not None else ClusterConfig()
+        """The platform's settings that hold."""
+        return self.settled.config
 
     def generation_seen(self) -> Seen[Generation] | None:
         return self._get(Kind.GENERATION, Generation)

@@ -52,10 +52,14 @@ def _fence_by_hand(lab: Lab, args: tuple[str, ...]) -> Undo | None:
 @fault("garble", "cluster", lasts=True)
 def _garble(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     """A record is overwritten with what no version reads: ``garble claim vm1``; at the end it is put back."""
-    kind, name = args
+    kind, name = args[0], args[-1]
     vm = VmId("default", name)
     nodes = {"fence": lab.keys.fence, "facts": lab.keys.node_facts}
-    key = nodes[kind](name) if kind in nodes else {"claim": lab.keys.claim, "spec": lab.keys.vm_spec}[kind](vm)
+    if kind == "settings":
+        key = lab.keys.cluster()
+    else:
+        vms = {"claim": lab.keys.claim, "spec": lab.keys.vm_spec}
+        key = nodes[kind](name) if kind in nodes else vms[kind](vm)
     entry = lab.cluster.get(key)
     if entry is None:
         return None

@@ -92,13 +92,13 @@ HOSTS: Final[tuple[Mutation, ...]] = (
             *agent(
                 "names",
                 "Names.prove",
-                "                return\n            await self._refuse_shared()",
+                "                return\n            await self.refuse_shared(self.seen)",
                 "                return",
             ),
             *agent(
                 "names",
                 "Names.prove",
-                "known.storage_clients)\n            await self._refuse_shared()",
+                "known.storage_clients)\n            await self.refuse_shared(self.seen)",
                 "known.storage_clients)",
             ),
         ),

@@ -201,4 +201,33 @@ STEPS: Final[tuple[Mutation, ...]] = (
         agent("fencer", "Fencer._brake", "if now_s - at_s > config.brake_window_s", "if True"),
         ("regression:brake-old-receipt",),
     ),
+    Mutation(
+        "brake-settings-kept",
+        "settings that cannot be read any more are the last that could be",
+        (
+            Patch(
+                "core.settled",
+                "Settled.note",
+                "self._read or CAREFUL",
+                "ClusterConfig() if self.why else self._read",
+            ),
+        ),
+        ("settings-unreadable",),
+        evidence="expected",
+        because="a fence against a person's brake is safe",
+    ),
+    Mutation(
+        "fence-settings-known",
+        "who never could read the settings fences nobody, also when a person asks for it",
+        agent("fencer", "Fencer.consider", "if not self._node.world.settled.known:", "if False:"),
+        ("settings-unreadable-at-a-start",),
+        evidence="expected",
+        because="it would be a fence; but perhaps of an address that others have too",
+    ),
+    Mutation(
+        "clients-by-receipt",
+        "who was fenced by single clients is looked for, whatever the settings say by now",
+        agent("guests", "Guests._by_clients", "return by_receipt or", "return"),
+        ("fencing-turned-back-before-the-takeover",),
+    ),
 )

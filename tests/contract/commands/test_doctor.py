@@ -320,3 +320,8 @@ async def test_vms_records_leases_and_leftovers(rig: Rig) -> None:
     found = (await said(rig)).of("records")
     assert (found[0][0], found[0][1]) == ("error", rig.keys.vm_spec(HELLO))
     assert "newer" in found[0][2]
+    for broken in (b'{"v": 77}', b'{"syslog": "there"}'):
+        await rig.write(Put(rig.keys.cluster(), broken))
+        found = (await said(rig)).of("records")
+        assert found[0][:2] == ("error", "config")
+        assert "fences nobody" in found[0][2]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .config import Admission, ClusterConfig, Fencing, Image, ImageState, Project
+from .config import CAREFUL, Admission, ClusterConfig, Fencing, Image, ImageState, Project
 from .desired import Nic, NodeSpec, VmSpec
 from .durable import Claim, Fence, FenceReceipt, Group, Halt, NodeFacts, Volume, resolved_claim, resolved_intent
 from .leased import Event, Generation, Hint, Leader, NodeAlive, Resources, Ticket, VmStatus
@@ -56,6 +56,7 @@ RECORDS: Final[dict[str, type[Record]]] = {
 """Every record kind, by the name of its golden file."""
 
 __all__ = [
+    "CAREFUL",
     "NAME_RE",
     "RECORDS",
     "Admission",

@@ -6,7 +6,7 @@ Rule: every setting has bounds and a default that is right for a cluster of thre
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta
 
@@ -92,6 +92,18 @@ class ClusterConfig(Record, frozen=True, kw_only=True):
             image=self.weight_image,
             last_node=self.weight_last_node,
         )
+
+
+CAREFUL: Final = ClusterConfig(
+    lease_ttl_s=60,
+    brake_percent=0,
+    brake_window_s=3600,
+    stop_timeout_s=3600,
+    trash_retention_s=31_536_000,
+    event_retention_days=365,
+)
+"""What an agent goes by that starts while the settings cannot be read: nobody is fenced by itself, no node lost
+for a lease that should have been longer, no guest forced off and nothing removed earlier than people said."""
 
 
 class Admission(Record, frozen=True, kw_only=True):
