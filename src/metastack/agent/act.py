@@ -139,7 +139,9 @@ class Reconciler:
             held = seen(Claim, entry)
             if held.record is not None and held.record.session == node.session.token:
                 found = node.world.status(vm)
-                status = found.record if found is not None and found.record is not None else None
+                status = found.record if found is not None else None
+                if status is not None and status.session != held.record.session:
+                    status = None  # of the owner before me: the view has not heard of mine
                 fresh = status or VmStatus(
                     uuid=held.record.uuid,
                     phase=Phase.STARTING,

@@ -73,8 +73,8 @@ class Claims:
         Hard limits are proven here, by the claimer itself: nothing is awaited between the look and this.
         """
         node = self._node
-        if node.world.revision < node.wrote:
-            # A claim that is committed, and no reservation any more, is not in this view yet.
+        if node.world.revision < node.wrote or node.unheard:
+            # A claim that is committed, and no reservation any more, is not in this view (yet).
             raise Unavailable(f"{vm}: this node's view is behind its own last change")
         if vm not in self._coming:
             if why := node.board.short_of(vm, self._coming):

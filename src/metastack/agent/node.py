@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import structlog
+
 from ..core import changes
 from ..core.change import Change, Committed
 from ..core.keys import Keys, ParsedKey, in_order
@@ -28,6 +30,8 @@ from .turns import Turn, Turns
 if TYPE_CHECKING:
     from .leaving import Leaving
     from .readiness import Readiness
+
+log = structlog.get_logger()
 
 LOST_WAIT_S = 1.0
 """How long news of whoever won are waited for before they are fetched."""
@@ -54,6 +58,8 @@ class Node:
     lag: Lag = field(default_factory=Lag)
     wrote: int = 0
     """Revision of my last change; no view may be older."""
+    unheard: list[tuple[Change, int]] = field(default_factory=list)
+    """Changes of mine, and their revisions, of which the watch did not tell although it is past them."""
     _held: tuple[int, str] = (-1, "")
     _board: Turns | None = None
     _disks: Disks | None = None
@@ -79,6 +85,11 @@ class Node:
                 await self.mirror.reached(outcome.revision)
             finally:
                 self.lag.note(loop.time(), loop.time() - replied_s)
+            if key := self.world.lacks(change, outcome.revision):
+                # Safety: what a claimer proves of itself it proves from its own claims.
+                log.warning("watch_lost_events", node=self.name, change=change.name, key=key)
+                self.unheard.append((change, outcome.revision))
+                await self.caught_up()
             return True
         try:
             await self.mirror.reached(outcome.revision, LOST_WAIT_S)
@@ -94,6 +105,11 @@ class Node:
         then would see a claim that I released myself, and boot a VM that another node has by now.
         """
         await self.mirror.reached(self.wrote)
+        if self.unheard:
+            await self.mirror.look()
+            self.unheard = [one for one in self.unheard if self.world.lacks(*one)]
+            if self.unheard:
+                raise Unavailable("this node's view still lacks a change of its own")
 
     def disbelieves(self) -> None:
         """This etcd is not the one that this node has seen: nothing may be done by it."""
@@ -103,6 +119,7 @@ class Node:
     def restarted(self) -> None:
         """Another history begins: numbers of the one before mean nothing, and no session has looked at it."""
         self.wrote = self.session.fenced_through = 0
+        self.unheard.clear()
         self.session.recognised = False
         self._held, self._board, self._disks = (-1, ""), None, None
         self.mirror.restart()

@@ -176,6 +176,7 @@ class Session:
             and claim.record.session == self.token
             and (status := world.status(vm)) is not None
             and status.record is not None
+            and status.record.session == self.token  # not the word of an owner before me
         ]
         for batch in [mine[at : at + 100] for at in range(0, len(mine), 100)] or [[]]:
             change = changes.relet(self._keys, me, lease.id, alive, batch)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeVar
 from zlib import crc32
 
-from .change import Batch, Entry, KeyEvent, Snapshot
+from .change import Batch, Change, Delete, Entry, KeyEvent, Snapshot
 from .codec import Unreadable, decode
 from .keys import Keys, Kind, ParsedKey
 from .model import (
@@ -176,6 +176,25 @@ class World:
             table = self._tables.get(parsed.kind, {}) if parsed is not None else {}
             if parsed is not None and mod_of(table.get(parsed.names)) > entry.mod_revision:
                 return entry.key
+        return ""
+
+    def lacks(self, change: Change, revision: int) -> str:
+        """A key that this change wrote at that revision, and of which this world has an earlier version although
+        it is no older; empty: there is none.
+
+        What is not there at all may have been deleted since, unless the world is of that very revision.
+        """
+        for effect in change.effects:
+            parsed = self.keys.parse(effect.key)
+            if parsed is None or parsed.kind not in _TYPES or effect.key.startswith(self._on_demand):
+                continue
+            found = mod_of(self._tables[parsed.kind].get(parsed.names))
+            if isinstance(effect, Delete):
+                missed = 0 < found <= revision
+            else:
+                missed = found < revision and (found > 0 or self.revision == revision)
+            if missed:
+                return effect.key
         return ""
 
     def apply(self, batch: Batch) -> set[ParsedKey]:

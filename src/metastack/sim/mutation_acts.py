@@ -220,6 +220,24 @@ ACTS: Final[tuple[Mutation, ...]] = (
         ("started-while-its-node-hears-late",),
     ),
     Mutation(
+        "own-write-unheard",
+        "a view that is past this node's own change and does not have it is listed anew",
+        agent("node", "Node.commit", "if key := self.world.lacks(change, outcome.revision):", 'if key := "":'),
+        ("watch-loses-its-own-claims",),
+    ),
+    Mutation(
+        "status-of-another-relet",
+        "what moves to another lease is what this session said, not what an owner before it did",
+        agent("session", "Session._move_to_lease", "and status.record.session == self.token", ""),
+        ("takeover-unanswered-and-unheard",),
+    ),
+    Mutation(
+        "status-of-another-adopted",
+        "what is settled says nothing that an owner before this session said",
+        agent("act", "Reconciler._settle", "status = None", "pass"),
+        ("takeover-unanswered-and-unheard",),
+    ),
+    Mutation(
         "own-write-later",
         "and when that wait ended without it, it goes on before a key's turn, or etcd is asked",
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from placement_rig import KEYS, spec
 
-from metastack.core.change import Entry, Snapshot
+from metastack.core.change import Batch, Change, Delete, Entry, KeyEvent, Put, Snapshot
 from metastack.core.codec import encode
 from metastack.core.model import VmId
 from metastack.core.world import World
@@ -54,3 +54,28 @@ def test_what_could_not_be_read_is_read_again() -> None:
     for _ in range(2):
         world.load(Snapshot(5, (broken,)))
         assert world.spec(VM).record is None  # type: ignore[union-attr]
+
+
+def _written(*effects: Put | Delete) -> Change:
+    return Change(name="claim", guards=(), effects=effects)
+
+
+def test_a_view_that_is_past_a_change_and_does_not_have_it_lacks_it() -> None:
+    key, claim = KEYS.vm_spec(VM), KEYS.claim(VM)
+    world = World(KEYS)
+    world.load(Snapshot(5, (entry(),)))
+    put, gone = _written(Put(key, b"")), _written(Delete(key))
+    assert world.lacks(put, 5) == ""
+    world.apply(Batch(7, ()))
+    assert world.lacks(put, 7) == key  # an older version
+    assert world.lacks(put, 6) == key
+    assert world.lacks(gone, 7) == key  # still there
+    world.apply(Batch(8, (KeyEvent(key, 8, entry(mod=8)),)))
+    assert world.lacks(put, 7) == ""  # written again since
+    assert world.lacks(gone, 7) == ""  # made anew since
+    never = _written(Put(claim, b""))
+    assert world.lacks(never, 8) == claim
+    assert world.lacks(never, 7) == ""  # may have been deleted since
+    assert world.lacks(_written(Delete(claim)), 8) == ""
+    told = _written(Put(KEYS.prefix() + "events/1", b""), Put("/elsewhere", b""))
+    assert world.lacks(told, 8) == ""  # nobody watches those
