@@ -179,8 +179,8 @@ class World:
         return ""
 
     def lacks(self, change: Change, revision: int) -> str:
-        """A key that this change wrote at that revision, and of which this world has an earlier version although
-        it is no older; empty: there is none.
+        """A key that this change wrote at that revision, and of which this world has an earlier version,
+        although it is no older; empty: there is none.
 
         What is not there at all may have been deleted since, unless the world is of that very revision.
         """
