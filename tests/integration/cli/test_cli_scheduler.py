@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
+import socket
+import subprocess
+from pathlib import Path
 
 import pytest
 from cli_program import DEADLINE_S, Program
@@ -94,6 +98,62 @@ async def test_two_schedulers_one_at_work(program: Program, rig: Rig) -> None:
             if process.returncode is None:
                 process.kill()
             await process.communicate()
+
+
+UNIT = Path(__file__).parents[3] / "deploy" / "systemd" / "metastack-scheduler.service"
+
+
+def unit_settings() -> dict[str, list[str]]:
+    """What the unit says, section and key to values."""
+    found: dict[str, list[str]] = {}
+    section = ""
+    for line in UNIT.read_text().splitlines():
+        if line.startswith("["):
+            section = line.strip("[]")
+        elif line and not line.startswith("#"):
+            key, value = line.split("=", 1)
+            found.setdefault(f"{section}/{key}", []).append(value)
+    return found
+
+
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze here")
+    copy = tmp_path / UNIT.name
+    copy.write_text(UNIT.read_text().replace("/usr/bin/metastack", "/bin/true"))
+    told = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True, timeout=60)
+    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+
+
+async def test_the_unit_runs_a_scheduler_as_it_stands(program: Program, rig: Rig) -> None:
+    """Its command, with its environment and nothing else of a shell's; stopped as systemd stops it."""
+    unit = unit_settings()
+    assert unit["Unit/Description"][0].startswith("MetaStack scheduler (optional")
+    assert set(unit) & {"Install/Alias", "Install/Also"} == set() and unit["Install/WantedBy"] == [
+        "multi-user.target"
+    ]
+    [command], [setting] = unit["Service/ExecStart"], unit["Service/Environment"]
+    assert setting == "METASTACK_CONFIG=/etc/metastack/scheduler.toml"
+    words = command.split()
+    assert words[0] == "/usr/bin/metastack"
+    bare = Program({"METASTACK_CONFIG": program.env["METASTACK_CONFIG"]})
+    process = await bare.start(*words[1:])
+    try:
+        name = socket.gethostname().split(".")[0].lower()
+        await leads(rig, name)
+        process.send_signal(getattr(signal, unit["Service/KillSignal"][0]))
+        async with asyncio.timeout(float(unit["Service/TimeoutStopSec"][0])):
+            _, err = await process.communicate()
+        assert process.returncode == 0, err
+        assert {json.loads(line)["app"] for line in err.decode().splitlines()} == {"metastack-scheduler"}
+        assert (await program("scheduler", "show", "-o", "json")).json()["leader"] is None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+    # What will be as wrong the next time ends with the status that is not tried again.
+    wrong = await bare(*words[1:], "--ttl", "1")
+    assert [str(wrong.status)] == unit["Service/RestartPreventExitStatus"]
 
 
 async def test_a_plan_is_shown_and_not_applied(program: Program, rig: Rig) -> None:
