@@ -328,7 +328,7 @@ class Agent:
         while True:
             await asyncio.sleep(self.node.world.config.full_look_s)
             try:
-                await self.node.mirror.look()
+                await self.node.mirror.look_if_due()
                 self.node.mirror.past.keep()
                 await self._note_domains()
                 await self._check_blocked()

@@ -3,7 +3,8 @@
 Owns: the content of ``actual/nodes/<node>`` and the pace of its changes.
 Refuses: the session's own announcements (register, ready, another lease), which ask only for the content.
 Rule: every change of it is an event for every agent. What is only for people to read (what the VMs here have
-been promised; placement computes it from the claims) may lag some seconds; what others act on is said at once.
+been promised; placement computes it from the claims) may lag, the more nodes the longer (core/pace); what
+others act on is said at once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import structlog
 
 from .. import __version__
 from ..core import changes
+from ..core.keys import Kind
 from ..core.model import NodeAlive, Resources
+from ..core.pace import sums_every_s
 from ..ports import HostFacts, Refused, Unavailable
 from .fencer import Fencer
 from .health import Health, warnings
@@ -27,8 +30,6 @@ from .node import Node
 log = structlog.get_logger()
 
 LOOK_EVERY_S: Final = 1.0
-SUMS_EVERY_S: Final = 5.0
-"""How often the sums over the VMs here are published, at most, while nothing else changes."""
 
 
 class Announcer:
@@ -126,7 +127,8 @@ class Announcer:
         only_sums = said is not None and wanted == msgspec.structs.replace(
             said, allocated=wanted.allocated, vms=wanted.vms
         )
-        if only_sums and now_s - self._sums_said_s < SUMS_EVERY_S:
+        nodes = self._node.world.count(Kind.NODE_ALIVE)
+        if only_sums and now_s - self._sums_said_s < sums_every_s(nodes):
             return False
         self._sums_said_s = now_s
         return True

@@ -13,6 +13,8 @@ from collections.abc import Callable
 import structlog
 
 from ..core.keys import Keys, Kind, ParsedKey
+from ..core.model import ClusterConfig
+from ..core.pace import looks_a_list
 from ..core.world import World
 from ..ports import Compacted, Denied, Store, Unavailable
 from .past import Past
@@ -60,6 +62,8 @@ class Mirror:
         self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
         self._count = 0
         self._stream: asyncio.Timeout | None = None
+        self._unlisted = 0
+        """Full looks since everything was listed."""
 
     async def run(self) -> None:
         """Follow the store for ever."""
@@ -110,6 +114,30 @@ class Mirror:
         self.world.restart()
         self._begin_anew()
 
+    async def look_if_due(self) -> None:
+        """A full look's share of mine: list everything, but in a large cluster not every time.
+
+        A pace that somebody set is kept as it is. Whoever does not believe this etcd asks every time.
+        """
+        world, config = self.world, self.world.config
+        self._unlisted += 1
+        due = 1
+        if config.full_look_s == ClusterConfig().full_look_s and not self.went_back:
+            due = looks_a_list(config.full_look_s, world.count(Kind.NODE_ALIVE), world.count())
+        if self._unlisted >= due or not await self._same_etcd():
+            await self.look()
+
+    async def _same_etcd(self) -> bool:
+        """Whether nothing speaks against it that is the etcd of before; one small key is asked for.
+
+        Safety: so a restored one is noticed as soon as if everything were listed, but for what only a list
+        shows. It is a doubt, no verdict: that is the list's.
+        """
+        known = self.past.known
+        said = await self._store.list(self._keys.generation())
+        older = said.revision < known.revision or said.term < known.term or self.world.younger(said)
+        return said.cluster_id == known.cluster_id and not older
+
     async def look(self) -> None:
         """List everything again: the net under the watch."""
         floor = self.past.floor
@@ -119,6 +147,7 @@ class Mirror:
         if not self.past.judge(snapshot, floor):
             self._begin_anew()
             raise Unavailable(f"this etcd is not believed: {self.past.why}")
+        self._unlisted = 0
         if snapshot.revision < self.world.revision:
             return  # the watch ran ahead of this list: what it delivered is newer
         if self.world.revision and (key := self.world.younger(snapshot)):

@@ -347,6 +347,10 @@ class World:
         found = self.fence(node)
         return found.record.through if found is not None and found.record is not None else 0
 
+    def count(self, *kinds: Kind) -> int:
+        """How many records of these kinds there are; without a kind, of all."""
+        return sum(len(self._tables[kind]) for kind in kinds or self._tables)
+
     def vms(self) -> set[VmId]:
         """Every VM that anything is known of."""
         tables = (Kind.VM_SPEC, Kind.CLAIM, Kind.VM_STATUS, Kind.HALT)

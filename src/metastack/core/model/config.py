@@ -70,7 +70,8 @@ class ClusterConfig(Record, frozen=True, kw_only=True):
     crash_backoff_max_s: Annotated[float, Meta(ge=1.0, le=86_400.0)] = 300.0
     """Longest wait between two boots of a guest that keeps crashing, seconds."""
     full_look_s: Annotated[int, Meta(ge=5, le=3600)] = 30
-    """How often an agent looks at everything although no event asked for it, seconds."""
+    """How often an agent looks at everything although no event asked for it, seconds. While this is 30,
+    agents of large clusters list etcd less often than they look; another number is kept as it is."""
     event_retention_days: Annotated[int, Meta(ge=1, le=365)] = 7
     """How long entries under events/ are kept, days."""
     history_versions: Annotated[int, Meta(ge=1, le=1000)] = 20
