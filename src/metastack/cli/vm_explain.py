@@ -34,7 +34,9 @@ def explain(ctx: typer.Context, name: Name, project: Project = "") -> None:
         return
     from .output import Printer
 
-    printer: Printer[VmExplanation] = Printer(frame.output, [], lambda v: f"{v.project}/{v.name}")
+    printer: Printer[VmExplanation] = Printer(
+        frame.output, [], lambda v: v.name if v.project == "default" else f"{v.project}/{v.name}"
+    )
     printer.one(view)
 
 

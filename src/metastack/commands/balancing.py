@@ -72,8 +72,8 @@ class SchedulerView(Struct, kw_only=True):
 
     leader: str | None
     """Null: nobody; the nodes choose alone."""
-    since: str = ""
-    term: int = 0
+    since: str | None = None
+    term: int | None = None
     hints: list[HintView] = []
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import pytest
+import yaml
 from cli_program import DEADLINE_S, Program, finish
 from commands_rig import Rig
 
@@ -224,6 +225,40 @@ async def test_draining(program: Program, rig: Rig) -> None:
     tainted = await program("node", "taint", "n1", "x=1", "y:PreferNoSchedule", "-o", "json")
     assert tainted.json()["taints"] == ["x=1:NoSchedule", "y:PreferNoSchedule"]
     assert (await program("node", "taint", "n1", "x:NoExecute")).status == 2
+
+
+async def test_every_verb_about_places_speaks_json_and_yaml(program: Program, rig: Rig) -> None:
+    """One object (or array) on stdout whatever the verb, the same in YAML, and a name for scripts."""
+    sessions = await three(rig)
+    assert (await program("vm", "create", "a", "--image", "tiny", "--no-wait")).status == 0
+    await rig.claim("n1", sessions["n1"], vm("a"))
+    create = "vm create b --image tiny --dry-run"
+    for line, key, value, name in (
+        ("vm explain a", "chosen", "n1", "a"),
+        (create, "name", "b", ""),
+        (f"{create} --node n2 --memory 64GiB", "chosen", None, "-"),
+        ("whatif", "fits", True, "fits"),
+        ("whatif --lose n1", "left_out", 0, "fits"),
+        ("whatif --lose-any 1", "pending_already", 0, "fits"),
+        ("vm place a --priority 3", "demands", ["--priority 3"], "a"),
+        ("vm move a n1", "pinned_to", "n1", "a"),
+        ("vm unpin a", "pinned_to", None, "a"),
+        ("node taint n3 x=1", "taints", ["x=1:NoSchedule"], "n3"),
+        ("node label n3 zone=z", "labels", {"zone": "z"}, "n3"),
+        ("node drain n3 --yes --wait", "draining", True, "n3"),
+        ("node undrain n3", "draining", False, "n3"),
+        ("balance --dry-run", "aim", "spread", None),
+        ("scheduler show", "since", None, None),
+    ):
+        words = line.split()
+        said = (await program(*words, "-o", "json")).json()
+        assert said[key] == value, (line, said)
+        as_yaml = yaml.safe_load((await program(*words, "-o", "yaml")).out)
+        assert as_yaml.keys() == said.keys() and as_yaml[key] == value, line
+        named = await program(*words, "-o", "name")
+        assert named.status == 0 and named.out.count("\n") <= 1, (line, named)
+        if name:
+            assert named.out == f"{name}\n", (line, named)
 
 
 async def test_what_was_put_on_a_node_is_shown(program: Program, rig: Rig) -> None:
