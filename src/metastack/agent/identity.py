@@ -8,8 +8,8 @@ Rule: a session under a name speaks for every claim of that name, so it is one m
 from __future__ import annotations
 
 from ..core.keys import Keys, Kind
-from ..core.model import NodeFacts
-from ..core.world import seen
+from ..core.model import Generation, NodeFacts
+from ..core.world import Seen, seen
 from ..ports import Broken, Refused, Store
 from .marks import Marks
 from .mirror import Mirror
@@ -24,6 +24,19 @@ def refuse_generation(mirror: Mirror) -> None:
     generation = mirror.world.generation_seen()
     if generation is not None and generation.record is None:
         raise Refused(f"the cluster's generation cannot be read: {generation.why}")
+
+
+def believed_generation(mirror: Mirror, recognised: bool) -> tuple[Seen[Generation] | None, int]:
+    """The generation that the next session begins with; raises Refused for one that no listing was judged by,
+    or none since this node was on its way to that session.
+
+    Safety: raised since, another history begins. Who registered in it first and found that out later would go
+    on with what it knew of the one before, and trust nothing of its own any more.
+    """
+    world = mirror.world
+    if not recognised or world.generation != mirror.past.known.generation:
+        raise Refused("the generation was raised just now: looking again")
+    return world.generation_seen(), world.generation
 
 
 async def refuse_shared(name: str, addresses: tuple[str, ...], keys: Keys, store: Store) -> None:

@@ -95,8 +95,10 @@ class Mirror:
         """Fold in what the watch delivers; raises TimeoutError when it has to begin anew."""
         async with asyncio.timeout(None) as stream:
             self._stream = stream
+            history = self.past.history
             async for batch in self._store.watch(self._keys.prefix(), self.world.revision):
-                if batch.cluster_id not in (0, self.past.known.cluster_id):
+                ours = batch.cluster_id in (0, self.past.known.cluster_id)
+                if not ours or self.past.history != history:
                     return  # the next list says what that means
                 self.past.saw(batch.revision)
                 changed = self.world.apply(batch)
@@ -146,7 +148,7 @@ class Mirror:
         # Safety: claims that a restored etcd has forgotten must not look like claims that were released.
         if not self.past.judge(snapshot, floor):
             self._begin_anew()
-            raise Unavailable(f"this etcd is not believed: {self.past.why}")
+            raise Unavailable(f"this etcd is not believed: {self.past.doubt}")
         self._unlisted = 0
         if snapshot.revision < self.world.revision:
             return  # the watch ran ahead of this list: what it delivered is newer

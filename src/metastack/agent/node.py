@@ -76,7 +76,7 @@ class Node:
         floor = self.mirror.past.floor
         outcome = await self.store.commit(change)
         if not self.mirror.past.answered(floor, outcome.revision, outcome.cluster_id):
-            raise Unavailable(f"this etcd is not believed: {self.mirror.past.why}")
+            raise Unavailable(f"this etcd is not believed: {self.mirror.past.doubt}")
         if isinstance(outcome, Committed):
             self.wrote = max(self.wrote, outcome.revision)
             loop = asyncio.get_running_loop()
@@ -85,6 +85,8 @@ class Node:
                 await self.mirror.reached(outcome.revision)
             finally:
                 self.lag.note(loop.time(), loop.time() - replied_s)
+            if self.mirror.past.history != floor.history:
+                raise Unavailable(f"this etcd is not believed: {self.mirror.past.doubt}")
             if key := self.world.lacks(change, outcome.revision):
                 # Safety: what a claimer proves of itself it proves from its own claims.
                 log.warning("watch_lost_events", node=self.name, change=change.name, key=key)

@@ -36,6 +36,15 @@ class Known(Struct, frozen=True, kw_only=True):
     """The revisions of this very generation and cluster went back once: that they grew since proves nothing."""
 
 
+class Floor(Struct, frozen=True, kw_only=True):
+    """What was known when something was asked."""
+
+    history: int = 0
+    """Which of those that this process has believed."""
+    revision: int = 0
+    """No answer may be of a lower one."""
+
+
 class Past:
     """What this node knows, and why it does not believe the etcd that it reaches."""
 
@@ -52,15 +61,22 @@ class Past:
         text = marks.etcd() if marks.joined() else ""
         self._known: Known | None = msgspec.json.decode(text, type=Known) if text else None
         self._kept = self._known
+        self.history = 0
+        """How many were believed before the one that is now."""
 
     @property
     def known(self) -> Known:
         return self._known or Known()
 
     @property
-    def floor(self) -> int:
-        """No answer to a question that is asked now may be of a lower revision."""
-        return self.known.revision
+    def doubt(self) -> str:
+        """Why an answer was not believed just now."""
+        return self.why or "asked for in a history that is over"
+
+    @property
+    def floor(self) -> Floor:
+        """By which an answer to a question that is asked now is judged."""
+        return Floor(history=self.history, revision=self.known.revision)
 
     def keep(self) -> None:
         """Make durable what was seen. Before a session begins; every now and then; when a refusal begins."""
@@ -90,19 +106,23 @@ class Past:
                 went_back=True,
             )
 
-    def answered(self, floor: int, revision: int, cluster_id: int) -> bool:
+    def answered(self, floor: Floor, revision: int, cluster_id: int) -> bool:
         """An answer to a request that was sent when ``floor`` was known; false: it is not of this history."""
         known = self.known
+        if floor.history != self.history:
+            return False  # whichever etcd says it: its number is no mark of the one that is believed by now
         if known.cluster_id and cluster_id not in (0, known.cluster_id):
             self._refuse(self._another(cluster_id))
-        elif revision < floor:
+        elif revision < floor.revision:
             self._refuse(self._below(revision, floor), went_back=True)
         else:
             self.saw(revision)
         return not self.why
 
-    def judge(self, snapshot: Snapshot, floor: int) -> bool:
+    def judge(self, snapshot: Snapshot, floor: Floor) -> bool:
         """Whether this listing may be believed; ``floor`` is what was known when it was asked for."""
+        if floor.history != self.history:
+            return False  # asked for in another history: neither its age nor its generation says anything
         joined = self._marks.joined()
         # Whoever removed the mark says: this is a new node, to whatever cluster it comes.
         known = self._known if joined or not self.why else None
@@ -124,11 +144,11 @@ class Past:
             again = self._known is not None
             self._believe(fresh)
             if again:
-                self.restarted()
+                self._begin_anew()
         elif generation > known.generation:
             log.warning("generation_raised", node=self._name, before=known.generation, now=generation)
             self._believe(fresh)
-            self.restarted()
+            self._begin_anew()
         elif generation < known.generation:
             self._refuse(
                 f"the cluster's generation is {generation}, this node knows {known.generation}: "
@@ -136,7 +156,7 @@ class Past:
             )
         elif known.cluster_id != snapshot.cluster_id:
             self._refuse(self._another(snapshot.cluster_id))
-        elif snapshot.revision < floor:
+        elif snapshot.revision < floor.revision:
             self._refuse(self._below(snapshot.revision, floor), went_back=True)
         elif snapshot.term < known.term:
             self._refuse(
@@ -163,6 +183,10 @@ class Past:
         self._known, self.why = known, ""
         self.keep()
 
+    def _begin_anew(self) -> None:
+        self.history += 1
+        self.restarted()
+
     def _refuse(self, why: str, went_back: bool = False) -> None:
         began, self.why = not self.why, why
         if went_back and self._known is not None:
@@ -176,8 +200,8 @@ class Past:
     def _another(self, cluster_id: int) -> str:
         return f"this is another etcd ({cluster_id:x}) than the one that was seen ({self.known.cluster_id:x})"
 
-    def _below(self, revision: int, floor: int) -> str:
-        return f"etcd is at revision {revision}, this node has seen {floor}"
+    def _below(self, revision: int, floor: Floor) -> str:
+        return f"etcd is at revision {revision}, this node has seen {floor.revision}"
 
     def _generation(self, snapshot: Snapshot) -> int:
         """One that cannot be read counts as the one that is known; no session begins then (agent/identity)."""

@@ -17,12 +17,13 @@ import structlog
 
 from ..core import changes
 from ..core.change import Committed, Lease
+from ..core.fences import under_way
 from ..core.keys import Keys
 from ..core.model import Event, Fence, NodeAlive, token
 from ..core.world import Seen, seen
 from ..ports import Hypervisor, LeaseGone, Refused, Storage, Store, Unavailable
 from .clock import Clock, doze
-from .identity import refuse_generation, refuse_namesake, refuse_shared
+from .identity import believed_generation, refuse_generation, refuse_namesake, refuse_shared
 from .kills import kill_lost, refuse_damaged
 from .marks import Marks
 from .mirror import Mirror
@@ -223,14 +224,13 @@ class Session:
         lease = await self._store.grant(self._mirror.world.config.lease_ttl_s)
         # Last before the registration: between the two I look dead, and the others wait only for the grace.
         await self._retire_old_key()
-        since = self._mirror.world.generation_seen()
-        generation = self._mirror.world.generation
+        since, generation = believed_generation(self._mirror, self.recognised)
         self.since = self._clock.stamp()
         alive = msgspec.structs.replace(self._describe(), ready=False, generation=generation)
         floor = self._past.floor
         outcome = await self._store.commit(changes.register(self._keys, alive, lease.id, fence, since))
         if not self._past.answered(floor, outcome.revision, outcome.cluster_id):
-            raise Refused(f"this etcd is not believed: {self._past.why}")
+            raise Refused(f"this etcd is not believed: {self._past.doubt}")
         if not isinstance(outcome, Committed):
             await self._store.revoke(lease)
             raise Refused("registration lost a race: looking again")
@@ -282,7 +282,7 @@ class Session:
         found = seen(Fence, entry)
         if found.record is None:
             raise Refused(f"the fence record of this node cannot be read: {found.why}")
-        if found.record.intent:
+        if under_way(found.record, self._mirror.world.generation):
             fencer = await self._store.get(self._keys.node_alive(found.record.intent_by))
             if fencer is not None:
                 raise Refused(f"{found.record.intent_by} is fencing this node: waiting for it to finish")

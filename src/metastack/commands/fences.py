@@ -51,7 +51,7 @@ async def fence_node(cluster: Cluster, deed: Deed, node: str) -> int:
         _may_be_fenced(world, node)
         found = world.fence(node)
         fence = readable(found, object) if found is not None else Fence()
-        if fence.intent:
+        if fences.under_way(fence, world.generation):
             return Kept(fence.through)
         change = fences.intent_by_hand(cluster.keys, node, found, world.generation, deed.at, deed.reason)
         return Plan(
@@ -160,7 +160,7 @@ async def unfence_node(cluster: Cluster, deed: Deed, node: str, storage: Storage
         facts = _may_be_lifted(world, node)
         found = world.fence(node)
         before = found.ok.receipt if found is not None else None
-        change = fences.lifted(cluster.keys, node, found, _about_to_lift(before, deed))
+        change = fences.lifted(cluster.keys, node, found, _about_to_lift(before, deed), world.generation)
         return Plan(
             guards=change.guards,
             effects=change.effects,
@@ -242,7 +242,7 @@ def _may_be_lifted(world: World, node: str) -> NodeFacts:
         raise not_found(object, "`metastack fence list` shows the nodes that were fenced")
     if world.alive(node) is not None:
         raise conflict(object, "is alive: it lifts its own block on its way back", "nothing is to be done")
-    if fence is not None and readable(fence, object).intent:
+    if fence is not None and fences.under_way(readable(fence, object), world.generation):
         raise conflict(object, "is being fenced right now", f"`metastack fence show {node}`")
     if left := unfenced(world, node):
         raise conflict(

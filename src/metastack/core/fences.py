@@ -36,6 +36,12 @@ _NO_INTENT: Final[dict[str, Any]] = {
 }
 
 
+def under_way(fence: Fence, generation: int) -> bool:
+    """Somebody is, or should be, at work on it. An intent of before a restore of etcd is nobody's any more: no
+    session of then can finish it, and whether the node is dead has to be found out anew."""
+    return fence.intent and fence.generation >= generation
+
+
 def closed(fence: Fence) -> Fence:
     """The record without its open intent."""
     return msgspec.structs.replace(fence, **_NO_INTENT)
@@ -86,7 +92,7 @@ def intent_by_hand(
     the victim waits; then it finds itself fenced and takes the whole way back.
     """
     old = found.ok if found is not None else Fence()
-    if old.intent:
+    if under_way(old, generation):
         raise ValueError(f"a fence of {victim} is open already")
     new = msgspec.structs.replace(
         old,
@@ -177,7 +183,9 @@ def done(keys: Keys, victim: str, mine: Seen[Fence], receipt: FenceReceipt, extr
     )
 
 
-def lifted(keys: Keys, node: str, found: Seen[Fence] | None, receipt: FenceReceipt) -> Change:
+def lifted(
+    keys: Keys, node: str, found: Seen[Fence] | None, receipt: FenceReceipt, generation: int = 0
+) -> Change:
     """Record that a person lifts, or lifted, the block of a node that will not come back by itself.
 
     Safety: the node is not alive, no fence of it is open, and the record is the one that was looked at.
@@ -187,10 +195,10 @@ def lifted(keys: Keys, node: str, found: Seen[Fence] | None, receipt: FenceRecei
     addresses are blocked once more (:mod:`metastack.commands.fences`).
     """
     old = found.ok if found is not None else Fence()
-    if old.intent:
+    if under_way(old, generation):
         raise ValueError(f"a fence of {node} is open")
     return Change(
         name="lifted",
         guards=(_absent(keys.node_alive(node)), unchanged(keys.fence(node), found)),
-        effects=(Put(keys.fence(node), encode(msgspec.structs.replace(old, receipt=receipt))),),
+        effects=(Put(keys.fence(node), encode(msgspec.structs.replace(closed(old), receipt=receipt))),),
     )

@@ -41,10 +41,10 @@ def _fence_by_hand(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     """A person says that a node is gone (``metastack node fence``): the brake does not hold this back."""
     entry = lab.cluster.get(lab.keys.fence(args[0]))
     found = seen(Fence, entry) if entry is not None else None
-    if found is not None and found.record is not None and found.record.intent:
-        return None
     said = lab.cluster.get(lab.keys.generation())
     generation = seen(Generation, said).ok.generation if said is not None else 0
+    if found is not None and found.record is not None and fences.under_way(found.record, generation):
+        return None
     change = fences.intent_by_hand(lab.keys, args[0], found, generation, "", "it is switched off")
     return None if isinstance(lab.cluster.apply(change), Lost) else nothing
 

@@ -378,7 +378,7 @@ class Checkers:
                 self._lab.violation("destroyed", f"{host.name}: the domain of somebody else is gone")
         for write in self._last_write.values():
             wanted = any(spec.volume_uuid == write.volume for spec in self._specs.values())
-            if wanted and write.volume not in self._lab.pool.disks:
+            if wanted and write.volume not in {*self._lab.pool.disks, *self._lab.forgotten}:
                 self._lab.violation("destroyed", f"the disk {write.volume} of a VM that has a spec is gone")
 
 

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING
 from ..core.codec import decode
 from ..core.facts import Domain, DomainState
 from ..core.keys import Kind
-from ..core.model import Claim, Fence, Halt, NodeAlive, Phase, Power, VmId, VmSpec, VmStatus, token
+from ..core.model import (
+    Claim,
+    Fence,
+    Halt,
+    NodeAlive,
+    Phase,
+    Power,
+    VmId,
+    VmSpec,
+    VmStatus,
+    token,
+    token_generation,
+)
 from ..core.world import seen
 
 if TYPE_CHECKING:
@@ -91,7 +103,9 @@ def _runs(
         return f"is on {node} and claimed by {claim.node if claim else 'nobody'}"
     if claim.session != sessions.get(node):
         return f"is claimed in session {claim.session}, {node} has {sessions.get(node)}"
-    if (domain.session, domain.epoch, domain.run) != (claim.session, claim.epoch, spec.run):
+    # A restored etcd may have forgotten a restart that the guest had.
+    run = max(spec.run, domain.run) if token_generation(claim.session) else spec.run
+    if (domain.session, domain.epoch, domain.run) != (claim.session, claim.epoch, run):
         return f"runs as session {domain.session} epoch {domain.epoch} run {domain.run}: {claim}"
     paused = spec.paused_epoch == claim.epoch
     if domain.state is not (DomainState.PAUSED if paused else DomainState.RUNNING):

@@ -50,4 +50,38 @@ RESTORED: Final[tuple[Mutation, ...]] = (
         agent("kills", "_lost", "if world.generation > written:", "if False:"),
         ("restored-and-damaged",),
     ),
+    Mutation(
+        "restored-open-fence",
+        "a fence that was open in the backup is nobody's work: its node does not wait for it",
+        agent(
+            "session",
+            "Session._fence_record",
+            "if under_way(found.record, self._mirror.world.generation):",
+            "if found.record.intent:",
+        ),
+        ("restored-with-an-open-fence",),
+        evidence="stuck",
+        because="the fencer leaves a node that is not back to people, and that node waits for it",
+    ),
+    Mutation(
+        "restored-raised-late",
+        "a session begins in a generation that a listing of its node was judged by on the way",
+        agent(
+            "identity",
+            "believed_generation",
+            "if not recognised or world.generation != mirror.past.known.generation:",
+            "if False:",
+        ),
+        ("restored-and-raised-twice",),
+        evidence="expected",
+        because="the node does nothing more for its VMs, until its session ends",
+    ),
+    Mutation(
+        "restored-another-history",
+        "what was asked for before another history began says nothing of that",
+        agent("past", "Past.judge", "if floor.history != self.history:", "if False:"),
+        ("test:unit/agent/test_past.py",),
+        evidence="test",
+        because="the node refuses the etcd that a person let it use, until they do it again",
+    ),
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..core.change import Committed
 from ..core.keys import Kind
-from ..core.model import Generation, NodeFacts, Refusal, Volume
+from ..core.model import Generation, NodeFacts, Refusal, VmSpec, Volume
 from ..core.restored import raise_generation
 from ..core.world import seen
 from .verbs import Undo, fault, nothing
@@ -34,6 +34,9 @@ def _etcd_restored(lab: Lab, args: tuple[str, ...]) -> Undo | None:
         lab.delete(key)
     kept = {seen(Volume, entry).ok.uuid for entry in lab.cluster.under(lab.keys.prefix(Kind.VOLUME))}
     lab.forgotten |= set(lab.pool.disks) - kept
+    specs = [seen(VmSpec, entry).record for entry in lab.cluster.under(lab.keys.prefix(Kind.VM_SPEC))]
+    # Of VMs that were deleted since: they get fresh ones, if they run at all.
+    lab.forgotten |= {spec.volume_uuid for spec in specs if spec is not None} - set(lab.pool.disks)
     return nothing
 
 

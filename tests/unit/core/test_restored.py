@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from metastack.core import plan
+import pytest
+
+from metastack.core import fences, plan
 from metastack.core.change import Delete, Entry, Put, Snapshot
 from metastack.core.codec import decode, encode
 from metastack.core.facts import Domain, DomainState
@@ -132,6 +134,24 @@ def fence_view(**more: object) -> plan.FenceView:
         "rank_delay_s": 0.03, "generation": 1,
     }  # fmt: skip
     return plan.FenceView(**{**fields, **more})  # type: ignore[arg-type]
+
+
+def test_a_persons_fence_takes_the_place_of_one_that_the_backup_has_open() -> None:
+    old = Seen(Fence(intent=True, intent_by="n2", intent_session=OLD, through=7), 9, 9)
+    change = fences.intent_by_hand(KEYS, "n1", old, 1, "now", "it is off")
+    put = change.effects[0]
+    assert isinstance(put, Put)
+    written = decode(Fence, put.value)
+    assert (written.intent_by, written.generation, written.through) == (fences.BY_HAND, 1, 7)
+    lifted = fences.lifted(KEYS, "n1", old, FenceReceipt(at="", by="", method=fences.UNBLOCKED), 1).effects[0]
+    assert isinstance(lifted, Put)
+    assert not decode(Fence, lifted.value).intent
+    for refused in (
+        lambda: fences.intent_by_hand(KEYS, "n1", old, 0, "now", "it is off"),
+        lambda: fences.lifted(KEYS, "n1", old, FenceReceipt(at="", by="", method=fences.UNBLOCKED), 0),
+    ):
+        with pytest.raises(ValueError, match="is open"):
+            refused()
 
 
 def test_a_node_that_is_not_back_is_fenced_by_a_person_only() -> None:
