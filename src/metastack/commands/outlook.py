@@ -85,11 +85,11 @@ def any_loss(world: World, count: int) -> Outlook:
     lost, left = without_room(world, count)
     found = whatif(world, lost=lost)
     if not left:
-        view = _outlook(replace(found, moves=()), [], [])
+        view = _outlook(replace(found, moves=tuple(m for m in found.left_out if m.vm in found.already)), [], [])
         view.summary = (
             f"the loss of any {count} of the nodes leaves room for what runs; "
             "a VM that could run nowhere else does not count: `metastack whatif --lose NODE` names it"
-        )
+        ) + _pending(view.pending_already)
         return view
     return _outlook(found, list(lost), [])
 
@@ -108,8 +108,7 @@ def _outlook(found: Outcome, lost: list[str], added: list[str]) -> Outlook:
         summary = f"{gone}, everything fits"
     if starting and not out:
         summary += f"; {_vms(starting)} would start elsewhere"
-    if still:
-        summary += f"; {_vms(still)} {'is' if still == 1 else 'are'} pending already, and would stay so"
+    summary += _pending(still)
     return Outlook(
         fits=found.fits,
         summary=summary,
@@ -123,6 +122,12 @@ def _outlook(found: Outcome, lost: list[str], added: list[str]) -> Outlook:
             for node in found.nodes
         ],
     )
+
+
+def _pending(count: int) -> str:
+    if not count:
+        return ""
+    return f"; {_vms(count)} {'is' if count == 1 else 'are'} pending already, and would stay so"
 
 
 def _vms(count: int) -> str:

@@ -672,6 +672,9 @@ async def test_what_if(rig: Rig) -> None:
     assert now.summary == "as it is, nothing more would be left out; 1 VM is pending already, and would stay so"
     assert one.fits and (one.left_out, one.pending_already) == (0, 1), "the loss did not put it out"
     assert {move.name for move in one.moves if move.pending_already} == {"waits"}
+    any_one = outlook.any_loss(world, 1)
+    assert any_one.fits and [move.name for move in any_one.moves] == ["waits"] and any_one.pending_already == 1
+    assert any_one.summary.endswith("names it; 1 VM is pending already, and would stay so")
     both = outlook.outlook(world, ["n1", "n2"], [])
     assert (both.left_out, both.pending_already) == (two.left_out, 1)
     assert f"{two.left_out} VM" in both.summary and "1 VM is pending already" in both.summary
