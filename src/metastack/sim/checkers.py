@@ -109,7 +109,7 @@ class Checkers:
     def removed(self, volume: str) -> None:
         """A disk went to the trash."""
         for spec in self._specs.values():
-            if spec.volume_uuid == volume:
+            if spec.volume_uuid == volume and volume not in self._lab.forgotten:
                 self._lab.violation("destroyed", f"the disk {volume} of {spec.id} was removed, its spec exists")
 
     # --- etcd

@@ -80,7 +80,7 @@ class Lab:
         self.graveyard: list[Process] = []
         self.found: list[str] = []
         self.forgotten: set[str] = set()
-        """Disks that a restored etcd does not know of: nobody removes them."""
+        """Disks that a restored etcd does not know of: nobody removes them; or forgot that they may go."""
         self.struck: dict[str, int] = {}
         self.cells: dict[str, int] = {}
         self._undo: dict[int, tuple[asyncio.TimerHandle, Callable[[], None]]] = {}

@@ -230,4 +230,12 @@ STEPS: Final[tuple[Mutation, ...]] = (
         agent("guests", "Guests._by_clients", "return by_receipt or", "return"),
         ("fencing-turned-back-before-the-takeover",),
     ),
+    Mutation(
+        "gate-circle",
+        "VMs that start after each other in a circle hold nobody",
+        (Patch("core.placement.gates", "gate", " or _starts_after(world, other, vm)", ""),),
+        ("starts-after-in-a-circle",),
+        evidence="stuck",
+        because="VMs that wait for each other write nothing",
+    ),
 )

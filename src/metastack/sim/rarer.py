@@ -1,7 +1,7 @@
 """Rarer trouble, for a third of the schedules: people in the middle of a fence, hung libvirtds, late requests.
 
 Owns: these steps. Refuses: faults that a seed has anyway (:mod:`.schedule`), and what no judge could tell from
-a bug (an etcd that is restored, records that nobody can read).
+a bug (records that nobody can read). An etcd that is restored is played by seeds of a range of their own.
 Rule: drawn from a source of their own, so that the rest of a seed's schedule is what it would be without them.
 """
 
@@ -21,6 +21,28 @@ REQUESTS: Final = (
     *("intent", "withdraw_intent", "take_over_intent", "pass_intent", "done"),
 )
 RECORDS: Final = ("claims", "desired", "fences", "actual", "nodes")
+
+
+RESTORES: Final = range(90_000_000, 100_000_000)
+"""Seeds with an etcd that is restored from an older backup, under a new token, and let be used by a person."""
+
+
+def restored(seed: int, steps: list[Step], until_s: float) -> list[Step]:
+    """The same steps and a restore among them; for seeds of other ranges just the same.
+
+    Nobody fences by hand: after a restore a person vouches for more than that (docs/operations.md, step 4).
+    """
+    if seed not in RESTORES:
+        return steps
+    random = Random(f"{seed}/restored")
+    backup_s = round(random.uniform(3.0, until_s / 2), 3)
+    later_s = random.choice((random.uniform(0.5, 5.0), random.uniform(5.0, 30.0), random.uniform(1.0, 45.0)))
+    at_s = round(backup_s + later_s, 3)
+    said_s = round(at_s + random.choice((0.0, random.uniform(0.1, 3.0), random.uniform(3.0, 12.0))), 3)
+    more = [Step(at_s, "etcd-restored", (f"{backup_s}",)), Step(said_s, "cluster-restore")]
+    if random.random() < 0.3:
+        more.append(Step(round(said_s + random.uniform(0.5, 12.0), 3), "cluster-restore"))
+    return [*(step for step in steps if step.verb != "fence-by-hand"), *more]
 
 
 def rarer(seed: int, names: list[str], until_s: float) -> list[Step]:

@@ -1,6 +1,6 @@
 """Verbs about an etcd that is restored from a backup, for scenarios: what happens, and what a person does then.
 
-Owns: these verbs. Refuses: being chosen at random.
+Owns: these verbs. Refuses: choosing when: that is a scenario's, or sim/rarer.py's.
 Rule: what the judges know of etcd is what etcd says from then on; what they know of the disks stays.
 """
 
@@ -26,18 +26,25 @@ def _etcd_restored(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     ``same-id``: with the members and the token of before, so that its cluster id is the same. ``ahead``: people
     write to it before any agent looks, so that its revision is higher than any that was seen.
     """
+    known, before = _disks(lab)
     lab.cluster.restore_as_of(float(args[0]), same_id="same-id" in args)
     if "ahead" in args:
         key = lab.keys.node_spec("nobody")
         while lab.cluster.revision < lab.cluster.highest:
             lab.delete(key) if lab.cluster.get(key) else lab.operator.cordon("nobody", False)
         lab.delete(key)
-    kept = {seen(Volume, entry).ok.uuid for entry in lab.cluster.under(lab.keys.prefix(Kind.VOLUME))}
-    lab.forgotten |= set(lab.pool.disks) - kept
-    specs = [seen(VmSpec, entry).record for entry in lab.cluster.under(lab.keys.prefix(Kind.VM_SPEC))]
-    # Of VMs that were deleted since: they get fresh ones, if they run at all.
-    lab.forgotten |= {spec.volume_uuid for spec in specs if spec is not None} - set(lab.pool.disks)
+    kept, wanted = _disks(lab)
+    # Unknown now, or being made. And of VMs that were deleted since: the order to remove one may still land,
+    # and they get fresh ones, if they run at all.
+    lab.forgotten |= ((known | set(lab.pool.disks)) - kept) | (wanted - before)
     return nothing
+
+
+def _disks(lab: Lab) -> tuple[set[str], set[str]]:
+    """Those that have a record, and those of VMs that there are."""
+    volumes = [seen(Volume, entry).record for entry in lab.cluster.under(lab.keys.prefix(Kind.VOLUME))]
+    specs = [seen(VmSpec, entry).record for entry in lab.cluster.under(lab.keys.prefix(Kind.VM_SPEC))]
+    return {v.uuid for v in volumes if v is not None}, {s.volume_uuid for s in specs if s is not None}
 
 
 @fault("cluster-restore", "cluster")

@@ -14,7 +14,7 @@ from typing import Final
 from .aims import STEPS, aimed
 from .by_hand import BY_HAND
 from .catalogue import FAULTS, WISHES
-from .rarer import rarer
+from .rarer import rarer, restored
 from .script import Script, Step
 
 NODES: Final = 3
@@ -99,7 +99,7 @@ def schedule(seed: int, nodes: int = NODES, vms: int = VMS, until_s: float = UNT
         wish = _wish(random, names, guests, _at(random, 8.0, until_s - 5.0))
         if not words or not _impossible(wish, words):
             steps.append(wish)
-    steps += rarer(seed, names, until_s)
+    steps = restored(seed, [*steps, *rarer(seed, names, until_s)], until_s)
     config: tuple[tuple[str, str], ...] = ()
     if random.random() < 0.4:
         config = (("lease_ttl_s", str(random.choice((2, 3, 5, 8)))),)

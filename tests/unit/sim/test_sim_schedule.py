@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from metastack.sim.catalogue import FAULTS, WISHES
+from metastack.sim.lab import play
+from metastack.sim.rarer import RESTORES
 from metastack.sim.schedule import STEPS, schedule
 from metastack.sim.script import ScriptError, parse
 
@@ -23,6 +25,23 @@ def test_a_schedule_keeps_its_promises(seed: int) -> None:
     assert all(step.verb in FAULTS for step in script.steps)
     assert all(step.on in ("", *STEPS) for step in script.steps)
     assert all(FAULTS[step.verb].lasts == (step.for_s is not None) for step in script.steps)
+
+
+def test_a_range_of_seeds_has_an_etcd_that_is_restored_and_let_be_used() -> None:
+    for seed in (RESTORES[0], RESTORES[77], RESTORES[-1]):
+        steps = schedule(seed).steps
+        at = [step.at_s for step in steps if step.verb == "etcd-restored"]
+        said = [step.at_s for step in steps if step.verb == "cluster-restore"]
+        assert len(at) == 1 and 1 <= len(said) <= 2
+        assert float(next(s.args[0] for s in steps if s.verb == "etcd-restored")) < at[0] <= min(said)
+        assert not [step for step in steps if step.verb == "fence-by-hand"]
+    for seed in (RESTORES[0] - 1, RESTORES[-1] + 1):
+        assert not [step for step in schedule(seed).steps if "restore" in step.verb]
+
+
+@pytest.mark.parametrize("seed", [RESTORES[0] + n for n in range(6)])
+def test_a_restore_in_the_middle_of_everything(seed: int) -> None:
+    assert play(schedule(seed)).violations == []
 
 
 @pytest.mark.parametrize("seed", range(20))
