@@ -58,7 +58,7 @@ def test_a_vm_that_went_with_a_change_of_the_settings_is_not_asked_for() -> None
     assert late == [] and again_s > 0
 
 
-def test_everybody_looks_as_soon_as_the_rest_of_a_head_is_full() -> None:
+def test_everybody_looks_as_soon_as_the_rest_of_a_head_is_full_and_some_node_may_be_deaf() -> None:
     """Nine nodes, and n2 is not among the eight that are to take it."""
     cluster = next(
         cluster for n in range(3, 60) if ME not in (cluster := _Cluster(ME, *_others(n))).turns.waiting[VM].head
@@ -71,6 +71,9 @@ def test_everybody_looks_as_soon_as_the_rest_of_a_head_is_full() -> None:
         cluster.fill(node)
     assert cluster.turns.waiting[VM].head == head
     cluster.now_s = 2 * STEP_S
+    assert cluster.turns.overdue() == ([], STEP_S), "nobody is deaf: the whole head has its time"
+    cluster.turns.misses.won("m1", ("m0", "m1"))
+    cluster.now_s = 3 * STEP_S
     late, _ = cluster.turns.overdue()
     assert late == [VM], "it need not wait for them"
 
