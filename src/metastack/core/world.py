@@ -184,6 +184,8 @@ class World:
 
         What is not there at all may have been deleted since, unless the world is of that very revision.
         """
+        if self.revision < revision:
+            return ""
         for effect in change.effects:
             parsed = self.keys.parse(effect.key)
             if parsed is None or parsed.kind not in _TYPES or effect.key.startswith(self._on_demand):

@@ -253,13 +253,16 @@ ACTS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "boot-asks-etcd",
-        "etcd itself is asked for the claim right before a boot",
+        "etcd is asked for the claim right before a boot, and a view that lacks my own release is listed anew",
         (
             Patch(
                 "agent.guests",
                 "Guests.boot",
                 "if entry is None or entry.mod_revision != held.mod:",
                 "if False:",
+            ),
+            *agent(
+                "node", "Node.commit", "if key := self.world.lacks(change, outcome.revision):", 'if key := "":'
             ),
         ),
         ("release-is-not-heard-of",),

@@ -66,6 +66,7 @@ def test_a_view_that_is_past_a_change_and_does_not_have_it_lacks_it() -> None:
     world.load(Snapshot(5, (entry(),)))
     put, gone = _written(Put(key, b"")), _written(Delete(key))
     assert world.lacks(put, 5) == ""
+    assert world.lacks(put, 7) == ""  # it is on its way
     world.apply(Batch(7, ()))
     assert world.lacks(put, 7) == key  # an older version
     assert world.lacks(put, 6) == key
