@@ -431,6 +431,19 @@ def test_tokens_are_for_hard_rules_beyond_one_node() -> None:
     assert [domain for _, domain in found.board.tokens(even, "n0")] == ["all"]
 
 
+def test_a_member_without_the_rule_bears_its_token_while_that_one_has_no_room() -> None:
+    found = Cluster()
+    for name in ("n0", "n1"):
+        found.node(name)
+        found.wish(name, labels={"zone": "a"})
+    apart = Placement(anti_affinity=(GroupTerm(labels={"app": "db"}, topology="zone"),))
+    rule, member = spec("r", labels={"app": "db"}, placement=apart, cpus=999), spec("m", labels={"app": "db"})
+    for vm in (rule, member):
+        found.put(KEYS.vm_spec(VmId("default", vm.name)), vm)
+    borne = found.board.tokens(rule, "n0")
+    assert borne and found.board.tokens(member, "n1") == borne
+
+
 def test_a_node_that_joins_costs_no_count_of_all_vms() -> None:
     found = zoned()
     for n in range(4):

@@ -63,6 +63,8 @@ class Groups:
         self._members: dict[Group, Counter[str]] = {}
         self._keepers: dict[Group, Counter[str]] = {}
         """Domains of VMs that have a required anti-affinity to the group."""
+        self._kept: set[Group] = set()
+        """Groups that any VM was seen to ask for such an anti-affinity to, whether it is placed or waits."""
         self._labelled: dict[tuple[str, str, str], Counter[tuple[_Labels, str]]] = {}
         """VMs by project and each label, as all their labels and the node: a new group looks at those only."""
 
@@ -73,6 +75,7 @@ class Groups:
         other._by_label = {label: list(groups) for label, groups in self._by_label.items()}
         other._members = {group: Counter(counts) for group, counts in self._members.items()}
         other._keepers = {group: Counter(counts) for group, counts in self._keepers.items()}
+        other._kept = set(self._kept)
         other._labelled = {label: Counter(counts) for label, counts in self._labelled.items()}
         return other
 
@@ -84,6 +87,7 @@ class Groups:
 
     def know(self, spec: VmSpec, placed: Iterable[tuple[VmSpec, str]]) -> None:
         """Count the groups that this VM's terms name; those already placed are looked through once a group."""
+        self._kept.update(group_of(spec, t) for t in spec.placement.anti_affinity if t.required)
         for term in terms(spec):
             group = group_of(spec, term)
             if group in self._known:
@@ -224,15 +228,16 @@ class Groups:
         """(group, domain) of every hard rule that a claim of this VM by this node bears on, sorted.
 
         Safety: whoever enters a domain changes its token, whether the rule is its own or another's, and
-        compares the revision that its view had. A spread looks at all domains, an affinity at where any member
-        is, so these have one token for the whole group (domain ``all``). What one node alone decides (topology
-        ``node``) needs none: an agent claims for its own node only, never from a view older than its own last
-        write, and recalls a claim that was not answered (:func:`metastack.core.changes.recall`).
+        compares the revision that its view had. A rule counts from when its VM is seen, not from when that is
+        placed: the two may be claimed from one view. A spread looks at all domains, an affinity at where any
+        member is, so these have one token for the whole group (domain ``all``). What one node alone decides
+        (topology ``node``) needs none: an agent claims for its own node only, never from a view older than its
+        own last write, and recalls a claim that was not answered (:func:`metastack.core.changes.recall`).
         """
         found: set[tuple[str, str]] = set()
         place = spec.placement
         own = [group_of(spec, t) for t in place.anti_affinity if t.required]
-        others = [g for g in self._of(spec) if self._keepers[g]] if self._by_label else []
+        others = [g for g in self._of(spec) if g in self._kept] if self._by_label else []
         for group in own + others:
             if group.topology != "node":
                 found.add((group.ident, _part(node.domain(group.topology))))
