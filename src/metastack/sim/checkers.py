@@ -12,6 +12,7 @@ Refuses: raising. A violation is collected in the lab (an assert in somebody's t
 * the brake: no fence is opened while more than the configured share of the nodes is gone, and it is said;
 * not ready: no session claims or starts anything before it was ready (:mod:`metastack.sim.deeds`);
 * the view: what an agent has folded is what etcd's history says at that revision;
+* etcd's answers are linearizable (:mod:`metastack.sim.linear`);
 * converged (:mod:`metastack.sim.converged`): after healing, all is as wished within the bound, and stays so.
 """
 

@@ -38,6 +38,11 @@ class SimCluster(MemoryCluster):
         self.highest = 0
         """The highest revision before the last restore."""
 
+    @property
+    def astray(self) -> bool:
+        """An old backup answers."""
+        return self._astray
+
     def go_back(self, at_s: float) -> Callable[[], None] | None:
         """Answer as of that second, until the returned function brings the true etcd back."""
         if self._astray:

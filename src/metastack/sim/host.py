@@ -222,7 +222,7 @@ class SimHost:
         self.configured = self.seen
         self.steps = steps = Steps(process, lambda step: lab.entered(self, step))
         self.store = MemoryStore(lab.cluster, latency_s=self._latency_s)
-        self.wire = WireStore(self.store, steps)
+        self.wire = WireStore(self.store, steps, lab.linear)
         self._storage = WireStorage(
             lab.pool,
             self.seen,

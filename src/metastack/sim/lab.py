@@ -26,6 +26,7 @@ from .checkers import Checkers
 from .etcd import SimCluster
 from .expect import expect
 from .host import BEAT_S, SimHost
+from .linear import Linear
 from .loop import Process, VirtualLoop
 from .loop import run as run_virtually
 from .operator import Operator
@@ -95,6 +96,7 @@ class Lab:
         self.pool.delay_s = lambda _what: self.random.uniform(0.001, 0.01)
         self.places = Places(self)
         self.checkers = Checkers(self)
+        self.linear = Linear(self.cluster, self.violation)
         self.loop.set_exception_handler(self._loop_error)
 
     # --- what parts call

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context
+from functools import partial
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -19,6 +20,7 @@ from ..hypervisor.memory import MemoryHypervisor
 from ..ports import Unavailable, UnknownOutcome
 from ..storage.memory import MemoryStorage
 from ..store.memory import MemoryStore
+from .linear import Linear
 from .loop import Process
 
 T = TypeVar("T")
@@ -64,8 +66,8 @@ class Steps:
 class WireStore:
     """The Store port: each request runs outside of the process that sent it."""
 
-    def __init__(self, inner: MemoryStore, steps: Steps) -> None:
-        self._inner, self._steps = inner, steps
+    def __init__(self, inner: MemoryStore, steps: Steps, judge: Linear) -> None:
+        self._inner, self._steps, self._judge = inner, steps, judge
         self.late: tuple[str, float] | None = None
         """The next read of a key with that word in it is answered that many seconds late."""
         self.slow: tuple[str, float] | None = None
@@ -87,10 +89,11 @@ class WireStore:
             self._steps.leave(step)
 
     async def get(self, key: str) -> Entry | None:
+        request = partial(self._inner.get, key)
         if self.late is not None and self.late[0] in key:
             late_s, self.late = self.late[1], None
-            return await self._send("get", self._read_late(key, late_s))
-        return await self._send("get", self._inner.get(key))
+            request = partial(self._read_late, key, late_s)
+        return await self._send("get", self._judge.during(f"get {key}", request, self._judge.got(key)))
 
     async def _read_late(self, key: str, late_s: float) -> Entry | None:
         entry = await self._inner.get(key)
@@ -98,18 +101,24 @@ class WireStore:
         return entry
 
     async def list(self, *prefixes: str) -> Snapshot:
-        return await self._send("list", self._inner.list(*prefixes))
+        judge = self._judge
+        request = judge.during("list", partial(self._inner.list, *prefixes), judge.listed(*prefixes))
+        return await self._send("list", request)
 
     async def commit(self, change: Change) -> Outcome:
+        judge, what = self._judge, f"commit {change.name}"
         if self.slow is not None and self.slow[0] == change.name:
             slow_s, self.slow = self.slow[1], None
-            sent = self._send(change.name, self._commit_late(change, slow_s))
+            late = judge.during(what, partial(self._commit_late, change, slow_s), judge.told(change))
+            sent = self._send(change.name, late)
             try:
                 async with asyncio.timeout(PATIENCE_S):
                     return await sent
             except TimeoutError:
                 raise UnknownOutcome(f"commit {change.name}: no answer") from None
-        return await self._send(change.name, self._inner.commit(change))
+        return await self._send(
+            change.name, judge.during(what, partial(self._inner.commit, change), judge.told(change))
+        )
 
     async def _commit_late(self, change: Change, slow_s: float) -> Outcome:
         await asyncio.sleep(slow_s)
