@@ -253,6 +253,9 @@ def _check(new: NewVm) -> None:
         names.name("node", _pin(new))
     if new.network not in ("", "none"):
         names.bridge(new.network)
+    if new.network == "none" and new.ha.ready_port:
+        text = f"{new.ha.ready_port} never answers without a network, and who starts after it waits for ever"
+        raise usage("--ready-port", text, "give it a --network, or leave the port out")
 
 
 def _pin(new: NewVm) -> str:

@@ -14,7 +14,7 @@ from metastack.commands.problem import Code, Problem
 from metastack.commands.projects import create_project
 from metastack.commands.vms import NewVm
 from metastack.core.change import Put
-from metastack.core.model import ClusterConfig, Image, ImageState, Power, VmId, token_revision
+from metastack.core.model import ClusterConfig, Ha, Image, ImageState, Power, VmId, token_revision
 
 
 def new(**more: Any) -> NewVm:
@@ -71,6 +71,8 @@ async def test_create_refuses(rig: Rig) -> None:
     ):
         await refused(vms.create_vm(rig.cluster, deed(), new(**wrong)), Code.USAGE, says)
     await refused(vms.create_vm(rig.cluster, deed("x\ny"), new()), Code.USAGE, "one line")
+    deaf = new(network="none", ha=Ha(ready_port=80))
+    await refused(vms.create_vm(rig.cluster, deed(), deaf), Code.USAGE, "80 never answers without a network")
     await refused(vms.create_vm(rig.cluster, deed(), new(node="n9")), Code.NOT_FOUND, "node n9")
     other = new(vm=VmId("web", "a"))
     await refused(vms.create_vm(rig.cluster, deed(), other), Code.NOT_FOUND, "project web")

@@ -410,6 +410,9 @@ def test_what_if_a_node_is_lost_or_added() -> None:
     assert whatif(found.world, lost=["n0", "n1"], more=[more]).fits
     lost_names, left = without_room(found.world, 2)
     assert len(lost_names) == 2 and left
+    for many in (3, 64):  # nobody is left
+        lost_names, left = without_room(found.world, many)
+        assert len(lost_names) == 3 and len(left) == len(found.board.on("n0")) * 3
     # Thinking changes nothing.
     assert not found.board.waiting and Board(found.world).nodes["n0"].state == "ready"
 

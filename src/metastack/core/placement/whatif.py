@@ -99,9 +99,10 @@ def without_room(world: World, spare_nodes: int) -> tuple[tuple[str, ...], tuple
             continue
         then = board.losing(lost)
         out = {w.vm for w in then.waiting.values() if not w.head and w.vm not in today}
-        if any(then.short_of_room(then.waiting[vm].spec) for vm in out):
-            moves = _outcome(then, today).put_out
-            return lost, tuple(m for m in moves if then.short_of_room(then.waiting[m.vm].spec))
+        # Without any node it is room that is missing, and of no node could it be said.
+        short = {vm for vm in out if len(lost) == len(up) or then.short_of_room(then.waiting[vm].spec)}
+        if short:
+            return lost, tuple(move for move in _outcome(then, today).put_out if move.vm in short)
     return (), ()
 
 
