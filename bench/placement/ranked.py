@@ -36,7 +36,7 @@ class Fed(World):
         else:
             self._tables[key.kind][key.names] = found
         if key.kind is Kind.CLUSTER:
-            self.settled.note(self._get(Kind.CLUSTER, ClusterConfig))
+            self.known_config.note(self._get(Kind.CLUSTER, ClusterConfig))
         self.revision = revision
 
 

@@ -31,6 +31,7 @@ from .marks import Marks
 from .mirror import Mirror
 from .node import Node
 from .past import Past
+from .patience import is_set_within
 from .queue import Queue
 from .readiness import AT_ONCE, Readiness
 from .route import Key
@@ -181,10 +182,7 @@ class Agent:
                 return
             except (Unavailable, Refused) as error:
                 log.warning("start_waits", waits_for=what, error=str(error), retry_in_s=backoff_s)
-            try:
-                async with asyncio.timeout(backoff_s):
-                    await stop.wait()
-            except TimeoutError:
+            if not await is_set_within(stop, backoff_s):
                 backoff_s = min(10.0, backoff_s * 2)
 
     # --- what changed
@@ -198,7 +196,8 @@ class Agent:
             self.fencer.observe({key.names[0] for key in news if key.kind is Kind.NODE_ALIVE})
             node.session.check()
         if Kind.CLUSTER in kinds:
-            self._config_changed(self._health.settled(node.world))
+            self._health.note_config(node.world)
+            self._config_changed(node.world)
         for key in route.keys_of(news, node.world, node.name, node.board, node.disks, self._here):
             self._queue.add(key)
         if node.board.waiting:
@@ -315,13 +314,8 @@ class Agent:
         Safety: a worker that was decided in a lost session must not act in the next one. A node that cannot
         drain stays out: that costs its capacity, never a disk.
         """
-        while True:
-            try:
-                async with asyncio.timeout(30):
-                    await self._idle.wait()
-                return
-            except TimeoutError:
-                log.warning("drain_slow", node=self.node.name, busy=self._busy)
+        while not await is_set_within(self._idle, 30):
+            log.warning("drain_slow", node=self.node.name, busy=self._busy)
 
     async def _full_look(self) -> None:
         """The net under events: everything, every now and then."""

@@ -100,7 +100,7 @@ class Fencer:
         most = 0
         for at, start in enumerate(times):
             most = max(most, sum(1 for t in times[at:] if t - start <= config.brake_window_s))
-        if not world.settled.known:
+        if not world.known_config.was_read:
             self.braked = f"brake: the settings cannot be read, and were not since {self._node.name} started"
         elif len(joined) > 1 and most * 100 > config.brake_percent * len(joined):
             self.braked = (
@@ -160,7 +160,7 @@ class Fencer:
             self._ends.pop(victim, None)
             return 0.0
         self._brake()
-        if not self._node.world.settled.known:
+        if not self._node.world.known_config.was_read:
             # Safety: nor an intent of a person. Perhaps fences go by single clients, and a whole address would
             # shut out others; nor is it known whether a person set the brake against just this.
             return 5.0

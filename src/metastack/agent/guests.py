@@ -138,7 +138,7 @@ class Guests:
         world, found = self._node.world, self._node.world.fence(victim)
         receipt = found.record.receipt if found is not None and found.record is not None else None
         by_receipt = receipt is not None and bool(receipt.clients)
-        return by_receipt or world.config.fencing is Fencing.CLIENT or not world.settled.known
+        return by_receipt or world.config.fencing is Fencing.CLIENT or not world.known_config.was_read
 
     def _back_off(self, memory: VmMemory, times: int) -> None:
         """Wait before the next boot, twice as long every time."""

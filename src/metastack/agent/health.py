@@ -68,14 +68,13 @@ class Health(Struct, kw_only=True):
                 log.error("damaged_domain", what=text)
         self.damaged = found
 
-    def settled(self, world: World) -> World:
-        """The settings are news: note, loudly, whether they can be read. Gives the world back."""
-        before, self.settings = self.settings, unsettled(world)
+    def note_config(self, world: World) -> None:
+        """The settings are news: note, loudly, whether they can be read."""
+        before, self.settings = self.settings, config_warning(world)
         if self.settings and self.settings != before:
-            log.error("settings_unreadable", known=world.settled.known, error=world.settled.why)
+            log.error("settings_unreadable", known=world.known_config.was_read, error=world.known_config.why)
         elif before and not self.settings:
             log.warning("settings_readable")
-        return world
 
     def asked_storage(self, error: Exception | None) -> None:
         """The storage was asked something small: it answered, or not."""
@@ -96,14 +95,15 @@ def damaged(domain: Domain) -> str:
     )
 
 
-def unsettled(world: World) -> str:
+def config_warning(world: World) -> str:
     """What to say of settings that cannot be read; empty: they can."""
-    if not world.settled.why:
+    config = world.known_config
+    if not config.why:
         return ""
-    if world.settled.known:
-        return f"goes by the settings that it read last: {world.settled.why}"
+    if config.was_read:
+        return f"goes by the settings that it read last: {config.why}"
     return (
-        f"the settings could not be read since this agent started: {world.settled.why}. It fences nobody, not "
+        f"the settings could not be read since this agent started: {config.why}. It fences nobody, not "
         "by hand either, and goes by careful ones: a lease of 60 s, an hour for a guest to shut down"
     )
 

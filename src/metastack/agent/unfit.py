@@ -20,6 +20,7 @@ from ..core.model import NodeAlive
 from ..ports import Refused, Store
 from .identity import Misconfigured
 from .mirror import Mirror
+from .patience import is_set_within
 
 if TYPE_CHECKING:
     from .session import Session
@@ -78,13 +79,9 @@ class Unfit:
                 if self._mirror.world.unfenced(self._session.name):
                     raise
                 await self._say(str(error))
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._ended.wait()
-            except TimeoutError:
-                wait_s = min(LONGEST_S, wait_s * 2)
-            else:
+            if await is_set_within(self._ended, wait_s):
                 raise Refused("the session was lost before it became ready")
+            wait_s = min(LONGEST_S, wait_s * 2)
 
     async def _say(self, why: str) -> None:
         session, world = self._session, self._mirror.world

@@ -16,6 +16,7 @@ from zlib import crc32
 from .change import Batch, Change, Delete, Entry, KeyEvent, Snapshot
 from .codec import Unreadable, decode
 from .keys import Keys, Kind, ParsedKey
+from .known_config import KnownConfig
 from .model import (
     Claim,
     ClusterConfig,
@@ -38,7 +39,6 @@ from .model import (
     token,
 )
 from .rows import Row, Rows, Seen, shared
-from .settled import Settled
 from .sound import flaw
 
 __all__ = ["Seen", "World", "mod_of", "seen", "wanted", "wants_on"]
@@ -127,7 +127,7 @@ class World:
         self._tables: dict[Kind, dict[tuple[str, ...], Seen[Any] | Row]] = {kind: {} for kind in _TYPES}
         self._rows = Rows()
         self._vms = _Names()
-        self.settled = Settled()
+        self.known_config = KnownConfig()
         # Every change brings an event: half of all keys are of these kinds, and need not be taken apart.
         self._on_demand = tuple(keys.prefix(kind) for kind in (Kind.EVENT, Kind.HISTORY, Kind.TICKET))
 
@@ -162,7 +162,7 @@ class World:
                 if before is None or after is None or _numbers(before)[::3] != _numbers(after)[::3]:
                     changed.add(ParsedKey(kind, names))
         self._tables, self._vms = fresh, vms
-        self.settled.note(self._get(Kind.CLUSTER, ClusterConfig))
+        self.known_config.note(self._get(Kind.CLUSTER, ClusterConfig))
         self.revision = self._floor = max(self.revision, snapshot.revision)
         return changed
 
@@ -222,7 +222,7 @@ class World:
         if event.entry is None:
             table.pop(names, None)
             if kind is Kind.CLUSTER:
-                self.settled.note(None)
+                self.known_config.note(None)
             if kind in _OF_VMS and not any(names in self._tables[other] for other in _OF_VMS):
                 self._vms.pop(names, None)
             return parsed
@@ -233,7 +233,7 @@ class World:
             names = self._vms.shared(names)
         table[names] = found
         if kind is Kind.CLUSTER:
-            self.settled.note(self._get(Kind.CLUSTER, ClusterConfig))
+            self.known_config.note(self._get(Kind.CLUSTER, ClusterConfig))
         return ParsedKey(kind, names)
 
     def with_hints(self, hints: Mapping[VmId, Hint]) -> World:
@@ -264,7 +264,7 @@ class World:
     @property
     def config(self) -> ClusterConfig:
         """The platform's settings that hold."""
-        return self.settled.config
+        return self.known_config.config
 
     def generation_seen(self) -> Seen[Generation] | None:
         return self._get(Kind.GENERATION, Generation)

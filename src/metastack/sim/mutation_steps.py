@@ -206,8 +206,8 @@ STEPS: Final[tuple[Mutation, ...]] = (
         "settings that cannot be read any more are the last that could be",
         (
             Patch(
-                "core.settled",
-                "Settled.note",
+                "core.known_config",
+                "KnownConfig.note",
                 "self._read or CAREFUL",
                 "ClusterConfig() if self.why else self._read",
             ),
@@ -219,7 +219,7 @@ STEPS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "fence-settings-known",
         "who never could read the settings fences nobody, also when a person asks for it",
-        agent("fencer", "Fencer.consider", "if not self._node.world.settled.known:", "if False:"),
+        agent("fencer", "Fencer.consider", "if not self._node.world.known_config.was_read:", "if False:"),
         ("settings-unreadable-at-a-start",),
         evidence="expected",
         because="it would be a fence; but perhaps of an address that others have too",

@@ -27,31 +27,31 @@ def test_the_last_that_could_be_read_hold() -> None:
     for broken in (b'{"v":99}', b"\xff", b'{"lease_ttl_s":0}', b'{"syslog":"where?"}'):
         world.apply(news(broken, world.revision + 1))
         assert world.config == TIGHT
-        assert world.settled.why
-        assert world.settled.known
+        assert world.known_config.why
+        assert world.known_config.was_read
     world.load(Snapshot(20, (entry(b"{", 20),)))
     assert world.config == TIGHT
     world.apply(news(b"{}", 21))
-    assert world.config == ClusterConfig() and not world.settled.why
+    assert world.config == ClusterConfig() and not world.known_config.why
 
 
 def test_without_any_they_are_careful() -> None:
     world = World(KEYS)
     world.load(Snapshot(5, (entry(b'{"v":99}', 5),)))
     assert world.config == CAREFUL
-    assert not world.settled.known
+    assert not world.known_config.was_read
     world.apply(news(encode(TIGHT), 6))
-    assert world.config == TIGHT and world.settled.known
+    assert world.config == TIGHT and world.known_config.was_read
 
 
 def test_absent_ones_are_the_defaults_and_so_they_stay() -> None:
     world = World(KEYS)
-    assert world.config == ClusterConfig() and world.settled.known
+    assert world.config == ClusterConfig() and world.known_config.was_read
     world.load(Snapshot(5, ()))
     world.apply(news(b'{"v":99}', 6))
-    assert world.config == ClusterConfig() and world.settled.known and world.settled.why
+    assert world.config == ClusterConfig() and world.known_config.was_read and world.known_config.why
     world.apply(news(None, 7))
-    assert world.config == ClusterConfig() and not world.settled.why
+    assert world.config == ClusterConfig() and not world.known_config.why
 
 
 def test_careful_ones_are_no_laxer_than_the_defaults() -> None:

@@ -173,8 +173,8 @@ async def collect(cluster: Cluster, version: str, now: datetime) -> Facts:
             decode(KINDS[parsed.kind], entry.value, entry.key)
         except Unreadable as error:
             facts.unreadable[entry.key] = error.why
-    if facts.world.settled.why:  # also when only a value is wrong
-        facts.unreadable.setdefault(cluster.keys.cluster(), facts.world.settled.why)
+    if facts.world.known_config.why:  # also when only a value is wrong
+        facts.unreadable.setdefault(cluster.keys.cluster(), facts.world.known_config.why)
     return facts
 
 

@@ -1,4 +1,4 @@
-"""The platform's settings as this process knows them, also while their record cannot be read.
+"""The cluster's settings as this process knows them, also while their record cannot be read.
 
 Owns: which settings hold. Refuses: reading or mending the record.
 Rule: settings that cannot be read relax nothing: the last that could be hold, or careful ones.
@@ -10,14 +10,14 @@ from .model import CAREFUL, ClusterConfig
 from .rows import Seen
 
 
-class Settled:
+class KnownConfig:
     """The settings that hold; defaults when there is no record."""
 
     def __init__(self) -> None:
         self.config = ClusterConfig()
         self.why = ""
         """Why they cannot be read; empty: they can."""
-        self.known = True
+        self.was_read = True
         """These are the settings, or were. False: they cannot be read, and this process never did."""
         self._read: ClusterConfig | None = None
 
@@ -30,5 +30,5 @@ class Settled:
             self._read = found.record
         else:
             self.why = found.why
-        self.known = self._read is not None
+        self.was_read = self._read is not None
         self.config = self._read or CAREFUL
