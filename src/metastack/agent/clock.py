@@ -5,7 +5,6 @@ Everything that is *decided* uses the loop's time; these are for people and for 
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import Callable
@@ -30,13 +29,3 @@ class Clock:
     def stamp(self, in_s: float = 0.0) -> str:
         """RFC 3339 in UTC, now or in some seconds."""
         return datetime.fromtimestamp(self._wall() + in_s, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
-
-
-async def doze(wake: asyncio.Event, most_s: float) -> None:
-    """Sleep so long; less, when the event is set from now on."""
-    wake.clear()
-    try:
-        async with asyncio.timeout(most_s):
-            await wake.wait()
-    except TimeoutError:
-        pass

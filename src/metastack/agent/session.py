@@ -21,14 +21,15 @@ from ..core.fences import under_way
 from ..core.keys import Keys
 from ..core.model import Event, Fence, NodeAlive, token
 from ..core.world import Seen, seen
-from ..ports import Hypervisor, LeaseGone, Refused, Storage, Store, Unavailable
-from .clock import Clock, doze
+from ..ports import Hypervisor, Refused, Storage, Store, Unavailable
+from .clock import Clock
 from .identity import believed_generation, refuse_generation, refuse_namesake, refuse_shared
 from .kills import kill_lost, refuse_damaged
 from .marks import Marks
 from .mirror import Mirror
 from .names import Names
 from .refusal import Teller
+from .renewal import Renewal
 from .unfit import Unfit
 
 log = structlog.get_logger()
@@ -84,25 +85,26 @@ class Session:
         self._names = Names(name, keys, store, storage, mirror, marks, clock, addresses)
         self._past = mirror.past
         self._teller = Teller(name, keys, store, hypervisor, mirror.past, marks, clock, addresses)
-        self._lease: Lease | None = None
-        self._end, self._leased, self._moved = (asyncio.Event() for _ in range(3))
+        self._renewal = Renewal(store, self.lose)
+        self._end = asyncio.Event()
         self._unfit = Unfit(self, store, mirror, describe, self._end)
         self._why, self._unclean = "", True
 
     @property
     def me(self) -> changes.Me:
         """Who commits; raises Refused without a session."""
-        if not self.token or self._lease is None:
+        lease = self._renewal.lease
+        if not self.token or lease is None:
             raise Refused("no session")
         if self._past.why:
             raise Refused(self._past.why)
-        return changes.Me(node=self.name, session=self.token, lease=self._lease.id, generation=self.generation)
+        return changes.Me(node=self.name, session=self.token, lease=lease.id, generation=self.generation)
 
     async def run(self) -> None:
         """Have a session for as long as this process lives."""
         self._unclean = not self._marks.take_clean_exit()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._keep())
+            group.create_task(self._renewal.run())
             group.create_task(self._cycle())
 
     async def _cycle(self) -> None:
@@ -139,15 +141,16 @@ class Session:
         """Graceful stop: claims stay and guests run on, under a lease long enough for an upgrade."""
         # First the lease, which nobody renews any more: a call that takes longer than the TTL would have this
         # node fenced, and its guests with it, for being restarted.
+        lease = self._renewal.lease
         try:
-            if self.token and self._lease is not None:
+            if self.token and lease is not None:
                 if any(
                     claim.record and claim.record.node == self.name for _, claim in self._mirror.world.claims()
                 ):
                     self.message = "the agent was stopped; its guests run on"
                     await self._move_to_lease(AWAY_TTL_S)
                 else:
-                    await self._store.revoke(self._lease)
+                    await self._store.revoke(lease)
         except (Unavailable, Refused) as error:
             log.info("lease_left_to_expire", error=str(error))
         await self._drained()
@@ -157,9 +160,9 @@ class Session:
 
     async def follow_ttl(self) -> None:
         """Bring the session under a lease of the configured TTL, when that was changed."""
-        ttl_s = self._mirror.world.config.lease_ttl_s
-        if self.token and self._lease is not None and self._lease.ttl_s != ttl_s:
-            log.info("lease_ttl_changed", before_s=self._lease.ttl_s, now_s=ttl_s)
+        ttl_s, lease = self._mirror.world.config.lease_ttl_s, self._renewal.lease
+        if self.token and lease is not None and lease.ttl_s != ttl_s:
+            log.info("lease_ttl_changed", before_s=lease.ttl_s, now_s=ttl_s)
             await self._move_to_lease(ttl_s)
 
     async def _move_to_lease(self, ttl_s: int) -> None:
@@ -167,7 +170,7 @@ class Session:
 
         Safety: a put over a living key keeps its create revision, which is the session; guarded by it.
         """
-        world, old, me = self._mirror.world, self._lease, self.me
+        world, old, me = self._mirror.world, self._renewal.lease, self.me
         lease = await self._store.grant(ttl_s)
         alive = msgspec.structs.replace(self._describe(), ready=self.ready, generation=self.generation)
         mine = [
@@ -183,16 +186,15 @@ class Session:
             change = changes.relet(self._keys, me, lease.id, alive, batch)
             if not isinstance(await self._store.commit(change), Committed):
                 raise Refused("the session was lost while it moved to another lease")
-        self._lease = lease
-        self._moved.set()
+        self._renewal.hold(lease)
         if old is not None:
             await self._store.revoke(old)
 
     def _leave(self, why: str) -> None:
         if self.token:
             log.warning("session_lost", node=self.name, session=self.token, why=why)
-        self.token, self.ready, self._lease = 0, False, None
-        self._leased.clear()
+        self.token, self.ready = 0, False
+        self._renewal.hold(None)
         self._changed()
 
     async def _quiesce(self) -> None:
@@ -244,10 +246,9 @@ class Session:
         self._past.keep()
         # First the mirror: until it shows my new key, the end of the old one looks like this session's.
         await self._mirror.reached(outcome.revision)
-        self._lease, self.generation = lease, generation
-        self.token = token(generation, outcome.revision)
+        self.generation, self.token = generation, token(generation, outcome.revision)
         log.info("registered", node=self.name, session=self.token)
-        self._leased.set()
+        self._renewal.hold(lease)
         await self._names.declare(self.me)
         await self._unblock()
         await self._become_ready()
@@ -359,39 +360,11 @@ class Session:
     async def _hold(self) -> None:
         """Keep the session until it is lost."""
         await self._end.wait()
-        lease = self._lease
+        lease = self._renewal.lease
         self._leave(self._why or "lease lost")
         if lease is not None:
             with suppress(Unavailable, Refused):  # it expires by itself
                 await self._store.revoke(lease)
-
-    async def _keep(self) -> None:
-        """Renew at a quarter of the TTL, as long as there is a lease; end the session when it may be gone."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._leased.wait()
-            if self._lease is None:
-                self._leased.clear()
-                continue
-            lease = self._lease
-            await doze(self._moved, min(lease.ttl_s / 4, max(0.0, lease.deadline_s - loop.time())))
-            if self._lease is not lease:
-                continue  # it was left, or moved to another lease, which may be due earlier
-            if loop.time() >= lease.deadline_s:
-                self._leased.clear()
-                self.lose("the lease ran out before it could be renewed")
-                continue
-            try:
-                async with asyncio.timeout_at(lease.deadline_s):
-                    renewed = await self._store.renew(lease)
-                if self._lease is lease:  # it may have moved to another one meanwhile
-                    self._lease = renewed
-            except LeaseGone:
-                if self._lease is lease:
-                    self._leased.clear()
-                    self.lose("etcd says that the lease is gone")
-            except (Unavailable, TimeoutError) as error:
-                log.info("renewal_failed", error=str(error), left_s=round(lease.deadline_s - loop.time(), 2))
 
     def check(self) -> None:
         """My alive key may have changed: a session whose key is gone is over, whatever renewals say."""
