@@ -28,6 +28,7 @@ from metastack.commands.tickets import Opening, create_ticket
 from .frame import Frame
 from .netns import inside
 from .session import context_of, note, with_cluster
+from .vm_options import short_name
 
 if TYPE_CHECKING:
     from metastack.core.model import VmId
@@ -165,7 +166,7 @@ async def _why_closed(cluster: Cluster, vm: VmId) -> str:
     from metastack.core.keys import Kind
     from metastack.core.model import Phase
 
-    name = vm.name if vm.project == "default" else str(vm)
+    name = short_name(vm)
     wanted = [*prefixes(cluster.keys, (Kind.NODE_ALIVE, Kind.FENCE)), *prefixes_of_vm(cluster.keys, vm)]
     seen = ""
     try:

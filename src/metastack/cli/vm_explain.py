@@ -11,7 +11,7 @@ import typer
 
 from .frame import Frame, Output, frame_of, verb
 from .session import with_cluster
-from .vm_options import Name, Project, app, vm_id
+from .vm_options import Name, Project, app, short_name, vm_id
 
 if TYPE_CHECKING:
     from metastack.commands.explanation import NodeVerdict, VmExplanation
@@ -34,9 +34,7 @@ def explain(ctx: typer.Context, name: Name, project: Project = "") -> None:
         return
     from .output import Printer
 
-    printer: Printer[VmExplanation] = Printer(
-        frame.output, [], lambda v: v.name if v.project == "default" else f"{v.project}/{v.name}"
-    )
+    printer: Printer[VmExplanation] = Printer(frame.output, [], short_name)
     printer.one(view)
 
 

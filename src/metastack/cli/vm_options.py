@@ -6,7 +6,7 @@ Owns: the noun. Refuses: being a verb. Rule: a change waits until it is real unl
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
@@ -67,9 +67,19 @@ def vm_printer(frame: Frame) -> Printer[VmView]:
         Column("UUID", lambda v: v.uuid, wide=True),
         Column("MESSAGE", lambda v: v.message),
     ]
-    return Printer(
-        frame.output, columns, lambda v: v.name if v.project == "default" else f"{v.project}/{v.name}"
-    )
+    return Printer(frame.output, columns, short_name)
+
+
+class _Named(Protocol):
+    @property
+    def project(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+
+
+def short_name(vm: _Named) -> str:
+    """As a person types it: the project only when it is not the default one."""
+    return vm.name if vm.project == "default" else f"{vm.project}/{vm.name}"
 
 
 def vm_id(name: str, project: str) -> VmId:
