@@ -86,6 +86,7 @@ class Node:
             finally:
                 self.lag.note(loop.time(), loop.time() - replied_s)
             if self.mirror.past.history != floor.history:
+                # It happened in a history that is over: no view of this one will ever have it.
                 raise Unavailable(f"this etcd is not believed: {self.mirror.past.doubt}")
             if key := self.world.lacks(change, outcome.revision):
                 # Safety: what a claimer proves of itself it proves from its own claims.

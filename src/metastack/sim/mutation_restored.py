@@ -77,6 +77,14 @@ RESTORED: Final[tuple[Mutation, ...]] = (
         because="the node does nothing more for its VMs, until its session ends",
     ),
     Mutation(
+        "restored-own-write",
+        "a change of the history before is not looked for in this one",
+        agent("node", "Node.commit", "if self.mirror.past.history != floor.history:", "if False:"),
+        ("restored-while-a-release-is-on-its-way",),
+        evidence="stuck",
+        because="a node that looks for it for ever does nothing",
+    ),
+    Mutation(
         "restored-another-history",
         "what was asked for before another history began says nothing of that",
         agent("past", "Past.judge", "if floor.history != self.history:", "if False:"),
