@@ -71,13 +71,13 @@ class Linear:
         def judge(answer: Snapshot, first: int, last: int) -> str:
             if not first <= answer.revision <= last:
                 return f"it is of {answer.revision}"
+            entries = {entry.key: entry for entry in answer.entries}
             for key in self._versions:
                 there = self._at(key, answer.revision) if key.startswith(prefixes) else None
-                if there is not None and there not in answer.entries:
+                if there is not None and entries.get(key) != there:
                     return f"{key} is not in it as {_told(there)}"
-            entries = {entry.key for entry in answer.entries}
-            gone = sorted(key for key in entries if self._at(key, answer.revision) is None)
-            return f"{gone[0]} was not there at {answer.revision}" if gone else ""
+            gone = next((key for key in entries if self._at(key, answer.revision) is None), "")
+            return f"{gone} was not there at {answer.revision}" if gone else ""
 
         return judge
 
