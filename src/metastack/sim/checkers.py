@@ -156,7 +156,8 @@ class Checkers:
                         self._specs.pop(key.vm, None)
                 case Kind.VOLUME if event.entry is None:
                     for spec in self._specs.values():
-                        if (spec.project, spec.volume_uuid) == key.names:
+                        mine = (spec.project, spec.volume_uuid) == key.names
+                        if mine and spec.volume_uuid not in self._lab.forgotten:
                             self._lab.violation("destroyed", f"the record of {spec.id}'s disk was removed")
                 case _:
                     pass
