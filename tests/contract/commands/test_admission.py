@@ -1,0 +1,161 @@
+"""Admission: room for the VMs of lost nodes is kept by whoever creates, places and moves; on both stores."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from commands_rig import Racing, Rig, deed
+from places_rig import fill, new, refused, spare, three, vm
+
+from metastack.commands import outlook, places, vms
+from metastack.commands.creation import create_vm, create_vms, plan_vms
+from metastack.commands.deed import Cluster
+from metastack.commands.demands import Demands
+from metastack.commands.explanation import explain_plan
+from metastack.commands.problem import Code, Problem
+from metastack.commands.reading import read_board_world
+from metastack.core.model import (
+    PinMove,
+    Placement,
+    Power,
+)
+from metastack.core.placement import Board
+
+
+async def test_room_for_lost_nodes_is_kept(rig: Rig) -> None:
+    """Three nodes of 7 GiB hold 4 VMs of 3 GiB with one to spare, and no fifth."""
+    sessions = await three(rig)
+    await spare(rig)
+    big = {"memory_mib": 3000}
+    for n in range(4):
+        await create_vm(rig.cluster, deed(), new(f"v{n}", **big))
+        await fill(rig, sessions)
+    thought = await plan_vms(rig.cluster, deed(), [new("v4", **big)])
+    [said] = await explain_plan(rig.cluster, deed(), thought)
+    assert said.chosen and said.refused and "spare_nodes=1" in said.refused
+    problem = await refused(
+        create_vm(rig.cluster, deed(), new("v4", **big)),
+        Code.CONFLICT, "spare_nodes=1", "without n", "would not fit", "--ignore-spare", "whatif --lose",
+    )  # fmt: skip
+    assert problem.object == "vm default/v4"
+    assert await rig.store.get(rig.keys.vm_spec(vm("v4"))) is None
+    many = [new(f"m{n}", memory_mib=100) for n in range(40)]
+    await refused(create_vms(rig.cluster, deed(), many), Code.CONFLICT, "vm default/m0 and 39 more")
+    assert len((await create_vms(rig.cluster, deed(), many[:10])).specs) == 10
+    await create_vm(rig.cluster, deed(), new("off", off=True, **big))
+    await refused(vms.start_vm(rig.cluster, deed(), vm("off")), Code.CONFLICT, "spare_nodes=1")
+    await refused(vms.restart_vm(rig.cluster, deed(), vm("off")), Code.CONFLICT, "spare_nodes=1")
+    assert (await rig.spec(vm("off"))).power is Power.OFF
+    assert (await vms.restart_vm(rig.cluster, deed(), vm("v0"))).changed, "what runs has its room"
+    assert (await vms.start_vm(rig.cluster, deed(), vm("off"), ignore_spare=True)).changed
+    await refused(
+        create_vm(rig.cluster, deed(), new("huge", memory_mib=9000)), Code.CONFLICT, "no node takes now"
+    )
+
+
+async def test_of_two_that_fit_only_one_at_a_time_one_is_written(rig: Rig) -> None:
+    """Both look before either writes: the second one's guard fails, it looks again, and is refused."""
+    sessions = await three(rig)
+    await spare(rig)
+    for n in range(3):
+        await create_vm(rig.cluster, deed(), new(f"v{n}", memory_mib=3000))
+        await fill(rig, sessions)
+    answers = await asyncio.gather(
+        *(create_vm(rig.cluster, deed(), new(f"w{n}", memory_mib=3000)) for n in range(4)),
+        return_exceptions=True,
+    )
+    assert len([one for one in answers if not isinstance(one, Problem)]) == 1, answers
+    world = await read_board_world(rig.cluster)
+    assert len([one for one, _ in world.specs() if one.name.startswith("w")]) == 1
+
+
+async def test_without_spare_nodes_a_create_reads_no_more_than_it_must(rig: Rig) -> None:
+    await three(rig)
+    lists = 0
+
+    class Watching(Racing):
+        async def list(self, *wanted: str) -> object:
+            nonlocal lists
+            lists += 1
+            return await rig.store.list(*wanted)
+
+    cluster = Cluster(cast(Any, Watching(rig.store, None, 0)), rig.keys)
+    await create_vm(cluster, deed(), new())
+    assert lists == 0
+    assert await rig.store.get(rig.keys.admission()) is None
+
+
+async def test_who_could_run_nowhere_else_needs_no_spare_node(rig: Rig) -> None:
+    await three(rig)
+    await spare(rig)
+    await create_vm(rig.cluster, deed(), new("pinned", node="n1"))
+    await create_vm(rig.cluster, deed(), new("free"))
+
+
+async def kept_by_one_node(rig: Rig) -> dict[str, int]:
+    """Three nodes of 7 GiB: n3's big VM has room on n2 alone, which is empty."""
+    sessions = await three(rig, "a", "b", "c")
+    for name, node, mib in (("left", "n1", 3000), ("right", "n1", 3000), ("big", "n3", 5000)):
+        await create_vm(rig.cluster, deed(), new(name, memory_mib=mib))
+        await rig.claim(node, sessions[node], vm(name))
+    await spare(rig)
+    assert outlook.any_loss(await read_board_world(rig.cluster), 1).fits
+    return sessions
+
+
+async def test_a_move_that_takes_a_lost_nodes_room_is_refused(rig: Rig) -> None:
+    sessions = await kept_by_one_node(rig)
+
+    def move(node: str, **more: Any) -> Any:
+        return places.move_vm(rig.cluster, deed(), vm("left"), node, cold=True, **more)
+
+    said = (
+        "spare_nodes=1",
+        "without n3, default/big would not fit",
+        "choose another place, or say --ignore-spare",
+    )
+    await refused(move("n2"), Code.CONFLICT, *said)
+    assert (await rig.spec(vm("left"))).placement == Placement()
+    assert await rig.store.get(rig.keys.admission()) is None
+    moved = await move("n2", ignore_spare=True)
+    assert moved.spec.placement == Placement(node="n2", move=PinMove.COLD)
+    await rig.release(vm("left"))
+    await rig.claim("n2", sessions["n2"], vm("left"))
+    assert not outlook.any_loss(await read_board_world(rig.cluster), 1).fits, "as it was said"
+    # Nothing is kept now: whoever mends that, also in several steps, is not stopped.
+    assert (await move("n1")).changed
+    assert (await places.place_vm(rig.cluster, deed(), vm("right"), Demands(node="n1"))).changed
+
+
+async def test_demands_that_leave_no_room_after_a_loss_are_refused(rig: Rig) -> None:
+    """It runs on, and could go nowhere once its node is lost: n1 would take it if only it had room."""
+    await kept_by_one_node(rig)
+
+    def place(**more: Any) -> Any:
+        return places.place_vm(rig.cluster, deed(), vm("big"), Demands(**more))
+
+    await refused(place(node="n1"), Code.CONFLICT, "without n3, default/big would not fit", "--ignore-spare")
+    await refused(place(node_selector=["zone=a"]), Code.CONFLICT, "spare_nodes=1")
+    await vms.delete_vm(rig.cluster, deed(), vm("right"))
+    await rig.release(vm("right"))
+    assert (await place(node="n3")).changed, "whoever may run nowhere else needs no room elsewhere"
+    assert await rig.store.get(rig.keys.admission()) is not None, "judged one after the other"
+    await create_vm(rig.cluster, deed(), new("late", memory_mib=2500))
+    board = Board(await read_board_world(rig.cluster))
+    assert board.waiting[vm("late")].head[0] == "n2"
+    await refused(
+        places.unpin_vm(rig.cluster, deed(), vm("big")), Code.CONFLICT, "without n3, default/big would not fit"
+    )
+    assert (await places.unpin_vm(rig.cluster, deed(), vm("big"), ignore_spare=True)).changed
+
+
+async def test_what_is_off_takes_nobodys_room_wherever_it_is_pinned(rig: Rig) -> None:
+    await kept_by_one_node(rig)
+    await create_vm(rig.cluster, deed(), new("off", memory_mib=3000, off=True))
+    assert (await places.move_vm(rig.cluster, deed(), vm("off"), "n2", cold=False)).changed
+    await refused(vms.start_vm(rig.cluster, deed(), vm("off")), Code.CONFLICT, "spare_nodes=1")
+    assert (
+        await places.place_vm(rig.cluster, deed(), vm("left"), Demands(priority=0, arch=""))
+    ).changed is False
+    assert (await places.place_vm(rig.cluster, deed(), vm("left"), Demands(priority=5))).changed

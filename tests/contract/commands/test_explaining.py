@@ -1,0 +1,183 @@
+"""What is said of places: explain, dry run, what if, the doctor; on both stores."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from commands_rig import Rig, deed
+from msgspec.structs import replace
+from places_rig import fill, new, refused, taint, three, vm
+
+from metastack.commands import nodes, outlook, vms
+from metastack.commands.creation import create_vm, plan_vms
+from metastack.commands.doctor import examine
+from metastack.commands.doctor.facts import collect
+from metastack.commands.explanation import explain_plan, explain_vm
+from metastack.commands.problem import Code, Problem
+from metastack.commands.reading import read_board_world
+from metastack.core.change import Put
+from metastack.core.model import (
+    ClusterConfig,
+    GroupTerm,
+    Ha,
+    Hint,
+    Placement,
+)
+
+
+async def test_explain_says_what_every_node_says(rig: Rig) -> None:
+    sessions = await three(rig)
+    far = Placement(anti_affinity=(GroupTerm(labels={"app": "web"}, topology="zone"),))
+    await create_vm(rig.cluster, deed(), new("one", labels={"app": "web"}, placement=far))
+    await rig.claim("n1", sessions["n1"], vm("one"))
+    await create_vm(rig.cluster, deed(), new("two", labels={"app": "web"}, placement=far))
+    await nodes.cordon_node(rig.cluster, deed(), "n3")
+    two = await explain_vm(rig.cluster, vm("two"))
+    assert (two.chosen, two.node, two.line, two.phase) == ("n2", None, 1, "pending")
+    assert two.summary == "waits for n2 to take it"
+    assert {said.node: said.fits for said in two.nodes} == {"n1": False, "n2": True, "n3": False}
+    best = two.nodes[0]
+    assert (best.node, best.rank, best.chosen, best.reasons) == ("n2", 1, True, [])
+    assert best.score is not None and set(best.parts) == {"spread", "groups"}
+    why = {said.node: said.reasons for said in two.nodes}
+    assert why["n3"] == ["the node is cordoned"]
+    assert why["n1"] == ["1 with app=web in zone a already (anti-affinity)"]
+    [rule] = two.rules
+    assert (rule.kind, rule.group, rule.topology, rule.members) == (
+        "anti-affinity",
+        "app=web",
+        "zone",
+        {"a": 1},
+    )
+    assert two.demands == ["--anti-affinity app=web@zone"]
+    one = await explain_vm(rig.cluster, vm("one"))
+    assert (one.node, one.chosen, one.session) == ("n1", "n1", sessions["n1"])
+    assert one.summary == "is on n1; there is no better place"
+
+
+async def test_explain_says_why_it_waits_and_why_it_stays(rig: Rig) -> None:
+    sessions = await three(rig)
+    await create_vm(rig.cluster, deed(), new("db", ha=Ha(ready_port=5432)))
+    await create_vm(rig.cluster, deed(), new("app", ha=Ha(start_after=("db",)), memory_mib=7000))
+    app = await explain_vm(rig.cluster, vm("app"))
+    assert app.held == "starts after default/db, which does not run yet"
+    assert app.summary == f"waits: {app.held}"
+    assert [(gate.vm, gate.phase, gate.up) for gate in app.gates] == [("default/db", "pending", False)]
+    assert app.line == 2
+    await rig.claim("n1", sessions["n1"], vm("db"))
+    app = await explain_vm(rig.cluster, vm("app"))
+    assert app.held is None and app.gates[0].up
+    await rig.put(rig.keys.hint(vm("app")), Hint(uuid=app.uuid, node="n3", by="s1"))
+    app = await explain_vm(rig.cluster, vm("app"))
+    assert app.hint is not None and (app.hint.node, app.hint.honoured) == ("n3", True)
+    assert app.chosen == "n3"
+    await nodes.cordon_node(rig.cluster, deed(), "n1")
+    db = await explain_vm(rig.cluster, vm("db"))
+    assert db.summary == ("is on n1; it stays there, and would not be placed there anew: the node is cordoned")
+    assert [(said.node, said.here) for said in db.nodes if said.chosen] == [("n1", True)]
+    await nodes.drain_node(rig.cluster, deed(), "n1")
+    assert "the node is draining, and n" in (await explain_vm(rig.cluster, vm("db"))).summary
+    await vms.stop_vm(rig.cluster, deed(), vm("app"))
+    assert (await explain_vm(rig.cluster, vm("app"))).summary.startswith("is off; were it started now, n")
+    await create_vm(rig.cluster, deed(), new("huge", memory_mib=99999))
+    huge = await explain_vm(rig.cluster, vm("huge"))
+    assert huge.chosen is None
+    assert huge.summary.startswith("no node takes it: needs 99999 MiB of memory")
+    await refused(explain_vm(rig.cluster, vm("none")), Code.NOT_FOUND, "default/none")
+    await rig.write(Put(rig.keys.vm_spec(vm("db")), b'{"v":9}'))
+    await refused(explain_vm(rig.cluster, vm("db")), Code.FAILED, "cannot be read")
+
+
+async def test_a_dry_run_writes_nothing_and_says_what_would_be(rig: Rig) -> None:
+    await three(rig)
+    before = await rig.store.list(rig.keys.prefix())
+    news = [new(name, memory_mib=6000) for name in ("a", "b", "c", "d")]
+    said = await explain_plan(rig.cluster, deed(), await plan_vms(rig.cluster, deed(), news))
+    assert {view.chosen for view in said[:3]} == {"n1", "n2", "n3"}, "each counts those before it"
+    assert said[3].chosen is None
+    assert said[2].summary == f"would go to {said[2].chosen}", "no other has the room"
+    [one] = await explain_plan(rig.cluster, deed(), await plan_vms(rig.cluster, deed(), news[:1]))
+    first, second = sorted({"n1", "n2", "n3"} - {one.chosen})
+    equal = f"{first} or {second}, as good: the UUID that it is given decides"
+    assert one.summary == f"would go to {one.chosen}, or to {equal}"
+    assert said[3].summary.startswith("no node would take it: needs 6000 MiB of memory")
+    after = await rig.store.list(rig.keys.prefix())
+    assert after.entries == before.entries
+
+
+async def test_what_if(rig: Rig) -> None:
+    sessions = await three(rig)
+    for n in range(4):
+        await create_vm(rig.cluster, deed(), new(f"v{n}", memory_mib=3000))
+    await fill(rig, sessions)
+    world = await read_board_world(rig.cluster)
+    assert outlook.outlook(world, [], []).summary == "as it is, everything fits"
+    one = outlook.outlook(world, ["n1"], [])
+    assert one.fits and one.lost == ["n1"]
+    assert {move.before for move in one.moves} <= {"n1"}
+    two = outlook.outlook(world, ["n1", "n2"], [])
+    assert not two.fits and two.left_out > 0
+    assert all(move.reason for move in two.moves if move.after is None)
+    more = outlook.new_nodes(world, 2, 8, 8192, {"zone": "z"})
+    assert [(node.name, node.room.memory_mib, node.bridges) for node in more] == [
+        ("new-1", 7168, ("br0",)),
+        ("new-2", 7168, ("br0",)),
+    ]
+    saved = outlook.outlook(world, ["n1", "n2"], more)
+    assert saved.fits and saved.added == ["new-1", "new-2"]
+    assert outlook.any_loss(world, 1).fits
+    assert not outlook.any_loss(world, 2).fits
+    await create_vm(rig.cluster, deed(), new("waits", memory_mib=99999))
+    world = await read_board_world(rig.cluster)
+    now, one = outlook.outlook(world, [], []), outlook.outlook(world, ["n1"], [])
+    assert now.fits and (now.left_out, now.pending_already) == (0, 1)
+    assert now.summary == "as it is, nothing more would be left out; 1 VM is pending already, and would stay so"
+    assert one.fits and (one.left_out, one.pending_already) == (0, 1), "the loss did not put it out"
+    assert {move.name for move in one.moves if move.pending_already} == {"waits"}
+    any_one = outlook.any_loss(world, 1)
+    assert any_one.fits and [move.name for move in any_one.moves] == ["waits"] and any_one.pending_already == 1
+    assert any_one.summary.endswith("names it; 1 VM is pending already, and would stay so")
+    both = outlook.outlook(world, ["n1", "n2"], [])
+    assert (both.left_out, both.pending_already) == (two.left_out, 1)
+    assert f"{two.left_out} VM" in both.summary and "1 VM is pending already" in both.summary
+    for wrong in (lambda: outlook.outlook(world, ["n9"], []), lambda: outlook.any_loss(world, 0)):
+        with pytest.raises(Problem):
+            wrong()
+
+
+async def test_the_doctor_sees_what_waits_what_nobody_would_take_and_what_has_no_spare(rig: Rig) -> None:
+    sessions = await three(rig, "a", "b")
+    await create_vm(rig.cluster, deed(), new("runs", placement=Placement(node_selector={"zone": "a"})))
+    await rig.claim("n1", sessions["n1"], vm("runs"))
+    await create_vm(rig.cluster, deed(), new("waits", memory_mib=9000))
+
+    async def said(check: str) -> dict[str, tuple[str, str]]:
+        facts = await collect(rig.cluster, "0", datetime.now(UTC))
+        facts.storage_why = "not asked for"
+        found = [finding for finding in examine(facts) if finding.check == check]
+        return {finding.object: (finding.severity.value, finding.meaning) for finding in found}
+
+    [(severity, meaning)] = (await said("pending")).values()
+    assert severity == "info", "it is young"
+    assert "no node takes it: needs 9000 MiB of memory" in meaning
+    assert await said("unplaceable") == {}, "room is another matter"
+    assert await said("spare") == {}
+    spec = await rig.spec(vm("waits"))
+    await rig.put(rig.keys.vm_spec(vm("waits")), replace(spec, created="2026-01-01T00:00:00Z"))
+    assert (await said("pending"))["vm default/waits"][0] == "warning"
+    await nodes.label_node(rig.cluster, deed(), "n1", {"zone": "x"}, set())
+    severity, meaning = (await said("unplaceable"))["vm default/runs"]
+    assert severity == "warning" and "needs label zone=a" in meaning
+    await taint(rig, "n1", "gone")
+    await taint(rig, "n2", "gone")
+    assert set(await said("unplaceable")) == {"vm default/runs", "vm default/waits"}
+    await taint(rig, "n1", "gone-")
+    await taint(rig, "n2", "gone-")
+    await vms.delete_vm(rig.cluster, deed(), vm("waits"))
+    for n in range(3):
+        await create_vm(rig.cluster, deed(), new(f"v{n}", memory_mib=3000))
+    await fill(rig, sessions)
+    await rig.put(rig.keys.cluster(), ClusterConfig(spare_nodes=1))
+    severity, meaning = (await said("spare"))["cluster"]
+    assert severity == "warning" and "spare_nodes=1 does not hold: without n" in meaning
