@@ -76,6 +76,9 @@ class Claims:
         if node.world.revision < node.wrote or node.unheard:
             # A claim that is committed, and no reservation any more, is not in this view (yet).
             raise Unavailable(f"{vm}: this node's view is behind its own last change")
+        if node.world.hole:
+            # Somebody else's VM is not counted, and the tokens are no older for that.
+            raise Unavailable(f"{vm}: this node's view lost something before {node.world.hole}")
         if vm not in self._coming:
             if why := node.board.short_of(vm, self._coming):
                 if not node.board.fits(vm, node.name):

@@ -105,6 +105,9 @@ class Mirror:
                 self._wake()
                 if changed:
                     self._changed(changed)
+                if self.world.hole:
+                    log.warning("watch_lost_events", key=self.world.hole)
+                    return
 
     def _begin_anew(self) -> None:
         """The watch is of a history that is not believed any more."""

@@ -33,8 +33,9 @@ def looks_a_list(full_look_s: float, nodes: int, records: int) -> int:
     """Of so many full looks one lists everything from etcd; the others look at what is known.
 
     The watch tells what changes and breaks loudly, and then everything is listed at once. The list is the net
-    under a watch that loses events silently. What it lost of a node's own changes is noticed at once
-    (``World.lacks``), so hard limits hold; to find the rest later costs time only.
+    under a watch that loses events silently. What it lost of a node's own changes, or of a wish that somebody
+    took, is noticed at once (``World.lacks``, ``World.hole``), so hard limits hold; to find the rest later
+    costs time only.
     """
     needed = ceil(nodes * records / (LISTED_A_SECOND * full_look_s))
     return max(1, min(needed, int(LONGEST_S // full_look_s)))

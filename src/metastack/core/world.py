@@ -128,6 +128,9 @@ class World:
         self._rows = Rows()
         self._vms = _Names()
         self.known_config = KnownConfig()
+        self.hole = ""
+        """A key that was put only because of another that this world never heard of; empty: there is none.
+        It is no picture of etcd then, whatever its revision, until everything is listed."""
         # Every change brings an event: half of all keys are of these kinds, and need not be taken apart.
         self._on_demand = tuple(keys.prefix(kind) for kind in (Kind.EVENT, Kind.HISTORY, Kind.TICKET))
 
@@ -161,7 +164,7 @@ class World:
                     continue
                 if before is None or after is None or _numbers(before)[::3] != _numbers(after)[::3]:
                     changed.add(ParsedKey(kind, names))
-        self._tables, self._vms = fresh, vms
+        self._tables, self._vms, self.hole = fresh, vms, ""
         self.known_config.note(self._get(Kind.CLUSTER, ClusterConfig))
         self.revision = self._floor = max(self.revision, snapshot.revision)
         return changed
@@ -232,6 +235,9 @@ class World:
         elif kind is Kind.VOLUME:
             names = self._vms.shared(names)
         table[names] = found
+        fresh = event.entry.create_revision == event.entry.mod_revision
+        if kind is Kind.CLAIM and fresh and names not in self._tables[Kind.VM_SPEC]:
+            self.hole = event.key  # who claims a VM that nobody has compares its spec
         if kind is Kind.CLUSTER:
             self.known_config.note(self._get(Kind.CLUSTER, ClusterConfig))
         return ParsedKey(kind, names)

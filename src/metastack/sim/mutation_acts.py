@@ -226,6 +226,12 @@ ACTS: Final[tuple[Mutation, ...]] = (
         ("watch-loses-its-own-claims",),
     ),
     Mutation(
+        "hole-in-the-view",
+        "a view that never heard of a spec that a claim compared is no view: it is listed anew",
+        (Patch("core.world", "World._apply_one", "self.hole = event.key", "pass"),),
+        ("watch-loses-a-wish",),
+    ),
+    Mutation(
         "status-of-another-relet",
         "what moves to another lease is what this session said, not what an owner before it did",
         agent("session", "Session._move_to_lease", "and status.record.session == self.token", ""),

@@ -6,7 +6,7 @@ from placement_rig import KEYS, spec
 
 from metastack.core.change import Batch, Change, Delete, Entry, KeyEvent, Put, Snapshot
 from metastack.core.codec import encode
-from metastack.core.model import VmId
+from metastack.core.model import Claim, VmId
 from metastack.core.world import World
 
 VM = VmId("default", "v")
@@ -80,3 +80,21 @@ def test_a_view_that_is_past_a_change_and_does_not_have_it_lacks_it() -> None:
     assert world.lacks(_written(Delete(claim)), 8) == ""
     told = _written(Put(KEYS.prefix() + "events/1", b""), Put("/elsewhere", b""))
     assert world.lacks(told, 8) == ""  # nobody watches those
+
+
+def test_a_claim_of_a_vm_that_nobody_told_of_is_a_hole_until_everything_is_listed() -> None:
+    key, claim = KEYS.claim(VM), Claim(node="n1", session=3, uuid="u", volume_uuid="v", claim_id="c")
+
+    def put(mod: int, create: int) -> Batch:
+        return Batch(mod, (KeyEvent(key, mod, Entry(key, encode(claim), create, mod, 1)),))
+
+    world = World(KEYS)
+    world.load(Snapshot(5, ()))
+    world.apply(put(7, 6))
+    assert not world.hole, "moved or adopted: its spec may have gone since"
+    world.apply(put(8, 8))
+    assert world.hole == key, "made just now, and it compared the spec"
+    world.load(Snapshot(9, (entry(),)))
+    assert not world.hole
+    world.apply(put(10, 10))
+    assert not world.hole
