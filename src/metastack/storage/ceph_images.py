@@ -66,13 +66,19 @@ def delete_image(handle: Handle, uuid: str) -> None:
         try:
             with mapped(f"deleting {name}: a disk still depends on it, or an importer has it open"):
                 _drop_base(handle, name)
+                # Also when it could not be opened: librbd moves an image to the trash and removes it there,
+                # and a removal that died in between is finished by this call alone.
                 rbd.RBD().remove(handle.ioctx, name)
         except NotFound:
             _prove_gone(handle, name)
 
 
 def _drop_base(handle: Handle, name: str) -> None:
-    with handle.image(name, read_only=False) as image:
+    try:
+        opened = handle.image(name, read_only=False)
+    except rbd.ImageNotFound:
+        return
+    with opened as image:
         if any(snap["name"] == BASE for snap in image.list_snaps()):
             if image.is_protected_snap(BASE):
                 image.unprotect_snap(BASE)

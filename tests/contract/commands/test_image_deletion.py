@@ -21,7 +21,7 @@ from metastack.core.change import Delete
 from metastack.core.codec import decode
 from metastack.core.model import Image, ImageState
 from metastack.dev.ceph import MiniCeph, new_address
-from metastack.ports import Storage
+from metastack.ports import InUse, Storage
 from metastack.settings import StorageSettings
 from metastack.storage.main import build
 
@@ -175,6 +175,26 @@ async def test_two_at_once_both_see_it_gone(rig: Rig, storage: Storage, other: S
                 assert found.gone
         assert await record(rig) is None
         assert image.uuid not in await storage.images()
+
+
+async def test_its_own_removal_counts_not_what_others_saw(rig: Rig, storage: Storage, image: Image) -> None:
+    """Ours had the image out of the directory, and put it back since the other one had it open."""
+
+    class PutBack:
+        tries = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(storage, name)
+
+        async def delete_image(self, uuid: str) -> None:
+            self.tries += 1
+            if self.tries > 1:
+                return await storage.delete_image(uuid)
+            await rig.write(Delete(rig.keys.image("tiny")))  # a node looked at that moment, and said "gone"
+            raise InUse(f"image-{uuid} is in use")
+
+    assert (await delete_image(rig.cluster, cast(Storage, PutBack()), deed(), "tiny")).gone
+    assert image.uuid not in await storage.images()
 
 
 async def test_a_node_that_was_faster(rig: Rig, storage: Storage, other: Storage, image: Image) -> None:
