@@ -8,7 +8,8 @@ Rule: done is written only after the storage confirmed the block.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -46,6 +47,16 @@ class Failed(Struct, frozen=True, kw_only=True):
     logged_s: float
 
 
+def _most_within(times: Sequence[float], window_s: float) -> int:
+    """How many of these, in order, lie within one window at most."""
+    most = first = 0
+    for at, time_s in enumerate(times):
+        while time_s - times[first] > window_s:
+            first += 1
+        most = max(most, at - first + 1)
+    return most
+
+
 class Fencer:
     """Watches the other nodes and fences those that are gone."""
 
@@ -64,6 +75,8 @@ class Fencer:
         """By victim: when which other node's lease would have ended, as etcd told first, loop seconds."""
         self.braked = ""
         """Why nothing is fenced right now; empty when the brake is off."""
+        self._brake_until_s = 0.0
+        """Until then, or news of a node, the brake's answer stays."""
 
     def observe(self, touched: Collection[str] = ()) -> None:
         """Note who is absent since when; called on every change of a node's records.
@@ -91,15 +104,15 @@ class Fencer:
     def _brake(self) -> None:
         """Engage when too many nodes vanished together: that is our network, not their death."""
         world, config = self._node.world, self._node.world.config
-        now_s, was = asyncio.get_running_loop().time(), self.braked
+        now_s, was, window_s = asyncio.get_running_loop().time(), self.braked, config.brake_window_s
         # Safety: the receipt may be of an earlier absence, and an agent that just started cannot know when a
         # node vanished. It counts as vanished now, until the window has passed.
-        old = {name for name, at_s in self._long_gone.items() if now_s - at_s > config.brake_window_s}
+        old = {name for name, at_s in self._long_gone.items() if now_s - at_s > window_s}
+        recent = [at_s for name, at_s in self._long_gone.items() if name not in old]
+        self._brake_until_s = min(recent, default=math.inf) + window_s
         joined = [n for n in world.nodes() if n not in old and self._counts(n)]
         times = sorted(self._absent_from_s[n] for n in joined if n in self._absent_from_s)
-        most = 0
-        for at, start in enumerate(times):
-            most = max(most, sum(1 for t in times[at:] if t - start <= config.brake_window_s))
+        most = _most_within(times, window_s)
         if not world.known_config.was_read:
             self.braked = f"brake: the settings cannot be read, and were not since {self._node.name} started"
         elif len(joined) > 1 and most * 100 > config.brake_percent * len(joined):
@@ -155,11 +168,11 @@ class Fencer:
         if self._node.world.alive(victim) is not None and (fence is None or not fence.intent):
             # Nearly every node at every full look: to rank all nodes for each of them would cost their square.
             # And whose turn it is counts from when there is something to do.
-            self._failed.pop(victim, None)
-            self._rank.pop(victim, None)
-            self._ends.pop(victim, None)
+            for kept in (self._failed, self._rank, self._ends):
+                kept.pop(victim, None)
             return 0.0
-        self._brake()
+        if asyncio.get_running_loop().time() > self._brake_until_s:
+            self._brake()
         if not self._node.world.known_config.was_read:
             # Safety: nor an intent of a person. Perhaps fences go by single clients, and a whole address would
             # shut out others; nor is it known whether a person set the brake against just this.
@@ -168,14 +181,14 @@ class Fencer:
         intent = view.fence is not None and view.fence.record is not None and view.fence.record.intent
         if not intent and (view.victim_alive or not view.unfenced_claims):
             self._failed.pop(victim, None)
-        action = plan.plan_fence(view)
+        action = self._in_turn(view)
         if isinstance(action, plan.Idle):
             return action.again_in_s
         if isinstance(action, plan.OpenIntent):
             if why := await self._perhaps_more(victim):
                 log.info("fence_waits", node=self._node.name, victim=victim, why=why)
                 return LATE_AGAIN_S
-            action = plan.plan_fence(self._view(victim))  # time has passed: another may be at it
+            action = self._in_turn(self._view(victim))  # time has passed: another may be at it
             if isinstance(action, plan.Idle):
                 return action.again_in_s
         self._working.add(victim)
@@ -186,12 +199,9 @@ class Fencer:
         return 1.0
 
     def _view(self, victim: str) -> plan.FenceView:
-        node, world = self._node, self._node.world
-        now_s = asyncio.get_running_loop().time()
+        """All that bears on its death but whose turn it is: mine, so to speak."""
+        node, world, now_s = self._node, self._node.world, asyncio.get_running_loop().time()
         fence, alive = world.fence(victim), world.alive(victim) is not None
-        rank = node.rank_of(f"fence:{victim}")
-        if self._rank.get(victim, (None, 0.0))[0] != rank or victim not in self._rank:
-            self._rank[victim] = (rank, now_s)
         fencer = fence.record.intent_by if fence is not None and fence.record is not None else ""
         return plan.FenceView(
             victim=victim,
@@ -207,13 +217,29 @@ class Fencer:
             fencer_alive=bool(fencer) and world.alive(fencer) is not None,
             working=victim in self._working,
             braked=self.braked,
-            rank=rank,
-            waited_s=now_s - self._rank[victim][1] - world.config.grace_s,
+            rank=0,
+            waited_s=0.0,
             rank_delay_s=world.config.rank_delay_ms / 1000,
             holdoff_s=max(0.0, self._failed[victim].until_s - now_s) if victim in self._failed else 0.0,
             away=away(world, victim),
             generation=world.generation,
         )
+
+    def _in_turn(self, view: plan.FenceView) -> plan.FenceAction:
+        """What to do about it, and whether it is my turn: asked last, for a rank looks at every node, and time
+        passes for ranks only while somebody has to fence it, or all would at once when a brake is off."""
+        victim, now_s = view.victim, asyncio.get_running_loop().time()
+        action = plan.plan_fence(view)
+        if isinstance(action, plan.Idle | plan.GoOn):
+            self._rank.pop(victim, None)
+            return action
+        rank, noted = self._node.rank_of(f"fence:{victim}"), self._rank.get(victim)
+        if noted is None and (view.fence is None or view.fence.ok.intent_by in fences.NOBODY):
+            self._rank[victim] = rank, now_s - view.grace_s  # which the victim has had, and a dead fencer gets
+        elif noted is None or noted[0] != rank:
+            self._rank[victim] = rank, now_s
+        waited_s = now_s - self._rank[victim][1] - view.grace_s
+        return plan.plan_fence(msgspec.structs.replace(view, rank=rank, waited_s=waited_s))
 
     async def _fence(self, victim: str, action: plan.FenceAction) -> None:
         node = self._node

@@ -11,9 +11,9 @@ import structlog
 
 from ..core import changes
 from ..core.change import Change, Committed
-from ..core.keys import Keys, ParsedKey, in_order
+from ..core.keys import ABOUT_NODES, Keys, ParsedKey, in_order
 from ..core.model import Event, Record, Resources, VmId, VmSpec
-from ..core.placement import successors
+from ..core.placement import Successors
 from ..core.placement.nodes import plus
 from ..core.restored import held
 from ..core.tokens import Tokens
@@ -63,6 +63,9 @@ class Node:
     _held: tuple[int, str] = (-1, "")
     _board: Turns | None = None
     _disks: Disks | None = None
+    _successors: Successors | None = None
+    _nodes_moved: bool = False
+    """Since the successors were looked at."""
 
     @property
     def world(self) -> World:
@@ -124,7 +127,7 @@ class Node:
         self.wrote = self.session.fenced_through = 0
         self.unheard.clear()
         self.session.recognised = False
-        self._held, self._board, self._disks = (-1, ""), None, None
+        self._held, self._board, self._disks, self._successors = (-1, ""), None, None, None
         self.mirror.restart()
 
     def held(self) -> str:
@@ -142,6 +145,8 @@ class Node:
 
     def follow(self, touched: Collection[ParsedKey]) -> None:
         """The world changed there: the board follows, in an order that does not depend on the process."""
+        if not self._nodes_moved:
+            self._nodes_moved = any(key.kind in ABOUT_NODES for key in touched)
         if self._board is not None:
             self._board.update(in_order(touched))
         if self._disks is not None:
@@ -184,12 +189,17 @@ class Node:
 
     def rank_of(self, subject: str) -> int | None:
         """My rank for a job that only one node needs to do."""
-        order = successors(self.board.nodes.values(), subject)
-        return order.index(self.name) if self.name in order else None
+        return self.successors.rank(subject, self.name)
 
-    def ready_nodes(self) -> int:
-        """How many nodes could do a job that only one needs to do."""
-        return len(successors(self.board.nodes.values(), ""))
+    @property
+    def successors(self) -> Successors:
+        """Nodes that could do a job that only one needs to do."""
+        if self._successors is None or self._nodes_moved:
+            fresh = Successors(self.board.nodes.values())
+            if self._successors is None or fresh.ready != self._successors.ready:
+                self._successors = fresh
+            self._nodes_moved = False
+        return self._successors
 
     def allocated(self) -> tuple[Resources, int]:
         """What the VMs that I answer for have been promised together, and how many they are."""

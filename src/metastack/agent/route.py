@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 
-from ..core.keys import Kind, ParsedKey, in_order
+from ..core.keys import ABOUT_NODES, OF_A_NODE, Kind, ParsedKey, in_order
 from ..core.model import VmId
 from ..core.world import World
 from .disks import Disks, Names
@@ -29,13 +29,10 @@ DOMAINS: Key = ("task", "domains", "")
 OVERDUE: Key = ("task", "overdue", "")
 """VMs that wait although those who should take them have had their time."""
 
-_OF_A_NODE = frozenset({Kind.NODE_ALIVE, Kind.FENCE, Kind.NODE_SPEC, Kind.NODE_FACTS})
-_ABOUT_NODES = _OF_A_NODE | {Kind.CLUSTER}
-
 
 def about_nodes(touched: Iterable[ParsedKey]) -> bool:
     """True when a node's records are among them, or the settings, which say how many may be gone."""
-    return not _ABOUT_NODES.isdisjoint([key.kind for key in touched])
+    return not ABOUT_NODES.isdisjoint([key.kind for key in touched])
 
 
 def mine(world: World, me: str, vm: VmId) -> bool:
@@ -82,7 +79,7 @@ def keys_of(
                 yield TTL
             case _:
                 pass
-        if key.kind in _OF_A_NODE:
+        if key.kind in OF_A_NODE:
             nodes.add(key.names[0])
             if key.names[0] == me:
                 yield from (BLOCKED,) if key.kind is Kind.FENCE else (LEAVE,)

@@ -192,7 +192,7 @@ class Sweeper:
         A clock that is ahead would trim what is young. Where nothing happened lately, there is nothing to trim.
         """
         node = self._node
-        if node.ready_nodes() <= 1:
+        if len(node.successors.ready) <= 1:
             return True  # nobody to ask
         now_ms, ticks_ms = node.clock.ms(), asyncio.get_running_loop().time() * 1000
         agreed_ms, offset_ms = self._agreed

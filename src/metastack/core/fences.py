@@ -23,6 +23,8 @@ BY_HAND: Final = "(by hand)"
 """Fencer of an intent that a person opened. No node name, so never alive: any ready agent takes it over."""
 ANYONE: Final = "(anyone)"
 """Fencer of an intent that a node gave up, because it could not reach the storage. Never alive either."""
+NOBODY: Final = ("", BY_HAND, ANYONE)
+"""No node is at it, nor was one that died: there is nobody to wait for."""
 UNBLOCKED: Final = "unblocked"
 """Method of a receipt that says: a person vouched that the host is gone (``node unfence``)."""
 

@@ -42,6 +42,11 @@ class Kind(StrEnum):
     REFUSAL = "refusals"
 
 
+OF_A_NODE: Final = frozenset({Kind.NODE_ALIVE, Kind.FENCE, Kind.NODE_SPEC, Kind.NODE_FACTS})
+"""Kinds whose first name is a node's."""
+ABOUT_NODES: Final = OF_A_NODE | {Kind.CLUSTER}
+"""And the settings, which say how many may be gone."""
+
 _PARTS: Final[dict[Kind, int]] = {
     Kind.CLUSTER: 0,
     Kind.GENERATION: 0,

@@ -40,6 +40,7 @@ from .model import (
 )
 from .rows import Row, Rows, Seen, shared
 from .sound import flaw
+from .tally import Tally
 
 __all__ = ["Seen", "World", "mod_of", "seen", "wanted", "wants_on"]
 
@@ -127,6 +128,7 @@ class World:
         self._tables: dict[Kind, dict[tuple[str, ...], Seen[Any] | Row]] = {kind: {} for kind in _TYPES}
         self._rows = Rows()
         self._vms = _Names()
+        self._tally = Tally()
         self.known_config = KnownConfig()
         self.hole = ""
         """A key that was put only because of another that this world never heard of; empty: there is none.
@@ -165,6 +167,7 @@ class World:
                 if before is None or after is None or _numbers(before)[::3] != _numbers(after)[::3]:
                     changed.add(ParsedKey(kind, names))
         self._tables, self._vms, self.hole = fresh, vms, ""
+        self._tally.forget()
         self.known_config.note(self._get(Kind.CLUSTER, ClusterConfig))
         self.revision = self._floor = max(self.revision, snapshot.revision)
         return changed
@@ -222,6 +225,8 @@ class World:
             return None
         kind, names = parsed.kind, parsed.names
         table = self._tables[kind]
+        if kind is Kind.CLAIM:
+            self._tally.forget()
         if event.entry is None:
             table.pop(names, None)
             if kind is Kind.CLUSTER:
@@ -243,10 +248,7 @@ class World:
         return ParsedKey(kind, names)
 
     def with_hints(self, hints: Mapping[VmId, Hint]) -> World:
-        """The same picture with these hints instead of those that there are. This one stays as it is.
-
-        The rest is shared: look at it, and follow events with this one only.
-        """
+        """The same picture with other hints; the rest is shared: follow events with this one only."""
         other = copy.copy(self)
         told: dict[tuple[str, ...], Seen[Any] | Row] = {
             (vm.project, vm.name): Seen(hint, self.revision, self.revision) for vm, hint in hints.items()
@@ -336,9 +338,8 @@ class World:
     def unfenced(self, node: str) -> int:
         """Claims of the node's sessions that no done fence reaches."""
         through = self.fenced_through(node)
-        records = map(shared, self._tables[Kind.CLAIM].values())
-        mine = (claim.session for claim in records if claim is not None and claim.node == node)
-        return sum(1 for session in mine if session > through)
+        sessions = self._tally.of(node, self._tables[Kind.CLAIM].values())
+        return sum(count for session, count in sessions.items() if session > through)
 
     def node_spec(self, node: str) -> Seen[NodeSpec] | None:
         return self._get(Kind.NODE_SPEC, NodeSpec, node)

@@ -63,7 +63,7 @@ def expect(lab: Lab, args: tuple[str, ...]) -> str:
         case ["never-fenced", node]:
             entry = lab.cluster.get(lab.keys.fence(node))
             fence = seen(Fence, entry).record if entry is not None else None
-            return "" if fence is None or not (fence.through or fence.intent) else "was fenced"
+            return "" if fence is None or not fence.through else "was fenced"
         case ["braked", node]:
             agent = lab.hosts[node].agent
             return "" if agent is not None and agent.fencer.braked else "its brake is off"

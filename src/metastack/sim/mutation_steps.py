@@ -198,7 +198,7 @@ STEPS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "brake-old-receipt",
         "an old fence receipt does not hide that a node vanished just now",
-        agent("fencer", "Fencer._brake", "if now_s - at_s > config.brake_window_s", "if True"),
+        agent("fencer", "Fencer._brake", "if now_s - at_s > window_s", "if True"),
         ("regression:brake-old-receipt",),
     ),
     Mutation(

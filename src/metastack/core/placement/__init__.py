@@ -31,7 +31,7 @@ from .filters import taint_text
 from .gates import answered, unanswered, waiting
 from .imagined import Imagined, with_claim, with_specs
 from .line import Waiting
-from .nodes import NodeView, node_state, node_view, node_views, promised, ring, successors
+from .nodes import NodeView, Successors, node_state, node_view, node_views, promised, ring
 from .whatif import Move, Outcome, whatif, without_room
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "Move",
     "NodeView",
     "Outcome",
+    "Successors",
     "Verdict",
     "Waiting",
     "answered",
@@ -55,7 +56,6 @@ __all__ = [
     "node_views",
     "promised",
     "ring",
-    "successors",
     "taint_text",
     "unanswered",
     "waiting",

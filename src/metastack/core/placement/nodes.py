@@ -11,6 +11,9 @@ from msgspec import Struct, field
 from ..model import NodeSpec, NodeState, Resources, Taint, VmSpec
 from ..world import World
 
+_RANKS = 10_000
+"""So many ranks are kept."""
+
 
 class NodeView(Struct, kw_only=True):
     """A node as placement sees it. A board changes ``promised`` as VMs come and go."""
@@ -141,7 +144,26 @@ def rendezvous(subject: str, node: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{subject}\0{node}".encode(), digest_size=8).digest(), "big")
 
 
-def successors(nodes: Iterable[NodeView], subject: str) -> list[str]:
-    """Who should do a job that only one needs to do, best first: a release, a fence, a disk's removal."""
-    ready = [n.name for n in nodes if n.ready and n.state is not NodeState.LOST]
-    return sorted(ready, key=lambda name: -rendezvous(subject, name))
+class Successors:
+    """Who should do a job that only one needs to do: a release, a fence, a disk's removal.
+
+    Ranks are kept for as long as the same nodes are ready: when many nodes vanish, every other one ranks itself
+    for each of them, after each of their fences.
+    """
+
+    def __init__(self, nodes: Iterable[NodeView]) -> None:
+        self.ready = frozenset(n.name for n in nodes if n.ready and n.state is not NodeState.LOST)
+        self._ranks: dict[tuple[str, str], int] = {}
+
+    def rank(self, subject: str, node: str) -> int | None:
+        """How many come before that node; None when it is not ready."""
+        if node not in self.ready:
+            return None
+        rank = self._ranks.get((subject, node))
+        if rank is None:
+            mine = rendezvous(subject, node)
+            rank = sum(1 for name in self.ready if rendezvous(subject, name) > mine)
+            if len(self._ranks) >= _RANKS:
+                self._ranks.clear()
+            self._ranks[subject, node] = rank
+        return rank
