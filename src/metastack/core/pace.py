@@ -2,7 +2,7 @@
 
 Owns: the two figures that follow the number of nodes. Refuses: anything that safety or a decision waits for:
 claims, turns, fences and leases have times of their own, and those do not grow.
-Rule: in clusters of up to a few hundred nodes nothing is slower than it was with three.
+Rule: in clusters of up to a hundred nodes nothing is slower than it was with three.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Final
 
 SUMS_EVERY_S: Final = 5.0
 """How often a node publishes the sums over its VMs, at most, while nothing else changes."""
-SUMS_A_SECOND: Final = 60.0
-"""Of all nodes together, at most: each is a message to everybody. 300 nodes say so many at the pace above."""
+SUMS_A_SECOND: Final = 20.0
+"""Of all nodes together, at most: each is a message to everybody. 100 nodes say so many at the pace above."""
 LISTED_A_SECOND: Final = 100_000
 """Records that all agents together list, at most, of 0.4 kB each: about those of 200 nodes with 20 VMs each."""
 LONGEST_S: Final = 3600.0
