@@ -232,6 +232,14 @@ ACTS: Final[tuple[Mutation, ...]] = (
         ("watch-loses-a-wish",),
     ),
     Mutation(
+        "claims-counted-anew",
+        "what a fence has to answer for is counted anew when a claim changes",
+        (Patch("core.world", "World._apply_one", "self._tally.forget()", "pass"),),
+        ("test:unit/core/test_tally.py",),
+        evidence="test",
+        because="the count of a first loss would stay: only a second one would lose a VM by it",
+    ),
+    Mutation(
         "status-of-another-relet",
         "what moves to another lease is what this session said, not what an owner before it did",
         agent("session", "Session._move_to_lease", "and status.record.session == self.token", ""),
