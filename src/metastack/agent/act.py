@@ -101,12 +101,14 @@ class Reconciler:
         return domains
 
     def _note(self, view: View, memory: VmMemory) -> None:
-        """Forget a stop that is over: another domain, or none."""
+        """Forget a stop that is over: another domain, or none; and why a guest did not start that runs."""
         domain = view.domains[0] if view.domains else None
         key = (domain.uuid, domain.epoch) if domain is not None else ("", 0)
         running = domain is not None and domain.state is not DomainState.DEFINED
         again = domain is not None and plan.wants_on(view) and not view.leave
         again = again and domain is not None and domain.run >= view.spec.ok.run  # type: ignore[union-attr]
+        if running and memory.failures:
+            self._guests.began(memory)
         if memory.stop_from_s is not None and (not running or key != memory.stop_key or again):
             memory.forget_stop()
 

@@ -44,8 +44,7 @@ class Guests:
         with self._boots.place(vm):
             if memory.stray:
                 # Safety: an order without an answer (a kill, a shutdown) would land on the guest that starts.
-                await node.hypervisor.quiesce()
-                memory.stray = await node.session.leave_if_astray()
+                await self._waited_for(memory)
                 return False  # look again: it may have landed
             now = node.world.claim(vm)
             if now is None or now.mod != held.mod or not node.session.ready:
@@ -103,13 +102,23 @@ class Guests:
                 self._back_off(memory, memory.failures)
                 log.warning("boot_failed", vm=str(vm), node=node.name, epoch=claim.epoch, error=str(error))
                 return False
+        self.began(memory)
+        log.info("booted", vm=str(vm), node=node.name, session=claim.session, epoch=claim.epoch, run=spec.run)
+        return True
+
+    @staticmethod
+    def began(memory: VmMemory) -> None:
+        """Its guest runs, perhaps by a start that was given up: why it did not is over."""
         memory.failures = 0
         memory.failed, memory.message, memory.retry_at_s = False, "", 0.0
         memory.healthy_from_s = asyncio.get_running_loop().time()
         if memory.crashes:
             memory.message = f"crashed {memory.crashes} times; started again"
-        log.info("booted", vm=str(vm), node=node.name, session=claim.session, epoch=claim.epoch, run=spec.run)
-        return True
+
+    async def _waited_for(self, memory: VmMemory) -> None:
+        """Wait until no order without an answer can land any more."""
+        await self._node.hypervisor.quiesce()
+        memory.stray = await self._node.session.leave_if_astray()
 
     async def _make_disk(self, spec: VmSpec, memory: VmMemory) -> None:
         """An order without an answer is remembered: the disk may appear when its VM and its record are gone."""
@@ -157,6 +166,10 @@ class Guests:
     async def kill(self, view: View, action: plan.Kill, memory: VmMemory) -> None:
         """Destroy and undefine; a guest that ended by itself waits before it is booted again."""
         node = self._node
+        if action.over and memory.stray:
+            # A start without an answer: by now it may run what was seen defined, and is wanted.
+            await self._waited_for(memory)
+            return  # look again
         await self._ordered(memory, node.hypervisor.kill(action.uuid))
         log.info("killed", vm=str(view.vm), node=node.name, uuid=action.uuid, why=action.why)
         if action.crashed:

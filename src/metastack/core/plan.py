@@ -91,6 +91,8 @@ class Kill(Struct, frozen=True):
     why: str
     crashed: bool = False
     """It ended by itself: count it, and wait longer before the next boot."""
+    over: bool = False
+    """Nothing runs: what is left of it is cleared away, and what may still begin is waited for."""
 
 
 class AskToStop(Struct, frozen=True):
@@ -264,7 +266,7 @@ def _mine(view: View) -> Action:
         if domain.end is EndReason.SHUTDOWN:
             return RecordHalt()
         crashed = domain.end in (EndReason.CRASHED, EndReason.FAILED)
-        return Kill(domain.uuid, f"ended: {domain.end.value or 'never started'}", crashed=crashed)
+        return Kill(domain.uuid, f"ended: {domain.end.value or 'never started'}", crashed=crashed, over=True)
     if domain.session != claim.session:
         return Retag(domain.uuid)
     if domain.state is DomainState.IO_ERROR:

@@ -232,6 +232,14 @@ ACTS: Final[tuple[Mutation, ...]] = (
         ("watch-loses-a-wish",),
     ),
     Mutation(
+        "cleared-away-in-doubt",
+        "what a guest left is cleared away only when no start of it can land any more",
+        agent("guests", "Guests.kill", "if action.over and memory.stray:", "if False:"),
+        ("start-lands-as-its-remains-are-cleared",),
+        evidence="expected",
+        because="the guest that has begun is ended and booted again: no second writer, but no kindness either",
+    ),
+    Mutation(
         "claims-counted-anew",
         "what a fence has to answer for is counted anew when a claim changes",
         (Patch("core.world", "World._apply_one", "self._tally.forget()", "pass"),),
