@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from ..core.keys import Keys, Kind, ParsedKey
+from ..core.keys import Keys, Kind, ParsedKey, about_nodes
 from ..core.model import Resources, VmId
 from ..core.world import World
 from ..ports import Fenced, Hypervisor, Network, Refused, Storage, Store, Unavailable
@@ -192,7 +192,7 @@ class Agent:
         node, kinds = self.node, {key.kind for key in touched}
         news = self._announced.news(touched, node.world) if Kind.NODE_ALIVE in kinds else touched
         node.follow(touched)
-        if route.about_nodes(news):
+        if about_nodes(news):
             self.fencer.observe({key.names[0] for key in news if key.kind is Kind.NODE_ALIVE})
             node.session.check()
         if Kind.CLUSTER in kinds:

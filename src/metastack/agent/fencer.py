@@ -235,7 +235,7 @@ class Fencer:
             return action
         rank, noted = self._node.rank_of(f"fence:{victim}"), self._rank.get(victim)
         if noted is None and (view.fence is None or view.fence.ok.intent_by in fences.NOBODY):
-            self._rank[victim] = rank, now_s - view.grace_s  # which the victim has had, and a dead fencer gets
+            self._rank[victim] = rank, now_s - view.grace_s  # the grace is over; a fencer that died gets one
         elif noted is None or noted[0] != rank:
             self._rank[victim] = rank, now_s
         waited_s = now_s - self._rank[victim][1] - view.grace_s

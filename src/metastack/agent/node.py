@@ -11,7 +11,7 @@ import structlog
 
 from ..core import changes
 from ..core.change import Change, Committed
-from ..core.keys import ABOUT_NODES, Keys, ParsedKey, in_order
+from ..core.keys import Keys, ParsedKey, about_nodes, in_order
 from ..core.model import Event, Record, Resources, VmId, VmSpec
 from ..core.placement import Successors
 from ..core.placement.nodes import plus
@@ -145,8 +145,7 @@ class Node:
 
     def follow(self, touched: Collection[ParsedKey]) -> None:
         """The world changed there: the board follows, in an order that does not depend on the process."""
-        if not self._nodes_moved:
-            self._nodes_moved = any(key.kind in ABOUT_NODES for key in touched)
+        self._nodes_moved = self._nodes_moved or about_nodes(touched)
         if self._board is not None:
             self._board.update(in_order(touched))
         if self._disks is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 
-from ..core.keys import ABOUT_NODES, OF_A_NODE, Kind, ParsedKey, in_order
+from ..core.keys import OF_A_NODE, Kind, ParsedKey, in_order
 from ..core.model import VmId
 from ..core.world import World
 from .disks import Disks, Names
@@ -28,11 +28,6 @@ DOMAINS: Key = ("task", "domains", "")
 """What libvirtd has, once more."""
 OVERDUE: Key = ("task", "overdue", "")
 """VMs that wait although those who should take them have had their time."""
-
-
-def about_nodes(touched: Iterable[ParsedKey]) -> bool:
-    """True when a node's records are among them, or the settings, which say how many may be gone."""
-    return not ABOUT_NODES.isdisjoint([key.kind for key in touched])
 
 
 def mine(world: World, me: str, vm: VmId) -> bool:

@@ -44,8 +44,7 @@ class Kind(StrEnum):
 
 OF_A_NODE: Final = frozenset({Kind.NODE_ALIVE, Kind.FENCE, Kind.NODE_SPEC, Kind.NODE_FACTS})
 """Kinds whose first name is a node's."""
-ABOUT_NODES: Final = OF_A_NODE | {Kind.CLUSTER}
-"""And the settings, which say how many may be gone."""
+_ABOUT_NODES: Final = OF_A_NODE | {Kind.CLUSTER}
 
 _PARTS: Final[dict[Kind, int]] = {
     Kind.CLUSTER: 0,
@@ -101,6 +100,11 @@ def in_order(keys: Collection[ParsedKey]) -> list[ParsedKey]:
     if len(keys) < 2:  # as with most messages
         return list(keys)
     return sorted(keys, key=lambda key: (key.kind, key.names))
+
+
+def about_nodes(touched: Iterable[ParsedKey]) -> bool:
+    """True when a node's records are among them, or the settings, which say how many may be gone."""
+    return not _ABOUT_NODES.isdisjoint([key.kind for key in touched])
 
 
 class Keys:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .rows import Row, shared
+from .rows import Row, Seen, shared
 
 
 class Tally:
@@ -24,7 +24,7 @@ class Tally:
         """A claim changed."""
         self._of = None
 
-    def of(self, node: str, claims: Iterable[Any | Row]) -> dict[int, int]:
+    def of(self, node: str, claims: Iterable[Seen[Any] | Row]) -> dict[int, int]:
         """Of that node: how many claims each of its sessions bears."""
         if self._of is None:
             self._of = {}
