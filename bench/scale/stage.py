@@ -55,11 +55,19 @@ class Process:
         return json.loads(line)  # type: ignore[no-any-return]
 
     log = ""
+    _meant = False
 
     async def end(self) -> None:
+        self._meant = True
         if self._process.returncode is None:
             self._process.kill()
         await self._process.wait()
+
+    async def watched(self) -> None:
+        """Raise when it ends by itself: what is measured would be waited for for ever."""
+        await self._process.wait()
+        if not self._meant:
+            raise RuntimeError(f"worker {self.pid} ended: {_tail(self.log)}")
 
 
 def _tail(path: str) -> str:
@@ -69,8 +77,8 @@ def _tail(path: str) -> str:
 class Stage:
     """etcd and whoever uses it."""
 
-    def __init__(self, folder: Path, cluster: EtcdCluster) -> None:
-        self.folder, self.cluster = folder, cluster
+    def __init__(self, folder: Path, cluster: EtcdCluster, group: asyncio.TaskGroup) -> None:
+        self.folder, self.cluster, self._group = folder, cluster, group
         self.endpoint = cluster.endpoints[0]
         self.store = EtcdStore(StoreSettings(endpoints=(self.endpoint,)), total_timeout_s=60)
         self.workers: list[Process] = []
@@ -122,6 +130,7 @@ class Stage:
         worker = Process(process)
         worker.log = str(log)
         self.workers.append(worker)
+        self._group.create_task(worker.watched())
         return worker
 
     async def each(self, do: str, **more: Any) -> list[dict[str, Any]]:
@@ -159,18 +168,19 @@ async def stage() -> AsyncIterator[Stage]:
     """A fresh etcd in memory."""
     folder = Path(tempfile.mkdtemp(prefix="msb", dir=_in_memory()))
     cluster = EtcdCluster.local(folder, argv_prefix=DIE_WITH_ME, extra=("--snapshot-count=100000",))
-    one = Stage(folder, cluster)
-    try:
-        await cluster.start()
-        yield one
-    finally:
+    async with asyncio.TaskGroup() as group:
+        one = Stage(folder, cluster, group)
         try:
-            for worker in one.workers:
-                await worker.end()
-            await one.store.close()
+            await cluster.start()
+            yield one
         finally:
-            await cluster.kill()
-            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                for worker in one.workers:
+                    await worker.end()
+                await one.store.close()
+            finally:
+                await cluster.kill()
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _in_memory() -> Path | None:

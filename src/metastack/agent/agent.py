@@ -200,8 +200,8 @@ class Agent:
             self._config_changed(node.world)
         for key in route.keys_of(news, node.world, node.name, node.board, node.disks, self._here):
             self._queue.add(key)
-        if node.board.waiting:
-            self._queue.add_after(route.OVERDUE, node.board.step_s)
+        if (due_s := node.board.due_s()) is not None:
+            self._queue.add_at(route.OVERDUE, due_s)
 
     def _look_at(self, vm: VmId) -> None:
         self._queue.add(("vm", vm.project, vm.name))
@@ -269,10 +269,11 @@ class Agent:
                     self._queue.add(("disk", project, uuid))
                 return 0.0
             case ("task", "overdue", _):
-                late, again_s = self.node.board.overdue()
-                for vm in late:
+                for vm in self.node.board.overdue():
                     self._queue.add(("vm", vm.project, vm.name))
-                return again_s if self.node.board.waiting else 0.0
+                if (due_s := self.node.board.due_s()) is not None:
+                    self._queue.add_at(key, due_s)
+                return 0.0
             case ("task", "leave", _):
                 return self._leaving.look()
             case ("task", "domains", _):

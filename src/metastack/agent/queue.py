@@ -22,7 +22,8 @@ class Queue(Generic[K]):
         self._waiting: OrderedDict[K, None] = OrderedDict()
         self._working: set[K] = set()
         self._again: set[K] = set()
-        self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._timers: dict[K, tuple[float, asyncio.Handle]] = {}
+        """When, and what to cancel: uvloop's handle of a time that is nearly come does not say when."""
         self._idle: deque[asyncio.Future[None]] = deque()
         """Workers that found nothing: one key wakes one of them, not all."""
 
@@ -30,7 +31,7 @@ class Queue(Generic[K]):
         """Work on the key soon; a later appointment for it is void."""
         timer = self._timers.pop(key, None)
         if timer is not None:
-            timer.cancel()
+            timer[1].cancel()
         if key in self._working:
             self._again.add(key)
         elif key not in self._waiting:
@@ -41,15 +42,17 @@ class Queue(Generic[K]):
         """Work on the key in ``delay_s`` seconds, unless an earlier appointment exists."""
         if delay_s <= 0:
             self.add(key)
-            return
-        loop = asyncio.get_running_loop()
-        due = loop.time() + delay_s
+        else:
+            self.add_at(key, asyncio.get_running_loop().time() + delay_s)
+
+    def add_at(self, key: K, due_s: float) -> None:
+        """Work on the key at that time of the loop's, unless an earlier appointment exists."""
         timer = self._timers.get(key)
         if timer is not None:
-            if timer.when() <= due:
+            if timer[0] <= due_s:
                 return
-            timer.cancel()
-        self._timers[key] = loop.call_at(due, self._fire, key)
+            timer[1].cancel()
+        self._timers[key] = due_s, asyncio.get_running_loop().call_at(due_s, self._fire, key)
 
     def _fire(self, key: K) -> None:
         self._timers.pop(key, None)
@@ -87,8 +90,8 @@ class Queue(Generic[K]):
 
     def close(self) -> None:
         """Cancel every appointment."""
-        for timer in self._timers.values():
-            timer.cancel()
+        for _, handle in self._timers.values():
+            handle.cancel()
         self._timers.clear()
 
     def __len__(self) -> int:

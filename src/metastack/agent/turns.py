@@ -2,14 +2,17 @@
 
 Owns: the time that those before this node have had, and what it has to look at after a change.
 Refuses: deciding (core/plan); the ranking itself (core/placement).
-Rule: an event costs what it changed. Whoever stands in no head of a VM does nothing for it until the whole
-head has had its time; then everybody looks, so that a head of deaf nodes delays a VM and never loses it.
+Rule: an event costs what it changed. Only the first in rank looks at once. Whoever stands behind it has an
+appointment for when its turn may come, and whoever stands in no head for when the whole head has had its time:
+then everybody looks, so that a head of deaf nodes delays a VM and never loses it. Most VMs are claimed before,
+and cost nobody else a look.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import Final
 
 from msgspec import Struct
@@ -42,8 +45,8 @@ class _Since:
 
     before: tuple[str, ...]
     at_s: float
-    due_s: float
-    """When everybody looks, or asks whether it is time."""
+    behind: bool
+    """This node stands in the head, but not first, and did not look yet."""
 
 
 class Turns(Board):
@@ -52,6 +55,10 @@ class Turns(Board):
     def __init__(self, world: World, me: str, now_s: Callable[[], float]) -> None:
         self._me, self._now_s = me, now_s
         self._since: dict[VmId, _Since] = {}
+        self._due: list[tuple[float, int, VmId, _Since]] = []
+        """When to look, or to ask whether it is time: the next one first. What was claimed or has other nodes
+        before this one by then is passed over."""
+        self._count = 0
         self._took_s: dict[str, float] = {}
         """When each node last took a VM that waited."""
         self._news: dict[VmId, None] = {}
@@ -101,11 +108,25 @@ class Turns(Board):
         if known is not None and known.before == before:
             return
         now_s = self._now_s()
-        # At least so long, which costs nothing to say: most are claimed long before anybody asks for how long.
-        # Who is in the head has an appointment of its own, and may have a reason to wait.
-        self._since[wait.vm] = _Since(before, now_s, now_s + (self.step_s if before is head else AGAIN_S))
-        if before is not head:
+        since = self._since[wait.vm] = _Since(before, now_s, behind=before is not head and bool(before))
+        if not before:
             self._news[wait.vm] = None
+        self._appoint(now_s + self._least_s(since), wait.vm, since)
+
+    def _least_s(self, since: _Since) -> float:
+        """At least so long it is not this node's turn: no more is computed, for most are claimed by then.
+
+        Whoever missed gets a third of a rank's delay, and who is full then nothing (:mod:`.delays`).
+        """
+        if not since.before:
+            return AGAIN_S  # it is looked at now, and may have a reason to wait
+        if not since.behind:
+            return self.step_s
+        return self.step_s / 3 if self.misses.count else self.step_s * len(since.before)
+
+    def _appoint(self, due_s: float, vm: VmId, since: _Since) -> None:
+        self._count += 1
+        heappush(self._due, (due_s, self._count, vm, since))
 
     def _claimed(self, vm: VmId, spec: VmSpec, node: str) -> None:
         self._since.pop(vm, None)
@@ -129,20 +150,33 @@ class Turns(Board):
         """What a rank gets at least."""
         return self.world.config.rank_delay_ms / 1000
 
-    def overdue(self) -> tuple[list[VmId], float]:
-        """VMs that wait although all of their head has had its time; and in how many seconds to ask again."""
-        now_s, found, again_s = self._now_s(), [], AGAIN_S
-        for vm, since in self._since.items():
-            if since.due_s <= now_s:
-                whole_s = self.delay_ms(vm, len(self.waiting[vm].head)) / 1000
-                due_s = self._from_s(since, whole_s) + whole_s
-                if due_s > now_s:
-                    since.due_s = min(due_s, now_s + self.step_s)  # by then more of the head may be full
-                else:
-                    since.due_s = now_s + max(AGAIN_S, now_s - since.at_s)
-                    found.append(vm)
-            again_s = min(again_s, since.due_s - now_s)
-        return found, again_s
+    def due_s(self) -> float | None:
+        """When to ask next what is :meth:`overdue`; None: not before something changes."""
+        due = self._due
+        while due and self._since.get(due[0][2]) is not due[0][3]:
+            heappop(due)
+        return due[0][0] if due else None
+
+    def overdue(self) -> list[VmId]:
+        """VMs that this node should look at although nothing changed: its turn may have come, or all of their
+        head has had its time and they wait still."""
+        now_s, found = self._now_s(), list[VmId]()
+        while (due_s := self.due_s()) is not None and due_s <= now_s:
+            _, _, vm, since = heappop(self._due)
+            if since.behind:
+                since.behind = False
+                found.append(vm)
+                self._appoint(now_s + AGAIN_S, vm, since)
+                continue
+            whole_s = self.delay_ms(vm, len(self.waiting[vm].head)) / 1000
+            due_s = self._from_s(since, whole_s) + whole_s
+            if due_s > now_s:
+                due_s = min(due_s, now_s + self.step_s)  # by then more of the head may be full
+            else:
+                due_s = now_s + max(AGAIN_S, now_s - since.at_s)
+                found.append(vm)
+            self._appoint(due_s, vm, since)
+        return found
 
     def _from_s(self, since: _Since, delay_s: float) -> float:
         """When the time of those before it began, or went on: who works off a burst, one VM after the other, is

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import uvloop
+
 from metastack.agent.queue import Queue
 
 
@@ -52,3 +54,17 @@ async def test_a_worker_cancelled_as_it_wakes_passes_the_key_on() -> None:
     await _settle()
     assert first.cancelled()
     assert second.done() and second.result() == "a"
+
+
+def test_an_appointment_that_is_nearly_due_takes_another_one_on_the_agents_loop() -> None:
+    """uvloop's handle of less than half a millisecond is no timer: asking it for its time ended the agent."""
+
+    async def story() -> None:
+        queue: Queue[str] = Queue()
+        queue.add_after("a", 0.0001)
+        queue.add_after("a", 0.0002)
+        assert await asyncio.wait_for(queue.get(), 5) == "a"
+        queue.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(story())

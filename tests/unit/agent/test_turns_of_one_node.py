@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metastack.agent.turns import Turns
+from metastack.agent.turns import AGAIN_S, Turns
 from metastack.core.change import Batch, Entry, KeyEvent, Snapshot
 from metastack.core.codec import encode
 from metastack.core.keys import Keys, ParsedKey
@@ -54,8 +54,7 @@ def test_a_vm_that_went_with_a_change_of_the_settings_is_not_asked_for() -> None
     gone = cluster.event(KEYS.vm_spec(VM), None)
     cluster.turns.update(gone | cluster.event(KEYS.cluster(), ClusterConfig(brake_percent=40)))
     cluster.now_s = 10.0
-    late, again_s = cluster.turns.overdue()
-    assert late == [] and again_s > 0
+    assert cluster.turns.overdue() == [] and cluster.turns.due_s() is None
 
 
 def test_everybody_looks_as_soon_as_the_rest_of_a_head_is_full_and_some_node_may_be_deaf() -> None:
@@ -64,18 +63,61 @@ def test_everybody_looks_as_soon_as_the_rest_of_a_head_is_full_and_some_node_may
         cluster for n in range(3, 60) if ME not in (cluster := _Cluster(ME, *_others(n))).turns.waiting[VM].head
     )
     head = cluster.turns.waiting[VM].head
-    assert cluster.turns.overdue() == ([], STEP_S)
+    assert cluster.turns.overdue() == [] and cluster.turns.due_s() == STEP_S
     cluster.now_s = STEP_S
-    assert cluster.turns.overdue() == ([], STEP_S), "the others of the head have room"
+    assert cluster.turns.overdue() == [], "the others of the head have room"
+    assert cluster.turns.due_s() == 2 * STEP_S
     for node in head[1:]:
         cluster.fill(node)
     assert cluster.turns.waiting[VM].head == head
     cluster.now_s = 2 * STEP_S
-    assert cluster.turns.overdue() == ([], STEP_S), "nobody is deaf: the whole head has its time"
+    assert cluster.turns.overdue() == [], "nobody is deaf: the whole head has its time"
+    assert cluster.turns.due_s() == 3 * STEP_S
     cluster.turns.misses.won("m1", ("m0", "m1"))
     cluster.now_s = 3 * STEP_S
-    late, _ = cluster.turns.overdue()
-    assert late == [VM], "it need not wait for them"
+    assert cluster.turns.overdue() == [VM], "it need not wait for them"
+
+
+def test_who_stands_behind_the_first_looks_when_its_turn_may_come_and_not_before() -> None:
+    cluster = _behind()
+    rank = cluster.turns.waiting[VM].head.index(ME)
+    assert cluster.turns.news() == [] and cluster.turns.overdue() == [], "it is the first's to take"
+    assert cluster.turns.due_s() == rank * STEP_S
+    cluster.now_s = rank * STEP_S
+    assert cluster.turns.overdue() == [VM]
+    turn = cluster.turns.mine(VM)
+    assert turn is not None and turn.rank == rank and turn.waited_s >= turn.delay_s
+    assert cluster.turns.overdue() == [], "it was told once"
+    assert cluster.turns.due_s() == cluster.now_s + AGAIN_S, "and is again while it waits"
+
+
+def test_behind_nodes_that_may_be_deaf_it_looks_as_soon_as_their_shorter_time_may_be_over() -> None:
+    cluster = _behind(deaf="m0")
+    assert cluster.turns.due_s() == STEP_S / 3
+
+
+def test_what_is_claimed_in_time_costs_nobody_else_a_look() -> None:
+    cluster = _behind()
+    spec = cluster.world.spec(VM)
+    assert spec is not None
+    first = cluster.turns.waiting[VM].head[0]
+    claim = Claim(node=first, session=1 << 40, uuid=spec.ok.uuid, volume_uuid="v-vm1", claim_id="c")
+    cluster.turns.update(cluster.event(KEYS.claim(VM), claim))
+    cluster.now_s = 10.0
+    assert cluster.turns.overdue() == [] and cluster.turns.due_s() is None
+
+
+def _behind(deaf: str = "") -> _Cluster:
+    """A cluster in which n2 stands in the head of the VM, but not first."""
+    for n in range(60):
+        cluster = _Cluster(ME, *_others(n)[:4])
+        if deaf:
+            cluster.turns.misses.count[deaf] = 1
+            cluster.turns.update(cluster.event(KEYS.vm_spec(VM), None))
+            cluster.turns.update(cluster.want(VM))
+        if cluster.turns.waiting[VM].head[0] != ME:
+            return cluster
+    raise AssertionError("it is the first of all of them")
 
 
 def _others(n: int) -> list[str]:
