@@ -133,6 +133,38 @@ async def test_messages_come_whole_however_they_are_cut(folder: Path) -> None:
         assert await pong == (1, 0, b"12345678")
 
 
+@pytest.mark.parametrize("cut", [3, 12, 40, 70])
+async def test_messages_that_come_with_the_answer_may_be_cut_anywhere(folder: Path, cut: int) -> None:
+    """The answer and the first messages in one piece of the connection, whose end is within a frame."""
+
+    async def script(peer: Peer) -> None:
+        await peer._reader.readexactly(24)
+        await peer.until(HEADERS)
+        raw = [frame(DATA, 0, 1, message(n, 20)) for n in range(1, 5)]
+        first = frame(SETTINGS, 0, 0) + frame(HEADERS, 4, 1, ANSWER) + b"".join(raw)
+        at = len(first) - len(raw[-1]) - len(raw[-2]) + cut
+        peer.writer.write(first[:at])
+        await peer.writer.drain()
+        await peer.until(SETTINGS)  # it was taken: an acknowledgement comes
+        peer.writer.write(first[at:])
+
+    async with against(folder, script) as wire:
+        assert await revisions(wire, 4) == [1, 2, 3, 4]
+
+
+async def test_a_peer_that_sends_more_than_it_may_is_left(folder: Path) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.hello()
+        for revision in range(1, 40):
+            peer.writer.write(frame(DATA, 0, 1, message(revision, 10_000)))
+
+    async with against(folder, script) as wire:
+        async with asyncio.timeout(SOON_S):
+            while not wire.why:  # noqa: ASYNC110 - nothing else tells, as nobody reads
+                await asyncio.sleep(0.01)
+        assert wire.why == "the member sends more than it may"
+
+
 async def test_a_message_longer_than_the_window_comes_through(folder: Path) -> None:
     async def script(peer: Peer) -> None:
         await peer.hello()
