@@ -32,7 +32,7 @@ class Boots:
         self._leave_line(vm)
         mine = (-priority, wish, vm)
         free = self._limit() - len(self._going)
-        if free > sum(1 for other in self._line if other < mine):
+        if free > bisect_left(self._line, mine):
             self._going.add(vm)
             return True
         insort(self._line, mine)

@@ -202,9 +202,8 @@ class Node:
 
     def allocated(self) -> tuple[Resources, int]:
         """What the VMs that I answer for have been promised together, and how many they are."""
-        sum_, mine = Resources(), self.board.on(self.name)
-        for vm in mine:
-            found = self.world.spec(vm)
-            if found is not None and found.record is not None:
-                sum_ = plus(sum_, found.record)
-        return sum_, len(mine)
+        specs = self.board.own()
+        sum_ = Resources()
+        for spec in specs:
+            sum_ = plus(sum_, spec)
+        return sum_, len(specs)

@@ -205,6 +205,10 @@ class Turns(Board):
         delay_s = self.delay_ms(vm, rank) / 1000
         return Turn(rank, delay_s, now_s - self._from_s(since, delay_s))
 
+    def own(self) -> list[VmSpec]:
+        """What placement asks for of the VMs that this node answers for."""
+        return [self._placed[vm][1] for vm in self._on.get(self._me, ())]
+
     def short_of(self, vm: VmId, coming: dict[VmId, VmSpec]) -> tuple[str, ...]:
         """Why this node could not take the waiting VM once those that it is claiming right now are its own."""
         more = [spec for other, spec in coming.items() if other != vm and self.placed_on(other) != self._me]

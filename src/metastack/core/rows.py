@@ -21,9 +21,10 @@ from .model import Claim, Ha, Nic, Placement, Record, VmSpec, VmStatus, Volume
 
 R = TypeVar("R", bound=Record)
 
-RECENT: Final = 128
+RECENT: Final = 512
 """Records kept whole beside their rows: who just heard of one reads it several times, and a claim follows its
-wish soon."""
+wish soon. In a burst a hundred wishes are under way, each followed by three records of its claim: put together
+anew for each reader they were a tenth of an agent's work."""
 _SHAPES: Final = 4096
 """Shapes shared at a time. When there are more, sharing begins anew: a matter of memory and nothing else."""
 
