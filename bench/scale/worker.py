@@ -28,6 +28,7 @@ from aetcd import rpc
 from bench.scale import load
 from bench.scale.wire import Followed, Wire
 from metastack.agent import claims as agent_claims
+from metastack.agent import garbage
 from metastack.agent import lag as agent_lag
 from metastack.agent import node as agent_node
 from metastack.agent.agent import Agent
@@ -144,6 +145,7 @@ class Worker:
             self._group.create_task(agent.run(asyncio.Event()))
             while not agent.node.session.ready:  # noqa: ASYNC110 - nothing else tells
                 await asyncio.sleep(0.01)
+        garbage.keep_what_is_here()  # as agent/main does
         return {"pid": os.getpid()}
 
     async def do_most(self, most: int) -> dict[str, Any]:
@@ -267,6 +269,7 @@ def main() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(int(os.environ.get("METASTACK_BENCH_LOG", "20"))),
         cache_logger_on_first_use=True,
     )
+    garbage.collect_rarely()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as in agent/main
         runner.run(Worker(folder).run())
 

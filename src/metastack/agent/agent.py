@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from ..core.keys import Keys, Kind, ParsedKey, about_nodes
+from ..core.keys import Keys, Kind, ParsedKey, about_nodes, in_order
 from ..core.model import Resources, VmId
 from ..core.world import World
 from ..ports import Fenced, Hypervisor, Network, Refused, Storage, Store, Unavailable
@@ -190,8 +190,9 @@ class Agent:
     def _changed(self, touched: set[ParsedKey]) -> None:
         """The mirror has news: queue what they bear on."""
         node, kinds = self.node, {key.kind for key in touched}
-        news = self._announced.news(touched, node.world) if Kind.NODE_ALIVE in kinds else touched
-        node.follow(touched)
+        ordered = in_order(touched)
+        news = in_order(self._announced.news(touched, node.world)) if Kind.NODE_ALIVE in kinds else ordered
+        node.follow(ordered)
         if about_nodes(news):
             self.fencer.observe({key.names[0] for key in news if key.kind is Kind.NODE_ALIVE})
             node.session.check()

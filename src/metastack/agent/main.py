@@ -20,6 +20,7 @@ from ..storage.main import build
 from ..store.etcd import EtcdStore
 from ..telemetry import logs
 from ..telemetry.syslog import Syslog
+from . import garbage
 from .agent import Agent
 from .clock import Clock
 from .console import ConsoleServer
@@ -83,6 +84,7 @@ async def serve(settings: AgentSettings) -> None:
             helpers = [
                 group.create_task(syslog.run()),
                 group.create_task(notifier.watchdog()),
+                group.create_task(_tidy_once(agent)),
                 group.create_task(ConsoleServer(agent.node, host, port, agent.console_trouble).run()),
             ]
             if settings.watchdog_device:
@@ -99,9 +101,15 @@ async def serve(settings: AgentSettings) -> None:
     log.info("agent_stopped", node=settings.name)
 
 
+async def _tidy_once(agent: Agent) -> None:
+    await agent.node.mirror.listed.wait()
+    garbage.keep_what_is_here()
+
+
 def run(settings: AgentSettings) -> int:
     """Entry: uvloop, logs, exit code."""
     logs.configure(settings.log_format, settings.log_level, settings.name)
+    garbage.collect_rarely()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import structlog
 
 from ..core import changes
 from ..core.change import Change, Committed
-from ..core.keys import Keys, ParsedKey, about_nodes, in_order
+from ..core.keys import Keys, ParsedKey, about_nodes
 from ..core.model import Event, Record, Resources, VmId, VmSpec
 from ..core.placement import Successors
 from ..core.placement.nodes import plus
@@ -143,11 +143,11 @@ class Node:
         )
         return (changes.event_of(self.keys, self.clock.ms(), self.clock.ident()[:12], record),)
 
-    def follow(self, touched: Collection[ParsedKey]) -> None:
-        """The world changed there: the board follows, in an order that does not depend on the process."""
+    def follow(self, touched: Sequence[ParsedKey]) -> None:
+        """The world changed there, in an order that does not depend on the process: the board follows."""
         self._nodes_moved = self._nodes_moved or about_nodes(touched)
         if self._board is not None:
-            self._board.update(in_order(touched))
+            self._board.update(touched)
         if self._disks is not None:
             self._disks.update(touched)
 

@@ -7,9 +7,9 @@ periodic full look.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from ..core.keys import OF_A_NODE, Kind, ParsedKey, in_order
+from ..core.keys import OF_A_NODE, Kind, ParsedKey
 from ..core.model import VmId
 from ..core.world import World
 from .disks import Disks, Names
@@ -36,14 +36,14 @@ def mine(world: World, me: str, vm: VmId) -> bool:
 
 
 def keys_of(
-    touched: Collection[ParsedKey],
+    touched: Iterable[ParsedKey],
     world: World,
     me: str,
     board: Turns,
     disks: Disks,
     here: Callable[[VmId], bool],
 ) -> Iterator[Key]:
-    """The work that news bear on, in an order that does not depend on the process's hash seed.
+    """The work that news bear on, in the order of the news.
 
     ``here``: something of that VM is on this node, or remembered of it. The board says which of those that
     wait are this node's business now.
@@ -51,7 +51,7 @@ def keys_of(
     nodes: set[str] = set()
     checked: set[Names] = set()
     """Disks that were looked at already: a claim comes after its disk's record, and asks for it once more."""
-    for key in in_order(touched):
+    for key in touched:
         match key.kind:
             case Kind.VM_STATUS:
                 if mine(world, me, key.vm):

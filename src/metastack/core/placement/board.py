@@ -308,8 +308,9 @@ class Board:
         grouped = self.groups.bear_on(spec)
         if grouped:
             self.groups.know(spec, self._placed_specs())
-        first = hinted(self.world, self.nodes, self.misses, spec)
-        moved = preference(self.world, self.groups, self.nodes, spec)
+        first = hinted(self.world, self.nodes, self.misses, spec) if self.world.count(Kind.HINT) else ""
+        own = grouped or self.world.config.weight_last_node
+        moved = preference(self.world, self.groups, self.nodes, spec) if own else None
         if not grouped and not first and moved is None:
             best = self._order(spec).first(spec.uuid, limit)
             if not self.misses.count or self.misses.count.keys().isdisjoint(best[1:]):
@@ -330,8 +331,7 @@ class Board:
 
         ``deep``: the head has had its time, everybody else comes after it.
         """
-        wait = self.waiting.get(vm)
-        if wait is None or wait.held:
+        if (wait := self.waiting.get(vm)) is None or wait.held:
             return None
         line = (*wait.head, *self.behind(wait)) if deep and me not in wait.head else wait.head
         return line.index(me) if me in line else None
