@@ -206,7 +206,8 @@ class _Creation:
         disk = names.disk_bytes(
             new.disk_bytes or -(-image.size_bytes // 512) * 512, image.size_bytes, new.image
         )
-        deed = self._deed
+        deed, nics = self._deed, _nics(new.network or config.default_network or "none", ids[2])
+        check_ready_port(new.ha, bool(nics))
         return VmSpec(
             project=new.vm.project,
             name=new.vm.name,
@@ -218,7 +219,7 @@ class _Creation:
             memory_mib=new.memory_mib,
             disk_bytes=disk,
             power=Power.OFF if new.off else Power.ON,
-            nics=_nics(new.network or config.default_network or "none", ids[2]),
+            nics=nics,
             labels=new.labels,
             placement=replace(new.placement, node=_pin(new)),
             resources=new.resources,
@@ -253,9 +254,14 @@ def _check(new: NewVm) -> None:
         names.name("node", _pin(new))
     if new.network not in ("", "none"):
         names.bridge(new.network)
-    if new.network == "none" and new.ha.ready_port:
-        text = f"{new.ha.ready_port} never answers without a network, and who starts after it waits for ever"
-        raise usage("--ready-port", text, "give it a --network, or leave the port out")
+    check_ready_port(new.ha, new.network != "none")
+
+
+def check_ready_port(ha: Ha, network: bool) -> None:
+    """Refuse a port that nobody can ever reach."""
+    if ha.ready_port and not network:
+        text = f"{ha.ready_port} never answers without a network, and who starts after it waits for ever"
+        raise usage("--ready-port", text, "a VM needs a network for it (`vm create --network`); 0 is no port")
 
 
 def _pin(new: NewVm) -> str:

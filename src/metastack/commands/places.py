@@ -18,7 +18,7 @@ from metastack.core.world import World, mod_of, wants_on
 
 from . import names
 from .admission import admit_place
-from .creation import check_order
+from .creation import check_order, check_ready_port
 from .deed import Cluster, Deed
 from .demands import Demands, demands_text
 from .problem import conflict, not_found, usage
@@ -47,6 +47,8 @@ async def place_vm(
         placement, ha = demands.on(spec.placement, spec.ha, vm.project)
         if demands.node is not None:
             placement = replace(placement, move=PinMove.STAY)
+        if ha.ready_port != spec.ha.ready_port:
+            check_ready_port(ha, bool(spec.nics))
         if ha.start_after != spec.ha.start_after:
             await check_order(cluster, vm, ha)
         after = replace(spec, placement=placement, ha=ha)

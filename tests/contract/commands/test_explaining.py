@@ -58,7 +58,7 @@ async def test_explain_says_what_every_node_says(rig: Rig) -> None:
 
 async def test_explain_says_why_it_waits_and_why_it_stays(rig: Rig) -> None:
     sessions = await three(rig)
-    await create_vm(rig.cluster, deed(), new("db", ha=Ha(ready_port=5432)))
+    await create_vm(rig.cluster, deed(), new("db", network="br0", ha=Ha(ready_port=5432)))
     await create_vm(rig.cluster, deed(), new("app", ha=Ha(start_after=("db",)), memory_mib=7000))
     app = await explain_vm(rig.cluster, vm("app"))
     assert app.held == "starts after default/db, which does not run yet"

@@ -52,6 +52,21 @@ async def test_demands_are_written_and_strangers_refused(rig: Rig) -> None:
     )
 
 
+async def test_a_ready_port_needs_a_network_also_later(rig: Rig) -> None:
+    await three(rig)
+    await create_vm(rig.cluster, deed(), new("deaf", network="none"))
+    before = await rig.spec(vm("deaf"))
+    asked = places.place_vm(rig.cluster, deed(), vm("deaf"), Demands(ready_port=80))
+    await refused(asked, Code.USAGE, "80 never answers without a network")
+    assert await rig.spec(vm("deaf")) == before
+    await places.place_vm(rig.cluster, deed(), vm("deaf"), Demands(priority=3))
+    plain = create_vm(rig.cluster, deed(), new("plain", ha=Ha(ready_port=80)))
+    await refused(plain, Code.USAGE, "80 never answers without a network")  # there is no default network
+    await create_vm(rig.cluster, deed(), new("well", network="br0"))
+    await places.place_vm(rig.cluster, deed(), vm("well"), Demands(ready_port=80))
+    assert (await rig.spec(vm("well"))).ha.ready_port == 80
+
+
 async def test_a_circle_of_starts_is_refused_with_its_way(rig: Rig) -> None:
     await three(rig)
     for name, after in (("a", ()), ("b", ("a",)), ("c", ("b",))):

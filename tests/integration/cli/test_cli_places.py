@@ -47,7 +47,9 @@ async def test_demands_from_the_command_line_and_back(program: Program, rig: Rig
     ]
     words = [word for option in options for word in option.split()]
     made = await program(
-        *("vm", "create", "web1", "--image", "tiny", "--label", "app=web", "--no-wait", "-o", "json"), *words
+        *("vm", "create", "web1", "--image", "tiny", "--label", "app=web", "--network", "br0", "--no-wait"),
+        *("-o", "json"),
+        *words,
     )
     assert made.json()["demands"] == options
     asked = (await program("vm", "explain", "web1", "-o", "json")).json()
