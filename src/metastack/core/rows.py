@@ -21,7 +21,7 @@ from .model import Claim, Ha, Nic, Placement, Record, VmSpec, VmStatus, Volume
 
 R = TypeVar("R", bound=Record)
 
-RECENT: Final = 512
+RECENT: Final = 384
 """Records kept whole beside their rows: who just heard of one reads it several times, and a claim follows its
 wish soon. In a burst a hundred wishes are under way, each followed by three records of its claim: put together
 anew for each reader they were a tenth of an agent's work."""
