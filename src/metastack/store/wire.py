@@ -165,18 +165,19 @@ class Wire(asyncio.Protocol):
         if self._strange:
             return data
         data, at = self._frames + data if self._frames else data, 0
-        size, others = len(data), list[bytes]()
-        while size - at >= 9:
+        size, others, plain = len(data), list[bytes](), self._answered
+        while size - at >= 9 and not self.why:
             end = at + 9 + (length := int.from_bytes(data[at : at + 3], "big"))
             if length > _LONGEST:
                 self._strange = True  # h2 says what is wrong with it
                 return b"".join((*others, data[at:]))
             if end > size:
                 break
-            if self._answered and data[at + 3 : at + 9] == _PLAIN:
+            if plain and data[at + 3 : at + 9] == _PLAIN:
                 self._taken += length
                 self._data(data[at + 9 : end])
             else:
+                plain = plain and data[at + 3] != _PLAIN[0]  # padded: what follows comes after it
                 others.append(data[at:end])
             at = end
         self._frames = data[at:]
@@ -209,6 +210,7 @@ class Wire(asyncio.Protocol):
         while size - at >= 5:
             end = at + 5 + int.from_bytes(part[at + 1 : at + 5], "big")
             if part[at]:
+                part.clear()
                 return self.end("a message is compressed")
             if end > size:
                 break
@@ -225,7 +227,7 @@ class Wire(asyncio.Protocol):
             self._h2.acknowledge_received_data(self._owed, _STREAM)
             self._owed = 0
             self._flush()
-        if self._taken >= WINDOW // 2:  # as h2 does: each grant is a message, too
+        if self._taken >= WINDOW // 4:  # each grant is a message, too; h2 may owe half of the window besides
             for stream in (0, _STREAM):
                 self._transport.write(WindowUpdateFrame(stream, window_increment=self._taken).serialize())
             self._taken = 0

@@ -133,6 +133,21 @@ async def test_messages_come_whole_however_they_are_cut(folder: Path) -> None:
         assert await pong == (1, 0, b"12345678")
 
 
+@pytest.mark.parametrize("flag", [0x8, 0x2])
+async def test_messages_in_frames_that_are_not_plain_keep_their_place(folder: Path, flag: int) -> None:
+    """Padded, or with a flag that nobody knows; in one piece of the connection with plain ones."""
+
+    async def script(peer: Peer) -> None:
+        await peer.hello()
+        await peer.until(SETTINGS)  # the answer was taken before
+        other = bytes([4]) + message(2) + b"\0" * 4 if flag == 0x8 else message(2)
+        frames = [frame(DATA, 0, 1, message(1)), frame(DATA, flag, 1, other), frame(DATA, 0, 1, message(3))]
+        peer.writer.write(b"".join(frames) + frame(DATA, 0, 1, message(4)))
+
+    async with against(folder, script) as wire:
+        assert await revisions(wire, 4) == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("cut", [3, 12, 40, 70])
 async def test_messages_that_come_with_the_answer_may_be_cut_anywhere(folder: Path, cut: int) -> None:
     """The answer and the first messages in one piece of the connection, whose end is within a frame."""
