@@ -3,6 +3,7 @@
 Owns: "at most one of a group in a domain", and which nodes and VMs may let guests go.
 Refuses: the agents' boards: it counts claims and labels by itself. Rule: only claims of sessions that no fence
 reached count, of VMs that are wanted on and whose spec is what was claimed: all others leave or are taken over.
+What was taken over while it was not wanted on is released, whatever is wished meanwhile: it counts if it runs.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Places:
         self._nodes: dict[str, NodeSpec] = {}
         self._fenced: dict[str, int] = {}
         self._halts: dict[VmId, Halt] = {}
+        self._to_release: set[VmId] = set()
         self._drained_s: dict[str, float] = {}
         """When a node was last seen to be draining."""
         lab.cluster.listeners.append(self.committed)
@@ -41,6 +43,7 @@ class Places:
         if by == RESTORED:
             for table in (self._claims, self._specs, self._nodes, self._fenced, self._halts):
                 table.clear()
+            self._to_release.clear()
         claimed = []
         for event in events:
             key = self._lab.keys.parse(event.key)
@@ -51,11 +54,15 @@ class Places:
                     claim = seen(Claim, event.entry).record if event.entry is not None else None
                     if claim is None:
                         self._claims.pop(key.vm, None)
+                        self._to_release.discard(key.vm)
                     else:
                         old = self._claims.get(key.vm)
                         self._claims[key.vm] = claim
                         if old is None or old.node != claim.node:
                             claimed.append(key.vm)
+                            self._to_release.discard(key.vm)
+                            if old is not None and not self._wanted(key.vm):
+                                self._to_release.add(key.vm)
                 case Kind.VM_SPEC:
                     spec = seen(VmSpec, event.entry).record if event.entry is not None else None
                     if spec is None:
@@ -66,6 +73,7 @@ class Places:
                     status = seen(VmStatus, event.entry).record
                     if status is not None and status.phase is Phase.RUNNING:
                         claimed.append(key.vm)
+                        self._to_release.discard(key.vm)
                 case Kind.HALT:
                     halt = seen(Halt, event.entry).record if event.entry is not None else None
                     if halt is None:
@@ -89,13 +97,19 @@ class Places:
             self._drained_s[name] = self._lab.loop.time()
         self._nodes[name] = spec
 
+    def _wanted(self, vm: VmId) -> bool:
+        """Its spec wants it on, and its guest did not switch itself off in this run."""
+        spec, halt = self._specs.get(vm), self._halts.get(vm)
+        if spec is None or spec.power is not Power.ON:
+            return False
+        return halt is None or halt.uuid != spec.uuid or halt.run < spec.run
+
     def _there(self, vm: VmId, topology: str) -> tuple[VmSpec, str] | None:
         """What was claimed and in which domain it is; None when it does not count."""
         claim, spec = self._claims.get(vm), self._specs.get(vm)
-        if claim is None or spec is None or spec.uuid != claim.uuid or spec.power is not Power.ON:
+        if claim is None or spec is None or spec.uuid != claim.uuid or not self._wanted(vm):
             return None
-        halt = self._halts.get(vm)
-        if halt is not None and halt.uuid == spec.uuid and halt.run >= spec.run:
+        if vm in self._to_release:
             return None
         if claim.session <= self._fenced.get(claim.node, 0):
             return None
