@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
+
+TICK_S: Final = 0.001
+"""Of uvloop's clock."""
 
 
 class Queue(Generic[K]):
@@ -47,12 +50,16 @@ class Queue(Generic[K]):
 
     def add_at(self, key: K, due_s: float) -> None:
         """Work on the key at that time of the loop's, unless an earlier appointment exists."""
-        timer = self._timers.get(key)
+        loop, timer = asyncio.get_running_loop(), self._timers.get(key)
+        # The loop's clock ticks in milliseconds, and rounds: sooner, a look would find that nothing is due yet,
+        # again and again until the next tick.
+        if (now_s := loop.time()) < due_s < now_s + TICK_S:
+            due_s = now_s + TICK_S
         if timer is not None:
             if timer[0] <= due_s:
                 return
             timer[1].cancel()
-        self._timers[key] = due_s, asyncio.get_running_loop().call_at(due_s, self._fire, key)
+        self._timers[key] = due_s, loop.call_at(due_s, self._fire, key)
 
     def _fire(self, key: K) -> None:
         self._timers.pop(key, None)

@@ -45,8 +45,10 @@ class _Since:
 
     before: tuple[str, ...]
     at_s: float
+    inside: bool
+    """This node stands in the head."""
     behind: bool
-    """This node stands in the head, but not first, and did not look yet."""
+    """But not first, and did not look yet."""
 
 
 class Turns(Board):
@@ -103,15 +105,18 @@ class Turns(Board):
         if not head:
             self._since.pop(wait.vm, None)
             return
-        before = head[: head.index(self._me)] if self._me in head else head
+        inside = self._me in head
+        before = head[: head.index(self._me)] if inside else head
         known = self._since.get(wait.vm)
-        if known is not None and known.before == before:
+        same = known is not None and known.before == before
+        if known is not None and same and known.inside == inside:
             return
-        now_s = self._now_s()
-        since = self._since[wait.vm] = _Since(before, now_s, behind=before is not head and bool(before))
+        # Who came into the head has waited with those before it already.
+        at_s = known.at_s if known is not None and same else self._now_s()
+        since = self._since[wait.vm] = _Since(before, at_s, inside, behind=inside and bool(before))
         if not before:
             self._news[wait.vm] = None
-        self._appoint(now_s + self._least_s(since), wait.vm, since)
+        self._appoint(at_s + self._least_s(since), wait.vm, since)
 
     def _least_s(self, since: _Since) -> float:
         """At least so long it is not this node's turn: no more is computed, for most are claimed by then.

@@ -56,6 +56,26 @@ async def test_a_worker_cancelled_as_it_wakes_passes_the_key_on() -> None:
     assert second.done() and second.result() == "a"
 
 
+def test_what_is_due_in_less_than_a_tick_of_the_clock_is_not_asked_for_again_and_again() -> None:
+    async def looks(queue: Queue[str], due_s: float) -> int:
+        count, loop = 0, asyncio.get_running_loop()
+        while loop.time() < due_s:
+            queue.add_at("a", due_s)
+            queue.done(await queue.get())
+            count += 1
+        return count
+
+    async def story() -> list[int]:
+        queue: Queue[str] = Queue()
+        # Sums of floats just behind a tick, as appointments are.
+        time = asyncio.get_running_loop().time
+        return [await looks(queue, time() + 0.003 + 1e-9) for _ in range(40)]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        found = runner.run(story())
+    assert max(found) <= 2, found
+
+
 def test_an_appointment_that_is_nearly_due_takes_another_one_on_the_agents_loop() -> None:
     """uvloop's handle of less than half a millisecond is no timer: asking it for its time ended the agent."""
 

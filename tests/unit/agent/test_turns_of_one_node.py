@@ -107,6 +107,21 @@ def test_what_is_claimed_in_time_costs_nobody_else_a_look() -> None:
     assert cluster.turns.overdue() == [] and cluster.turns.due_s() is None
 
 
+def test_who_comes_into_a_head_behind_all_others_has_its_own_turn() -> None:
+    """Those before it are the same as when it was not in the head: it waited for a whole head's time."""
+    for n in range(60):
+        cluster = _Cluster(*_others(n)[:3])
+        cluster.now_s = STEP_S
+        alive = NodeAlive(name=ME, ready=True, capacity=Resources(cpus=4, memory_mib=4096), bridges=("br0",))
+        touched = cluster.event(KEYS.node_facts(ME), NodeFacts(name=ME, uuid=ME))
+        cluster.turns.update(touched | cluster.event(KEYS.node_alive(ME), alive))
+        if cluster.turns.waiting[VM].head.index(ME) == 3:
+            break
+    assert cluster.turns.due_s() == 3 * STEP_S, "it has waited one of three already"
+    cluster.now_s = 3 * STEP_S
+    assert cluster.turns.overdue() == [VM]
+
+
 def _behind(deaf: str = "") -> _Cluster:
     """A cluster in which n2 stands in the head of the VM, but not first."""
     for n in range(60):
