@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -13,3 +14,8 @@ settings.load_profile("no-deadline")
 
 for folder in ("unit/agent", "integration/e2e"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
+
+# Whoever runs the tests in the background of a script has Ctrl-C ignored, and so would each program have that
+# they start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
