@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from .proc import stands_still, wait_for
+
 SOCKET_NAME: Final = "client.sock:0"
 SOCKET_PATH_BYTES: Final = 107
 """What fits in ``sockaddr_un``."""
@@ -197,6 +199,8 @@ class EtcdMember:
     def freeze(self) -> None:
         """Stop the process where it stands (SIGSTOP): connections stay open and nothing answers."""
         self._signal(signal.SIGSTOP)
+        # Its threads stop one after the other: on a loaded machine one was seen to commit after the signal.
+        wait_for(lambda: stands_still(self.pid), 5.0, lambda: f"etcd {self.pid} did not stop", every_s=0.001)
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)

@@ -191,6 +191,15 @@ def wait_for(
         time.sleep(every_s)
 
 
+def stands_still(pid: int) -> bool:
+    """Every thread of the process is stopped."""
+    try:
+        stats = [stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:
+        return False  # one ended just now: look again
+    return all(stat.rpartition(")")[2].split()[0] in "Tt" for stat in stats)
+
+
 def tail(log: Path, lines: int = 15) -> str:
     """The end of a log, for an error message."""
     try:
