@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc.aio
 from aetcd import rpc
 
-from metastack.core.change import Batch
+from metastack.core.change import Batch, KeyEvent
 from metastack.ports import Compacted, Denied
 
 from .channel import ATTEMPT_S, METADATA, Channels, Link, NotSent, brief, broken_off, jitter_s, say, text_of
@@ -32,6 +32,8 @@ QUIET_S: Final = 2.0
 """After this long without a word the member is asked for one."""
 SILENT_S: Final = 2.5
 """And this long after the question it counts as dead: before gRPC's keepalive would say so (6 to 9 s)."""
+TOGETHER: Final = 48
+"""Events of which no more are added to a batch: a millisecond's work, after which the loop has its turn."""
 STEADY_S: Final = 5.0
 """A stream that lived this long is no sign of trouble: the next pause is short again."""
 
@@ -147,28 +149,38 @@ class Watching:
             raise broken_off(f"no connection for a watch: {error or 'no answer'}") from None
 
     async def _receive(self) -> Batch | None:
-        """What the stream says next; None for an answer that only proves that it lives."""
-        response = await self._read()
-        self._refuse_cancelled(response)
-        pending = [event_of(event) for event in response.events]
-        while response.fragment:
+        """What the stream says next, and whatever else has come; None when that only proves that it lives.
+
+        Where it breaks in between, what was read here is not delivered, and comes again.
+        """
+        last, events, parts = self._last, list[KeyEvent](), list[KeyEvent]()
+        while True:
             response = await self._read()
             self._refuse_cancelled(response)
-            pending += [event_of(event) for event in response.events]
-        if pending:
+            parts += [event_of(event) for event in response.events]
+            if response.fragment:
+                continue
             # Safety: a resumed stream starts after the last one delivered; the filter says so twice.
-            events = tuple([event for event in pending if event.revision > self._last])
-            if not events:
-                return None
-            self._last = events[-1].revision
-            self._failures = 0
-            return Batch(self._last, events, self._cluster_id)
-        # Safety: an answer to our own question (watch id -1) may overtake events before etcd 3.4.25 and
-        # 3.5.8, so it moves nothing. One that etcd sends by itself comes in the watch's own order.
-        if response.watch_id == -1 or response.header.revision <= self._last:
+            if fresh := [event for event in parts if event.revision > last]:
+                events += fresh
+                last = fresh[-1].revision
+            # Safety: an answer to our own question (watch id -1) may overtake events before etcd 3.4.25 and
+            # 3.5.8, so it moves nothing. One that etcd sends by itself comes in the watch's own order.
+            elif not parts and response.watch_id != -1:
+                last = max(last, response.header.revision)
+            parts.clear()
+            if len(events) >= TOGETHER or not self._more():
+                break
+        if last == self._last:
             return None
-        self._last = response.header.revision
-        return Batch(self._last, (), self._cluster_id)
+        if events:
+            self._failures = 0
+        self._last = last
+        return Batch(last, tuple(events), self._cluster_id)
+
+    def _more(self) -> bool:
+        """More has come already. Taken together, messages cost a reader that is behind a third less each."""
+        return bool(getattr(self._call, "there", False))
 
     def _refuse_cancelled(self, response: Any) -> None:
         if not response.canceled:

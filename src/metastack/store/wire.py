@@ -95,6 +95,11 @@ class Wire(asyncio.Protocol):
             raise asyncio.InvalidStateError(self.why)
         self._flush()
 
+    @property
+    def there(self) -> bool:
+        """A message has come and can be read at once."""
+        return bool(self._messages)
+
     async def read(self) -> Any:
         """The next message, at once if it is there; ``grpc.aio.EOF`` after the last."""
         while not self._messages:

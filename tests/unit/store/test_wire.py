@@ -16,6 +16,7 @@ from aetcd.rpc.rpc_pb2_grpc import WatchServicer, add_WatchServicer_to_server
 
 from metastack.settings import StoreSettings
 from metastack.store.etcd import EtcdStore
+from metastack.store.watch import TOGETHER, Watching
 from metastack.store.wire import WINDOW, Wire
 
 SOON_S = 20.0
@@ -325,6 +326,31 @@ async def test_where_the_wire_is_not_understood_grpc_watches(folder: Path, answe
         await store.close()
         await real.stop(None)
         server.close()
+
+
+async def test_what_has_come_already_is_one_batch(folder: Path) -> None:
+    """And no revision twice in it, and no more in one than the loop can spare the time for."""
+    many, again = range(5, 5 + 2 * TOGETHER), 3
+
+    async def script(peer: Peer) -> None:
+        await peer.hello()
+        await peer.send(b"".join(message(revision) for revision in [*([5] * again), *many]))
+
+    async with against(folder, script) as wire:
+        async with asyncio.timeout(SOON_S):
+            while len(wire._messages) < again + len(many):  # noqa: ASYNC110 - nothing else tells
+                await asyncio.sleep(0.01)
+        watching = Watching(None, b"/", b"0", 4)  # type: ignore[arg-type]
+        watching._call = wire
+        sizes, revisions = [], list[int]()
+        while wire.there:
+            batch = await watching._receive()
+            assert batch is not None
+            assert batch.revision == batch.events[-1].revision
+            sizes.append(len(batch.events))
+            revisions += [event.revision for event in batch.events]
+        assert revisions == list(many)
+        assert sizes == [TOGETHER, TOGETHER]
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
