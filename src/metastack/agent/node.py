@@ -13,6 +13,7 @@ from ..core import changes
 from ..core.change import Change, Committed
 from ..core.keys import Keys, ParsedKey, about_nodes
 from ..core.model import Event, Record, Resources, VmId, VmSpec
+from ..core.notices import NOTICE, of_labels
 from ..core.placement import Successors
 from ..core.placement.nodes import plus
 from ..core.restored import held
@@ -184,6 +185,14 @@ class Node:
         return [
             (self.keys.group(spec.project, group, domain), world.group(spec.project, group, domain))
             for group, domain in self.board.tokens(spec, self.name)
+        ]
+
+    def notices(self, spec: VmSpec) -> Tokens:
+        """What a claim of that VM has to compare, so that no group rule that it bears on came meanwhile."""
+        keys, world = self.keys, self.world
+        return [
+            (keys.group(spec.project, group, NOTICE), world.group(spec.project, group, NOTICE))
+            for group in of_labels(spec)
         ]
 
     def rank_of(self, subject: str) -> int | None:

@@ -16,6 +16,7 @@ from ..core import changes
 from ..core.change import Change, Delete
 from ..core.keys import Kind
 from ..core.model import Claim, Event, ImageState, VmId, VmSpec, Volume
+from ..core.notices import NOTICE, of_rules
 from ..core.proof import in_session, unchanged
 from ..core.world import World, seen
 from ..ports import InUse, Refused
@@ -165,7 +166,7 @@ class Sweeper:
                 log.info("trash_purged", removed=removed, node=self._node.name)
 
     async def tokens(self) -> None:
-        """Drop tokens of groups that no claim bears any more.
+        """Drop tokens of groups that no claim bears any more, and notices of rules that no VM has.
 
         Here and not in each release, which must not fail because somebody of the group moved meanwhile.
         """
@@ -180,6 +181,10 @@ class Sweeper:
             if claim.record is None or spec is None or spec.record is None:
                 return  # nobody knows what it bears
             borne |= {(vm.project, *token) for token in node.board.tokens(spec.record, claim.record.node)}
+        for vm, spec in world.specs():
+            if spec.record is None:
+                return  # nor of which rules it gave notice
+            borne |= {(vm.project, group, NOTICE) for group in of_rules(spec.record)}
         for project, group, domain in sorted(set(there) - borne):
             found = world.group(project, group, domain)
             if found is not None:

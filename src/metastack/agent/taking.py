@@ -75,6 +75,7 @@ class Taking:
             node.world.facts(node.name),
             event,
             node.tokens(spec),
+            node.notices(spec),
         )
         if await self._send(vm, change):
             self.say("claimed", vm)
@@ -147,10 +148,11 @@ class Taking:
         wanted = plan.wants_on(view)
         # One that is not wanted on is taken over to be released, never started: it needs no room.
         tokens: Tokens = ()
+        notices: Tokens = ()
         node.memory.of(vm).to_release = not wanted
         if wanted and spec is not None:
             self.claims.reserve(vm, spec)
-            tokens = node.tokens(spec)
+            tokens, notices = node.tokens(spec), node.notices(spec)
         phase = Phase.STARTING if same and wanted else Phase.STOPPING
         status = self._first_status(old.ok.uuid, me.session, phase)
         change = changes.takeover(
@@ -165,6 +167,7 @@ class Taking:
             node.world.facts(node.name),
             node.event("vm.taken_over", str(vm), f"from {old.ok.node}"),
             tokens,
+            notices,
         )
         if await self._send(vm, change):
             self.say("taken_over", vm, taken_from=old.ok.node)

@@ -165,7 +165,8 @@ class _Creation:
             *(Guard(keys.project(name), "mod", mod_of(project)) for name, project in projects if project),
             *admitted.guards,
         )
-        effects = [effect for spec in specs for effect in spec_effects(cluster, config, spec, 1)]
+        written = (effect for spec in specs for effect in spec_effects(cluster, config, None, spec, 1))
+        effects = list({effect.key: effect for effect in written}.values())  # one notice for all of a group
         if len(specs) == 1:
             what, object, message = "vm.create", label_of(specs[0].id), _message(specs[0])
         else:

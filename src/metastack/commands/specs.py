@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from metastack.core.change import Delete, Guard, Put
 from metastack.core.codec import encode
 from metastack.core.model import ClusterConfig, Halt, VmId, VmSpec
+from metastack.core.notices import given
 from metastack.core.world import seen
 
 from . import names
@@ -45,9 +46,9 @@ def label_of(vm: VmId) -> str:
 
 
 def spec_effects(
-    cluster: Cluster, config: ClusterConfig, spec: VmSpec, version: int
+    cluster: Cluster, config: ClusterConfig, before: VmSpec | None, spec: VmSpec, version: int
 ) -> tuple[Put | Delete, ...]:
-    """The spec, its copy in the history, and the end of what the history keeps."""
+    """The spec, its copy in the history, the end of what the history keeps, and notice of its group rules."""
     keys, value = cluster.keys, encode(spec)
     effects: list[Put | Delete] = [
         Put(keys.vm_spec(spec.id), value),
@@ -56,7 +57,7 @@ def spec_effects(
     oldest = version - config.history_versions + 1
     if oldest > 1:
         effects.append(Delete(keys.history_prefix(spec.id), keys.history(spec.id, oldest)))
-    return tuple(effects)
+    return (*effects, *given(keys, before, spec))
 
 
 async def edit_vm(
@@ -88,7 +89,7 @@ async def edit_vm(
         after = replace(edited.spec, by=deed.by, reason=deed.reason, request_id=deed.request_id)
         return Plan(
             guards=(Guard(key, "mod", entry.mod_revision), *edited.guards),
-            effects=(*spec_effects(cluster, config, after, entry.version + 1), *edited.effects),
+            effects=(*spec_effects(cluster, config, spec, after, entry.version + 1), *edited.effects),
             what=what,
             object=object,
             message=edited.message,

@@ -34,7 +34,7 @@ from .model import (
 from .proof import Extra, in_session, ride, unchanged
 from .proof import Me as Me
 from .proof import absent as _absent
-from .tokens import Tokens, bear
+from .tokens import Tokens, bear, heed
 from .world import Seen
 
 # --- sessions -------------------------------------------------------------------------------------------
@@ -127,13 +127,14 @@ def claim(
     facts: Seen[NodeFacts] | None,
     extra: Extra = (),
     tokens: Tokens = (),
+    notices: Tokens = (),
 ) -> Change:
     """Answer for a VM that nobody answers for.
 
     Safety: claim absent, so one wins; the spec is the one I decided on; ``alive = S``. The epoch is stored as
     0, "the revision of this put": a number chosen before could repeat (CE4). The volume's record is written
     here, before the disk exists, so that nothing is ever made that no record leads to. ``facts``: my own
-    record, which :func:`recall` moves.
+    record, which :func:`recall` moves. ``notices``: as they were seen, so that no group rule came meanwhile.
     """
     compared, borne = bear(tokens, vm)
     guards = [
@@ -142,6 +143,7 @@ def claim(
         in_session(keys, me),
         unchanged(keys.node_facts(me.node), facts),
         *compared,
+        *heed(notices),
     ]
     effects: list[Put | Delete] = [
         Put(keys.claim(vm), encode(new)),
@@ -172,12 +174,13 @@ def takeover(
     facts: Seen[NodeFacts] | None,
     extra: Extra = (),
     tokens: Tokens = (),
+    notices: Tokens = (),
 ) -> Change:
     """Answer for a VM whose node was shut out of the storage.
 
     Safety: the fence record that I read says done through the claim's session, and is unchanged; the claim and
     the spec are the ones I decided on. A VM whose spec is gone is taken over too, to be released. ``facts``: my
-    own record, which :func:`recall` moves.
+    own record, which :func:`recall` moves; ``notices`` as in :func:`claim`.
     """
     if fence.ok.through < old.ok.session:
         raise ValueError(f"takeover of {vm}: session {old.ok.session} of {old.ok.node} is not fenced")
@@ -191,6 +194,7 @@ def takeover(
             in_session(keys, me),
             unchanged(keys.node_facts(me.node), facts),
             *compared,
+            *heed(notices),
         ),
         effects=(
             Put(keys.claim(vm), encode(new)),

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from .change import Guard, Put
 from .codec import encode
 from .model import Group, VmId
+from .proof import unchanged
 from .world import Seen, mod_of
 
 Tokens = Sequence[tuple[str, Seen[Group] | None]]
@@ -27,3 +28,8 @@ def bear(tokens: Tokens, vm: VmId) -> tuple[tuple[Guard, ...], tuple[Put, ...]]:
     """Compare each token, and change it."""
     guards = tuple(Guard(key, "mod", mod_of(found)) for key, found in tokens)
     return guards, tuple(Put(key, encode(Group(vm=str(vm)))) for key, _ in tokens)
+
+
+def heed(notices: Tokens) -> tuple[Guard, ...]:
+    """Compare each notice (:mod:`.notices`), and leave it as it is."""
+    return tuple(unchanged(key, found) for key, found in notices)

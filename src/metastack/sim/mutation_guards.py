@@ -60,6 +60,18 @@ GUARDS: Final[tuple[Mutation, ...]] = (
         ("group-claims-of-two-nodes-at-once",),
     ),
     Mutation(
+        "claim-notice",
+        "claim: no group rule that it bears on came since it was decided",
+        guard("claim", "*heed(notices)"),
+        ("group-rule-comes-behind-a-claim-on-its-way",),
+    ),
+    Mutation(
+        "claim-held-back-rule",
+        "claim: the rule of a VM that is held back counts, too",
+        (Patch("core.placement.board", "Board._assign", "if wait.spec.placement.anti_affinity:", "if False:"),),
+        ("group-rule-of-one-that-is-held-back",),
+    ),
+    Mutation(
         "claim-own-record",
         "claim: my own record is the one that I saw: no recall came after it was sent",
         guard("claim", "unchanged(keys.node_facts(me.node), facts)"),
@@ -76,6 +88,12 @@ GUARDS: Final[tuple[Mutation, ...]] = (
         "takeover: my own record is the one that I saw: no recall came after it was sent",
         guard("takeover", "unchanged(keys.node_facts(me.node), facts)"),
         ("sibling-takeover-arrives-late",),
+    ),
+    Mutation(
+        "takeover-notice",
+        "takeover: no group rule that it bears on came since it was decided",
+        guard("takeover", "*heed(notices)"),
+        ("group-rule-comes-behind-a-takeover",),
     ),
     Mutation(
         "takeover-claim",

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from ..core.codec import decode
+from ..core.change import Change, Put
+from ..core.codec import decode, encode
 from ..core.model import Claim, NodeSpec, PinMove, Power, VmId, VmSpec, resolved_claim
+from ..core.notices import given
 from ..core.world import seen
 from .wanted import mac_of, spec_of
 
@@ -42,7 +44,10 @@ class Operator:
         return decode(VmSpec, entry.value) if entry is not None else None
 
     def _put(self, spec: VmSpec) -> bool:
-        self._lab.put(self._lab.keys.vm_spec(spec.id), spec)
+        """As commands write it."""
+        lab = self._lab
+        effects = (Put(lab.keys.vm_spec(spec.id), encode(spec)), *given(lab.keys, self.spec(spec.name), spec))
+        lab.cluster.apply(Change(name="operator", guards=(), effects=effects))
         return True
 
     def want(self, name: str, *more: str) -> bool:

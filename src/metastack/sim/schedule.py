@@ -201,8 +201,10 @@ def _words(random: Random, guests: list[str]) -> dict[str, tuple[str, ...]]:
     words: dict[str, tuple[str, ...]] = {
         guest: (f"priority={random.choice((0, 0, 5, 50))}",) for guest in guests
     }
+    # In a third only one of the two asks for it. Drawn apart: the rest of a schedule is what it was.
+    one_sided = Random(f"{one}/{two}/{first}/{then}/{apart}").random() < 1 / 3
     for guest in (one, two):
-        words[guest] += ("app=db", apart)
+        words[guest] += ("app=db",) if one_sided and guest == two else ("app=db", apart)
     words[then] += (f"after={first}",)
     return words
 
@@ -211,7 +213,7 @@ def _impossible(wish: Step, words: dict[str, tuple[str, ...]]) -> bool:
     """A wish that could leave a VM waiting for ever, rightly: no judge could tell that from a stuck one."""
     guest = wish.args[0]
     if wish.verb in ("pin", "move"):
-        return any(word.startswith("apart=") for word in words.get(guest, ()))
+        return "app=db" in words.get(guest, ())
     return wish.verb == "pause" and any(f"after={guest}" in more for more in words.values())
 
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from places_rig import new, refused, taint, three, vm
 
 from metastack.commands import drains, nodes, places, vms
-from metastack.commands.creation import create_vm
+from metastack.commands.creation import create_vm, create_vms
 from metastack.commands.deed import Cluster
 from metastack.commands.demands import Demands
 from metastack.commands.explanation import explain_vm
@@ -19,8 +19,10 @@ from metastack.commands.history import vm_history
 from metastack.commands.problem import Code, Problem
 from metastack.commands.wait import Goal, wait_vm
 from metastack.core.codec import decode
+from metastack.core.keys import Kind
 from metastack.core.model import (
     Effect,
+    GroupTerm,
     Ha,
     NodeSpec,
     PinMove,
@@ -28,6 +30,7 @@ from metastack.core.model import (
     Taint,
     Toleration,
 )
+from metastack.core.notices import of_labels
 
 
 async def test_demands_are_written_and_strangers_refused(rig: Rig) -> None:
@@ -262,3 +265,34 @@ async def test_a_drain_that_is_stuck_says_which_vm_and_why(rig: Rig, monkeypatch
     await places.unpin_vm(rig.cluster, deed(), vm("here"))
     late = await refused(drains.wait_drained(rig.cluster, "n1", 0.3, lambda _: None), Code.TIMEOUT, "0.3 s")
     assert "next default/here" in late.message
+
+
+async def test_a_rule_over_zones_is_written_with_notice_of_it(rig: Rig) -> None:
+    """Whoever has not heard of the rule claims with the notice that it saw, and loses."""
+    await three(rig)
+
+    async def notices() -> dict[str, int]:
+        entries = (await rig.cluster.store.list(rig.keys.prefix(Kind.GROUP))).entries
+        return {entry.key.split("/")[-2]: entry.mod_revision for entry in entries}
+
+    apart = Demands(anti_affinity=["app=db,tier=1@zone"])
+    plain = await create_vm(rig.cluster, deed(), new("plain", labels={"app": "db"}))
+    (label,) = of_labels(plain.spec)
+    beside, zone = (
+        Placement(anti_affinity=(GroupTerm(labels={"app": "db"}, topology=t),)) for t in ("node", "zone")
+    )
+    await create_vm(rig.cluster, deed(), new("beside", placement=beside))
+    assert await notices() == {}
+    many = [new(f"w{n}", placement=zone) for n in range(3)]
+    await create_vms(rig.cluster, deed(), many)
+    first = await notices()
+    assert set(first) == {label}
+    await vms.label_vm(rig.cluster, deed(), vm("w0"), {"more": "1"}, set())
+    await places.place_vm(rig.cluster, deed(), vm("w0"), Demands(priority=3))
+    await vms.stop_vm(rig.cluster, deed(), vm("w0"))
+    assert await notices() == first, "nothing that begins to count"
+    await vms.start_vm(rig.cluster, deed(), vm("w0"))
+    second = await notices()
+    assert second[label] > first[label]
+    await places.place_vm(rig.cluster, deed(), vm("plain"), apart)
+    assert (await notices())[label] > second[label]

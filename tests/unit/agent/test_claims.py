@@ -24,6 +24,7 @@ from metastack.core.model import (
     VmStatus,
     Volume,
 )
+from metastack.core.notices import NOTICE, given
 from metastack.ports import Refused, Unavailable, UnknownOutcome
 from metastack.sim.loop import run
 
@@ -231,6 +232,12 @@ def test_tokens_go_with_the_last_of_a_group(tmp_path: Path) -> None:
             assert lab.cluster.under(KEYS.prefix(Kind.GROUP))
             await asyncio.sleep(130)
             assert lab.cluster.under(KEYS.prefix(Kind.GROUP)), "it is borne still"
+            for notice in given(KEYS, None, spec):
+                await lab.put(notice.key, notice.value)
+            await lab.delete(KEYS.claim(spec.id))
+            await asyncio.sleep(130)
+            notices = [entry.key for entry in lab.cluster.under(KEYS.prefix(Kind.GROUP))]
+            assert any(key.endswith(f"/{NOTICE}") for key in notices), "as long as anybody has the rule"
             await lab.delete(KEYS.vm_spec(spec.id))
             await lab.until("swept", lambda: not lab.cluster.under(KEYS.prefix(Kind.GROUP)), 200)
 

@@ -106,7 +106,7 @@ class Group(Record, frozen=True, kw_only=True):
     bears on, so that two such claims, decided from the same view, cannot both be committed."""
 
     vm: str
-    """The last that claimed."""
+    """The last that claimed; of a notice (:mod:`metastack.core.notices`) whose rule it tells of."""
 
 
 class Volume(Record, frozen=True, kw_only=True):

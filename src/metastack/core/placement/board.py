@@ -271,6 +271,8 @@ class Board:
             self._assign(wait)
 
     def _assign(self, wait: Waiting) -> None:
+        if wait.spec.placement.anti_affinity:  # Safety: also while it is held back (core/notices)
+            self.groups.know(wait.spec, self._placed_specs())
         wait.held = gate(self.world, wait.vm, wait.spec) if self.gated else ""
         if wait.held:
             return
@@ -374,9 +376,7 @@ class Board:
     def tokens(self, spec: VmSpec, node: str) -> list[tuple[str, str]]:
         """(group, domain) whose tokens a claim of this VM by that node bears (:meth:`.Groups.tokens`)."""
         view = self.nodes.get(node)
-        if view is None or not self.groups.bear_on(spec):
-            return []
-        return self.groups.tokens(spec, view)
+        return self.groups.tokens(spec, view) if view is not None and self.groups.bear_on(spec) else []
 
     def placed_on(self, vm: VmId) -> str:
         """Where the VM is, really or virtually; empty: nowhere."""
