@@ -24,13 +24,19 @@ BENCHES = {
     "placement": "placement without a scheduler against one: simulation, a trace, cost (minutes)",
     "scale": "on a real etcd: claims/s, watch traffic, CPU of a follower (minutes; --runs N: N percent)",
     "claims8": "the claims/s of 8 agents out of scale (minutes; --runs N: N percent)",
+    "follower": "an agent's CPU for each message out of scale (minutes; --runs N: N percent)",
     "claims200": "the claims/s of 200 agents out of scale (--runs N: N percent)",
     "revocation": "what guests notice when etcd revokes the lease of a node that is well",
 }
 """Each is a module of this package with ``run(runs: int | None) -> Result``."""
-MODULES = {"scale": "scale.whole", "claims8": "scale.claims8", "claims200": "scale.claims200"}
+MODULES = {
+    "scale": "scale.whole",
+    "claims8": "scale.claims8",
+    "follower": "scale.follower",
+    "claims200": "scale.claims200",
+}
 """Where that is not the name."""
-ONLY_BY_NAME = ("outage", "placement", "revocation", "scale", "claims8", "claims200")
+ONLY_BY_NAME = ("outage", "placement", "revocation", "scale", "claims8", "claims200", "follower")
 """Takes long, or says nothing about speed."""
 
 

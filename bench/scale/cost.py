@@ -8,10 +8,12 @@ Rule: who takes a VM is asked of a board, so that claims are those that the agen
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -31,14 +33,18 @@ PROFILE = os.environ.get("METASTACK_BENCH_PROFILE", "")
 """A file for a profile of the follower in bursts."""
 BURST = 25
 """Claims follow wishes before anybody of later rank wonders."""
+BEHIND = 100
+"""Messages that are there at once when the follower is late. Fewer bytes than a stream's window."""
 AT_ONCE = 8
 """Transactions that the writers have under way."""
+DELIVERED_S = 0.1
+"""After this long etcd has sent what it has to send. Later would only make the agent read more often."""
 PACE_S = 0.01
 """Between two messages when they do not come in a burst."""
 
 
 async def follow(nodes: int, before: int, vms: int, paced: int) -> dict[str, Any]:
-    """One agent of so many nodes; each kind of message in a burst, then all kinds at an even pace."""
+    """One agent of so many nodes; each kind of message in bursts, then many at once, then all kinds paced."""
     async with stage() as one:
         await one.write([load.config(rank_delay_ms=1000)])
         others = await one.nodes([load.node(n) for n in range(1, nodes)], cordoned=False)
@@ -65,7 +71,14 @@ async def follow(nodes: int, before: int, vms: int, paced: int) -> dict[str, Any
         if PROFILE:
             await worker.ask("profile", path=PROFILE)
         told: dict[str, Any] = {kind: found.told() for kind, found in spent.items()}
-        each = [(write, n) for n in range(before + vms, before + vms + paced) for write in kinds.values()]
+        late, next_ = {kind: Spent() for kind in kinds}, before + vms
+        for first in range(next_, next_ + vms // 2, BEHIND):
+            for kind, write in kinds.items():
+                changes = [write(n) for n in range(first, first + BEHIND)]
+                writer.saw(changes, await late[kind].burst(one, worker, bare, changes, behind=True))
+            next_ = first + BEHIND
+        told["behind"] = {kind: found.told() for kind, found in late.items()}
+        each = [(write, n) for n in range(next_, next_ + paced) for write in kinds.values()]
         told["paced"] = await _paced(one, worker, bare, writer, each)
         told["max_rss_kib"] = (await worker.ask("tell"))["max_rss_kib"]
         say(f"  {nodes} nodes: " + json.dumps(told))
@@ -78,10 +91,15 @@ class Spent:
     def __init__(self) -> None:
         self.messages, self.agent_s, self.bare_s = 0, 0.0, 0.0
 
-    async def burst(self, one: Stage, worker: Process, bare: Process, changes: Sequence[Change]) -> list[int]:
-        """Write them; their revisions."""
+    async def burst(
+        self, one: Stage, worker: Process, bare: Process, changes: Sequence[Change], *, behind: bool = False
+    ) -> list[int]:
+        """Write them; their revisions. ``behind``: while both stand still, so that all are there at once."""
         before = _cpu(worker, bare)
-        revisions = await one.write(changes, at_once=AT_ONCE)
+        with _stopped(worker, bare) if behind else contextlib.nullcontext():
+            revisions = await one.write(changes, at_once=AT_ONCE)
+            if behind:
+                await asyncio.sleep(DELIVERED_S)
         await _reached(max(revisions), worker, bare)
         after = _cpu(worker, bare)
         # What the question costs is none of theirs: asked once more, when the answer is there already.
@@ -103,6 +121,17 @@ class Spent:
 async def _reached(revision: int, *workers: Process) -> None:
     for worker in workers:
         await worker.ask("reached", revision=revision)
+
+
+@contextlib.contextmanager
+def _stopped(*workers: Process) -> Iterator[None]:
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for worker in workers:
+            os.kill(worker.pid, signal.SIGCONT)
 
 
 def _cpu(*workers: Process) -> list[float]:

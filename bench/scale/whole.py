@@ -68,6 +68,20 @@ async def _only(count: int, share: float) -> Result:
     return Result(rows=rows, raw=document, document=document)
 
 
+def followers(runs: int | None) -> Result:
+    """Only what following costs an agent."""
+    return asyncio.run(_followers((runs or 100) / 100))
+
+
+async def _followers(share: float) -> Result:
+    kept, rows = Kept("follower"), list[Row]()
+    document: dict[str, Any] = {"stage": about(), "cpu": {}}
+    for nodes, limit in CPU_LIMIT_US.items():
+        document["cpu"][str(nodes)] = await _cpu(kept, share, nodes, limit, rows)
+    kept.done()
+    return Result(rows=rows, raw=document, document=document)
+
+
 class Kept:
     """Trials that are through."""
 
@@ -205,12 +219,8 @@ async def _cpu(kept: Kept, share: float, nodes: int, limit: float, rows: list[Ro
     one = await kept.get(
         f"follower, {nodes} nodes", share, lambda: cost.follow(nodes, int(VMS * share), vms, paced)
     )
-    for kind in ("wish", "claim", "status"):
-        found = one[kind]
-        rows.append(
-            _row(
-                f"agent CPU, {nodes} nodes, {kind}, gRPC included", "us", found["messages"], found["cpu_us"],
-                base=found["bare_cpu_us"], limit=limit,
-            )
-        )  # fmt: skip
+    for when, found in (("in bursts of 25", one), (f"{cost.BEHIND} at once", one["behind"])):
+        for kind in ("wish", "claim", "status"):
+            name, of = f"agent CPU, {nodes} nodes, {kind}, {when}, gRPC included", found[kind]
+            rows.append(_row(name, "us", of["messages"], of["cpu_us"], base=of["bare_cpu_us"], limit=limit))
     return one

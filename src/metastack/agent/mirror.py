@@ -96,7 +96,8 @@ class Mirror:
         async with asyncio.timeout(None) as stream:
             self._stream = stream
             history = self.past.history
-            async for batch in self._store.watch(self._keys.prefix(), self.world.revision):
+            world = self.world
+            async for batch in self._store.watch(self._keys.prefix(), world.revision, world.on_demand):
                 ours = batch.cluster_id in (0, self.past.known.cluster_id)
                 if not ours or self.past.history != history:
                     return  # the next list says what that means

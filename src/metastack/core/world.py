@@ -133,8 +133,8 @@ class World:
         self.hole = ""
         """A key that was put only because of another that this world never heard of; empty: there is none.
         It is no picture of etcd then, whatever its revision, until everything is listed."""
-        # Every change brings an event: half of all keys are of these kinds, and need not be taken apart.
-        self._on_demand = tuple(keys.prefix(kind) for kind in (Kind.EVENT, Kind.HISTORY, Kind.TICKET))
+        self.on_demand = tuple(keys.prefix(kind) for kind in (Kind.EVENT, Kind.HISTORY, Kind.TICKET))
+        """Every change brings an event: half of all keys are of these kinds, and need not be taken apart."""
 
     def restart(self) -> None:
         """What comes next is another history, whose revisions begin anew."""
@@ -194,7 +194,7 @@ class World:
             return ""
         for effect in change.effects:
             parsed = self.keys.parse(effect.key)
-            if parsed is None or parsed.kind not in _TYPES or effect.key.startswith(self._on_demand):
+            if parsed is None or parsed.kind not in _TYPES or effect.key.startswith(self.on_demand):
                 continue
             found = mod_of(self._tables[parsed.kind].get(parsed.names))
             if isinstance(effect, Delete):
@@ -211,7 +211,7 @@ class World:
         for event in batch.events:
             if event.revision <= self._floor:
                 continue  # the snapshot has it already; its put may have been deleted since
-            if event.key.startswith(self._on_demand):
+            if event.key.startswith(self.on_demand):
                 continue
             parsed = self._apply_one(event)
             if parsed is not None:

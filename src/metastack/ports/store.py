@@ -29,8 +29,12 @@ class Store(Protocol):
         """
         ...
 
-    def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Batch, None]:
+    def watch(
+        self, prefix: str, after_revision: int, without: tuple[str, ...] = ()
+    ) -> AsyncGenerator[Batch, None]:
         """Events under a prefix with revision > ``after_revision``, for ever, each exactly once, in order.
+
+        ``without``: events of keys that begin so are left out; the batch's revision counts them.
 
         Reconnects by itself (resuming after the last delivered revision); raises ``Compacted`` when that
         revision is gone. Empty batches are progress notes. Closing the iterator closes the stream.

@@ -69,10 +69,11 @@ class Picture:
 
     async def _follow(self) -> None:
         """Fold in what the watch delivers, until it is time to look at everything again."""
+        world = self.world
         try:
             async with (
-                asyncio.timeout(self.world.config.full_look_s),
-                aclosing(self._store.watch(self._keys.prefix(), self.world.revision)) as batches,
+                asyncio.timeout(world.config.full_look_s),
+                aclosing(self._store.watch(self._keys.prefix(), world.revision, world.on_demand)) as batches,
             ):
                 async for batch in batches:
                     if batch.cluster_id not in (0, self._cluster_id):

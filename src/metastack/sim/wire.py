@@ -124,8 +124,10 @@ class WireStore:
         await asyncio.sleep(slow_s)
         return await self._inner.commit(change)
 
-    async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Batch, None]:
-        async for batch in self._inner.watch(prefix, after_revision):
+    async def watch(
+        self, prefix: str, after_revision: int, without: tuple[str, ...] = ()
+    ) -> AsyncGenerator[Batch, None]:
+        async for batch in self._inner.watch(prefix, after_revision, without):
             if self.unheard:
                 heard = tuple(event for event in batch.events if not event.key.startswith(self.unheard))
                 batch = replace(batch, events=heard)

@@ -132,8 +132,11 @@ class EtcdStore:
         kind = Committed if answer.response.succeeded else Lost
         return kind(header.revision, header.cluster_id)
 
-    async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Batch, None]:
-        watching = Watching(self._channels, key_of(prefix), prefix_end(key_of(prefix)), after_revision)
+    async def watch(
+        self, prefix: str, after_revision: int, without: tuple[str, ...] = ()
+    ) -> AsyncGenerator[Batch, None]:
+        key, left_out = key_of(prefix), tuple(map(key_of, without))
+        watching = Watching(self._channels, key, prefix_end(key), after_revision, left_out)
         try:
             while True:
                 yield await watching.next()

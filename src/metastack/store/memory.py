@@ -72,7 +72,9 @@ class MemoryStore:
             raise UnknownOutcome(f"{what}: the request was lost")
         return (await self._ask(what, lambda: self._cluster.apply(change), twice=False))[0]
 
-    async def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[Batch, None]:
+    async def watch(
+        self, prefix: str, after_revision: int, without: tuple[str, ...] = ()
+    ) -> AsyncGenerator[Batch, None]:
         last, era = after_revision, self._cluster.era
         id_ = self._cluster.id if self._reaches() else 0
         while not self._closed:
@@ -92,7 +94,7 @@ class MemoryStore:
                 if self._lose_events:
                     self._lose_events = False
                     continue
-                yield Batch(last, events, id_)
+                yield Batch(last, tuple([e for e in events if not e.key.startswith(without)]), id_)
         raise Unavailable(f"watch {prefix}: the store is closed")
 
     async def grant(self, ttl_s: int) -> Lease:

@@ -6,6 +6,7 @@ Refuses: changes that etcd would refuse anyway: they are our bugs and never leav
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from aetcd import rpc
@@ -59,13 +60,19 @@ def entry_of(kv: Any) -> Entry:
     return Entry(_text(kv.key), kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease)
 
 
-def event_of(event: Any) -> KeyEvent:
-    # Each field of a message is made anew whenever it is asked for.
-    kv = event.kv
-    key, mod = _text(kv.key), kv.mod_revision
-    if event.type == _DELETED:
-        return KeyEvent(key, mod, None)
-    return KeyEvent(key, mod, Entry(key, kv.value, kv.create_revision, mod, kv.version, kv.lease))
+def events_of(events: Iterable[Any], without: tuple[bytes, ...] = ()) -> list[KeyEvent]:
+    """Events of a message, but for those of keys that begin so."""
+    found = []
+    for event in events:
+        # Each field of a message is made anew whenever it is asked for.
+        kv = event.kv
+        if (raw := kv.key).startswith(without):
+            continue
+        key, mod, entry = _text(raw), kv.mod_revision, None
+        if event.type != _DELETED:
+            entry = Entry(key, kv.value, kv.create_revision, mod, kv.version, kv.lease)
+        found.append(KeyEvent(key, mod, entry))
+    return found
 
 
 def _compare(guard: Guard) -> Any:

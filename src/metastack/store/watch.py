@@ -20,7 +20,7 @@ from metastack.ports import Compacted, Denied
 
 from .channel import ATTEMPT_S, METADATA, Channels, Link, NotSent, brief, broken_off, jitter_s, say, text_of
 from .errors import Verdict, judge
-from .messages import event_of
+from .messages import events_of
 
 if TYPE_CHECKING:
     from .wire import Wire
@@ -41,8 +41,16 @@ STEADY_S: Final = 5.0
 class Watching:
     """State of one watch between and across streams."""
 
-    def __init__(self, channels: Channels, key: bytes, range_end: bytes, after_revision: int) -> None:
+    def __init__(
+        self,
+        channels: Channels,
+        key: bytes,
+        range_end: bytes,
+        after_revision: int,
+        without: tuple[bytes, ...] = (),
+    ) -> None:
         self._channels = channels
+        self._without = without
         self._key = key
         self._range_end = range_end
         self._last = after_revision
@@ -153,27 +161,32 @@ class Watching:
 
         Where it breaks in between, what was read here is not delivered, and comes again.
         """
-        last, events, parts = self._last, list[KeyEvent](), list[KeyEvent]()
+        last, end, taken = self._last, 0, 0
+        events, parts = list[KeyEvent](), list[KeyEvent]()
         while True:
             response = await self._read()
             self._refuse_cancelled(response)
-            parts += [event_of(event) for event in response.events]
+            if came := response.events:
+                parts += events_of(came, self._without)
+                end = came[-1].kv.mod_revision
+                taken += len(came)
             if response.fragment:
                 continue
-            # Safety: a resumed stream starts after the last one delivered; the filter says so twice.
-            if fresh := [event for event in parts if event.revision > last]:
-                events += fresh
-                last = fresh[-1].revision
             # Safety: an answer to our own question (watch id -1) may overtake events before etcd 3.4.25 and
             # 3.5.8, so it moves nothing. One that etcd sends by itself comes in the watch's own order.
-            elif not parts and response.watch_id != -1:
-                last = max(last, response.header.revision)
+            if not end and response.watch_id != -1:
+                end = response.header.revision
+            if end > last:
+                # Safety: a resumed stream starts after the last one delivered; the filter says so twice.
+                events += [event for event in parts if event.revision > last]
+                last = end
+            end = 0
             parts.clear()
-            if len(events) >= TOGETHER or not self._more():
+            if taken >= TOGETHER or not self._more():
                 break
         if last == self._last:
             return None
-        if events:
+        if taken:
             self._failures = 0
         self._last = last
         return Batch(last, tuple(events), self._cluster_id)

@@ -291,6 +291,20 @@ async def test_watch_delivers_the_past_and_then_the_present(backend: Backend, st
     ]
 
 
+async def test_what_nobody_asks_for_is_left_out_and_counted(backend: Backend, store: Store) -> None:
+    wanted, other = backend.root + "w/a", backend.root + "events/1"
+    before = await put(store, backend.root + "x")
+    watch = store.watch(backend.root, before, (backend.root + "events/", backend.root + "w/b"))
+    both = await store.commit(change(Put(other, b"1"), Put(wanted, b"1"), Put(other + "1", b"1")))
+    first = await asyncio.wait_for(anext(watch), SOON_S)
+    assert ([e.key for e in first.events], first.revision) == ([wanted], both.revision)
+    last = await store.commit(change(Put(other, b"2"), Put(backend.root + "w/b", b"2")))
+    second = await asyncio.wait_for(anext(watch), SOON_S)
+    assert (second.events, second.revision) == ((), last.revision)
+    third = await store.commit(change(Delete(wanted)))
+    assert [(e.key, e.revision, e.entry) for e in await events(watch, 1)] == [(wanted, third.revision, None)]
+
+
 async def test_list_then_watch_misses_nothing(backend: Backend) -> None:
     writers = [backend.store() for _ in range(4)]
 

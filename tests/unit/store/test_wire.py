@@ -350,7 +350,7 @@ async def test_what_has_come_already_is_one_batch(folder: Path) -> None:
             sizes.append(len(batch.events))
             revisions += [event.revision for event in batch.events]
         assert revisions == list(many)
-        assert sizes == [TOGETHER, TOGETHER]
+        assert sizes == [TOGETHER - again, TOGETHER, again]
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
