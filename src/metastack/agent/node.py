@@ -13,7 +13,7 @@ from ..core import changes
 from ..core.change import Change, Committed
 from ..core.keys import Keys, ParsedKey, about_nodes
 from ..core.model import Event, Record, Resources, VmId, VmSpec
-from ..core.notices import NOTICE, of_labels
+from ..core.notices import NOTICE, heeded
 from ..core.placement import Successors
 from ..core.placement.nodes import plus
 from ..core.restored import held
@@ -192,7 +192,7 @@ class Node:
         keys, world = self.keys, self.world
         return [
             (keys.group(spec.project, group, NOTICE), world.group(spec.project, group, NOTICE))
-            for group in of_labels(spec)
+            for group in heeded(spec)
         ]
 
     def rank_of(self, subject: str) -> int | None:

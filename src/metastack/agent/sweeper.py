@@ -185,10 +185,11 @@ class Sweeper:
             if spec.record is None:
                 return  # nor of which rules it gave notice
             borne |= {(vm.project, group, NOTICE) for group in of_rules(spec.record)}
-        for project, group, domain in sorted(set(there) - borne):
-            found = world.group(project, group, domain)
+        # Safety: as they are now. What is put while the first of them go is no remains.
+        remains = [(names, world.group(*names)) for names in sorted(set(there) - borne)]
+        for names, found in remains:
             if found is not None:
-                key = node.keys.group(project, group, domain)
+                key = node.keys.group(*names)
                 await node.commit(changes.forget_token(node.keys, node.session.me, key, found))
 
     async def _clock_agrees(self) -> bool:

@@ -287,7 +287,6 @@ async def test_a_rule_over_zones_is_written_with_notice_of_it(rig: Rig) -> None:
     await create_vms(rig.cluster, deed(), many)
     first = await notices()
     assert set(first) == {label}
-    await vms.label_vm(rig.cluster, deed(), vm("w0"), {"more": "1"}, set())
     await places.place_vm(rig.cluster, deed(), vm("w0"), Demands(priority=3))
     await vms.stop_vm(rig.cluster, deed(), vm("w0"))
     assert await notices() == first, "nothing that begins to count"

@@ -223,6 +223,31 @@ def test_two_of_a_group_never_share_a_node(tmp_path: Path) -> None:
     run(story())
 
 
+def test_a_claim_that_no_transaction_can_prove_is_refused_and_ends_no_agent(tmp_path: Path) -> None:
+    """Four VMs that wait have 32 rules each about one label: a claim with it would compare them all."""
+
+    async def story() -> None:
+        async with lab_of(tmp_path, nodes=1) as lab:
+            await lab.put(KEYS.node_spec("n1"), encode(NodeSpec(labels={f"t{n}": "x" for n in range(128)})))
+            for n in range(4):
+                far = tuple(
+                    GroupTerm(labels={"app": "db"}, topology=f"t{t}") for t in range(32 * n, 32 * n + 32)
+                )
+                place = Placement(anti_affinity=far, node_selector={"no": "where"})
+                await lab.want(f"rule{n}", placement=place, ha=Ha(priority=9))
+            await lab.want("plain", labels={"app": "db"})
+            await lab.want("other")
+            await lab.until("the other runs", lambda: lab.where("other"))
+            agent = lab.hosts["n1"].agent
+            assert agent is not None
+            await lab.until(
+                "it is said", lambda: "one transaction" in agent.node.memory.of(vm("plain")).message
+            )
+            assert claimed_by(lab) == {"other": "n1"}
+
+    run(story())
+
+
 def test_tokens_go_with_the_last_of_a_group(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path, nodes=2) as lab:

@@ -10,7 +10,7 @@ from placement_rig import spec
 
 from metastack.core.keys import Keys
 from metastack.core.model import GroupTerm, Placement, Power, VmSpec
-from metastack.core.notices import NOTICE, given, of_labels, of_rules
+from metastack.core.notices import NOTICE, SHARED, given, heeded, of_labels, of_rules
 
 KEYS = Keys()
 LABELS = st.dictionaries(st.sampled_from("abc"), st.sampled_from("12"), max_size=3)
@@ -30,7 +30,7 @@ def test_whoever_a_rule_keeps_away_heeds_its_notice(rule: dict[str, str], labels
     notices = of_rules(apart(zone(**rule)))
     assert len(notices) == bool(rule)
     if kept_away:
-        assert notices <= set(of_labels(spec("other", labels=labels)))
+        assert notices <= of_labels(spec("other", labels=labels))
 
 
 def test_what_no_claim_of_another_node_can_break_has_none() -> None:
@@ -58,3 +58,32 @@ def test_notice_is_given_when_a_rule_begins_to_count(
     found = given(KEYS, None if before is None else replace(rule, **before), replace(rule, **after))
     assert len(found) == puts
     assert all(put.key.endswith(f"/{NOTICE}") and not put.leased for put in found)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (zone(topology="rack", app="db"), zone(app="db")),
+        (zone(app="db", tier="1"), zone(app="db")),
+        (zone(required=False, app="db"), zone(app="db")),
+    ],
+)
+def test_notice_is_given_of_a_rule_that_became_another(before: GroupTerm, after: GroupTerm) -> None:
+    assert {put.key for put in given(KEYS, apart(before), apart(after))} == {
+        KEYS.group("default", group, NOTICE) for group in of_rules(apart(after))
+    }
+    assert given(KEYS, apart(after), apart(after)) == ()
+
+
+def test_labels_that_a_vm_is_given_are_told_to_claims_of_the_rule() -> None:
+    """All of them: the rule may be told by one that the VM had already."""
+    had, has = spec("vm", labels={"app": "db"}), spec("vm", labels={"app": "db", "tier": "1"})
+    found = {put.key for put in given(KEYS, had, has)}
+    assert found == {KEYS.group("default", group, NOTICE) for group in of_labels(has)}
+    assert found >= {KEYS.group("default", group, NOTICE) for group in heeded(apart(zone(app="db", tier="1")))}
+    assert given(KEYS, has, had) == given(KEYS, has, has) == given(KEYS, None, has) == ()
+
+
+def test_a_claim_heeds_few_however_many_labels_its_vm_has() -> None:
+    many = spec("vm", labels={f"k{n}": "v" for n in range(64)})
+    assert len(heeded(many)) <= SHARED
