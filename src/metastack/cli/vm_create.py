@@ -83,11 +83,13 @@ def create(
     priority: Priority = None,
     start_after: StartAfter = None,
     ready_port: ReadyPort = None,
-    count: Annotated[int, typer.Option("--count", metavar="N", help="So many of them.")] = 0,
+    count: Annotated[int | None, typer.Option("--count", metavar="N", help="So many of them.")] = None,
     name_template: Annotated[
         str, typer.Option("--name-template", metavar="T", help="Their names, such as web-{n} or web-{n:03}.")
     ] = "",
-    first: Annotated[int, typer.Option("--first", metavar="N", help="Number of the first.")] = 1,
+    first: Annotated[
+        int | None, typer.Option("--first", metavar="N", help="Number of the first.", show_default="1")
+    ] = None,
     project: Project = "",
     off: Annotated[bool, typer.Option("--off", help="Create it switched off.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say where it would go.")] = False,
@@ -155,16 +157,18 @@ def create(
     change_vm(frame, new.vm, reason, work, goal, no_wait, timeout, "created")
 
 
-def _names(name: str, template: str, count: int, first: int) -> list[str]:
+def _names(name: str, template: str, count: int | None, first: int | None) -> list[str]:
     from metastack.commands.creation import numbered
     from metastack.commands.problem import usage
 
-    if count or template:
+    if count is not None or template:
         if not template:
             raise usage("--count", "needs names for them", "say --name-template, such as web-{n}")
         if name:
             raise usage("vm", f"{name!r} is one name, --name-template gives others", "leave one of them out")
-        return numbered(template, count or 1, first)
+        return numbered(template, 1 if count is None else count, 1 if first is None else first)
+    if first is not None:
+        raise usage("--first", "numbers many", "say --count and --name-template, too")
     if not name:
         raise usage("vm", "has no name", "`metastack vm create NAME --image IMAGE`")
     return [name]

@@ -30,8 +30,8 @@ def whatif(
         typer.Option("--lose", metavar="NODE[,NODE]", autocompletion=node_names, help="Without these nodes."),
     ] = None,
     lose_any: Annotated[
-        int, typer.Option("--lose-any", metavar="K", help="Without any K: the first loss that hurts.")
-    ] = 0,
+        int | None, typer.Option("--lose-any", metavar="K", help="Without any K: the first loss that hurts.")
+    ] = None,
     add: Annotated[int, typer.Option("--add", metavar="N", help="With so many new nodes.")] = 0,
     cpus: Annotated[float, typer.Option("--cpus", metavar="C", help="vCPU of each new node.")] = 0,
     memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="Memory of each new node.")] = "",
@@ -52,7 +52,10 @@ def whatif(
 
     frame = frame_of(ctx)
     lost = list(dict.fromkeys(part for text in lose or [] for part in text.split(",") if part))
-    if lose_any and (lost or add):
+    if lose and not lost:
+        # An empty variable of a script must not be told that all is well.
+        raise usage("--lose", "names no node", "`metastack node list` shows the nodes")
+    if lose_any is not None and (lost or add):
         raise usage("--lose-any", "is a question of its own", "without --lose and --add")
     if add and not (cpus and memory):
         raise usage("--add", "does not say how large the new nodes are", "say --cpus 64 --memory 256GiB")
@@ -64,7 +67,7 @@ def whatif(
 
     async def work(cluster: Cluster) -> Outlook:
         world = await read_board_world(cluster)
-        if lose_any:
+        if lose_any is not None:
             return any_loss(world, lose_any)
         return outlook(world, lost, new_nodes(world, add, cpus, memory_mib, labels) if add else [])
 

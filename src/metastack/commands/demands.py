@@ -178,6 +178,9 @@ def expression(text: str) -> NodeExpression:
 
 def toleration(text: str) -> Toleration:
     """``KEY``, ``KEY=VALUE``, or ``*`` for any key."""
+    plain, colon, _ = text.partition(":")
+    if colon:
+        raise usage("--toleration", f"{text!r}: a toleration has no effect, it is of any", f"say {plain}")
     key, equals, value = text.partition("=")
     name = "" if key == "*" else _key("--toleration", key)
     return Toleration(key=name, value=names.label_value(key, value) if equals else None)

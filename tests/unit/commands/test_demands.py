@@ -140,6 +140,7 @@ def test_any_text_is_understood_or_refused_by_its_option(field: str, text: str) 
         ("spread", "app=web@zone:0", "0 is out of range"),
         ("start_after", "other/db", "is in another project"),
         ("cpu_feature", "a,b", "is not valid"),
+        ("toleration", "dedicated=db:NoSchedule", "has no effect"),
     ],
 )
 def test_errors_name_the_option_and_what_would_do(field: str, text: str, says: str) -> None:

@@ -53,7 +53,9 @@ def lasting_refusals(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
     if place.arch and place.arch != node.arch:
         reasons.append(f"needs a {place.arch} processor, the node is {node.arch or 'unknown'}")
     missing = [flag for flag in place.cpu_features if flag not in node.cpu_features]
-    if missing:
+    if missing and not node.cpu_features:
+        reasons.append(f"does not say whether its processor has {', '.join(missing)} (nodes with KVM do)")
+    elif missing:
         reasons.append(f"its processor lacks {', '.join(missing)}")
     return tuple(reasons)
 
