@@ -20,8 +20,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
 from ..core import changes
 from ..core.change import MAX_OPERATIONS, Change, merged
 from ..core.keys import Kind
@@ -29,8 +27,6 @@ from ..core.model import NodeFacts, VmId, VmSpec
 from ..core.world import mod_of, seen
 from ..ports import Refused, Unavailable, UnknownOutcome
 from .node import Node
-
-log = structlog.get_logger()
 
 MOST: Final = 16
 """Claims in one transaction."""
@@ -114,15 +110,7 @@ class Claims:
                 self._again(other)
 
     async def commit(self, vm: VmId, change: Change) -> bool:
-        """Commit it, perhaps together with others; false when a guard of its own failed. Raises Refused for
-        one that etcd would not take: more group rules bear on it than a transaction can prove."""
-        if max(len(change.guards), len(change.effects)) > MAX_OPERATIONS:
-            sizes = f"{len(change.guards)} comparisons and {len(change.effects)} writes"
-            why = f"its group rules would take {sizes}, at most {MAX_OPERATIONS} are one transaction"
-            if self._node.memory.of(vm).message != why:
-                self._node.memory.of(vm).message = why
-                log.error("claim_refused", vm=str(vm), node=self._node.name, why=why)
-            raise Refused(f"{vm}: {why}")
+        """Commit it, perhaps together with others; false when a guard of its own failed."""
         asked = _Asked(vm, change, self._tokens(change))
         own = self._node.keys.node_facts(self._node.name)
         self._sent_under[vm] = next((g.value for g in change.guards if g.key == own), 0)

@@ -7,11 +7,12 @@ Rule: from the last look at the world to the sending of a claim nothing is await
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NoReturn
 
 import structlog
 
 from ..core import changes, plan
-from ..core.change import Change
+from ..core.change import MAX_OPERATIONS, Change
 from ..core.model import Claim, Phase, VmId, VmSpec, VmStatus, Volume
 from ..core.plan import View
 from ..core.tokens import Tokens
@@ -83,6 +84,7 @@ class Taking:
     async def _send(self, vm: VmId, change: Change) -> bool:
         """Commit a claim whose room is reserved; the reservation lasts until the outcome is known."""
         try:
+            self._refuse_too_large(vm, change)
             won = await self.claims.commit(vm, change)
         except UnknownOutcome:
             raise  # freed when it is settled
@@ -98,10 +100,23 @@ class Taking:
             if belongs(volume, spec):
                 continue
             why = f"its disk {volume.uuid} belongs to {volume.project}/{volume.vm} (uuid {volume.vm_uuid})"
-            if memory.message != why:
-                memory.message = why
-                log.error("claim_refused", vm=str(spec.id), node=self._node.name, why=why)
-            raise Refused(why)
+            self._refuse(spec.id, why, memory)
+
+    def _refuse_too_large(self, vm: VmId, change: Change) -> None:
+        """More group rules bear on it than a transaction can prove: sending it would end this agent."""
+        sizes = len(change.guards), len(change.effects)
+        if max(sizes) > MAX_OPERATIONS:
+            why = (
+                f"its group rules would take {sizes[0]} comparisons and {sizes[1]} writes, {MAX_OPERATIONS} are"
+                " one transaction: give it fewer labels, or other VMs fewer rules about them"
+            )
+            self._refuse(vm, why, self._node.memory.of(vm))
+
+    def _refuse(self, vm: VmId, why: str, memory: VmMemory) -> NoReturn:
+        if memory.message != why:
+            memory.message = why
+            log.error("claim_refused", vm=str(vm), node=self._node.name, why=why)
+        raise Refused(f"{vm}: {why}")
 
     def _first_status(self, uuid: str, session: int, phase: Phase = Phase.STARTING) -> VmStatus:
         node = self._node

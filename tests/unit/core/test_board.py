@@ -262,6 +262,16 @@ def test_filters(placement: Placement, takers: set[str]) -> None:
     assert {n for n, why in reasons(found, "vm").items() if not why} == takers
 
 
+def test_who_does_not_say_is_not_said_to_lack() -> None:
+    found = zoned("ab")
+    found.node("n0", cpu_features=("aes",))
+    found.want("vm", placement=Placement(cpu_features=("avx2",)))
+    assert reasons(found, "vm") == {
+        "n0": "its processor lacks avx2",
+        "n1": "does not say whether its processor has avx2 (nodes with KVM do)",
+    }
+
+
 def test_taints() -> None:
     found = zoned("ab")
     found.wish("n0", taints=(Taint(key="dedicated", value="db"),))
