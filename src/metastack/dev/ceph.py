@@ -30,6 +30,7 @@ from metastack.ports import Broken, Refused, Unavailable
 from metastack.settings import StorageSettings
 from metastack.storage.ceph_rights import GUESTS, flat, guest_rights, may_fence_guests
 
+from . import proc
 from .ceph_conf import ceph_conf
 
 COMMAND_TIMEOUT_S = 60.0
@@ -328,7 +329,7 @@ class MiniCeph:
             daemon = msgspec.json.decode(self._record(name).read_bytes(), type=Daemon)
         except (OSError, msgspec.DecodeError):
             return self._adopt(name)  # we died between starting it and writing that down
-        return daemon if _start_ticks(daemon.pid) == daemon.start_ticks else None
+        return daemon if proc.started(daemon.pid) == daemon.start_ticks else None
 
     def _adopt(self, name: str) -> Daemon | None:
         """Ceph's own pid file, believed only when that process runs with our configuration."""
@@ -337,7 +338,7 @@ class MiniCeph:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except (OSError, ValueError):
             return None
-        ticks = _start_ticks(pid)
+        ticks = proc.started(pid)
         if ticks is None or str(self.conf).encode() not in words:
             return None
         return Daemon(name=name, pid=pid, start_ticks=ticks)
@@ -369,15 +370,6 @@ def _environment() -> dict[str, str]:
     return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
 
 
-def _start_ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None when it is gone or a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
-
-
 def _rss_mib(pid: int) -> int:
     with contextlib.suppress(OSError):
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
@@ -387,14 +379,14 @@ def _rss_mib(pid: int) -> int:
 async def _end(daemon: Daemon) -> None:
     for sig, patience_s in ((signal.SIGTERM, TERM_GRACE_S), (signal.SIGKILL, TERM_GRACE_S)):
         # Safety: checked right before each signal; the pid may have been given away since.
-        if _start_ticks(daemon.pid) != daemon.start_ticks:
+        if proc.started(daemon.pid) != daemon.start_ticks:
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(daemon.pid, sig)
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
-            if _start_ticks(daemon.pid) != daemon.start_ticks:
+            if proc.started(daemon.pid) != daemon.start_ticks:
                 return
             await asyncio.sleep(0.02)
-    if _start_ticks(daemon.pid) == daemon.start_ticks:
+    if proc.started(daemon.pid) == daemon.start_ticks:
         raise Unavailable(f"{daemon.name} (pid {daemon.pid}) survives SIGKILL: its disk does not answer")

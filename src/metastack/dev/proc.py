@@ -47,12 +47,22 @@ def _stat(pid: int) -> list[str] | None:
     return raw[raw.rindex(")") + 2 :].split()
 
 
-def observe(pid: int) -> Proc | None:
-    """Record a process; None when it does not run (a zombie has ended)."""
+def started(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None when it has ended.
+
+    A zombie has ended once no other thread of it is left: after SIGKILL the first thread is a zombie at once,
+    while the others still hold the files, and the locks on them, for as long as they take to leave.
+    """
     fields = _stat(pid)
-    if fields is None or fields[0] in "ZX":
+    if fields is None or (fields[0] in "ZX" and int(fields[17]) <= 1):
         return None
-    return Proc(pid=pid, start=int(fields[19]), boot=boot_id())
+    return int(fields[19])
+
+
+def observe(pid: int) -> Proc | None:
+    """Record a process; None when it does not run."""
+    start = started(pid)
+    return None if start is None else Proc(pid=pid, start=start, boot=boot_id())
 
 
 def alive(proc: Proc) -> bool:

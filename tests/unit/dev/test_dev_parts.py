@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -58,6 +59,23 @@ def test_the_words_of_a_program_that_cannot_start_are_in_its_log(tmp_path: Path)
     with contextlib.suppress(Unavailable):  # raised unless it was still seen in its last moment
         proc.spawn(["no-such-program"], log, environment(tmp_path))
     proc.wait_for(lambda: "no-such-program" in proc.tail(log), 5, lambda: proc.tail(log))
+
+
+def test_a_process_has_not_ended_while_one_of_its_threads_still_runs(tmp_path: Path) -> None:
+    """After SIGKILL the first thread is a zombie at once; the files are open until the last one has left."""
+    only_the_first_thread_ends = (
+        "import ctypes, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "ctypes.CDLL(None).syscall(60, 0)\n"
+    )
+    one = proc.spawn([sys.executable, "-c", only_the_first_thread_ends], tmp_path / "log", dict(os.environ))
+    try:
+        state = Path(f"/proc/{one.pid}/stat")
+        proc.wait_for(lambda: state.read_text().rpartition(")")[2].split()[0] == "Z", 10, state.read_text)
+        assert proc.alive(one)
+    finally:
+        proc.send(one, signal.SIGKILL)
+    proc.wait_for(lambda: not proc.alive(one), 10, state.read_text)
 
 
 def test_descendants() -> None:
