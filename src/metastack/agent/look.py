@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from ..core.facts import Domain, DomainState
-from ..core.model import Phase, Power, VmId, VmStatus
+from ..core.model import Claim, Phase, Power, VmId, VmStatus
 from ..core.plan import View
 from .memory import VmMemory
 from .node import Node
@@ -45,21 +45,15 @@ async def look(node: Node, vm: VmId, domains: tuple[Domain, ...]) -> View:
         retry_in_s=max(0.0, memory.retry_at_s - now_s),
         stop_left_s=stop_left_s,
         ask_again_in_s=max(0.0, memory.asked_at_s + ASK_EVERY_S - now_s) if memory.asked_at_s else 0.0,
-        leave=_leave(node, vm, domains, memory) if mine else "",
+        leave=node.leaving.why(vm, domains) if mine and node.leaving is not None else "",
         held=node.held(),
         damaged=memory.damaged,
         generation=session.generation,
     )
 
 
-def _leave(node: Node, vm: VmId, domains: tuple[Domain, ...], memory: VmMemory) -> str:
-    if memory.to_release:
-        return "taken over to be released"
-    return node.leaving.why(vm, domains) if node.leaving is not None else ""
-
-
-def _phase(view: View, memory: VmMemory, domain: Domain | None) -> Phase:
-    if memory.stop_from_s is not None:
+def _phase(view: View, claim: Claim, memory: VmMemory, domain: Domain | None) -> Phase:
+    if memory.stop_from_s is not None or (claim.to_release and domain is None):
         return Phase.STOPPING
     if domain is None or domain.state is DomainState.DEFINED:
         return Phase.FAILED if memory.failed else Phase.STARTING
@@ -76,10 +70,12 @@ def status_of(node: Node, view: View, domain: Domain | None) -> VmStatus:
     claim = view.claim.ok if view.claim is not None else None
     assert claim is not None
     spec = view.spec.record if view.spec is not None else None
-    phase = _phase(view, memory, domain)
+    phase = _phase(view, claim, memory, domain)
     message = memory.damaged or memory.message
     if domain is not None and domain.state is DomainState.IO_ERROR:
         message = "paused by an I/O error of its disk; it resumes when the storage answers"
+    elif not message and claim.to_release:
+        message = f"was off when it was taken over from {claim.taken_from}; given back, to be placed anew"
     elif not message and claim.taken_from and phase in (Phase.RUNNING, Phase.STARTING):
         how = "was paused there; it runs again here" if claim.was_paused else "was started again here"
         message = f"taken over from {claim.taken_from}, which was lost; {how}"

@@ -39,8 +39,6 @@ class VmMemory:
     """A disk that I was making got no answer in time: it may still appear."""
     damaged: str = ""
     """A domain of this VM is here that does not say what it is: nothing is started or released."""
-    to_release: bool = False
-    """Taken over only to be released: whatever is wished meanwhile, nobody proved that it may run here."""
     locks_broken: int = 0
     """Epoch for which the locks of the node before were broken."""
 

@@ -41,7 +41,6 @@ class Taking:
         spec = view.spec.ok
         self._refuse_strange_disk(spec, memory)
         self.claims.reserve(vm, spec)
-        memory.to_release = False
         me = node.session.me
         new = Claim(
             node=node.name,
@@ -150,6 +149,7 @@ class Taking:
         me = node.session.me
         spec = view.spec.record if view.spec is not None else None
         same = spec is not None and spec.uuid == old.ok.uuid
+        wanted = plan.wants_on(view)
         new = Claim(
             node=node.name,
             session=me.session,
@@ -159,12 +159,12 @@ class Taking:
             generation=me.generation,
             taken_from=old.ok.node,
             was_paused=same and was_paused(view),
+            # Safety: its room and its groups are not looked at, so it is never started under this claim. The
+            # claim says so, not this agent's memory: the next agent here finds the VM wanted, perhaps.
+            to_release=not wanted,
         )
-        wanted = plan.wants_on(view)
-        # One that is not wanted on is taken over to be released, never started: it needs no room.
         tokens: Tokens = ()
         notices: Tokens = ()
-        node.memory.of(vm).to_release = not wanted
         if wanted and spec is not None:
             self.claims.reserve(vm, spec)
             tokens, notices = node.tokens(spec), node.notices(spec)

@@ -247,7 +247,9 @@ def _mine(view: View) -> Action:
     if spec is None or spec.uuid != claim.uuid:
         # Deleted, or made anew under the same name: the disk goes too, so there is nothing to save.
         return Kill(domain.uuid, "deleted") if domain is not None else Release(drop_halt=spec is None)
-    if not wants_on(view) or view.leave:
+    if not wants_on(view) or view.leave or claim.to_release:
+        # Safety: to_release, it was taken over while it was off. Nobody reserved room for it here or proved its
+        # groups: wished on again, it is released all the same, and claimed by whoever proves both.
         return _stop(view, spec, domain) or Release()
     if domain is None:
         if token_generation(claim.epoch) < view.generation:

@@ -163,7 +163,15 @@ def _claim_own(claim: Claim) -> tuple[Any, ...]:
 
 
 def _claim_shared(claim: Claim) -> tuple[Any, ...]:
-    return claim.v, claim.node, claim.session, claim.generation, claim.taken_from, claim.was_paused
+    return (
+        claim.v,
+        claim.node,
+        claim.session,
+        claim.generation,
+        claim.taken_from,
+        claim.was_paused,
+        claim.to_release,
+    )
 
 
 def _claim_whole(shape: Claim, names: tuple[str, ...], own: list[Any]) -> Claim:

@@ -96,6 +96,12 @@ GUARDS: Final[tuple[Mutation, ...]] = (
         ("group-rule-comes-behind-a-takeover",),
     ),
     Mutation(
+        "takeover-to-release",
+        "takeover: a VM that was off when it was taken over is given back, never started under that claim",
+        (Patch("core.plan", "_mine", " or claim.to_release", ""),),
+        ("taken-over-to-be-released-and-started",),
+    ),
+    Mutation(
         "takeover-claim",
         "takeover: the claim is unchanged",
         guard("takeover", "unchanged(keys.claim(vm), old)"),

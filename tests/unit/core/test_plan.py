@@ -31,8 +31,11 @@ def spec(**more: Any) -> Seen[Any]:
     return seen(VmSpec(**{**fields, **more}))
 
 
-def claim(node: str = ME, session: int = S, uuid: str = UUID, epoch: int = EPOCH) -> Seen[Any]:
-    return seen(Claim(node=node, session=session, uuid=uuid, volume_uuid="v", claim_id="c", epoch=epoch))
+def claim(
+    node: str = ME, session: int = S, uuid: str = UUID, epoch: int = EPOCH, to_release: bool = False
+) -> Seen[Any]:
+    kept: dict[str, Any] = dict(volume_uuid="v", claim_id="c", to_release=to_release)
+    return seen(Claim(node=node, session=session, uuid=uuid, epoch=epoch, **kept))
 
 
 def domain(state: DomainState = DomainState.RUNNING, **more: Any) -> Domain:
@@ -66,6 +69,7 @@ TABLE: list[tuple[str, dict[str, Any], Any]] = [
     ("the claim cannot be read: left alone", dict(spec=spec(), claim=BROKEN, domains=(domain(),)), plan.Idle),
     # --- mine
     ("mine, no domain: boot", dict(spec=spec(), claim=claim()), plan.Boot()),
+    ("mine, taken over while it was off: released, whatever is wished since", dict(spec=spec(), claim=claim(to_release=True)), plan.Release()),
     ("mine, it just crashed: wait", dict(spec=spec(), claim=claim(), retry_in_s=3.0), plan.Idle),
     ("mine of an older session: adopt", dict(spec=spec(), claim=claim(session=OLD)), plan.Adopt()),
     ("... also with its domain", dict(spec=spec(), claim=claim(session=OLD), domains=(domain(),)), plan.Adopt()),

@@ -47,6 +47,7 @@ specs = st.builds(
 claims = st.builds(
     Claim, node=texts, session=numbers, uuid=idents, volume_uuid=idents, claim_id=idents, epoch=numbers,
     generation=numbers, taken_from=texts, was_paused=st.booleans(),
+    to_release=st.booleans(), v=st.sampled_from([1, 2]),
 )  # fmt: skip
 statuses = st.builds(
     VmStatus, uuid=idents, phase=st.sampled_from(Phase), node=texts, session=numbers, epoch=st.integers(),

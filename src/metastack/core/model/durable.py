@@ -14,6 +14,7 @@ from .numbers import Record, token
 class Claim(Record, frozen=True, kw_only=True):
     """``claims/<project>/<vm>``: which node session answers for a VM. Durable, never leased."""
 
+    v: int = 2
     node: str
     session: int
     """Token of the node session that answers."""
@@ -30,6 +31,8 @@ class Claim(Record, frozen=True, kw_only=True):
     """After a takeover: the node that lost the VM."""
     was_paused: bool = False
     """After a takeover: the VM was paused there; it runs again here, and says so."""
+    to_release: bool = False
+    """Taken over only to be given back: nobody proved that the VM may run here, whatever is wished since."""
 
 
 class FenceReceipt(Struct, frozen=True, kw_only=True):
