@@ -14,7 +14,7 @@ from .session import with_cluster
 from .vm_options import Name, Project, app, short_name, vm_id
 
 if TYPE_CHECKING:
-    from metastack.commands.explanation import NodeVerdict, VmExplanation
+    from metastack.commands.explanation import Gate, NodeVerdict, VmExplanation
 
     from .output import Column
 
@@ -60,11 +60,24 @@ def _facts(view: VmExplanation) -> list[tuple[str, object]]:
         honoured = "honoured" if view.hint.honoured else "not honoured"
         found.append(("hint", f"{view.hint.node} by {view.hint.by or 'nobody known'}, {honoured}"))
     for gate in view.gates:
-        found.append(("starts after", f"{gate.vm}, which is {'up' if gate.up else gate.phase or 'gone'}"))
+        found.append(("starts after", f"{gate.vm}, which is {_how(gate)}"))
     for rule in view.rules:
-        where = ", ".join(f"{domain} has {count}" for domain, count in rule.members.items()) or "none runs"
+        where = ", ".join(f"{domain} has {_others(count)}" for domain, count in rule.members.items())
+        where = where or "no other runs"
         found.append((rule.kind, f"{rule.group} by {rule.topology}: {where}"))
     return found
+
+
+def _how(gate: Gate) -> str:
+    if gate.up:
+        return "up" if gate.port is None else f"up, port {gate.port} answers"
+    if gate.phase == "running" and gate.port is not None:
+        return f"running, but port {gate.port} does not answer yet"
+    return gate.phase or "gone"
+
+
+def _others(count: int) -> str:
+    return "1 other" if count == 1 else f"{count} others"
 
 
 def node_columns() -> list[Column[NodeVerdict]]:

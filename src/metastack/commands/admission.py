@@ -109,6 +109,12 @@ def refusal(world: World, wanted: Sequence[VmSpec], spare_nodes: int) -> Problem
             f"make room, or {IGNORE}",
         )
     lost, left = without_room(world, spare_nodes)
+    if len(lost) < spare_nodes and left:
+        return conflict(
+            object,
+            f"spare_nodes={spare_nodes} keeps room for the loss of as many nodes, and only {len(lost)} are up",
+            f"`metastack config set spare_nodes={max(0, len(lost) - 1)}`, add nodes, or {IGNORE}",
+        )
     return _too_little(object, spare_nodes, lost, left, "add a node") if left else None
 
 

@@ -100,10 +100,26 @@ class Demands(Struct, frozen=True, kw_only=True):
             order["priority"] = _between("--priority", self.priority, -1000, 1000)
         if self.ready_port is not None:
             order["ready_port"] = _between("--ready-port", self.ready_port, 0, 65535)
+        _refuse_contradiction(
+            place.get("affinity", placement.affinity), place.get("anti_affinity", placement.anti_affinity)
+        )
         after = _all("--start-after", self.start_after, lambda text: _neighbour(text, project))
         if after is not None:
             order["start_after"] = tuple(dict.fromkeys(after))
         return replace(placement, **place), replace(ha, **order)
+
+
+def _refuse_contradiction(near: Sequence[GroupTerm], away: Sequence[GroupTerm]) -> None:
+    """Near VMs that it must be away from: whom it may be beside does not exist, and it would wait for ever."""
+    for term in near:
+        for other in away:
+            within = other.labels.items() <= term.labels.items() and other.topology == term.topology
+            if within and term.required and other.required:
+                raise usage(
+                    "--anti-affinity",
+                    f"{term_text(other)!r} keeps it away from all that --affinity {term_text(term)!r} asks for",
+                    "leave one of them out, or say :preferred for one",
+                )
 
 
 def _all(option: str, texts: Sequence[str] | None, parse: Callable[[str], T]) -> list[T] | None:
@@ -168,6 +184,8 @@ def expression(text: str) -> NodeExpression:
     if sign is None:
         return NodeExpression(key=key)
     values = tuple(names.label_value(key, value) for value in found["values"].split(","))
+    if len(values) > 1 and "" in values:
+        raise usage(option, f"{text!r} has an empty value among others", hint)
     if sign in "<>":
         try:
             values = (str(int(found["values"])),)

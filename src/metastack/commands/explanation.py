@@ -59,6 +59,8 @@ class Gate(Struct, kw_only=True):
     vm: str
     phase: str | None
     up: bool
+    port: int | None = None
+    """The TCP port that has to answer, too."""
 
 
 class Rule(Struct, kw_only=True):
@@ -69,6 +71,7 @@ class Rule(Struct, kw_only=True):
     topology: str
     required: bool
     members: dict[str, int]
+    """Of the group, without the VM itself, in each domain."""
 
 
 class HintView(Struct, kw_only=True):
@@ -218,7 +221,9 @@ def _gate(world: World, other: VmId) -> Gate:
     found = world.status(other)
     status = found.record if found is not None else None
     up = status is not None and seen is not None and seen.phase == "running" and status.ready
-    return Gate(vm=str(other), phase=seen.phase if seen is not None else None, up=up)
+    spec = world.spec(other)
+    port = spec.record.ha.ready_port if spec is not None and spec.record is not None else 0
+    return Gate(vm=str(other), phase=seen.phase if seen is not None else None, up=up, port=port or None)
 
 
 def _rule(rule: GroupRule) -> Rule:

@@ -48,6 +48,10 @@ async def uncordon_node(cluster: Cluster, deed: Deed, node: str) -> bool:
 async def label_node(cluster: Cluster, deed: Deed, node: str, put: dict[str, str], drop: set[str]) -> bool:
     """Set and remove labels. False when they were so already."""
 
+    if "node" in put:
+        # As a topology and in --require-label "node" is the node itself: such a label would never count.
+        raise usage("label", "node is the name of the node itself, not a label", "choose another key")
+
     def edit(spec: NodeSpec) -> NodeSpec:
         kept = {key: value for key, value in spec.labels.items() if key not in drop}
         return replace(spec, labels=names.bounded_labels({**kept, **put}))

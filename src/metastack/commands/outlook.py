@@ -96,7 +96,8 @@ def any_loss(world: World, count: int) -> Outlook:
 
 def _outlook(found: Outcome, lost: list[str], added: list[str]) -> Outlook:
     views = [_move(move, move.vm in found.already) for move in found.moves]
-    starting = sum(view.after is not None for view in views)
+    again = sum(view.after is not None and view.before is not None for view in views)
+    first = sum(view.after is not None and view.before is None for view in views)
     out = len(found.put_out)
     still = sum(view.after is None for view in views) - out
     gone = f"without {', '.join(lost)}" if lost else f"with {len(added)} more" if added else "as it is"
@@ -106,8 +107,10 @@ def _outlook(found: Outcome, lost: list[str], added: list[str]) -> Outlook:
         summary = f"{gone}, nothing more would be left out"
     else:
         summary = f"{gone}, everything fits"
-    if starting and not out:
-        summary += f"; {_vms(starting)} would start elsewhere"
+    if again and not out:
+        summary += f"; {_vms(again)} would start elsewhere"
+    if first and not out:
+        summary += f"; {_vms(first)} of those that wait would start"
     summary += _pending(still)
     return Outlook(
         fits=found.fits,

@@ -93,6 +93,29 @@ async def test_who_could_run_nowhere_else_needs_no_spare_node(rig: Rig) -> None:
     await create_vm(rig.cluster, deed(), new("free"))
 
 
+async def test_more_spare_nodes_than_there_are_is_said_to_be_so(rig: Rig) -> None:
+    await three(rig)
+    await spare(rig, 4)
+    said = await refused(
+        create_vm(rig.cluster, deed(), new("a")), Code.CONFLICT, "spare_nodes=4 keeps room for"
+    )
+    assert "only 3 are up" in said.message
+    assert "`metastack config set spare_nodes=2`" in said.hint
+
+
+async def test_room_that_is_promised_to_who_waits_counts_as_taken(rig: Rig) -> None:
+    """Nobody has claimed anything yet: the next one must not be let in on a node that the first one needs."""
+    await three(rig, "a", "b")
+    await spare(rig)
+    await create_vm(rig.cluster, deed(), new("first", memory_mib=5000))
+    await refused(
+        create_vm(rig.cluster, deed(), new("second", memory_mib=5000)),
+        Code.CONFLICT,
+        "without n",
+        "would not fit",
+    )
+
+
 async def kept_by_one_node(rig: Rig) -> dict[str, int]:
     """Three nodes of 7 GiB: n3's big VM has room on n2 alone, which is empty."""
     sessions = await three(rig, "a", "b", "c")

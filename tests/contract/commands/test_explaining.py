@@ -63,7 +63,9 @@ async def test_explain_says_why_it_waits_and_why_it_stays(rig: Rig) -> None:
     app = await explain_vm(rig.cluster, vm("app"))
     assert app.held == "starts after default/db, which does not run yet"
     assert app.summary == f"waits: {app.held}"
-    assert [(gate.vm, gate.phase, gate.up) for gate in app.gates] == [("default/db", "pending", False)]
+    assert [(gate.vm, gate.phase, gate.up, gate.port) for gate in app.gates] == [
+        ("default/db", "pending", False, 5432)
+    ]
     assert app.line == 2
     await rig.claim("n1", sessions["n1"], vm("db"))
     app = await explain_vm(rig.cluster, vm("app"))
@@ -84,6 +86,7 @@ async def test_explain_says_why_it_waits_and_why_it_stays(rig: Rig) -> None:
     huge = await explain_vm(rig.cluster, vm("huge"))
     assert huge.chosen is None
     assert huge.summary.startswith("no node takes it: needs 99999 MiB of memory")
+    assert "(too large even for the empty node)" in huge.summary
     await refused(explain_vm(rig.cluster, vm("none")), Code.NOT_FOUND, "default/none")
     await rig.write(Put(rig.keys.vm_spec(vm("db")), b'{"v":9}'))
     await refused(explain_vm(rig.cluster, vm("db")), Code.FAILED, "cannot be read")
@@ -115,6 +118,7 @@ async def test_what_if(rig: Rig) -> None:
     assert outlook.outlook(world, [], []).summary == "as it is, everything fits"
     one = outlook.outlook(world, ["n1"], [])
     assert one.fits and one.lost == ["n1"]
+    assert one.summary.endswith("would start elsewhere")
     assert {move.before for move in one.moves} <= {"n1"}
     two = outlook.outlook(world, ["n1", "n2"], [])
     assert not two.fits and two.left_out > 0
@@ -141,6 +145,8 @@ async def test_what_if(rig: Rig) -> None:
     both = outlook.outlook(world, ["n1", "n2"], [])
     assert (both.left_out, both.pending_already) == (two.left_out, 1)
     assert f"{two.left_out} VM" in both.summary and "1 VM is pending already" in both.summary
+    large = outlook.outlook(world, [], outlook.new_nodes(world, 1, 64, 200_000, {}))
+    assert large.summary == "with 1 more, everything fits; 1 VM of those that wait would start"
     for wrong in (lambda: outlook.outlook(world, ["n9"], []), lambda: outlook.any_loss(world, 0)):
         with pytest.raises(Problem):
             wrong()

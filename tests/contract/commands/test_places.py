@@ -185,6 +185,14 @@ async def node_spec(rig: Rig, name: str) -> NodeSpec:
     return decode(NodeSpec, entry.value)
 
 
+async def test_node_is_no_label(rig: Rig) -> None:
+    await three(rig)
+    asked = nodes.label_node(rig.cluster, deed(), "n1", {"node": "x"}, set())
+    await refused(asked, Code.USAGE, "the name of the node itself")
+    await rig.put(rig.keys.node_spec("n1"), NodeSpec(labels={"node": "of old"}))
+    assert await nodes.label_node(rig.cluster, deed(), "n1", {}, {"node"})
+
+
 async def test_taints(rig: Rig) -> None:
     await three(rig)
     assert await taint(rig, "n1", "dedicated=db", "old:PreferNoSchedule")

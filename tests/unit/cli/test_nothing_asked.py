@@ -18,6 +18,11 @@ MANY = ("vm", "create", "--image", "i", "--memory", "1GiB", "--dry-run")
         ((*MANY, "x", "--first", "3"), "--first: numbers many"),
         (("whatif", "--lose", ""), "--lose: names no node"),
         (("whatif", "--lose", ","), "--lose: names no node"),
+        ((*MANY, "x", "--require-label", "zone=a,"), "'zone=a,' has an empty value among others"),
+        (
+            (*MANY, "x", "--affinity", "app=db,tier=1@zone", "--anti-affinity", "app=db@zone"),
+            "--anti-affinity: 'app=db@zone' keeps it away from all that --affinity 'app=db,tier=1@zone'",
+        ),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",
 )

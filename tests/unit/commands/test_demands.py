@@ -43,7 +43,10 @@ expression_st = (
         NodeExpression,
         key=key_st,
         operator=st.sampled_from([Operator.IN, Operator.NOT_IN]),
-        values=st.lists(value_st, min_size=1, max_size=3).map(tuple),
+        # One may be empty (zone= is a label); among others it is a comma too many.
+        values=st.lists(value_st, min_size=1, max_size=3).map(
+            lambda values: tuple(value for value in values if value) or ("",)
+        ),
     )
     | st.builds(
         NodeExpression,
@@ -52,6 +55,15 @@ expression_st = (
         values=st.integers(-99, 99).map(lambda n: (str(n),)),
     )
 )
+
+
+def possible(place: Placement) -> bool:
+    """Nothing that it must be near is something that it must be away from: that cannot be typed."""
+    near = [(term.topology, set(term.labels.items())) for term in place.affinity if term.required]
+    away = [(term.topology, set(term.labels.items())) for term in place.anti_affinity if term.required]
+    return not any(t == u and b <= a for t, a in near for u, b in away)
+
+
 placement_st = st.builds(
     Placement,
     node=st.just("") | name_st,
@@ -65,7 +77,7 @@ placement_st = st.builds(
     spread=st.lists(soft(SpreadTerm, max_skew=st.integers(1, 1000)), max_size=2).map(tuple),
     arch=st.just("") | word_st,
     cpu_features=st.lists(word_st, max_size=2).map(tuple),
-)
+).filter(possible)
 ha_st = st.builds(
     Ha,
     priority=st.integers(-1000, 1000),

@@ -296,7 +296,7 @@ def test_other_resources() -> None:
     found.want("a", resources={"gpu": 1})
     found.want("b", resources={"gpu": 1})
     assert found.heads() == {"a": ("n1",), "b": ()}
-    assert reasons(found, "b") == {"n0": "needs 1 gpu, 0 of 0 are free", "n1": "needs 1 gpu, 0 of 1 are free"}
+    assert reasons(found, "b") == {"n0": "needs 1 gpu, the node has none", "n1": "needs 1 gpu, 0 of 1 are free"}
 
 
 def test_priority_goes_first_when_room_is_short() -> None:

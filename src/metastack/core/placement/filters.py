@@ -28,7 +28,7 @@ def lasting_refusals(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
     if place.node and place.node != node.name:
         reasons.append(f"the VM is pinned to {place.node}")
     if node.state is NodeState.LOST:
-        return (*reasons, "the node is lost: its lease expired")
+        return (*reasons, "the node is lost")
     if not node.ready:
         reasons.append("the node is not ready yet")
     elif not node.storage_ok:
@@ -78,17 +78,25 @@ def room_refusals(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
     free_cpus, free_mib = room.cpus - taken.cpus, room.memory_mib - taken.memory_mib
     reasons: list[str] = []
     if spec.cpus > free_cpus + 1e-9:
-        reasons.append(f"needs {spec.cpus} vCPU, {max(0.0, free_cpus):g} of {room.cpus:g} are free")
+        free = f"{max(0.0, free_cpus):g} of {room.cpus:g} are free"
+        reasons.append(f"needs {spec.cpus} vCPU, {free}{_never(spec.cpus > room.cpus)}")
     if spec.memory_mib > free_mib:
+        free = f"{max(0, free_mib)} of {room.memory_mib} are free"
         reasons.append(
-            f"needs {spec.memory_mib} MiB of memory, {max(0, free_mib)} of {room.memory_mib} are free"
+            f"needs {spec.memory_mib} MiB of memory, {free}{_never(spec.memory_mib > room.memory_mib)}"
         )
     for what, needed in sorted(spec.resources.items()):
         whole = room.other.get(what, 0)
         left = whole - taken.other.get(what, 0)
         if needed > left:
-            reasons.append(f"needs {needed} {what}, {max(0, left)} of {whole} are free")
+            free = f"{max(0, left)} of {whole} are free{_never(needed > whole)}"
+            reasons.append(f"needs {needed} {what}, {free if whole else 'the node has none'}")
     return tuple(reasons)
+
+
+def _never(too_large: bool) -> str:
+    """An empty node would not take it either: waiting, or freeing room, is no way out."""
+    return " (too large even for the empty node)" if too_large else ""
 
 
 def reluctant(spec: VmSpec, node: NodeView) -> bool:

@@ -94,8 +94,10 @@ def without_room(world: World, spare_nodes: int) -> tuple[tuple[str, ...], tuple
     board = Imagined(world)
     up = [view for view in board.nodes.values() if view.ready and view.state == "ready"]
     today = _nowhere(board)
+    # Who waits is on its way: its node's loss puts it out as much as who is there.
+    needed = {wait.head[0] for wait in board.waiting.values() if wait.head}
     for lost in _cases(up, spare_nodes):
-        if not any(board.on(name) for name in lost):
+        if not any(name in needed or board.on(name) for name in lost):
             continue
         then = board.losing(lost)
         out = {w.vm for w in then.waiting.values() if not w.head and w.vm not in today}
