@@ -25,6 +25,7 @@ from metastack.dev.ceph import Daemon, MiniCeph
 
 pytestmark = [
     pytest.mark.ceph,
+    pytest.mark.waits,
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
 ]
 ROUNDS = int(os.environ.get("METASTACK_SAFETY_ROUNDS", "12"))
