@@ -68,7 +68,14 @@ GUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "claim-held-back-rule",
         "claim: the rule of a VM that is held back counts, too",
-        (Patch("core.placement.board", "Board._assign", "if wait.spec.placement.anti_affinity:", "if False:"),),
+        (
+            Patch(
+                "core.placement.board",
+                "Board._see",
+                "self.groups.asks(vm, rules, ",
+                "self.groups.asks(vm, rules if there or not spec.ha.start_after else None, ",
+            ),
+        ),
         ("group-rule-of-one-that-is-held-back",),
     ),
     Mutation(

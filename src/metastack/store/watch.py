@@ -63,6 +63,8 @@ class Watching:
         """None: whoever pulls is busy with what came before."""
         self._why = ""
         """Why the stream was given up while it was being read."""
+        self._parts = list[KeyEvent]()
+        """Of a response that comes in fragments, what has come."""
         self._cluster_id = 0
         self._opened_s = 0.0
         self._failures = 0
@@ -109,6 +111,7 @@ class Watching:
         link = self._link = self._channels.current
         await link.ready(ATTEMPT_S)
         self._opened_s = asyncio.get_running_loop().time()
+        self._parts.clear()
         self._wired = not self._wired
         self._call = await self._wire(link) if self._wired else link.watch.Watch(metadata=METADATA)
         create = rpc.WatchCreateRequest(
@@ -162,7 +165,7 @@ class Watching:
         Where it breaks in between, what was read here is not delivered, and comes again.
         """
         last, end, taken = self._last, 0, 0
-        events, parts = list[KeyEvent](), list[KeyEvent]()
+        events, parts = list[KeyEvent](), self._parts
         while True:
             response = await self._read()
             self._refuse_cancelled(response)
@@ -171,6 +174,8 @@ class Watching:
                 end = came[-1].kv.mod_revision
                 taken += len(came)
             if response.fragment:
+                if last > self._last and not self._more():
+                    break  # what is whole does not wait for the rest of this one
                 continue
             # Safety: an answer to our own question (watch id -1) may overtake events before etcd 3.4.25 and
             # 3.5.8, so it moves nothing. One that etcd sends by itself comes in the watch's own order.

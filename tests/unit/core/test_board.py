@@ -20,6 +20,7 @@ from metastack.core.model import (
     Operator,
     Phase,
     Placement,
+    Power,
     Resources,
     SpreadTerm,
     Taint,
@@ -151,6 +152,7 @@ def test_loads_are_those_of_a_fresh_look_whatever_happened(steps: list[tuple[str
         vm: found.board.placed_on(vm) for vm, c in found.world.claims() if found.world.spec(vm) is not None
     }
     assert claimed == {vm: fresh.placed_on(vm) for vm in claimed}
+    assert found.board.groups._asked == fresh.groups._asked
     for wait in found.board.waiting.values():
         fits = [v.node for v in explain(found.board, wait.spec) if v.fits]
         assert bool(wait.head) == bool(fits), (wait, fits)
@@ -455,6 +457,19 @@ def test_a_member_without_the_rule_bears_its_token_while_that_one_has_no_room() 
         found.put(KEYS.vm_spec(VmId("default", vm.name)), vm)
     borne = found.board.tokens(rule, "n0")
     assert borne and found.board.tokens(member, "n1") == borne
+    # And no longer than anybody has the rule.
+    found.put(KEYS.vm_spec(VmId("default", "r2")), spec("r2", placement=apart, cpus=999))
+    found.want("r", labels={"app": "db"}, cpus=999)
+    assert found.board.tokens(member, "n1") == borne
+    found.delete(KEYS.vm_spec(VmId("default", "r2")))
+    assert found.board.tokens(member, "n1") == []
+    found.want("r3", placement=apart)
+    found.claim("r3", "n0")
+    assert found.board.tokens(member, "n1") == borne
+    found.put(KEYS.vm_spec(VmId("default", "r3")), spec("r3", placement=apart, power=Power.OFF))
+    assert found.board.tokens(member, "n1") == borne, "it is off, but still there"
+    found.delete(KEYS.claim(VmId("default", "r3")))
+    assert found.board.tokens(member, "n1") == []
 
 
 def test_a_node_that_joins_costs_no_count_of_all_vms() -> None:

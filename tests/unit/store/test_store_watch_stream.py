@@ -25,7 +25,8 @@ from metastack.store.etcd import EtcdStore
 
 SOON_S = 20.0
 Script = Callable[[int, int], list[Any]]
-"""Number of the stream and the revision that it starts from, to the responses; then the stream ends."""
+"""Number of the stream and the revision that it starts from, to the responses (or what to await between);
+then the stream ends."""
 
 
 class Scripted(WatchServicer):  # type: ignore[misc]
@@ -41,7 +42,10 @@ class Scripted(WatchServicer):  # type: ignore[misc]
         assert create.progress_notify
         self.starts.append(create.start_revision)
         for response in self._script(len(self.starts), create.start_revision):
-            yield response
+            if callable(response):
+                await response()
+            else:
+                yield response
         if self._stay:
             async for _ in requests:
                 self.questions += 1
@@ -112,6 +116,34 @@ async def test_half_of_a_fragmented_response_is_not_delivered(folder: Path) -> N
         (batch,) = await take(store.watch("/", 4), 1)
         assert [e.revision for e in batch.events] == [5, 6, 6, 7]
         assert server.starts == [5, 5]
+
+
+async def test_what_is_whole_does_not_wait_for_the_rest_of_a_fragmented_response(folder: Path) -> None:
+    read, sent, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def half_is_sent() -> None:
+        sent.set()
+        await go_on.wait()
+
+    def script(stream: int, start: int) -> list[Any]:
+        half = [says(6), says(7, 8, fragment=True)]
+        return [created(), says(5), read.wait, *half, half_is_sent, says(8, 9), says(10)]
+
+    async with scripted(folder, script, stay=True) as (store, server):
+        watch = store.watch("/", 4)
+        await take(watch, 1)
+        read.set()
+        async with asyncio.timeout(SOON_S):
+            await sent.wait()
+        await asyncio.sleep(0.1)  # both in what the reader finds: taken one by one, this would show nothing
+        (whole,) = await take(watch, 1)
+        assert (whole.revision, [e.revision for e in whole.events]) == (6, [6])
+        go_on.set()
+        seen = list[int]()
+        while not seen or seen[-1] < 10:
+            seen += [e.revision for e in (await take(watch, 1))[0].events]
+        assert seen == [7, 8, 8, 9, 10]
+        assert server.starts == [5]
 
 
 async def test_it_resumes_after_the_events_and_not_after_the_header(folder: Path) -> None:

@@ -145,14 +145,18 @@ class Board:
         found, claim = world.spec(vm), world.claim(vm)
         if found is None or (spec := found.record) is None:
             self._take_off(vm)
+            self.groups.asks(vm, None, ())
             return
         for name in spec.ha.start_after:
             self._after.setdefault(VmId(vm.project, name), set()).add(vm)
-        if claim is not None and answered(world, claim, self._lost):
+        there = claim is not None and answered(world, claim, self._lost)
+        rules = spec if there or wanted(found, world.halt(vm)) else None
+        self.groups.asks(vm, rules, self._placed_specs())  # Safety: also while it is held back (core/notices)
+        if claim is not None and there:
             if claim.record is not None:
                 self._claimed(vm, spec, claim.record.node)
             return
-        if not wanted(found, world.halt(vm)):
+        if rules is None:
             self._take_off(vm)
             return
         line = (-spec.ha.priority, found.mod, vm.project, vm.name)
@@ -198,8 +202,6 @@ class Board:
     # --- loads
 
     def _place(self, vm: VmId, spec: VmSpec, node: str) -> None:
-        if spec.placement.anti_affinity:
-            self.groups.know(spec, self._placed_specs())
         self._placed[vm] = (node, self.world.lean(vm, spec))
         self._load(spec, node, 1)
 
@@ -271,8 +273,6 @@ class Board:
             self._assign(wait)
 
     def _assign(self, wait: Waiting) -> None:
-        if wait.spec.placement.anti_affinity:  # Safety: also while it is held back (core/notices)
-            self.groups.know(wait.spec, self._placed_specs())
         wait.held = gate(self.world, wait.vm, wait.spec) if self.gated else ""
         if wait.held:
             return

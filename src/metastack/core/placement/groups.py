@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
-from ..model import GroupTerm, SpreadTerm, VmSpec
+from ..model import GroupTerm, SpreadTerm, VmId, VmSpec
 from .nodes import NodeView
 
 
@@ -63,8 +63,10 @@ class Groups:
         self._members: dict[Group, Counter[str]] = {}
         self._keepers: dict[Group, Counter[str]] = {}
         """Domains of VMs that have a required anti-affinity to the group."""
-        self._kept: set[Group] = set()
-        """Groups that any VM was seen to ask for such an anti-affinity to, whether it is placed or waits."""
+        self._askers: dict[VmId, tuple[Group, ...]] = {}
+        """Groups that a VM asks for such an anti-affinity to, whether it is placed, waits or is held back."""
+        self._asked: Counter[Group] = Counter()
+        """How many VMs do, of each."""
         self._labelled: dict[tuple[str, str, str], Counter[tuple[_Labels, str]]] = {}
         """VMs by project and each label, as all their labels and the node: a new group looks at those only."""
 
@@ -75,7 +77,7 @@ class Groups:
         other._by_label = {label: list(groups) for label, groups in self._by_label.items()}
         other._members = {group: Counter(counts) for group, counts in self._members.items()}
         other._keepers = {group: Counter(counts) for group, counts in self._keepers.items()}
-        other._kept = set(self._kept)
+        other._askers, other._asked = dict(self._askers), Counter(self._asked)
         other._labelled = {label: Counter(counts) for label, counts in self._labelled.items()}
         return other
 
@@ -85,9 +87,22 @@ class Groups:
 
     # --- who is where
 
+    def asks(self, vm: VmId, spec: VmSpec | None, placed: Iterable[tuple[VmSpec, str]]) -> None:
+        """The rules of this VM count from now on (:meth:`tokens`); None: it has none any more."""
+        terms = spec.placement.anti_affinity if spec is not None else ()
+        if not terms and vm not in self._askers:
+            return
+        for group in self._askers.pop(vm, ()):
+            self._asked[group] -= 1
+            if not self._asked[group]:
+                del self._asked[group]
+        if spec is not None and terms:
+            self.know(spec, placed)
+            self._askers[vm] = tuple(group_of(spec, term) for term in terms if term.required)
+            self._asked.update(self._askers[vm])
+
     def know(self, spec: VmSpec, placed: Iterable[tuple[VmSpec, str]]) -> None:
         """Count the groups that this VM's terms name; those already placed are looked through once a group."""
-        self._kept.update(group_of(spec, t) for t in spec.placement.anti_affinity if t.required)
         for term in terms(spec):
             group = group_of(spec, term)
             if group in self._known:
@@ -237,7 +252,7 @@ class Groups:
         found: set[tuple[str, str]] = set()
         place = spec.placement
         own = [group_of(spec, t) for t in place.anti_affinity if t.required]
-        others = [g for g in self._of(spec) if g in self._kept] if self._by_label else []
+        others = [g for g in self._of(spec) if g in self._asked] if self._by_label else []
         for group in own + others:
             if group.topology != "node":
                 found.add((group.ident, _part(node.domain(group.topology))))
