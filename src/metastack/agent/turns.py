@@ -20,6 +20,7 @@ from msgspec import Struct
 from ..core.keys import Kind, ParsedKey
 from ..core.model import VmId, VmSpec
 from ..core.placement import Board, Waiting, answered
+from ..core.placement.groups import group_of
 from ..core.placement.nodes import plus
 from ..core.world import World, wants_on
 
@@ -64,6 +65,8 @@ class Turns(Board):
         self._took_s: dict[str, float] = {}
         """When each node last took a VM that waited."""
         self._news: dict[VmId, None] = {}
+        self._unproven: dict[VmId, None] = {}
+        """Whom this node left, since whom it is to be near has a promise only: the next claim may be that."""
         self.left: dict[VmId, None] = {}
         """Claims of fenced sessions whose VMs are not wanted on: somebody has to release them."""
         super().__init__(world)
@@ -138,6 +141,9 @@ class Turns(Board):
         if vm in self.waiting:
             self._took_s[node] = self._now_s()
         super()._claimed(vm, spec, node)
+        if self._unproven:
+            self._news.update(self._unproven)
+            self._unproven.clear()
 
     def _take_off(self, vm: VmId) -> None:
         self._since.pop(vm, None)
@@ -221,10 +227,38 @@ class Turns(Board):
             self.groups.know(spec, self._placed_specs())
             self._imagine(spec, 1)
         try:
-            return self.fits(vm, self._me)
+            short = self.fits(vm, self._me)
         finally:
             for spec in more:
                 self._imagine(spec, -1)
+        if not short and (short := self._only_promised(vm)):
+            self._unproven[vm] = None
+        return short
+
+    def _only_promised(self, vm: VmId) -> tuple[str, ...]:
+        """What its groups have against this node while nobody counts who has not claimed.
+
+        Safety: a promise takes room and keeps others away, but it may never be kept, and nobody is near a VM,
+        or even with it, that is nowhere.
+        """
+        wait = self.waiting[vm]
+        place = wait.spec.placement
+        groups = {group_of(wait.spec, near) for near in place.affinity if near.required}
+        groups |= {group_of(wait.spec, even) for even in place.spread if even.required}
+        if not groups:
+            return ()
+        promised = [
+            (other.spec, other.head[0])
+            for other in self.waiting.values()
+            if other.head and (other is wait or any(group.holds(other.spec) for group in groups))
+        ]
+        for spec, node in promised:
+            self.groups.place(spec, node, -1)
+        try:
+            return self.groups.refusals(wait.spec, self.nodes[self._me])
+        finally:
+            for spec, node in promised:
+                self.groups.place(spec, node, 1)
 
     def _imagine(self, spec: VmSpec, sign: int) -> None:
         """Count it as here, or no longer. No order hears of it: it is taken back before one is asked."""

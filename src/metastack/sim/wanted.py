@@ -9,13 +9,15 @@ Owns: the words. Refuses: writing anything.
     port=5432       is up once that port answers (``answers NAME``)
     app=db          a label
     apart=zone      never in one zone (rack, node ...) with others of its app
+    near=db         on a node that has a VM of that app
+    even=web        as many of that app on each node, one more at most
     memory=4096     MiB
     project=other   not "default"
 """
 
 from __future__ import annotations
 
-from ..core.model import GroupTerm, Ha, Nic, Placement, Power, VmSpec
+from ..core.model import GroupTerm, Ha, Nic, Placement, Power, SpreadTerm, VmSpec
 
 IMAGE = "11111111-0000-4000-8000-000000000000"
 
@@ -25,6 +27,8 @@ def spec_of(name: str, number: int, life: int, words: tuple[str, ...]) -> VmSpec
     said = dict(word.partition("=")[::2] for word in words)
     labels = {"app": said["app"]} if "app" in said else {}
     apart = (GroupTerm(labels=labels, topology=said["apart"]),) if "apart" in said else ()
+    near = (GroupTerm(labels={"app": said["near"]}),) if "near" in said else ()
+    even = (SpreadTerm(labels={"app": said["even"]}, topology="node"),) if "even" in said else ()
     return VmSpec(
         project=said.get("project", "default"),
         name=name,
@@ -38,7 +42,7 @@ def spec_of(name: str, number: int, life: int, words: tuple[str, ...]) -> VmSpec
         power=Power.OFF if "off" in said else Power.ON,
         nics=(Nic(bridge="br0", mac=mac_of(number)),),
         labels=labels,
-        placement=Placement(node=said.get("node", ""), anti_affinity=apart),
+        placement=Placement(node=said.get("node", ""), anti_affinity=apart, affinity=near, spread=even),
         ha=Ha(
             priority=int(said.get("priority", 0)),
             start_after=(said["after"],) if "after" in said else (),

@@ -14,7 +14,7 @@ whether the VM still fits is looked at again by whoever claims.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain
 from operator import itemgetter
 
@@ -28,8 +28,9 @@ from .delays import delay_ms
 from .gates import answered, gate
 from .groups import Groups
 from .line import Line, Waiting
+from .loads import Loads
 from .misses import Misses
-from .nodes import NodeView, join, node_view, plus
+from .nodes import NodeView, join, node_view
 from .order import Order, shape_of
 from .preferences import hinted, preference
 from .scores import SOON_MS
@@ -40,7 +41,7 @@ _SHAPES = 32
 """Orders kept at a time: VMs come in few sizes."""
 
 
-class Board:
+class Board(Loads):
     """Placement at the world's revision; :meth:`update` after every change of it."""
 
     gated = True
@@ -63,9 +64,7 @@ class Board:
         self.groups = Groups(self.nodes)
         self._orders: dict[object, Order] = {}
         self._placed: dict[VmId, tuple[str, VmSpec]] = {}
-        """Real and virtual assignments, of each spec what it shares with others (:meth:`.World.lean`)."""
         self._on: dict[str, set[VmId]] = {}
-        """VMs claimed by each node."""
         self._after: dict[VmId, set[VmId]] = {}
         """Who starts after a VM."""
         self.waiting: dict[VmId, Waiting] = {}
@@ -74,7 +73,7 @@ class Board:
         self._doubtful: dict[VmId, None] = {}
         """Who may not be able to stay with the node that it was promised to."""
         self._first_open: Line | None = None
-        self._grown = self._following = False
+        self._grown = self._joined = self._following = False
         for vm, _ in world.specs():
             self._see(vm)
         self._following = True
@@ -216,22 +215,6 @@ class Board:
         if self.waiting:
             self._grown = True
 
-    def _load(self, spec: VmSpec, node: str, sign: int) -> None:
-        view = self.nodes.get(node)
-        if view is not None:
-            view.promised = plus(view.promised, spec, sign)
-            if self.weights.image:
-                view.images[spec.image_uuid] = view.images.get(spec.image_uuid, 0) + sign
-            self._touch(node)
-        self.groups.place(spec, node, sign)
-
-    def _touch(self, node: str) -> None:
-        for order in self._orders.values():
-            order.dirty.add(node)
-
-    def _placed_specs(self) -> Iterator[tuple[VmSpec, str]]:
-        return ((spec, node) for node, spec in self._placed.values())
-
     # --- the line
 
     def _reopen(self, line: Line | None) -> None:
@@ -259,7 +242,7 @@ class Board:
                 if not wait.head:
                     self._assign(wait)
         if self._first_open is None:
-            return
+            return self._follow()
         rest = [
             self.waiting[VmId(p, n)] for _, _, p, n in self._line[bisect_left(self._line, self._first_open) :]
         ]
@@ -271,6 +254,16 @@ class Board:
         self._grown, self._nowhere = False, set()  # what they gave back may be what another needs
         for wait in rest:
             self._assign(wait)
+        return self._follow()
+
+    def _follow(self) -> None:
+        """Who wants to be near others, or even with them, may have a place since one of those has one, also one
+        that stands behind it in the line."""
+        while self._joined:
+            self._joined = False
+            places = ((wait, wait.spec.placement) for wait in self.waiting.values() if not wait.head)
+            for wait in sorted((w for w, p in places if p.affinity or p.spread), key=lambda one: one.line):
+                self._assign(wait)
 
     def _assign(self, wait: Waiting) -> None:
         wait.held = gate(self.world, wait.vm, wait.spec) if self.gated else ""
@@ -284,6 +277,7 @@ class Board:
         if wait.head:
             self._place(wait.vm, wait.spec, wait.head[0])
             self.misses.promised(wait.head[0], wait.vm)
+            self._joined = self._joined or not plain
         elif plain:
             # What fits nowhere now fits nowhere further down the line either, as promises only grow: VMs that
             # no node can take must not cost every younger one its time.
@@ -377,24 +371,3 @@ class Board:
         """(group, domain) whose tokens a claim of this VM by that node bears (:meth:`.Groups.tokens`)."""
         view = self.nodes.get(node)
         return self.groups.tokens(spec, view) if view is not None and self.groups.bear_on(spec) else []
-
-    def placed_on(self, vm: VmId) -> str:
-        """Where the VM is, really or virtually; empty: nowhere."""
-        held = self._placed.get(vm)
-        return held[0] if held is not None else ""
-
-    def on(self, node: str) -> list[VmId]:
-        """VMs that a node answers for."""
-        return sorted(self._on.get(node, ()))
-
-    def without(self, vm: VmId) -> Callable[[], None]:
-        """Think a VM away; returns what brings it back."""
-        if (wait := self.world.spec(vm)) is not None and wait.record is not None:
-            # Before, not while it is away: who is counted then is counted with it.
-            self.groups.know(wait.record, self._placed_specs())
-        held = self._placed.get(vm)
-        if held is None:
-            return lambda: None
-        node, spec = held
-        self._load(spec, node, -1)
-        return lambda: self._load(spec, node, 1)
