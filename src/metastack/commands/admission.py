@@ -7,26 +7,30 @@ one would need. It is refused only when the reserve holds now and would not afte
 Rule: asked only while ``spare_nodes`` is above 0, so that a create without it reads nothing more.
 
 What is guaranteed: every VM that is let in changes ``config/admission`` and compares the revision that the
-judgement was made at, so of two that fit only one at a time only one is written. What is not: a node that is
-lost, cordoned or drained, or a setting that is changed, takes room without asking; ``doctor`` says so then.
+judgement was made at, so of two that fit only one at a time only one is written. Who was let in keeps its room
+until it starts. What is not: a node that is lost, cordoned or drained, a setting or a label that is changed
+takes room without asking (``doctor`` says so then, and who comes after it is judged by what is left); nodes
+that are lost one after the other, so that a VM of the first takes what a more important one of the second needs;
+of more than 500 ways to lose so many nodes those of the fullest are looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from msgspec import Struct
 
 from metastack.core.change import Delete, Guard, Put, Snapshot
 from metastack.core.codec import encode
-from metastack.core.model import Admission, ClusterConfig, Power, VmSpec
-from metastack.core.placement import Move, whatif, with_claim, with_specs, without_room
+from metastack.core.model import Admission, ClusterConfig, Power, VmId, VmSpec
+from metastack.core.placement import Move, nowhere, with_claim, with_specs, without_room
 from metastack.core.world import World, wants_on
 
 from .deed import Cluster, Deed
 from .problem import Problem, conflict
 from .reading import board_kinds, prefixes
 from .reasons import main_reason
+from .specs import AT_ONCE
 
 IGNORE = "say --ignore-spare to do it all the same"
 _SHOWN = 3
@@ -44,11 +48,14 @@ async def admit(
 ) -> Admitted:
     """Let specs in that are about to be wanted on; raises Problem when the loss of some nodes would hurt."""
     wanted = [spec for spec in specs if spec.power is Power.ON]
-    if not config.spare_nodes or ignore_spare or not wanted:
+    if not config.spare_nodes or not wanted:
         return Admitted()
+    if ignore_spare:
+        return _said(cluster, deed, wanted[-1])
     snapshot = await _look(cluster, config)
-    world = with_specs(_world(cluster, snapshot), wanted)
-    if (problem := refusal(world, wanted, config.spare_nodes)) is not None:
+    before = nowhere(_world(cluster, snapshot))
+    world = with_specs(_world(cluster, snapshot), wanted, AT_ONCE)
+    if (problem := refusal(world, wanted, config.spare_nodes, before)) is not None:
         raise problem
     return _let_in(cluster, deed, snapshot, wanted[-1])
 
@@ -62,14 +69,20 @@ async def admit_place(
     """
     config = await cluster.config()
     same = before.placement == after.placement and before.ha.priority == after.ha.priority
-    if not config.spare_nodes or ignore_spare or same:
+    if not config.spare_nodes or same:
         return Admitted()
+    if ignore_spare:
+        return _said(cluster, deed, after)
     snapshot, vm = await _look(cluster, config), after.id
     world = with_specs(_world(cluster, snapshot), [after])
     if not wants_on(world, vm):
         return Admitted()  # it needs no room; `vm start` asks
     if moves_to:
         world = with_claim(world, vm, moves_to)
+    if (
+        problem := _displaced(nowhere(world), nowhere(_world(cluster, snapshot)), {vm}, f"vm {vm}")
+    ) is not None:
+        raise problem
     lost, left = without_room(world, config.spare_nodes)
     if not left:
         return _let_in(cluster, deed, snapshot, after)
@@ -93,21 +106,34 @@ def _world(cluster: Cluster, snapshot: Snapshot) -> World:
 def _let_in(cluster: Cluster, deed: Deed, snapshot: Snapshot, last: VmSpec) -> Admitted:
     key = cluster.keys.admission()
     token = next((e.mod_revision for e in snapshot.entries if e.key == key), 0)
+    return Admitted(guards=(Guard(key, "mod", token),), effects=_said(cluster, deed, last).effects)
+
+
+def _said(cluster: Cluster, deed: Deed, last: VmSpec) -> Admitted:
+    """Let in without a look: whoever looked before this one is written has to look again."""
     record = Admission(vm=str(last.id), by=deed.by, request_id=deed.request_id)
-    return Admitted(guards=(Guard(key, "mod", token),), effects=(Put(key, encode(record)),))
+    return Admitted(effects=(Put(cluster.keys.admission(), encode(record)),))
 
 
-def refusal(world: World, wanted: Sequence[VmSpec], spare_nodes: int) -> Problem | None:
-    """Why these specs, which that world has already, are not let in; None: they are."""
+def refusal(
+    world: World, wanted: Sequence[VmSpec], spare_nodes: int, before: Mapping[VmId, Move]
+) -> Problem | None:
+    """Why these specs, which that world has already, are not let in; None: they are.
+
+    ``before``: whom no node took without them (:func:`metastack.core.placement.nowhere`).
+    """
     object = f"vm {wanted[0].id}" + (f" and {len(wanted) - 1} more" if len(wanted) > 1 else "")
     ids = {spec.id for spec in wanted}
-    nowhere = [move for move in whatif(world).left_out if move.vm in ids]
-    if nowhere:
+    after = nowhere(world)
+    out = [move for vm, move in after.items() if vm in ids]
+    if out:
         return conflict(
             object,
-            f"no room is held for a VM that no node takes now (spare_nodes={spare_nodes}): {in_words(nowhere)}",
+            f"no room is held for a VM that no node takes now (spare_nodes={spare_nodes}): {in_words(out)}",
             f"make room, or {IGNORE}",
         )
+    if (problem := _displaced(after, before, ids, object)) is not None:
+        return problem
     lost, left = without_room(world, spare_nodes)
     if len(lost) < spare_nodes and left:
         return conflict(
@@ -116,6 +142,18 @@ def refusal(world: World, wanted: Sequence[VmSpec], spare_nodes: int) -> Problem
             f"`metastack config set spare_nodes={max(0, len(lost) - 1)}`, add nodes, or {IGNORE}",
         )
     return _too_little(object, spare_nodes, lost, left, "add a node") if left else None
+
+
+def _displaced(
+    after: Mapping[VmId, Move], before: Mapping[VmId, Move], ids: Set[VmId], object: str
+) -> Problem | None:
+    """Somebody else who was let in, and has not started yet, would have no place any more."""
+    out = [move for vm, move in after.items() if vm not in before and vm not in ids]
+    if not out:
+        return None
+    return conflict(
+        object, f"would take the room of who waits to start: {in_words(out)}", f"make room, or {IGNORE}"
+    )
 
 
 def _too_little(

@@ -39,11 +39,9 @@ from . import names
 from .admission import admit
 from .deed import Cluster, Deed, Plan, commit, readable
 from .problem import Problem, conflict, not_found, usage
-from .specs import Changed, label_of, spec_effects
+from .specs import AT_ONCE, Changed, label_of, spec_effects
 
 DEFAULT_MEMORY_MIB: Final = 512
-AT_ONCE: Final = 16
-"""VMs in one transaction: three puts each, well below etcd's 128 operations."""
 MOST: Final = 1000
 _NUMBER: Final = re.compile(r"\{n(?::0?([0-9]{1,2}))?\}")
 

@@ -31,7 +31,7 @@ from .demands import demands_text
 from .problem import Problem, not_found
 from .reading import read_board_world
 from .reasons import main_reason
-from .specs import label_of
+from .specs import AT_ONCE, label_of
 from .vm_views import vm_view
 
 
@@ -137,7 +137,7 @@ async def explain_plan(
     cluster: Cluster, deed: Deed, specs: Sequence[VmSpec], ignore_spare: bool = False
 ) -> list[VmExplanation]:
     """Where VMs would go that nobody has written."""
-    world = with_specs(await read_board_world(cluster), specs)
+    world = with_specs(await read_board_world(cluster), specs, AT_ONCE)
     board = Board(world)
     views = [explained(board, spec) for spec in specs]
     for view, spec in zip(views, specs, strict=True):

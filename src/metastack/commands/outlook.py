@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from metastack.core.model import NodeState, Resources
-from metastack.core.placement import Move, NodeView, Outcome, whatif, without_room
+from metastack.core.placement import Move, NodeView, Outcome, going, whatif, without_room
 from metastack.core.world import World
 
 from . import names
@@ -83,7 +83,9 @@ def any_loss(world: World, count: int) -> Outlook:
     if not 1 <= count <= 64:
         raise usage("--lose-any", f"{count} is out of range", "1 to 64")
     lost, left = without_room(world, count)
-    found = whatif(world, lost=lost)
+    # What is on nodes that are lost or draining has to go, too: without that it might seem to fit.
+    gone = sorted({*lost, *going(world)}) if left else []
+    found = whatif(world, lost=gone)
     if not left:
         view = _outlook(replace(found, moves=tuple(m for m in found.left_out if m.vm in found.already)), [], [])
         view.summary = (
@@ -91,7 +93,7 @@ def any_loss(world: World, count: int) -> Outlook:
             "a VM that could run nowhere else does not count: `metastack whatif --lose NODE` names it"
         ) + _pending(view.pending_already)
         return view
-    return _outlook(found, list(lost), [])
+    return _outlook(found, gone, [])
 
 
 def _outlook(found: Outcome, lost: list[str], added: list[str]) -> Outlook:

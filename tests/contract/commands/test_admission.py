@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+import pytest
 from commands_rig import Racing, Rig, deed
+from msgspec.structs import replace
 from places_rig import fill, new, refused, spare, three, vm
 
 from metastack.commands import outlook, places, vms
@@ -16,6 +18,10 @@ from metastack.commands.explanation import explain_plan
 from metastack.commands.problem import Code, Problem
 from metastack.commands.reading import read_board_world
 from metastack.core.model import (
+    Claim,
+    Ha,
+    NodeSpec,
+    Phase,
     PinMove,
     Placement,
     Power,
@@ -182,3 +188,78 @@ async def test_what_is_off_takes_nobodys_room_wherever_it_is_pinned(rig: Rig) ->
         await places.place_vm(rig.cluster, deed(), vm("left"), Demands(priority=0, arch=""))
     ).changed is False
     assert (await places.place_vm(rig.cluster, deed(), vm("left"), Demands(priority=5))).changed
+
+
+@pytest.mark.parametrize("how", ["", "cordoned", "draining", "lost"])
+async def test_room_of_what_has_to_leave_a_node_is_kept(rig: Rig, how: str) -> None:
+    """5000 MiB are on n1, whatever n1 takes. Who comes goes where it is emptier: one of 3500 too many."""
+    sessions = await three(rig, *"abcd" if how in ("draining", "lost") else "abc")
+    await spare(rig)
+    await create_vm(rig.cluster, deed(), new("there", memory_mib=5000, node="n1"))
+    await fill(rig, sessions)
+    await places.unpin_vm(rig.cluster, deed(), vm("there"))
+    if how == "lost":
+        await rig.lose("n1")
+    else:
+        await rig.put(
+            rig.keys.node_spec("n1"), NodeSpec(cordoned=how == "cordoned", draining=how == "draining")
+        )
+    others = [name for name in sessions if name != "n1"]
+    for name in others[:-1]:
+        await create_vm(rig.cluster, deed(), new(f"on-{name}", memory_mib=3500, node=name), ignore_spare=True)
+    await fill(rig, sessions)
+    await refused(create_vm(rig.cluster, deed(), new("last", memory_mib=3500)), Code.CONFLICT, "spare_nodes=1")
+
+
+async def test_several_are_judged_in_the_order_in_which_they_will_stand(rig: Rig) -> None:
+    """Written at once they stand by name, whatever order they are given in: z comes last, and has no room."""
+    await three(rig, "a", "b")
+    news = [new("z", memory_mib=7000), new("a", memory_mib=3000), new("b", memory_mib=3000)]
+    said = await explain_plan(rig.cluster, deed(), await plan_vms(rig.cluster, deed(), news))
+    assert [view.name for view in said if view.chosen is None] == ["z"]
+    await create_vms(rig.cluster, deed(), news)
+    waiting = Board(await read_board_world(rig.cluster)).waiting
+    assert [v.name for v, wait in waiting.items() if not wait.head] == ["z"]
+
+
+async def test_who_was_let_in_and_waits_keeps_its_room(rig: Rig) -> None:
+    """app waits for db to be up; what comes meanwhile with a higher priority would leave it nothing."""
+    sessions = await three(rig)
+    await spare(rig)
+    await create_vm(rig.cluster, deed(), new("db", memory_mib=100, node="n2"))
+    await fill(rig, sessions)
+    await rig.status("n2", sessions["n2"], Phase.STARTING, vm("db"))
+    app = new("app", memory_mib=5000, node="n1", ha=Ha(start_after=("db",)))
+    await create_vm(rig.cluster, deed(), app)
+    urgent = new("urgent", memory_mib=5000, node="n1", ha=Ha(priority=10))
+    await refused(
+        create_vm(rig.cluster, deed(), urgent), Code.CONFLICT, "the room of who waits to start", "app"
+    )
+    await create_vm(rig.cluster, deed(), replace(urgent, node="n3"))
+    moved = places.place_vm(rig.cluster, deed(), vm("urgent"), Demands(node="n1"))
+    await refused(moved, Code.CONFLICT, "the room of who waits to start")
+
+
+async def test_a_vm_that_is_to_be_given_back_is_placed_where_there_is_room(rig: Rig) -> None:
+    sessions = await three(rig)
+    await spare(rig)
+    await create_vm(rig.cluster, deed(), new("back", memory_mib=5000, off=True))
+    await create_vm(rig.cluster, deed(), new("full", memory_mib=4000, node="n2"))
+    await fill(rig, sessions)
+    await rig.lose("n1")
+    spec = await rig.spec(vm("back"))
+    claim = Claim(
+        node="n2", session=sessions["n2"], uuid=spec.uuid, volume_uuid=spec.volume_uuid, claim_id="c",
+        taken_from="n1", to_release=True,
+    )  # fmt: skip
+    await rig.put(rig.keys.claim(vm("back")), claim)
+    await refused(
+        vms.start_vm(rig.cluster, deed(), vm("back")), Code.CONFLICT, "without n3", "back would not fit"
+    )
+
+
+async def test_who_ignores_the_reserve_is_seen_by_who_looked_before(rig: Rig) -> None:
+    await three(rig)
+    await spare(rig)
+    await create_vm(rig.cluster, deed(), new("a"), ignore_spare=True)
+    assert await rig.store.get(rig.keys.admission()) is not None

@@ -32,7 +32,7 @@ from .gates import answered, unanswered, waiting
 from .imagined import Imagined, with_claim, with_specs
 from .line import Waiting
 from .nodes import NodeView, Successors, node_state, node_view, node_views, promised, ring
-from .whatif import Move, Outcome, whatif, without_room
+from .whatif import Move, Outcome, going, nowhere, whatif, without_room
 
 __all__ = [
     "HEAD",
@@ -49,11 +49,13 @@ __all__ = [
     "answered",
     "departures",
     "explain",
+    "going",
     "group_rules",
     "leaving",
     "node_state",
     "node_view",
     "node_views",
+    "nowhere",
     "promised",
     "ring",
     "taint_text",

@@ -21,8 +21,8 @@ from operator import itemgetter
 import msgspec
 
 from ..keys import Kind, ParsedKey
-from ..model import NodeState, VmId, VmSpec, Weights
-from ..world import World, wanted
+from ..model import Claim, NodeState, VmId, VmSpec, Weights
+from ..world import Seen, World, wanted
 from . import filters
 from .delays import delay_ms
 from .gates import answered, gate
@@ -148,7 +148,7 @@ class Board(Loads):
             return
         for name in spec.ha.start_after:
             self._after.setdefault(VmId(vm.project, name), set()).add(vm)
-        there = claim is not None and answered(world, claim, self._lost)
+        there = self._there(claim)
         rules = spec if there or wanted(found, world.halt(vm)) else None
         self.groups.asks(vm, rules, self._placed_specs())  # Safety: also while it is held back (core/notices)
         if claim is not None and there:
@@ -166,6 +166,10 @@ class Board(Loads):
         self.waiting[vm] = Waiting(vm, line, spec)
         insort(self._line, line)
         self._reopen(line)
+
+    def _there(self, claim: Seen[Claim] | None) -> bool:
+        """Somebody answers for the VM of that claim."""
+        return answered(self.world, claim, self._lost)
 
     def _claimed(self, vm: VmId, spec: VmSpec, node: str) -> None:
         wait = self.waiting.pop(vm, None)

@@ -8,14 +8,14 @@ Rule: the answers are those of a board made anew; a test compares them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
 from ..change import Batch, Entry, KeyEvent
 from ..codec import encode
-from ..model import NodeState, VmId, VmSpec
-from ..world import World, mod_of
+from ..model import Claim, NodeState, VmId, VmSpec
+from ..world import Seen, World, mod_of
 from . import filters
 from .board import Board
 
@@ -24,6 +24,11 @@ class Imagined(Board):
     """A board that may differ from its world."""
 
     gated = False
+
+    def _there(self, claim: Seen[Claim] | None) -> bool:
+        """A VM that is to be given back (and nothing else) is nowhere: it starts where there is room for it."""
+        given_back = claim is not None and claim.record is not None and claim.record.to_release
+        return not given_back and super()._there(claim)
 
     def losing(self, names: Iterable[str]) -> Imagined:
         """The same without these nodes; this one stays as it is."""
@@ -48,6 +53,13 @@ class Imagined(Board):
         other._settle()
         return other
 
+    def keep_promises(self) -> None:
+        """Who waits, and has a place, has taken it: what is lost later is lost after that."""
+        for wait in [wait for wait in self.waiting.values() if wait.head]:
+            del self.waiting[wait.vm]
+            self._line.remove(wait.line)
+            self._on.setdefault(wait.head[0], set()).add(wait.vm)
+
     def short_of_room(self, spec: VmSpec) -> bool:
         """Some node would take the VM if only it had more room."""
         self.groups.know(spec, self._placed_specs())
@@ -57,13 +69,19 @@ class Imagined(Board):
         )
 
 
-def with_specs(world: World, specs: Iterable[VmSpec]) -> World:
-    """The world as if these specs were written now, in that order. It is the same object, changed."""
-    for spec in specs:
-        key, revision = world.keys.vm_spec(spec.id), world.revision + 1
-        created = found.create if (found := world.spec(spec.id)) is not None else revision
-        entry = Entry(key, encode(spec), created, revision, 1 if mod_of(found) == 0 else 2)
-        world.apply(Batch(revision, (KeyEvent(key, revision, entry),)))
+def with_specs(world: World, specs: Sequence[VmSpec], at_once: int = 1) -> World:
+    """The world as if these specs were written now, so many in each transaction. The same object, changed.
+
+    What is written at once has one revision: in the line it stands by name, whatever order it was asked in.
+    """
+    for start in range(0, len(specs), at_once):
+        revision, events = world.revision + 1, list[KeyEvent]()
+        for spec in specs[start : start + at_once]:
+            key, found = world.keys.vm_spec(spec.id), world.spec(spec.id)
+            created = found.create if found is not None else revision
+            entry = Entry(key, encode(spec), created, revision, 1 if mod_of(found) == 0 else 2)
+            events.append(KeyEvent(key, revision, entry))
+        world.apply(Batch(revision, tuple(events)))
     return world
 
 

@@ -11,11 +11,11 @@ from itertools import combinations
 
 from msgspec import Struct
 
-from ..model import VmId
+from ..model import NodeState, VmId
 from ..world import World
 from .explain import explain
 from .imagined import Imagined
-from .nodes import NodeView
+from .nodes import NodeView, node_state
 
 MOST_CASES = 500
 """Combinations of lost nodes that are tried one by one; of more, those that hold the most."""
@@ -85,19 +85,31 @@ def _outcome(board: Imagined, already: frozenset[VmId]) -> Outcome:
     return Outcome(moves=tuple(moves), nodes=nodes, already=already)
 
 
+def going(world: World) -> frozenset[str]:
+    """Nodes that are lost, whether they are shut out by now or not, or draining: what is on them has to go
+    somewhere, and room is kept for that."""
+    states = {name: node_state(world, name) for name in world.nodes()}
+    return frozenset(n for n, state in states.items() if state in (NodeState.LOST, NodeState.DRAINING))
+
+
+def nowhere(world: World) -> dict[VmId, Move]:
+    """Whom no node would take once those nodes are gone, and why."""
+    return {move.vm: move for move in _outcome(Imagined(world, lost=going(world)), frozenset()).left_out}
+
+
 def without_room(world: World, spare_nodes: int) -> tuple[tuple[str, ...], tuple[Move, ...]]:
     """The first loss of so many nodes after which something would be left out that fits now, and what.
 
-    Both empty when every such loss leaves room. Who could not run elsewhere whatever the room (a pin, a label
+    Both empty when every such loss leaves room. What is on nodes that are lost or draining has to go somewhere
+    first (:func:`going`). Who could not run elsewhere whatever the room (a pin, a label
     that no other node has, one a zone) does not count: no spare node would help.
     """
-    board = Imagined(world)
-    up = [view for view in board.nodes.values() if view.ready and view.state == "ready"]
+    board = Imagined(world, lost=going(world))
+    up = [view for view in board.nodes.values() if view.ready and view.state in ("ready", "cordoned")]
     today = _nowhere(board)
-    # Who waits is on its way: its node's loss puts it out as much as who is there.
-    needed = {wait.head[0] for wait in board.waiting.values() if wait.head}
+    board.keep_promises()
     for lost in _cases(up, spare_nodes):
-        if not any(name in needed or board.on(name) for name in lost):
+        if not any(board.on(name) for name in lost):
             continue
         then = board.losing(lost)
         out = {w.vm for w in then.waiting.values() if not w.head and w.vm not in today}
