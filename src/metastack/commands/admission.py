@@ -10,8 +10,8 @@ What is guaranteed: every VM that is let in changes ``config/admission`` and com
 judgement was made at, so of two that fit only one at a time only one is written. Who was let in keeps its room
 until it starts. What is not: a node that is lost, cordoned or drained, a setting or a label that is changed
 takes room without asking (``doctor`` says so then, and who comes after it is judged by what is left); nodes
-that are lost one after the other, so that a VM of the first takes what a more important one of the second needs;
-of more than 500 ways to lose so many nodes those of the fullest are looked at.
+that are lost one after the other, so that a VM of the first takes what a more important one of the second
+needs; of more than 500 ways to lose so many nodes those of the fullest are looked at.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def _move(move: Move, already: bool) -> MoveView:
         project=move.vm.project,
         before=move.before or None,
         after=move.after or None,
-        reason=None if move.after else main_reason(move.reasons),
+        reason=None if move.after else move.behind or main_reason(move.reasons),
         reasons={node: list(why) for node, why in sorted(move.reasons.items())},
         pending_already=already and not move.after,
     )

@@ -9,7 +9,7 @@ from commands_rig import Rig, deed
 from msgspec.structs import replace
 from places_rig import fill, new, refused, taint, three, vm
 
-from metastack.commands import nodes, outlook, vms
+from metastack.commands import nodes, outlook, places, vms
 from metastack.commands.creation import create_vm, plan_vms
 from metastack.commands.doctor import examine
 from metastack.commands.doctor.facts import collect
@@ -22,6 +22,7 @@ from metastack.core.model import (
     GroupTerm,
     Ha,
     Hint,
+    Phase,
     Placement,
 )
 
@@ -150,6 +151,34 @@ async def test_what_if(rig: Rig) -> None:
     for wrong in (lambda: outlook.outlook(world, ["n9"], []), lambda: outlook.any_loss(world, 0)):
         with pytest.raises(Problem):
             wrong()
+
+
+async def test_what_if_says_who_would_not_start_for_want_of_another(rig: Rig) -> None:
+    """Room is not all: app and top run on n1, too, and start after db, which may run nowhere else."""
+    sessions = await three(rig)
+    await create_vm(rig.cluster, deed(), new("db", node="n1", network="br0", ha=Ha(ready_port=5432)))
+    await create_vm(rig.cluster, deed(), new("app", node="n1", ha=Ha(start_after=("db",))))
+    await create_vm(rig.cluster, deed(), new("top", node="n1", ha=Ha(start_after=("app",))))
+    for name in ("db", "app", "top"):
+        await rig.claim("n1", sessions["n1"], vm(name))
+    for name in ("app", "top"):
+        await places.unpin_vm(rig.cluster, deed(), vm(name))
+    lost = outlook.outlook(await read_board_world(rig.cluster), ["n1"], [])
+    assert not lost.fits and lost.left_out == 3
+    assert {move.name: move.reason for move in lost.moves if move.name != "db"} == {
+        "app": "starts after default/db, which no node would take",
+        "top": "starts after default/app, which would not start either",
+    }
+    await places.unpin_vm(rig.cluster, deed(), vm("db"))
+    assert outlook.outlook(await read_board_world(rig.cluster), ["n1"], []).left_out == 0
+    # Nothing is lost, and the port stays silent.
+    await rig.release(vm("app"))
+    await rig.status("n1", sessions["n1"], Phase.RUNNING, vm("db"), ready=False)
+    now = outlook.outlook(await read_board_world(rig.cluster), [], [])
+    assert (now.fits, now.pending_already) == (True, 1)
+    assert [(move.name, move.after, move.reason) for move in now.moves] == [
+        ("app", None, "starts after default/db, whose readiness port does not answer")
+    ]
 
 
 async def test_the_doctor_sees_what_waits_what_nobody_would_take_and_what_has_no_spare(rig: Rig) -> None:

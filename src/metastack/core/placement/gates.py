@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ..model import Claim, Phase, VmId, VmSpec
 from ..world import Seen, World, wants_on
 
 
 def gate(world: World, vm: VmId, spec: VmSpec) -> str:
-    """Why it is not this VM's time yet; empty: it is.
-
-    Who is not wanted on holds nobody, nor who is paused by its owner's wish, and neither does a circle.
-    """
-    for name in spec.ha.start_after:
-        other = VmId(vm.project, name)
-        if not wants_on(world, other) or _wants_pause(world, other) or _starts_after(world, other, vm):
-            continue
+    """Why it is not this VM's time yet; empty: it is."""
+    for other in awaited(world, vm, spec):
         found = world.status(other)
         status = found.record if found is not None else None
         if status is None or status.phase is not Phase.RUNNING:
@@ -22,6 +18,24 @@ def gate(world: World, vm: VmId, spec: VmSpec) -> str:
         if not status.ready:
             return f"starts after {other}, whose readiness port does not answer yet"
     return ""
+
+
+def awaited(world: World, vm: VmId, spec: VmSpec) -> Iterator[VmId]:
+    """Who has to be up before that VM starts.
+
+    Who is not wanted on holds nobody, nor who is paused by its owner's wish, and neither does a circle.
+    """
+    for name in spec.ha.start_after:
+        other = VmId(vm.project, name)
+        if wants_on(world, other) and not _wants_pause(world, other) and not _starts_after(world, other, vm):
+            yield other
+
+
+def silent(world: World, vm: VmId) -> bool:
+    """The VM runs, and the port that says that it is up does not answer."""
+    found = world.status(vm)
+    status = found.record if found is not None else None
+    return status is not None and status.phase is Phase.RUNNING and not status.ready
 
 
 def _wants_pause(world: World, vm: VmId) -> bool:

@@ -6,7 +6,7 @@ the same records with some thought away and some added.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 
 from msgspec import Struct
@@ -14,6 +14,7 @@ from msgspec import Struct
 from ..model import NodeState, VmId
 from ..world import World
 from .explain import explain
+from .gates import awaited, silent
 from .imagined import Imagined
 from .nodes import NodeView, node_state
 
@@ -31,6 +32,8 @@ class Move(Struct, frozen=True, kw_only=True):
     """Empty: nobody would take it."""
     reasons: dict[str, tuple[str, ...]] = {}
     """Of each node, when nobody would take it."""
+    behind: str = ""
+    """Why nobody would start it although there is room: who it starts after would not be up."""
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -62,25 +65,49 @@ def whatif(world: World, *, lost: Iterable[str] = (), more: Iterable[NodeView] =
 
     VMs that wait already are among the moves, so that what nobody would take is seen with or without a loss;
     also those that wait only for others to be up. Which of these nobody takes even now, ``already`` says.
+    There is room for everybody first; then who starts after a VM that would not be up is told not to start.
     """
     gone, new = frozenset(lost), list(more)
     base = Imagined(world)
     then = Imagined(world, lost=gone, more=new) if new else base.losing(gone) if gone else base
-    return _outcome(then, _nowhere(base))
+    return _outcome(then, _nowhere(base) | _behind(base).keys(), _behind(then))
+
+
+def _behind(board: Imagined) -> dict[VmId, str]:
+    """Who has room and would not start, and for whom it waits. Who is starting, or would, will come up."""
+    found: dict[VmId, str] = {}
+    gated = [wait for wait in board.waiting.values() if wait.head and wait.spec.ha.start_after]
+    grown = True
+    while grown:
+        grown = False
+        for wait in sorted((wait for wait in gated if wait.vm not in found), key=lambda one: one.line):
+            for other in awaited(board.world, wait.vm, wait.spec):
+                before = board.waiting.get(other)
+                if before is None:
+                    why = "whose readiness port does not answer" if silent(board.world, other) else ""
+                elif not before.head:
+                    why = "which no node would take"
+                else:
+                    why = "which would not start either" if other in found else ""
+                if why:
+                    found[wait.vm], grown = f"starts after {other}, {why}", True
+                    break
+    return found
 
 
 def _nowhere(board: Imagined) -> frozenset[VmId]:
     return frozenset(wait.vm for wait in board.waiting.values() if not wait.head)
 
 
-def _outcome(board: Imagined, already: frozenset[VmId]) -> Outcome:
-    world, moves = board.world, []
+def _outcome(board: Imagined, already: frozenset[VmId], behind: Mapping[VmId, str] | None = None) -> Outcome:
+    world, moves, behind = board.world, [], behind or {}
     for wait in sorted(board.waiting.values(), key=lambda one: one.line):
         claim = world.claim(wait.vm)
         before = claim.record.node if claim is not None and claim.record is not None else ""
-        after = wait.head[0] if wait.head else ""
-        reasons = {} if after else {v.node: v.reasons for v in explain(board, wait.spec)}
-        moves.append(Move(vm=wait.vm, before=before, after=after, reasons=reasons))
+        reasons = {} if wait.head else {v.node: v.reasons for v in explain(board, wait.spec)}
+        why = behind.get(wait.vm, "")
+        after = wait.head[0] if wait.head and not why else ""
+        moves.append(Move(vm=wait.vm, before=before, after=after, reasons=reasons, behind=why))
     nodes = tuple(board.nodes[name] for name in sorted(board.nodes))
     return Outcome(moves=tuple(moves), nodes=nodes, already=already)
 
