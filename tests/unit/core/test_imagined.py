@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from random import Random
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from placement_rig import KEYS, Cluster, spec
 
 from metastack.core.model import (
+    Claim,
+    ClusterConfig,
+    Fence,
     GroupTerm,
     Ha,
     Phase,
@@ -227,3 +233,57 @@ def test_a_cold_move_goes_only_where_it_fits_and_when_it_is_its_time() -> None:
     assert held.to == "" and held.reasons == {"": ("starts after default/db, which does not run yet",)}
     found.claim("a", "n1")
     assert leave(found, "n0") == [] and leave(found, "n1") == []
+
+
+def _rules(kind: str, app: str, topology: str) -> Placement:
+    near = GroupTerm(labels={"app": app}, topology=topology)
+    match kind:
+        case "far":
+            return Placement(anti_affinity=(near,))
+        case "near":
+            return Placement(affinity=(near,))
+        case "even":
+            return Placement(spread=(SpreadTerm(labels={"app": app}, topology=topology),))
+    return Placement()
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(st.tuples(st.sampled_from([6000, 9000, 12000]), st.sampled_from("ab")), min_size=3, max_size=5),
+    st.lists(
+        st.tuples(
+            st.sampled_from([500, 1500, 2500, 4000]), st.sampled_from(["", "x", "y"]),
+            st.sampled_from(["", "far", "near", "even"]), st.sampled_from("xy"),
+            st.sampled_from(["node", "zone"]), st.sampled_from([0, 5]), st.booleans(),
+        ), min_size=3, max_size=9,
+    ),
+    st.booleans(), st.integers(0, 2), st.randoms(use_true_random=False),
+)  # fmt: skip
+def test_what_is_said_of_a_loss_is_what_then_happens(
+    nodes: list[tuple[int, str]], vms: list[tuple[Any, ...]], pack: bool, lost: int, random: Random
+) -> None:
+    """Whoever is taken first, who is left out is who was named, and nobody waits whom a fresh look places."""
+    found = Cluster()
+    found.put(KEYS.cluster(), ClusterConfig(weight_pack=float(pack), weight_spread=float(not pack)))
+    for n, (mib, zone) in enumerate(nodes):
+        found.node(f"n{n}", cpus=64, memory_mib=mib)
+        found.wish(f"n{n}", labels={"zone": zone})
+    for n, (mib, app, kind, other, topology, priority, claimed) in enumerate(vms):
+        found.want(
+            f"v{n}", memory_mib=mib, labels={"app": app} if app else {}, ha=Ha(priority=priority),
+            placement=_rules(kind, other, topology),
+        )  # fmt: skip
+        if claimed:
+            found.claim_all()
+    found.claim_all()
+    said = {move.vm.name for move in whatif(found.world, lost=[f"n{lost}"]).left_out}
+    found.delete(KEYS.node_alive(f"n{lost}"))
+    found.put(KEYS.fence(f"n{lost}"), Fence(through=1 << 41))
+    while todo := [(name, head[0]) for name, head in found.heads().items() if head]:
+        name, node = random.choice(todo)
+        claim = Claim(
+            node=node, session=1 << 42, uuid=f"uuid-{name}", volume_uuid=f"v-{name}", claim_id="d", epoch=1
+        )
+        found.put(KEYS.claim(VmId("default", name)), claim)
+    assert set(found.heads()) == said
+    assert [vm.name for vm, wait in Board(found.world).waiting.items() if wait.head] == []
