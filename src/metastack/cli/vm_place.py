@@ -147,6 +147,8 @@ def move(
     async def work(cluster: Cluster) -> VmView | None:
         moved = await move_vm(cluster, deed, vm, node, cold, ignore_spare)
         note(frame, f"{vm}: pinned to {node}" if moved.changed else f"{vm}: is so already")
+        if moved.remark:
+            note(frame, f"{vm}: {moved.remark}")
         view = await look_at_vm(cluster, vm)
         if no_wait or moved.spec.power is Power.OFF or (view is not None and view.phase == "stopped"):
             return view

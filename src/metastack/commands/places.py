@@ -21,7 +21,7 @@ from .admission import admit_place
 from .creation import check_order, check_ready_port
 from .deed import Cluster, Deed
 from .demands import Demands, demands_text
-from .problem import conflict, not_found, usage
+from .problem import Problem, conflict, not_found, usage
 from .reading import read_board_world
 from .specs import Changed, Edit, edit_vm, label_of
 
@@ -59,7 +59,8 @@ async def place_vm(
         return Edit(spec=after, message=message, guards=let_in.guards, effects=let_in.effects)
 
     changed = await edit_vm(cluster, deed, vm, "vm.place", edit)
-    return Placed(spec=changed.spec, changed=changed.changed, remark=await _remark(cluster, changed.spec))
+    remark = _remark(await read_board_world(cluster), changed.spec)
+    return Placed(spec=changed.spec, changed=changed.changed, remark=remark)
 
 
 async def _need_node(cluster: Cluster, node: str) -> None:
@@ -67,18 +68,30 @@ async def _need_node(cluster: Cluster, node: str) -> None:
         raise not_found(f"node {node}", "`metastack node list` shows the nodes")
 
 
-async def _remark(cluster: Cluster, spec: VmSpec) -> str:
-    """What becomes of the guest that runs now."""
-    world = await read_board_world(cluster)
-    claim = world.claim(spec.id)
-    if claim is None or claim.record is None or claim.record.uuid != spec.uuid:
+def _remark(world: World, spec: VmSpec) -> str:
+    """What becomes of the guest that runs now; empty when none does."""
+    node = _runs_on(world, spec)
+    if not node:
         return ""
-    node = claim.record.node
-    here = next((said for said in explain(Board(world), spec) if said.node == node), None)
+    if world.alive(node) is None:
+        return f"it was on {node}, which is lost: this counts once {node} is fenced"
     told = f"it runs on {node} and stays there; this counts the next time it is placed"
-    if here is not None and here.reasons:
-        told += f" ({node} would not take it any more: {'; '.join(here.reasons)})"
+    if reasons := _refusals(world, spec, node):
+        told += f" ({node} would not take it any more: {'; '.join(reasons)})"
     return told
+
+
+def _runs_on(world: World, spec: VmSpec) -> str:
+    """The node that answers for the VM, lost or not; empty when nothing of it can run anywhere.
+
+    A lost node's fence ends what it had: whoever takes the VM next places it by the spec of that moment.
+    """
+    claim = world.claim(spec.id)
+    held = claim.record if claim is not None else None
+    if held is None or held.uuid != spec.uuid:
+        return ""
+    fenced = world.alive(held.node) is None and held.session <= world.fenced_through(held.node)
+    return "" if fenced else held.node
 
 
 async def unpin_vm(cluster: Cluster, deed: Deed, vm: VmId, ignore_spare: bool = False) -> Changed:
@@ -99,30 +112,28 @@ async def unpin_vm(cluster: Cluster, deed: Deed, vm: VmId, ignore_spare: bool = 
 
 async def move_vm(
     cluster: Cluster, deed: Deed, vm: VmId, node: str, cold: bool, ignore_spare: bool = False
-) -> Changed:
+) -> Placed:
     """Pin the VM to a node; with ``cold`` a guest that runs elsewhere is stopped there and started here.
 
     Refused when it runs elsewhere and ``cold`` is not said, when the node would not take it, and when it takes
-    the room that another VM would need after a loss (``spare_nodes``).
+    the room that another VM would need after a loss (``spare_nodes``). Where it is already it stays, also when
+    the node would not take it anew: the answer says so.
     """
     await _need_node(cluster, node)
-    object, keys = label_of(vm), cluster.keys
+    object, keys, remark = label_of(vm), cluster.keys, ""
 
     async def edit(spec: VmSpec) -> Edit | None:
+        nonlocal remark
         world = await read_board_world(cluster)
-        claim = world.claim(vm)
-        held = claim.record if claim is not None else None
-        runs_on = held.node if held is not None and held.uuid == spec.uuid else ""
+        runs_on = _runs_on(world, spec)
         elsewhere = runs_on not in ("", node) and wants_on(world, vm)
         if elsewhere and not cold:
-            raise conflict(
-                object,
-                f"runs on {runs_on}, and a running VM cannot be moved yet without stopping it",
-                f"`metastack vm move {vm} {node} --cold` stops it there and starts it on {node}",
-            )
+            raise _needs_cold(world, vm, runs_on, node)
         move = PinMove.COLD if elsewhere else PinMove.STAY
         after = replace(spec, placement=replace(spec.placement, node=node, move=move))
-        if runs_on != node and (reasons := _refusals(world, after, node)):
+        reasons = _refusals(world, after, node)
+        remark = _remark(with_specs(world, [after]), after) if reasons else ""
+        if runs_on != node and reasons:
             raise conflict(
                 object,
                 f"node {node} would not take it: {'; '.join(reasons)}",
@@ -132,11 +143,28 @@ async def move_vm(
             return None
         # The claim is a guard: whether it runs elsewhere is what decides whether it is stopped.
         let_in = await admit_place(cluster, deed, spec, after, ignore_spare, node if elsewhere else "")
-        guards = (Guard(keys.claim(vm), "mod", mod_of(claim)), *let_in.guards)
+        guards = (Guard(keys.claim(vm), "mod", mod_of(world.claim(vm))), *let_in.guards)
         message = f"to {node}" + (", cold" if elsewhere else "")
         return Edit(spec=after, guards=guards, effects=let_in.effects, message=message)
 
-    return await edit_vm(cluster, deed, vm, "vm.move", edit)
+    changed = await edit_vm(cluster, deed, vm, "vm.move", edit)
+    return Placed(spec=changed.spec, changed=changed.changed, remark=remark)
+
+
+def _needs_cold(world: World, vm: VmId, runs_on: str, node: str) -> Problem:
+    """Why a VM that a node answers for is not moved without ``cold``."""
+    command = f"`metastack vm move {vm} {node} --cold`"
+    if world.alive(runs_on) is not None:
+        return conflict(
+            label_of(vm),
+            f"runs on {runs_on}, and a running VM cannot be moved yet without stopping it",
+            f"{command} stops it there and starts it on {node}",
+        )
+    return conflict(
+        label_of(vm),
+        f"may still run on {runs_on}, which is lost and not fenced yet",
+        f"{command} starts it on {node} once {runs_on} is fenced, and stops it there if {runs_on} comes back",
+    )
 
 
 def _refusals(world: World, spec: VmSpec, node: str) -> tuple[str, ...]:

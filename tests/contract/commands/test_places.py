@@ -22,6 +22,7 @@ from metastack.core.codec import decode
 from metastack.core.keys import Kind
 from metastack.core.model import (
     Effect,
+    Fence,
     GroupTerm,
     Ha,
     NodeSpec,
@@ -157,6 +158,42 @@ async def test_a_move_to_where_it_does_not_fit_is_refused(rig: Rig) -> None:
     )  # fmt: skip
     await places.place_vm(rig.cluster, deed(), HELLO, Demands(node="n2"))
     assert (await rig.spec()).placement == Placement(node="n2"), "which does not stop it"
+
+
+async def test_a_move_onto_its_own_node_says_that_it_would_not_take_it(rig: Rig) -> None:
+    sessions = await three(rig)
+    await create_vm(rig.cluster, deed(), new())
+    await rig.claim("n1", sessions["n1"])
+    assert (await places.move_vm(rig.cluster, deed(), HELLO, "n1", cold=True)).remark == ""
+    await taint(rig, "n1", "old")
+    moved = await places.move_vm(rig.cluster, deed(), HELLO, "n1", cold=True)
+    assert moved.remark.startswith("it runs on n1 and stays there"), moved
+    assert "n1 would not take it any more: does not tolerate" in moved.remark
+
+
+async def test_what_a_lost_node_had_moves_once_that_is_fenced(rig: Rig) -> None:
+    sessions = await three(rig)
+    await create_vm(rig.cluster, deed(), new())
+    await rig.claim("n1", sessions["n1"])
+    await rig.lose("n1")
+    found = await refused(
+        places.move_vm(rig.cluster, deed(), HELLO, "n2", cold=False),
+        Code.CONFLICT, "may still run on n1, which is lost and not fenced yet", "--cold` starts it on n2 once",
+    )  # fmt: skip
+    assert "cannot be moved yet" not in found.message
+    placed = await places.place_vm(rig.cluster, deed(), HELLO, Demands(priority=2))
+    assert placed.remark == "it was on n1, which is lost: this counts once n1 is fenced"
+    assert (await places.move_vm(rig.cluster, deed(), HELLO, "n2", cold=True)).spec.placement.node == "n2"
+    await rig.put(rig.keys.fence("n1"), Fence(through=sessions["n1"]))
+    # Nothing runs any more: a pin is all that it takes, and there is no guest to speak of.
+    moved = await places.move_vm(rig.cluster, deed(), HELLO, "n3", cold=False)
+    assert (moved.spec.placement, moved.remark) == (Placement(node="n3"), "")
+    assert (await explain_vm(rig.cluster, HELLO)).chosen == "n3"
+    placed = await places.place_vm(rig.cluster, deed(), HELLO, Demands(priority=3))
+    assert (placed.changed, placed.remark) == (True, "")
+    await refused(
+        places.move_vm(rig.cluster, deed(), HELLO, "n1", cold=False), Code.CONFLICT, "n1 would not take it"
+    )
 
 
 async def test_what_does_not_run_moves_by_its_pin(rig: Rig) -> None:
