@@ -162,12 +162,19 @@ def node_label(text: str) -> tuple[str, str]:
         raise usage(
             "--node-selector", f"{text!r} has no value", f"such as zone=a; --require-label {text} asks less"
         )
-    return _key("--node-selector", key), names.label_value(key, value)
+    return _key("--node-selector", key), _value("--node-selector", key, value)
 
 
 def _key(option: str, text: str) -> str:
     try:
         return names.label_key(text)
+    except Problem as problem:
+        raise usage(option, problem.message, problem.hint) from None
+
+
+def _value(option: str, key: str, text: str, sign: str = "=") -> str:
+    try:
+        return names.label_value(key, text, sign)
     except Problem as problem:
         raise usage(option, problem.message, problem.hint) from None
 
@@ -183,14 +190,15 @@ def expression(text: str) -> NodeExpression:
     key, sign = _key(option, found["key"]), found["operator"]
     if sign is None:
         return NodeExpression(key=key)
-    values = tuple(names.label_value(key, value) for value in found["values"].split(","))
-    if len(values) > 1 and "" in values:
-        raise usage(option, f"{text!r} has an empty value among others", hint)
     if sign in "<>":
         try:
-            values = (str(int(found["values"])),)
+            values: tuple[str, ...] = (str(int(found["values"])),)
         except ValueError:
             raise usage(option, f"{found['values']!r} in {text!r} is not a whole number", hint) from None
+    else:
+        values = tuple(_value(option, key, value, sign) for value in found["values"].split(","))
+    if len(values) > 1 and "" in values:
+        raise usage(option, f"{text!r} has an empty value among others", hint)
     return NodeExpression(key=key, operator=_COMPARED[sign], values=values)
 
 
@@ -201,7 +209,7 @@ def toleration(text: str) -> Toleration:
         raise usage("--toleration", f"{text!r}: a toleration has no effect, it is of any", f"say {plain}")
     key, equals, value = text.partition("=")
     name = "" if key == "*" else _key("--toleration", key)
-    return Toleration(key=name, value=names.label_value(key, value) if equals else None)
+    return Toleration(key=name, value=_value("--toleration", key, value) if equals else None)
 
 
 def group_term(option: str, text: str) -> GroupTerm:
@@ -248,7 +256,7 @@ def _labels(option: str, text: str, hint: str) -> dict[str, str]:
             raise usage(option, f"{part!r} is not a label K=V", hint)
         if key in labels:
             raise usage(option, f"label {key} is given twice", hint)
-        labels[_key(option, key)] = names.label_value(key, value)
+        labels[_key(option, key)] = _value(option, key, value)
     return dict(sorted(labels.items()))
 
 

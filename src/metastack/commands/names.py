@@ -61,7 +61,12 @@ def label_key(value: str) -> str:
     return value
 
 
-def label_value(key: str, value: str) -> str:
+def label_value(key: str, value: str, sign: str = "=") -> str:
+    """A label's value, which stands behind ``sign``."""
+    if value.startswith("="):
+        # Elsewhere == compares; here it would be a value that no label has.
+        wanted = value.lstrip("=")
+        raise usage("label", f"the value of {key} begins with =", f"write {key}{sign}{wanted or 'VALUE'}")
     if len(value) > 255 or not value.isprintable():
         raise usage("label", f"the value of {key} is too long or not printable", "at most 255 characters")
     return value

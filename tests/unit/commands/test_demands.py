@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metastack.commands.demands import Demands, demands_text, options_of, resources
+from metastack.commands import names
+from metastack.commands.demands import Demands, demands_text, expression, options_of, resources
+from metastack.commands.nodes import taint_changes
 from metastack.commands.problem import Code, Problem
 from metastack.core.model import (
     GroupTerm,
@@ -22,7 +26,7 @@ from metastack.core.model import (
 key_st = st.from_regex(r"[a-z][a-z0-9._/-]{0,8}[a-z0-9]", fullmatch=True)
 value_st = st.text(
     st.characters(codec="ascii", categories=["L", "N"], include_characters=" ._/-+="), max_size=8
-)
+).filter(lambda value: not value.startswith("="))
 labels_st = st.dictionaries(key_st, value_st, min_size=1, max_size=3)
 weight_st = st.floats(0, 100, allow_nan=False)
 name_st = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
@@ -150,6 +154,12 @@ def test_any_text_is_understood_or_refused_by_its_option(field: str, text: str) 
         ("affinity", "app=web,app=db", "app is given twice"),
         ("spread", "app=web", "does not say over what"),
         ("spread", "app=web@zone:0", "0 is out of range"),
+        ("node_selector", "zone==a", "the value of zone begins with ="),
+        ("require_label", "zone!==a", "the value of zone begins with ="),
+        ("require_label", "zone=a,=b", "the value of zone begins with ="),
+        ("require_label", "rank>=3", "'=3' in 'rank>=3' is not a whole number"),
+        ("toleration", "dedicated==db", "the value of dedicated begins with ="),
+        ("spread", "app==web@zone", "the value of app begins with ="),
         ("start_after", "other/db", "is in another project"),
         ("cpu_feature", "a,b", "is not valid"),
         ("toleration", "dedicated=db:NoSchedule", "has no effect"),
@@ -180,3 +190,20 @@ def test_what_is_not_said_stays_and_an_empty_text_takes_away() -> None:
     assert after == Placement(arch="x86_64", node_selector={"zone": "a"})
     assert order == Ha()
     assert Demands(cpu_feature=["aes"]).on(before, ha, "p")[0].cpu_features == ("aes",)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "hint"),
+    [
+        (names.labels, "a==b", "write a=b"),
+        (names.label_changes, "foo==a", "write foo=a"),
+        (names.label_changes, "foo==", "write foo=VALUE"),
+        (taint_changes, "dedicated==db:NoSchedule", "write dedicated=db"),
+        (lambda texts: expression(texts[0]), "zone==a", "write zone=a"),
+        (lambda texts: expression(texts[0]), "zone!==a", "write zone!=a"),
+    ],
+)
+def test_two_equals_signs_are_no_value(parse: Callable[[list[str]], object], text: str, hint: str) -> None:
+    with pytest.raises(Problem) as refused:
+        parse([text])
+    assert (refused.value.code, refused.value.hint) == (Code.USAGE, hint)
