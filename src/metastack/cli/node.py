@@ -58,6 +58,7 @@ def _printer(frame: Frame, *changed: str) -> Printer[NodeInfo]:
         Column("STORAGE", lambda v: v.storage, wide=True),
         Column("STORAGE-ADDRESS", lambda v: v.storage_address, wide=True),
         Column("BRIDGES", lambda v: v.bridges, wide=True),
+        Column("LAG", lambda v: None if v.lag_ms is None else f"{v.lag_ms}ms", wide=True),
         Column("LABELS", lambda v: v.labels, wide="LABELS" not in changed),
         Column("TAINTS", lambda v: v.taints, if_any="TAINTS" not in changed),
         Column("MESSAGE", lambda v: v.message),

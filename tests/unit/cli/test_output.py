@@ -10,7 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metastack.cli import node
+from metastack.cli.frame import Frame, Output
 from metastack.cli.output import Column, Table, age, clean, text_of, to_yaml
+from metastack.commands.views import NodeInfo
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.recursive(
@@ -82,3 +85,11 @@ def test_age(seconds: int, shown: str) -> None:
     ).isoformat()
     assert age(since) == shown
     assert age(None) == age("rubbish") == "-"
+
+
+def test_a_wide_list_of_nodes_says_how_late_each_hears(capsys: pytest.CaptureFixture[str]) -> None:
+    lost = NodeInfo(name="n2", state="lost")
+    node._printer(Frame(Output.WIDE)).list([NodeInfo(name="n1", state="ready", lag_ms=64), lost])
+    head, here, gone = capsys.readouterr().out.splitlines()
+    at = head.index("LAG ")
+    assert (here[at : at + 5].strip(), gone[at : at + 5].strip()) == ("64ms", "-")
