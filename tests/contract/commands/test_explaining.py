@@ -216,3 +216,26 @@ async def test_the_doctor_sees_what_waits_what_nobody_would_take_and_what_has_no
     await rig.put(rig.keys.cluster(), ClusterConfig(spare_nodes=1))
     severity, meaning = (await said("spare"))["cluster"]
     assert severity == "warning" and "spare_nodes=1 does not hold: without n" in meaning
+
+
+async def test_the_doctor_sees_who_could_not_come_back_for_a_group_rule(rig: Rig) -> None:
+    sessions = await three(rig, "a", "b")
+    apart = Placement(anti_affinity=(GroupTerm(labels={"app": "db"}),))
+    for n in (1, 2):
+        await create_vm(rig.cluster, deed(), new(f"db{n}", labels={"app": "db"}, placement=apart))
+        await rig.claim(f"n{n}", sessions[f"n{n}"], vm(f"db{n}"))
+
+    async def said() -> dict[str, str]:
+        facts = await collect(rig.cluster, "0", datetime.now(UTC))
+        facts.storage_why = "not asked for"
+        return {found.object: found.meaning for found in examine(facts) if found.check == "unplaceable"}
+
+    assert await said() == {}, "each would come back to where it is"
+    await taint(rig, "n1", "old")
+    found = await said()
+    assert set(found) == {"vm default/db1"}
+    assert "runs on n1, which would not take it anew, and no other node would: " in found["vm default/db1"]
+    for why in ("does not tolerate the taint old", "1 with app=db"):
+        assert why in found["vm default/db1"]
+    await rig.node("n3")
+    assert await said() == {}, "there is a place"

@@ -1,6 +1,7 @@
 """VMs that no node would take even if it were empty: labels, taints, processors, pins that nobody meets.
 
-A VM that runs may be one of them: it runs on until its node is lost, and then nowhere.
+A VM that runs may be one of them: it runs on until its node is lost, and then nowhere. Once its own node would
+not take it anew, group rules count, too: what keeps it from the others may be who runs there.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from metastack.core.model import NodeState, VmSpec
-from metastack.core.placement import NodeView, node_view
+from metastack.core.model import NodeState, VmId, VmSpec
+from metastack.core.placement import Board, NodeView, node_view
 from metastack.core.placement.filters import lasting_refusals
 from metastack.core.placement.order import shape_of
 from metastack.core.world import wants_on
@@ -25,6 +26,7 @@ def check(facts: Facts) -> Iterator[Finding]:
     views = [node_view(world, name) for name in world.nodes() if world.alive(name) is not None]
     nodes = [replace(view, state=NodeState.READY, ready=True, storage_ok=True) for view in views]
     known: dict[object, str] = {}
+    board = Board(world)
     for vm, found in sorted(world.specs()):
         spec = found.record
         if spec is None or not nodes or not wants_on(world, vm):
@@ -40,9 +42,35 @@ def check(facts: Facts) -> Iterator[Finding]:
                 f"no node would take it, not even an empty one: {known[shape]}",
                 f"metastack vm explain {vm}",
             )
+        elif (here := _runs_on(board, vm)) and (why := _why_no_more(board, spec, here, nodes)):
+            yield warning(
+                f"vm {vm}",
+                f"runs on {here}, which would not take it anew, and no other node would: {why}",
+                f"metastack vm explain {vm}",
+            )
 
 
 def _why(spec: VmSpec, nodes: list[NodeView]) -> str:
     """Why every node refuses such a VM for good; empty when one would take it."""
     reasons = {node.name: lasting_refusals(spec, node) for node in nodes}
     return main_reason(reasons) if all(reasons.values()) else ""
+
+
+def _runs_on(board: Board, vm: VmId) -> str:
+    """The living node that answers for the VM; empty: none does."""
+    node = "" if vm in board.waiting else board.placed_on(vm)
+    return node if board.world.alive(node) is not None else ""
+
+
+def _why_no_more(board: Board, spec: VmSpec, here: str, nodes: list[NodeView]) -> str:
+    """Why its own node would not take a running VM anew, nor any other, room left aside; empty: one would."""
+    back = board.without(spec.id)
+    try:
+        reasons: dict[str, tuple[str, ...]] = {}
+        for node in sorted(nodes, key=lambda node: node.name != here):  # most are content where they are
+            reasons[node.name] = lasting_refusals(spec, node) + board.groups.refusals(spec, node)
+            if not reasons[node.name]:
+                return ""
+    finally:
+        back()
+    return main_reason(reasons)
