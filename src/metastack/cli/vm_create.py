@@ -177,7 +177,7 @@ def _names(name: str, template: str, count: int | None, first: int | None) -> li
 def _only_say(frame: Frame, news: Sequence[NewVm], reason: str, many: bool, ignore_spare: bool) -> None:
     """Where they would go; nothing is written."""
     from metastack.commands.creation import plan_vms
-    from metastack.commands.explanation import explain_plan
+    from metastack.commands.explanation import equal_nodes_words, explain_plan
 
     from .output import Column, Printer, clean
     from .vm_explain import print_explanation
@@ -197,6 +197,8 @@ def _only_say(frame: Frame, news: Sequence[NewVm], reason: str, many: bool, igno
     printer = Printer(frame.output, columns, lambda v: v.chosen or "-")
     if found[0].refused:
         note(frame, f"would be refused: {found[0].refused}")
+    if open_ := equal_nodes_words(found):
+        note(frame, open_)
     if many:
         printer.list(found)
     elif frame.output in (Output.TABLE, Output.WIDE):

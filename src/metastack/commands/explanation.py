@@ -151,6 +151,13 @@ async def explain_plan(
     return views
 
 
+def equal_nodes_words(views: Sequence[VmExplanation]) -> str:
+    """What a plan of several leaves open; empty when it says all, or none of them would start."""
+    if len(views) < 2 or views[0].refused or not any(view.chosen for view in views):
+        return ""
+    return "which of equal nodes each takes is decided by the UUIDs that they are given"
+
+
 async def _claimed_at(cluster: Cluster, revision: int) -> str | None:
     """When the claim was put: its event was put with it. None when events of that time are gone."""
     snapshot = await cluster.store.list(cluster.keys.prefix(Kind.EVENT))

@@ -13,7 +13,7 @@ from metastack.commands import nodes, outlook, places, vms
 from metastack.commands.creation import create_vm, plan_vms
 from metastack.commands.doctor import examine
 from metastack.commands.doctor.facts import collect
-from metastack.commands.explanation import explain_plan, explain_vm
+from metastack.commands.explanation import equal_nodes_words, explain_plan, explain_vm
 from metastack.commands.problem import Code, Problem
 from metastack.commands.reading import read_board_world
 from metastack.core.change import Put
@@ -101,7 +101,12 @@ async def test_a_dry_run_writes_nothing_and_says_what_would_be(rig: Rig) -> None
     assert {view.chosen for view in said[:3]} == {"n1", "n2", "n3"}, "each counts those before it"
     assert said[3].chosen is None
     assert said[2].summary == f"would go to {said[2].chosen}", "no other has the room"
+    assert "decided by the UUIDs" in equal_nodes_words(said)
     [one] = await explain_plan(rig.cluster, deed(), await plan_vms(rig.cluster, deed(), news[:1]))
+    assert equal_nodes_words([one]) == "", "its own answer says it"
+    large = [new(f"l{n}", memory_mib=99_999) for n in range(2)]
+    none = await explain_plan(rig.cluster, deed(), await plan_vms(rig.cluster, deed(), large))
+    assert equal_nodes_words(none) == "", "no node takes any"
     first, second = sorted({"n1", "n2", "n3"} - {one.chosen})
     equal = f"{first} or {second}, as good: the UUID that it is given decides"
     assert one.summary == f"would go to {one.chosen}, or to {equal}"

@@ -75,7 +75,9 @@ async def test_demands_from_the_command_line_and_back(program: Program, rig: Rig
 async def test_many_at_once_are_listed_and_waited_for(program: Program, rig: Rig) -> None:
     sessions = await three(rig)
     many = ("vm", "create", "--count", "3", "--name-template", "w-{n:02}", "--image", "tiny", "-o", "json")
-    said = (await program(*many, "--dry-run")).json()
+    dry = await program(*many, "--dry-run")
+    said = dry.json()
+    assert "which of equal nodes each takes is decided by the UUIDs" in dry.err
     assert [(view["name"], view["chosen"] is not None) for view in said] == [
         ("w-01", True),
         ("w-02", True),
