@@ -216,7 +216,8 @@ def delete(
     async def wait(cluster: Cluster, vm: VmId, left_s: float) -> None:
         spec = gone[vm]
         if spec is not None:
-            await wait_vm(cluster, vm, Goal.DELETED, left_s, spec, vm_progress(frame))
+            of_s = timeout if len(vms) > 1 else 0.0
+            await wait_vm(cluster, vm, Goal.DELETED, left_s, spec, vm_progress(frame), of_s=of_s)
 
     async def last_word(cluster: Cluster, vm: VmId) -> VmView:
         spec = gone[vm]

@@ -229,7 +229,7 @@ def _create_many(
         for spec in created.specs if timeout is not None else ():
             left = max(0.5, ends - time.monotonic())
             try:
-                await wait_vm(cluster, spec.id, goal, left, spec, vm_progress(frame))
+                await wait_vm(cluster, spec.id, goal, left, spec, vm_progress(frame), of_s=timeout or 0)
             except Problem as problem:
                 problems.append(problem)
         world = await read_world(cluster, prefixes(cluster.keys, EVERYTHING))
@@ -247,7 +247,8 @@ def _all_of(problems: Sequence[Problem], made: int, wanted: int) -> Problem:
     from metastack.commands.problem import Problem
 
     first = problems[0]
-    more = f" (and {len(problems) - 1} more VMs)" if len(problems) > 1 else ""
+    others = len(problems) - 1
+    more = f" (and {others} more VM{'s' if others > 1 else ''})" if others else ""
     if made < wanted:
         more = f"; {made} of {wanted} VMs were created and stay{more}"
     return Problem(first.code, first.object, first.message + more, first.hint)

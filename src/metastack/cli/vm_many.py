@@ -56,7 +56,7 @@ def change_vms(
     async def wait(cluster: Cluster, vm: VmId, left_s: float) -> None:
         from metastack.commands.wait import wait_vm
 
-        await wait_vm(cluster, vm, goal, left_s, changed[vm].spec, vm_progress(frame))
+        await wait_vm(cluster, vm, goal, left_s, changed[vm].spec, vm_progress(frame), of_s=timeout)
 
     async def both(cluster: Cluster) -> tuple[list[VmView], list[Problem]]:
         from metastack.commands.reading import look_at_vm

@@ -49,11 +49,12 @@ async def wait_vm(
     spec: VmSpec | None = None,
     progress: Progress | None = None,
     node: str = "",
+    of_s: float = 0.0,
 ) -> VmView | None:
     """Wait for a goal; the VM as it is then, None when it is deleted. Raises Problem.
 
     ``spec`` is what the command before wrote: the wait is for that UUID, and running means that run of it;
-    with ``node``, on that node.
+    with ``node``, on that node. ``of_s``: the time of which ``timeout_s`` is left, after waiting for others.
     """
     found = spec or await _pinned(cluster, vm, goal)
     if found is None:
@@ -67,7 +68,7 @@ async def wait_vm(
         async with asyncio.timeout(timeout_s), follow(cluster, wanted) as follower:
             return await wait.run(follower)
     except TimeoutError:
-        raise wait.too_late(timeout_s) from None
+        raise wait.too_late(timeout_s, of_s) from None
 
 
 async def _pinned(cluster: Cluster, vm: VmId, goal: Goal) -> VmSpec | None:
@@ -184,15 +185,17 @@ class _Wait:
                     self._hint(view),
                 )
 
-    def too_late(self, timeout_s: float) -> Problem:
+    def too_late(self, timeout_s: float, of_s: float = 0.0) -> Problem:
         view, vm = self._view, self._spec.id
+        # What was left for this one says nothing to a person, who gave the whole.
+        late = f"within --timeout {round(of_s, 1):g} s" if of_s else f"after {round(timeout_s, 1):g} s"
         object = label_of(vm)
         if self._goal is Goal.DELETED:
             said = f": {view.message}" if view is not None and view.deleted and view.message else ""
             return Problem(
                 Code.TIMEOUT,
                 object,
-                f"its entry is removed but not all of it is gone after {round(timeout_s, 1):g} s{said}",
+                f"its entry is removed but not all of it is gone {late}{said}",
                 f"it goes on by itself; `metastack vm wait {vm} --for deleted` waits again",
             )
         phase = view.phase if view is not None else "unknown"
@@ -200,10 +203,11 @@ class _Wait:
         if where and view is not None and view.node:
             phase = f"{phase} on {view.node}"
         said = f": {view.message}" if view is not None and view.message else ""
+        wanted = f"{self._goal.value}{where}"
         return Problem(
             Code.TIMEOUT,
             object,
-            f"is {phase} after {round(timeout_s, 1):g} s, not {self._goal.value}{where}{said}",
+            (f"is {phase}, not {wanted} {late}" if of_s else f"is {phase} {late}, not {wanted}") + said,
             self._hint(view) + f"; `metastack vm wait {vm} --for {self._goal.value}` waits again",
         )
 

@@ -221,6 +221,8 @@ async def test_the_doctor_sees_what_waits_what_nobody_would_take_and_what_has_no
     await rig.put(rig.keys.cluster(), ClusterConfig(spare_nodes=1))
     severity, meaning = (await said("spare"))["cluster"]
     assert severity == "warning" and "spare_nodes=1 does not hold: without n" in meaning
+    await rig.put(rig.keys.cluster(), ClusterConfig(spare_nodes=3))
+    assert "for the loss of as many nodes, and only 2 are up" in (await said("spare"))["cluster"][1]
 
 
 async def test_the_doctor_sees_who_could_not_come_back_for_a_group_rule(rig: Rig) -> None:

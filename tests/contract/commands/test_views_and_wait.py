@@ -300,6 +300,8 @@ async def test_wait_times_out_saying_why(rig: Rig) -> None:
     await rig.node("n1")
     found = await problem(wait_vm(rig.cluster, HELLO, Goal.RUNNING, 2.5), Code.TIMEOUT, "n1: needs 65536 MiB")
     assert "is pending after 2.5 s, not running" in found.message
+    late = wait_vm(rig.cluster, HELLO, Goal.RUNNING, 1.2, of_s=8)
+    await problem(late, Code.TIMEOUT, "is pending, not running within --timeout 8 s")
     assert "vm explain" in found.hint
 
 

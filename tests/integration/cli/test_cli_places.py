@@ -114,7 +114,8 @@ async def test_a_late_one_of_many_is_said_after_the_list(program: Program, rig: 
     )
     assert answer.status == 5
     assert '"w-1"' in answer.out and '"w-2"' in answer.out
-    assert answer.error()["message"].endswith("(and 1 more VMs)")
+    message = answer.error()["message"]
+    assert message.endswith("(and 1 more VM)") and "not running within --timeout 0.3 s" in message
 
 
 async def test_moving(program: Program, rig: Rig) -> None:

@@ -15,7 +15,14 @@ def check(facts: Facts) -> Iterator[Finding]:
     if not wanted:
         return
     lost, left = without_room(facts.world, wanted)
-    if left:
+    if len(lost) < wanted and left:
+        # In the words of `vm create`, which is refused for it.
+        yield warning(
+            "cluster",
+            f"spare_nodes={wanted} keeps room for the loss of as many nodes, and only {len(lost)} are up",
+            f"metastack config set spare_nodes={max(0, len(lost) - 1)}",
+        )
+    elif left:
         yield warning(
             "cluster",
             f"spare_nodes={wanted} does not hold: without {', '.join(lost)}, {in_words(left)}",
