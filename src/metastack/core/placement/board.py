@@ -218,6 +218,7 @@ class Board(Loads):
         self._on.get(node, set()).discard(vm)
         if self.waiting:
             self._grown = True
+            self._joined = self._joined or self.groups.bear_on(spec)
 
     # --- the line
 
@@ -261,13 +262,21 @@ class Board(Loads):
         return self._follow()
 
     def _follow(self) -> None:
-        """Who wants to be near others, or even with them, may have a place since one of those has one, also one
-        that stands behind it in the line."""
-        while self._joined:
+        """Who wants to be near others, or even with them, goes by where those are to be, also those behind it
+        in the line: it may have a place since one of them has one, and none any more since one lost it."""
+        for _ in range(len(self.waiting) if self.groups.wide else 0):
+            if not self._joined:
+                break
             self._joined = False
-            places = ((wait, wait.spec.placement) for wait in self.waiting.values() if not wait.head)
+            places = ((wait, wait.spec.placement) for wait in self.waiting.values())
             for wait in sorted((w for w, p in places if p.affinity or p.spread), key=lambda one: one.line):
-                self._assign(wait)
+                if not wait.head:
+                    self._assign(wait)
+                elif self.fits(wait.vm, wait.head[0]):
+                    wait.head = ()
+                    self._unplace(wait.vm)
+                    self._assign(wait)
+        self._joined = False
 
     def _assign(self, wait: Waiting) -> None:
         wait.held = gate(self.world, wait.vm, wait.spec) if self.gated else ""

@@ -59,6 +59,8 @@ class Groups:
     def __init__(self, nodes: dict[str, NodeView]) -> None:
         self._nodes = nodes
         self._known: dict[Group, None] = {}
+        self.wide = False
+        """Somebody asked to be near others, or even with them."""
         self._by_label: dict[tuple[str, str, str], list[Group]] = {}
         self._members: dict[Group, Counter[str]] = {}
         self._keepers: dict[Group, Counter[str]] = {}
@@ -73,7 +75,7 @@ class Groups:
     def over(self, nodes: dict[str, NodeView]) -> Groups:
         """The same counts over other views of the nodes, to be changed apart from these."""
         other = Groups(nodes)
-        other._known = dict(self._known)
+        other._known, other.wide = dict(self._known), self.wide
         other._by_label = {label: list(groups) for label, groups in self._by_label.items()}
         other._members = {group: Counter(counts) for group, counts in self._members.items()}
         other._keepers = {group: Counter(counts) for group, counts in self._keepers.items()}
@@ -103,6 +105,7 @@ class Groups:
 
     def know(self, spec: VmSpec, placed: Iterable[tuple[VmSpec, str]]) -> None:
         """Count the groups that this VM's terms name; those already placed are looked through once a group."""
+        self.wide = self.wide or bool(spec.placement.affinity or spec.placement.spread)
         for term in terms(spec):
             group = group_of(spec, term)
             if group in self._known:
