@@ -233,7 +233,7 @@ STEPS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "gate-circle",
         "VMs that start after each other in a circle hold nobody",
-        (Patch("core.placement.gates", "gate", " or _starts_after(world, other, vm)", ""),),
+        (Patch("core.placement.gates", "awaited", " and not _starts_after(world, other, vm)", ""),),
         ("starts-after-in-a-circle",),
         evidence="stuck",
         because="VMs that wait for each other write nothing",
