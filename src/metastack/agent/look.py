@@ -78,7 +78,8 @@ def status_of(node: Node, view: View, domain: Domain | None) -> VmStatus:
         message = f"was off when it was taken over from {claim.taken_from}; given back, to be placed anew"
     elif not message and claim.taken_from and phase in (Phase.RUNNING, Phase.STARTING):
         how = "was paused there; it runs again here" if claim.was_paused else "was started again here"
-        message = f"taken over from {claim.taken_from}, which was lost; {how}"
+        taken = "" if claim.taken_from == node.name else "taken over from "
+        message = f"{taken}{claim.taken_from}{', which' if taken else ''} was lost; {how}"
     ips: list[str] = []
     if spec is not None and phase in (Phase.RUNNING, Phase.PAUSED):
         for nic in spec.nics:

@@ -227,8 +227,8 @@ ACTS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "hole-in-the-view",
-        "a view that never heard of a spec that a claim compared is no view: it is listed anew; nor has it heard"
-        " of the notice of that spec's rule",
+        "a view that never heard of a spec that a claim compared is no view: it is listed anew; nor has it"
+        " heard of the notice of that spec's rule",
         (
             Patch("core.world", "World._apply_one", "self.hole = event.key", "pass"),
             Patch("core.changes", "takeover", "*heed(notices),", ""),
