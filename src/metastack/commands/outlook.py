@@ -83,7 +83,7 @@ def any_loss(world: World, count: int) -> Outlook:
     if not 1 <= count <= 64:
         raise usage("--lose-any", f"{count} is out of range", "1 to 64")
     if count > (there := len(world.nodes())):
-        raise usage("--lose-any", f"{count} are more than there are nodes ({there})")
+        raise usage("--lose-any", f"{count} are more than there are nodes", f"1 to {there}")
     lost, left = without_room(world, count)
     # What is on nodes that are lost or draining has to go, too: without that it might seem to fit.
     gone = sorted({*lost, *going(world)}) if left else []

@@ -153,7 +153,11 @@ async def test_what_if(rig: Rig) -> None:
     assert f"{two.left_out} VM" in both.summary and "1 VM is pending already" in both.summary
     large = outlook.outlook(world, [], outlook.new_nodes(world, 1, 64, 200_000, {}))
     assert large.summary == "with 1 more, everything fits; 1 VM of those that wait would start"
-    for wrong in (lambda: outlook.outlook(world, ["n9"], []), lambda: outlook.any_loss(world, 0)):
+    for wrong in (
+        lambda: outlook.outlook(world, ["n9"], []),
+        lambda: outlook.any_loss(world, 0),
+        lambda: outlook.any_loss(world, 4),
+    ):
         with pytest.raises(Problem):
             wrong()
 

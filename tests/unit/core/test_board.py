@@ -132,8 +132,12 @@ def test_loads_are_those_of_a_fresh_look_whatever_happened(steps: list[tuple[str
             case "cordon":
                 found.wish(node, cordoned=bool(a % 2), labels={"zone": f"z{a % 2}"})
             case "want":
-                far = (GroupTerm(labels={"app": "x"}, topology="zone"),) if b % 2 else ()
-                found.want(vm.name, cpus=1 + b, labels={"app": "x"}, placement=Placement(anti_affinity=far))
+                group = (GroupTerm(labels={"app": "x"}, topology="zone"),)
+                near, far = group if b == 4 else (), group if b % 2 else ()
+                labels = {"app": "x"} if a % 3 else {}
+                found.want(
+                    vm.name, cpus=1 + b, labels=labels, placement=Placement(affinity=near, anti_affinity=far)
+                )
             case "unwant" if found.world.spec(vm) is not None:
                 found.delete(KEYS.vm_spec(vm))
             case "claim" if found.board.waiting.get(vm) and found.board.waiting[vm].head:
@@ -470,6 +474,22 @@ def test_a_member_without_the_rule_bears_its_token_while_that_one_has_no_room() 
     assert found.board.tokens(member, "n1") == borne, "it is off, but still there"
     found.delete(KEYS.claim(VmId("default", "r3")))
     assert found.board.tokens(member, "n1") == []
+
+
+def test_room_that_one_gives_back_whose_neighbour_went_is_taken_at_once() -> None:
+    """x was to be near db, which a more important one leaves no place: y has room where x would have been."""
+    found = Cluster()
+    found.node("n0")
+    found.node("n1")
+    found.want("full", memory_mib=3596, placement=Placement(node="n1"))
+    found.claim("full", "n1")
+    near = Placement(affinity=(GroupTerm(labels={"app": "db"}),))
+    found.want("db", memory_mib=3000, labels={"app": "db"})
+    found.want("x", memory_mib=1000, placement=near, ha=Ha(priority=10))
+    found.want("y", memory_mib=1000)
+    assert found.heads() == {"db": ("n0",), "x": ("n0",), "y": ()}
+    found.want("urgent", memory_mib=3000, ha=Ha(priority=5))
+    assert found.heads() == {"db": (), "x": (), "y": ("n0",), "urgent": ("n0",)}
 
 
 def test_a_node_that_joins_costs_no_count_of_all_vms() -> None:

@@ -238,14 +238,7 @@ class Board(Loads):
                     wait.head = ()
                     self._unplace(wait.vm)
                     self._assign(wait)
-        if self._grown:
-            # Only those that nobody would take can gain by more room.
-            self._grown = False
-            self._nowhere.clear()
-            for line in self._line:
-                wait = self.waiting[VmId(line[2], line[3])]
-                if not wait.head:
-                    self._assign(wait)
+        self._fill()
         if self._first_open is None:
             return self._follow()
         rest = [
@@ -260,6 +253,17 @@ class Board(Loads):
         for wait in rest:
             self._assign(wait)
         return self._follow()
+
+    def _fill(self) -> None:
+        """More room came free: only those that nobody would take can gain by it."""
+        if not self._grown:
+            return
+        self._grown = False
+        self._nowhere.clear()
+        for line in self._line:
+            wait = self.waiting[VmId(line[2], line[3])]
+            if not wait.head:
+                self._assign(wait)
 
     def _follow(self) -> None:
         """Who wants to be near others, or even with them, goes by where those are to be, also those behind it
@@ -276,6 +280,7 @@ class Board(Loads):
                     wait.head = ()
                     self._unplace(wait.vm)
                     self._assign(wait)
+            self._fill()
         self._joined = False
 
     def _assign(self, wait: Waiting) -> None:
