@@ -6,7 +6,7 @@ from metastack.core.change import Batch, Entry, KeyEvent, Snapshot
 from metastack.core.codec import encode
 from metastack.core.keys import Keys, ParsedKey
 from metastack.core.model import Claim, NodeAlive, NodeSpec, Record, Resources, VmId, VmSpec
-from metastack.core.placement import Board
+from metastack.core.placement import Board, explain
 from metastack.core.world import World
 
 KEYS = Keys()
@@ -75,3 +75,17 @@ class Cluster:
             for name, node in first:
                 self.claim(name, node)
                 placed[name] = node
+
+
+def zoned(zones: str = "aabbcc", **more: object) -> Cluster:
+    found = Cluster()
+    for n, zone in enumerate(zones):
+        found.node(f"n{n}", **more)  # type: ignore[arg-type]
+        found.wish(f"n{n}", labels={"zone": zone, "disk": "ssd" if n % 2 else "hdd", "rank": str(n)})
+    return found
+
+
+def reasons(found: Cluster, name: str) -> dict[str, str]:
+    wanted = found.world.spec(VmId("default", name))
+    assert wanted is not None and wanted.record is not None
+    return {v.node: "; ".join(v.reasons) for v in explain(found.board, wanted.record)}
