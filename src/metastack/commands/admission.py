@@ -135,13 +135,19 @@ def refusal(
     if (problem := _displaced(after, before, ids, object)) is not None:
         return problem
     lost, left = without_room(world, spare_nodes)
-    if len(lost) < spare_nodes and left:
-        return conflict(
-            object,
-            f"spare_nodes={spare_nodes} keeps room for the loss of as many nodes, and only {len(lost)} are up",
-            f"`metastack config set spare_nodes={max(0, len(lost) - 1)}`, add nodes, or {IGNORE}",
-        )
+    if left and (few := more_spare_than_up(spare_nodes, lost)):
+        return conflict(object, few[0], f"`{few[1]}`, add nodes, or {IGNORE}")
     return _too_little(object, spare_nodes, lost, left, "add a node") if left else None
+
+
+def more_spare_than_up(spare_nodes: int, lost: Sequence[str]) -> tuple[str, str] | None:
+    """Nobody would be left to have room: what is wrong and the command that mends it; None when somebody is."""
+    if len(lost) >= spare_nodes:
+        return None
+    return (
+        f"spare_nodes={spare_nodes} keeps room for the loss of as many nodes, and only {len(lost)} are up",
+        f"metastack config set spare_nodes={max(0, len(lost) - 1)}",
+    )
 
 
 def _displaced(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from metastack.core.placement import without_room
 
-from ..admission import in_words
+from ..admission import in_words, more_spare_than_up
 from .facts import Facts, Finding, warning
 
 
@@ -15,13 +15,8 @@ def check(facts: Facts) -> Iterator[Finding]:
     if not wanted:
         return
     lost, left = without_room(facts.world, wanted)
-    if len(lost) < wanted and left:
-        # In the words of `vm create`, which is refused for it.
-        yield warning(
-            "cluster",
-            f"spare_nodes={wanted} keeps room for the loss of as many nodes, and only {len(lost)} are up",
-            f"metastack config set spare_nodes={max(0, len(lost) - 1)}",
-        )
+    if left and (few := more_spare_than_up(wanted, lost)):
+        yield warning("cluster", *few)
     elif left:
         yield warning(
             "cluster",
