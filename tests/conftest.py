@@ -1,11 +1,16 @@
-"""Shared by every test: helper modules lie beside the tests that use them."""
+"""Shared by every test: helper modules lie beside the tests that use them; what failed is written down."""
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import sys
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import settings
 
 # An example's wall time says nothing on a loaded machine; pytest's own timeout ends what hangs.
@@ -28,3 +33,31 @@ def _interrupted(number: int, frame: object) -> None:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, _interrupted)
     signal.signal(signal.SIGTERM, _interrupted)
+
+
+FAILURES = os.environ.get("METASTACK_FAILURES", "")
+"""File for ``deploy/again``: every test that failed, what it said, and whether it may be run once more."""
+_failed: dict[str, dict[str, Any]] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if FAILURES and report.failed:
+        proves = item.get_closest_marker("proof") is not None
+        known = _failed.setdefault(item.nodeid, {"test": item.nodeid, "proof": proves, "said": ""})
+        known["said"] += f"--- {report.when}\n{report.longreprtext}\n{report.caplog}{report.capstdout}\n"
+    return report
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if FAILURES and report.failed:
+        # No test of it ran: that is no flake.
+        _failed[report.nodeid] = {"test": report.nodeid, "proof": True, "said": report.longreprtext}
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if FAILURES:
+        Path(FAILURES).write_text(json.dumps({"exit": int(exitstatus), "failed": list(_failed.values())}))

@@ -15,7 +15,7 @@ import pytest
 
 from metastack.dev import proc
 
-pytestmark = [pytest.mark.lab, pytest.mark.ceph, pytest.mark.etcd, pytest.mark.libvirt]
+pytestmark = [pytest.mark.proof, pytest.mark.lab, pytest.mark.ceph, pytest.mark.etcd, pytest.mark.libvirt]
 
 CHAOS = (sys.executable, "-m", "metastack.cli.main", "dev", "chaos")
 

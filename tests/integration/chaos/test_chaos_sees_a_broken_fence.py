@@ -18,7 +18,7 @@ from metastack.dev.chaos.stage import stage
 from metastack.dev.cluster import Cluster
 from metastack.dev.host import Host
 
-pytestmark = [pytest.mark.lab, pytest.mark.ceph, pytest.mark.etcd, pytest.mark.libvirt]
+pytestmark = [pytest.mark.proof, pytest.mark.lab, pytest.mark.ceph, pytest.mark.etcd, pytest.mark.libvirt]
 
 MUTANT = Path(__file__).with_name("mutant")
 

@@ -35,6 +35,7 @@ def test_create_console_addresses_and_delete(lab: Lab) -> None:
     assert len(lab.qemu("n2")) == 1
 
 
+@pytest.mark.proof
 def test_power_cut_takeover_and_return(lab: Lab) -> None:
     vm = lab.create("hello")
     assert lab.boots("hello") == 1
@@ -79,6 +80,7 @@ def test_libvirtd_dies_and_the_guest_is_still_ours(lab: Lab) -> None:
     assert lab.until_vm("steady", phase="stopped")["node"] is None
 
 
+@pytest.mark.proof
 def test_etcd_outage_of_a_minute_costs_nothing(lab: Lab) -> None:
     for number in range(3):
         lab.create(f"vm{number}")
@@ -127,6 +129,7 @@ def test_a_guest_that_powers_itself_off_stays_off(lab: Lab) -> None:
     assert lab.boots("tired") == 2
 
 
+@pytest.mark.proof
 def test_deleted_while_every_agent_is_down_and_made_anew(lab: Lab) -> None:
     old = lab.create("phoenix")
     for node in lab.cluster.state.nodes:
@@ -151,6 +154,7 @@ def test_a_paused_vm_of_a_lost_node_runs_again_and_says_so(lab: Lab) -> None:
     assert "paused" in after["message"]
 
 
+@pytest.mark.proof
 def test_a_frozen_agent_is_fenced_and_its_guest_cannot_write(lab: Lab) -> None:
     vm = lab.create("frozen")
     assert lab.boots("frozen") == 1
@@ -165,6 +169,7 @@ def test_a_frozen_agent_is_fenced_and_its_guest_cannot_write(lab: Lab) -> None:
     assert lab.vm("frozen")["epoch"] == after["epoch"]
 
 
+@pytest.mark.proof
 def test_cut_from_etcd_only(lab: Lab) -> None:
     vm = lab.create("island")
     lab.cluster.cut(vm["node"], "etcd")

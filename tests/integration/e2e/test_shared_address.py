@@ -17,7 +17,7 @@ from metastack import contexts
 from metastack.dev.cluster import POOL, Cluster
 from metastack.dev.plan import CONSOLE_PORT, agent_config
 
-pytestmark = [pytest.mark.lab, pytest.mark.ceph, pytest.mark.etcd, pytest.mark.libvirt]
+pytestmark = [pytest.mark.proof, pytest.mark.lab, pytest.mark.ceph, pytest.mark.etcd, pytest.mark.libvirt]
 TTL_S = 6
 """Three agents, Ceph and emulated guests share two busy cores: one that stalls for 3 s is fenced, rightly."""
 SLOW_S = 120

@@ -18,6 +18,7 @@ from hypervisor_rig import Watcher, look_until
 pytestmark = pytest.mark.libvirt
 
 
+@pytest.mark.proof
 async def test_a_start_lands_after_its_connection_ended_and_the_adapter_knows(
     host: LibvirtHost, hypervisor: LibvirtHypervisor
 ) -> None:

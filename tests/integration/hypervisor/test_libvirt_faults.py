@@ -126,6 +126,7 @@ async def test_a_panic_is_a_crash_and_a_reset_is_not_an_end(
     await watcher.close()
 
 
+@pytest.mark.proof
 async def test_a_refused_write_stops_the_guest_until_it_is_resumed(
     host: LibvirtHost, hypervisor: LibvirtHypervisor
 ) -> None:

@@ -35,7 +35,7 @@ from metastack.settings import StoreSettings
 from metastack.storage.memory import MemoryPool, MemoryStorage
 from metastack.store.etcd import EtcdStore
 
-pytestmark = pytest.mark.etcd
+pytestmark = [pytest.mark.etcd, pytest.mark.proof]
 
 KEYS = Keys("/restored")
 IMAGE = "11111111-0000-4000-8000-000000000000"

@@ -28,6 +28,7 @@ from metastack.hypervisor.barrier import forget_phantoms
 from metastack.hypervisor.xml import NAMESPACE
 
 pytestmark = [
+    pytest.mark.proof,
     pytest.mark.libvirt,
     pytest.mark.skipif(
         os.geteuid() != 0 or not shutil.which("libvirtd"), reason="needs root with namespaces and libvirtd"

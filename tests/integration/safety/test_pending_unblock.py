@@ -24,6 +24,7 @@ from metastack.agent.session import PENDING_UNBLOCK_S
 from metastack.dev.ceph import Daemon, MiniCeph
 
 pytestmark = [
+    pytest.mark.proof,
     pytest.mark.ceph,
     pytest.mark.waits,
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
