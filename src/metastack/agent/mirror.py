@@ -24,6 +24,7 @@ log = structlog.get_logger()
 LISTED = (
     Kind.CLUSTER,
     Kind.GENERATION,
+    Kind.STORAGE,
     Kind.IMAGE,
     Kind.VM_SPEC,
     Kind.NODE_SPEC,
@@ -42,7 +43,11 @@ LISTED = (
 
 def listed_prefixes(keys: Keys) -> tuple[str, ...]:
     """What is listed: everything but events, history and tickets, which grow and are read on demand."""
-    single = {Kind.CLUSTER: keys.cluster(), Kind.GENERATION: keys.generation()}
+    single = {
+        Kind.CLUSTER: keys.cluster(),
+        Kind.GENERATION: keys.generation(),
+        Kind.STORAGE: keys.storage(),
+    }
     return tuple(single.get(kind) or keys.prefix(kind) for kind in LISTED)
 
 

@@ -26,7 +26,10 @@ from .fence_view import FenceView, fence_view, ready_nodes, unfenced
 from .problem import Code, Problem, conflict, from_storage, not_found, usage
 from .reading import Follower, follow, prefixes, read_world
 
-FENCES = (Kind.FENCE, Kind.NODE_ALIVE, Kind.NODE_FACTS, Kind.CLAIM, Kind.GENERATION, Kind.CLUSTER)
+FENCES = (
+    *(Kind.FENCE, Kind.NODE_ALIVE, Kind.NODE_FACTS, Kind.CLAIM, Kind.GENERATION, Kind.CLUSTER),
+    Kind.STORAGE,
+)
 """What fence views are made of."""
 Progress = Callable[[str], None]
 

@@ -36,6 +36,7 @@ EVERYTHING: Final = (
     Kind.NODE_SPEC,
     Kind.CLUSTER,
     Kind.GENERATION,
+    Kind.STORAGE,
     Kind.VM_SPEC,
     Kind.REFUSAL,
     Kind.HINT,
@@ -55,7 +56,11 @@ async def read_board_world(cluster: Cluster) -> World:
 
 def prefixes(keys: Keys, kinds: Iterable[Kind]) -> list[str]:
     """The prefixes of kinds; single keys are their own prefix."""
-    single = {Kind.CLUSTER: keys.cluster(), Kind.GENERATION: keys.generation()}
+    single = {
+        Kind.CLUSTER: keys.cluster(),
+        Kind.GENERATION: keys.generation(),
+        Kind.STORAGE: keys.storage(),
+    }
     return [single.get(kind) or keys.prefix(kind) for kind in kinds]
 
 

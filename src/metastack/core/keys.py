@@ -21,6 +21,7 @@ class Kind(StrEnum):
 
     CLUSTER = "config/cluster"
     GENERATION = "config/generation"
+    STORAGE = "config/storage"
     ADMISSION = "config/admission"
     IMAGE = "config/images"
     PROJECT = "config/projects"
@@ -49,6 +50,7 @@ _ABOUT_NODES: Final = OF_A_NODE | {Kind.CLUSTER}
 _PARTS: Final[dict[Kind, int]] = {
     Kind.CLUSTER: 0,
     Kind.GENERATION: 0,
+    Kind.STORAGE: 0,
     Kind.ADMISSION: 0,
     Kind.IMAGE: 1,
     Kind.PROJECT: 1,
@@ -135,6 +137,9 @@ class Keys:
 
     def generation(self) -> str:
         return self._key(Kind.GENERATION)
+
+    def storage(self) -> str:
+        return self._key(Kind.STORAGE)
 
     def admission(self) -> str:
         return self._key(Kind.ADMISSION)

@@ -24,6 +24,7 @@ from .model import (
     NodeSpec,
     Record,
     Refusal,
+    StorageIdentity,
     VmSpec,
     Volume,
     valid_name,
@@ -113,6 +114,10 @@ def flaw(record: Record, key: str) -> str:
             return _idents(uuid=record.uuid)
         case ClusterConfig():
             return _target(record.syslog)
+        case StorageIdentity():
+            return _first(
+                _idents(cluster_id=record.cluster_id), _between("pool_id", record.pool_id, 0, 1 << 53)
+            )
         case Generation():
             return _between("generation", record.generation, 0, _GENERATION_END)
         case _:

@@ -31,6 +31,7 @@ from .model import (
     NodeSpec,
     Record,
     Refusal,
+    StorageIdentity,
     VmId,
     VmSpec,
     VmStatus,
@@ -49,6 +50,7 @@ R = TypeVar("R", bound=Record)
 _TYPES: Final[dict[Kind, type[Record]]] = {
     Kind.CLUSTER: ClusterConfig,
     Kind.GENERATION: Generation,
+    Kind.STORAGE: StorageIdentity,
     Kind.IMAGE: Image,
     Kind.VM_SPEC: VmSpec,
     Kind.NODE_SPEC: NodeSpec,
@@ -281,6 +283,10 @@ class World:
     def generation(self) -> int:
         found = self.generation_seen()
         return found.record.generation if found is not None and found.record is not None else 0
+
+    def storage_identity(self) -> Seen[StorageIdentity] | None:
+        """Which storage this cluster's disks are in; None: a cluster of before that was recorded."""
+        return self._get(Kind.STORAGE, StorageIdentity)
 
     def image(self, name: str) -> Seen[Image] | None:
         return self._get(Kind.IMAGE, Image, name)

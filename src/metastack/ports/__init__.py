@@ -35,6 +35,7 @@ from .storage import (
     ImageInfo,
     Progress,
     Storage,
+    StorageOwner,
     TrashedDisk,
 )
 from .store import Store
@@ -69,6 +70,7 @@ __all__ = [
     "Progress",
     "Refused",
     "Storage",
+    "StorageOwner",
     "Store",
     "TrashedDisk",
     "Unavailable",

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from ..core.model import FenceReceipt
+from ..core.model import FenceReceipt, StoragePlace
 
 
 class DiskFormat(StrEnum):
@@ -78,6 +78,19 @@ class Clients(Struct, frozen=True, kw_only=True):
     """Clients of other nodes' agents, which may be looking at such a disk."""
 
 
+class StorageOwner(Struct, frozen=True, kw_only=True):
+    """The mark that a pool or folder bears: whose it is."""
+
+    id: str
+    """Of the pool or folder itself; it stays when another cluster adopts it."""
+    cluster_id: str
+    """Of the cluster that it belongs to (``config/storage``)."""
+    root: str
+    """Where in its etcd that cluster's keys are."""
+    at: str = ""
+    by: str = ""
+
+
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all (0 when unknown)."""
 
@@ -106,6 +119,18 @@ class Storage(Protocol):
 
     def libvirt_secret(self) -> CephSecret | None:
         """What the hypervisor must be taught before it can open disks; None for files."""
+        ...
+
+    async def identity(self) -> StoragePlace:
+        """Which storage this adapter is connected to, as the storage itself says; raises Unavailable."""
+        ...
+
+    async def owner(self) -> StorageOwner | None:
+        """Whose mark it bears; None: nobody's. Raises Refused for a mark that cannot be read, Unavailable."""
+        ...
+
+    async def mark(self, owner: StorageOwner, before: StorageOwner | None) -> None:
+        """Put a mark, durably, in the place of exactly that one; None: of none. Raises Exists otherwise."""
         ...
 
     # --- images

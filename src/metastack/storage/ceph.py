@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import structlog
 
-from metastack.core.model import FenceReceipt
+from metastack.core.model import FenceReceipt, StoragePlace
 from metastack.ports import (
     CephSecret,
     Clients,
@@ -31,12 +31,13 @@ from metastack.ports import (
     ImageInfo,
     NoSpace,
     Progress,
+    StorageOwner,
     TrashedDisk,
     Unavailable,
 )
 from metastack.settings import StorageSettings
 
-from . import ceph_clients, ceph_fence, ceph_images, ceph_import
+from . import ceph_clients, ceph_fence, ceph_images, ceph_import, ceph_owner
 from .ceph_handle import Handle, address_of_new_client, plain
 from .source import Stopped, check_uuid
 from .threads import Workers
@@ -102,6 +103,16 @@ class CephStorage:
             name=f"metastack client.{self._guests} {handle.fsid}",
             key=base64.b64decode(handle.guest_key),
         )
+
+    async def identity(self) -> StoragePlace:
+        # Of the connection: it was asked once, and stays with the pool's id, whatever is renamed.
+        return self._opened().place
+
+    async def owner(self) -> StorageOwner | None:
+        return await self._on(self._data, "reading whose the pool is", ceph_owner.read)
+
+    async def mark(self, owner: StorageOwner, before: StorageOwner | None) -> None:
+        await self._on(self._data, "marking the pool", lambda h: ceph_owner.write(h, owner, before))
 
     # --- images
 

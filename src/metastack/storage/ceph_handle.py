@@ -22,6 +22,7 @@ from typing import Any
 import rados
 import rbd
 
+from metastack.core.model import StoragePlace
 from metastack.ports import Broken, Denied, NoSpace, Unavailable
 from metastack.settings import StorageSettings
 
@@ -160,6 +161,9 @@ class Handle:
                 # deletes, which is what helps it.
                 self.ioctx.set_osdmap_full_try()
             self.fsid = str(self._rados.get_fsid())
+            self.place = StoragePlace(
+                kind="ceph", fsid=self.fsid, pool=settings.pool, pool_id=int(self.ioctx.get_pool_id())
+            )
             self.address = str(self._rados.get_addrs())
         except BaseException:
             self._rados.shutdown()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from metastack.core.model import FenceReceipt
+from metastack.core.model import FenceReceipt, StoragePlace
 from metastack.ports import (
     Clients,
     DiskFormat,
@@ -21,12 +21,13 @@ from metastack.ports import (
     DiskSource,
     ImageInfo,
     Progress,
+    StorageOwner,
     TrashedDisk,
     Unavailable,
 )
 from metastack.settings import StorageSettings
 
-from . import file_images
+from . import file_images, file_owner
 from .source import Stopped, check_uuid
 from .threads import Workers
 
@@ -59,6 +60,16 @@ class FileStorage:
 
     def libvirt_secret(self) -> None:
         return None
+
+    async def identity(self) -> StoragePlace:
+        owner = await self.owner()
+        return StoragePlace(kind=self.kind, fsid=owner.id if owner is not None else "")
+
+    async def owner(self) -> StorageOwner | None:
+        return await self._on("reading whose the folder is", lambda: file_owner.read(self._folder))
+
+    async def mark(self, owner: StorageOwner, before: StorageOwner | None) -> None:
+        await self._on("marking the folder", lambda: file_owner.write(self._folder, owner, before))
 
     # --- images
 

@@ -122,7 +122,7 @@ def _try_lock(fd: int) -> bool:
     return True
 
 
-def _sync(directory: Path) -> None:
+def sync(directory: Path) -> None:
     """Make renames and links in a folder durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -184,7 +184,7 @@ def _import(folder: Folder, uuid: str, opened: source.Source, progress: Progress
         if _is(part, fd):
             part.unlink(missing_ok=True)
         os.close(fd)
-        _sync(folder.images)
+        sync(folder.images)
     return sha256
 
 
@@ -219,7 +219,7 @@ def delete_image(folder: Folder, uuid: str) -> None:
                 if Path(_header(overlay).backing).name == folder.image(uuid).name:
                     raise InUse(f"image {uuid}: the disk {overlay} depends on it")
         folder.image(uuid).unlink(missing_ok=True)
-        _sync(folder.images)
+        sync(folder.images)
 
 
 def images(folder: Folder) -> list[str]:
@@ -250,7 +250,7 @@ def create_disk(folder: Folder, uuid: str, image_uuid: str, size_bytes: int) -> 
             return
         finally:
             new.unlink(missing_ok=True)
-        _sync(folder.disks)
+        sync(folder.disks)
 
 
 def _create_overlay(new: Path, backing: str, size_bytes: int) -> None:
@@ -297,8 +297,8 @@ def delete_disk(folder: Folder, uuid: str, retention_s: int) -> None:
         expiry = int(time.time()) + max(0, retention_s)
         with contextlib.suppress(FileNotFoundError):
             os.rename(disk, folder.trash / f"{uuid}.{expiry}.qcow2")
-            _sync(folder.trash)
-            _sync(folder.disks)
+            sync(folder.trash)
+            sync(folder.disks)
 
 
 def purge_trash(folder: Folder) -> int:

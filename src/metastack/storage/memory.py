@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from metastack.core.model import FenceReceipt
+from metastack.core.model import FenceReceipt, StoragePlace
 from metastack.ports import (
     CephSecret,
     Clients,
@@ -30,6 +30,7 @@ from metastack.ports import (
     InvalidImage,
     NotFound,
     Progress,
+    StorageOwner,
     TrashedDisk,
     Unavailable,
     UnknownOutcome,
@@ -37,6 +38,7 @@ from metastack.ports import (
 
 T = TypeVar("T")
 
+PLACE = StoragePlace(kind="memory", fsid="memory", pool="vms", pool_id=1)
 USER = "client."
 """Before a name that is a user's."""
 
@@ -45,6 +47,10 @@ USER = "client."
 class MemoryPool:
     """What all clients share: the cluster."""
 
+    place: StoragePlace = PLACE
+    """What every client says that it is connected to."""
+    owner: StorageOwner | None = None
+    """Whose mark it bears."""
     images: dict[str, int] = field(default_factory=dict)
     """Image UUID to size."""
     disks: dict[str, DiskInfo] = field(default_factory=dict)
@@ -181,6 +187,23 @@ class MemoryStorage:
 
     def libvirt_secret(self) -> CephSecret | None:
         return None
+
+    async def identity(self) -> StoragePlace:
+        place, owner = self._pool.place, self._pool.owner
+        if place.kind == "file":  # told by its mark alone
+            return StoragePlace(kind="file", fsid=owner.id if owner is not None else "")
+        return place
+
+    async def owner(self) -> StorageOwner | None:
+        return await self._call("owner", lambda pool: pool.owner)
+
+    async def mark(self, owner: StorageOwner, before: StorageOwner | None) -> None:
+        def put(pool: MemoryPool) -> None:
+            if pool.owner != before:
+                raise Exists("the mark is not the one that was looked at: look again")
+            pool.owner = owner
+
+        await self._call("mark", put)
 
     # --- images
 

@@ -20,6 +20,7 @@ MOMENT = st.integers(0, 10**13)
 BUILD: dict[Kind, tuple[st.SearchStrategy[tuple[object, ...]], Callable[..., str]]] = {
     Kind.CLUSTER: (st.just(()), Keys.cluster),
     Kind.GENERATION: (st.just(()), Keys.generation),
+    Kind.STORAGE: (st.just(()), Keys.storage),
     Kind.ADMISSION: (st.just(()), Keys.admission),
     Kind.PROJECT: (st.tuples(LABEL), Keys.project),
     Kind.IMAGE: (st.tuples(LABEL), Keys.image),

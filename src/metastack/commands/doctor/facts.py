@@ -30,6 +30,7 @@ from metastack.core.model import (
     Project,
     Record,
     Refusal,
+    StorageIdentity,
     VmSpec,
     VmStatus,
     Volume,
@@ -132,6 +133,7 @@ class Facts(Struct, kw_only=True):
 KINDS: Final[dict[Kind, type[Record]]] = {
     Kind.CLUSTER: ClusterConfig,
     Kind.GENERATION: Generation,
+    Kind.STORAGE: StorageIdentity,
     Kind.PROJECT: Project,
     Kind.IMAGE: Image,
     Kind.VM_SPEC: VmSpec,

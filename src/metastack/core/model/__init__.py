@@ -30,6 +30,7 @@ from .placing import (
     Weights,
 )
 from .refusal import Refusal, Running
+from .storage import StorageIdentity, StoragePlace
 
 RECORDS: Final[dict[str, type[Record]]] = {
     "cluster": ClusterConfig,
@@ -52,6 +53,7 @@ RECORDS: Final[dict[str, type[Record]]] = {
     "ticket": Ticket,
     "generation": Generation,
     "refusal": Refusal,
+    "storage": StorageIdentity,
 }
 """Every record kind, by the name of its golden file."""
 
@@ -93,6 +95,8 @@ __all__ = [
     "Resources",
     "Running",
     "SpreadTerm",
+    "StorageIdentity",
+    "StoragePlace",
     "Taint",
     "Ticket",
     "Toleration",
