@@ -8,7 +8,7 @@ from what exists.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -31,7 +31,7 @@ from .marks import Marks
 from .mirror import Mirror
 from .node import Node
 from .past import Past
-from .patience import is_set_within
+from .patience import is_set_within, patiently
 from .queue import Queue
 from .readiness import AT_ONCE, Readiness
 from .route import Key
@@ -127,17 +127,17 @@ class Agent:
     async def run(self, stop: asyncio.Event, ready: Callable[[], None] = lambda: None) -> None:
         """Work until ``stop`` is set, then leave the guests running."""
         node = self.node
-        await self._patiently("hypervisor", node.hypervisor.open, stop)
+        await patiently("hypervisor", node.hypervisor.open, stop)
         if stop.is_set():
             return
         self._announcer.learn(await node.hypervisor.facts())
-        await self._patiently("storage", self._open_storage, stop)
+        await patiently("storage", self._open_storage, stop)
         if stop.is_set():
             return
         await node.network.open(node.network.bridges())
         secret = node.storage.libvirt_secret()
         if secret is not None:
-            await self._patiently("secret", lambda: node.hypervisor.teach_secret(secret), stop)
+            await patiently("secret", lambda: node.hypervisor.teach_secret(secret), stop)
         ready()
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -172,18 +172,6 @@ class Agent:
         except Fenced as error:
             log.warning("storage_shuts_us_out", node=self.node.name, error=str(error))
         await self._health.try_rights(self.node.storage)
-
-    async def _patiently(self, what: str, step: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
-        """Do a step of the start until it works: what it needs may be down just now."""
-        backoff_s = 0.5
-        while not stop.is_set():
-            try:
-                await step()
-                return
-            except (Unavailable, Refused) as error:
-                log.warning("start_waits", waits_for=what, error=str(error), retry_in_s=backoff_s)
-            if not await is_set_within(stop, backoff_s):
-                backoff_s = min(10.0, backoff_s * 2)
 
     # --- what changed
 
@@ -325,13 +313,13 @@ class Agent:
             await asyncio.sleep(self.node.world.config.full_look_s)
             try:
                 await self.node.mirror.look_if_due()
-                self.node.mirror.past.keep()
                 await self._note_domains()
                 await self._check_blocked()
             except (Unavailable, Refused) as error:
                 log.info("full_look_failed", error=str(error))
                 if self._health.silent:
                     self._queue.add_after(route.BLOCKED, RETRY_S)
+            self._health.kept(self.node.mirror.past.try_keep())
             self._look_at_everything()
 
     async def _note_domains(self) -> None:

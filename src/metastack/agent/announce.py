@@ -20,7 +20,7 @@ from ..core import changes
 from ..core.keys import Kind
 from ..core.model import NodeAlive, Resources
 from ..core.pace import sums_every_s
-from ..ports import HostFacts, Refused, Unavailable
+from ..ports import HostFacts, LocalTrouble, Refused, Unavailable
 from .fencer import Fencer
 from .health import Health, warnings
 from .machine import Machine
@@ -100,7 +100,12 @@ class Announcer:
         node = self._node
         found = node.world.facts(node.name)
         known = found.record if found is not None else None
-        return warnings(self._health, known, self._marks.unblock_pending(), node.storage.remote_fence)
+        try:
+            pending = self._marks.unblock_pending()
+        except LocalTrouble as error:
+            pending = False
+            self._health.kept(str(error))
+        return warnings(self._health, known, pending, node.storage.remote_fence)
 
     async def run(self) -> None:
         """Publish this node's state when it differs from what is published."""

@@ -46,6 +46,8 @@ class Health(Struct, kw_only=True):
     """How often it did not answer, one after the other."""
     seen_as: str | None = None
     """Under which address the storage sees this node; None: not asked yet."""
+    disk_why: str = ""
+    """Why ``state_dir`` did not take what was to be kept; empty: it did."""
     settings: str = ""
     """That the cluster's settings cannot be read, and what follows; empty: they can."""
 
@@ -80,6 +82,14 @@ class Health(Struct, kw_only=True):
         """The storage was asked something small: it answered, or not."""
         self.storage_why = "" if error is None or isinstance(error, Fenced) else str(error)
         self.silent = self.silent + 1 if self.storage_why and isinstance(error, Unavailable) else 0
+
+    def kept(self, why: str) -> None:
+        """What was seen of etcd was to be kept on this host's disk: why it could not be; empty: it was."""
+        if why and why != self.disk_why:
+            log.error("state_dir_fails", error=why)
+        elif self.disk_why and not why:
+            log.warning("state_dir_is_back")
+        self.disk_why = why
 
     @property
     def storage_ok(self) -> bool:
@@ -125,6 +135,10 @@ def warnings(
                 f"declared {', '.join(old)} before and is not configured with it: a fence blocks that too, "
                 "whoever has it now"
             )
+    if health.disk_why:
+        found.append(
+            f"its state_dir fails: {health.disk_why}. Its VMs run on; another session it could not begin"
+        )
     if unblock_pending:
         found.append("an unblock of an earlier agent may be under way: it waits before it becomes ready")
     if health.watchdog_device and (why := _watchdog(health.watchdog_device)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import uuid
 from pathlib import Path
@@ -15,7 +16,7 @@ from ..core.model import Resources
 from ..core.world import World
 from ..hypervisor.libvirt import LibvirtHypervisor
 from ..network.linux import LinuxNetwork
-from ..ports import Broken
+from ..ports import Broken, local_io
 from ..storage.main import build
 from ..store.etcd import EtcdStore
 from ..telemetry import logs
@@ -26,6 +27,7 @@ from .clock import Clock
 from .console import ConsoleServer
 from .machine import machine
 from .marks import Marks
+from .patience import patiently
 from .settings import AgentSettings
 from .systemd import Notifier
 from .watchdog import Device, Guard
@@ -40,10 +42,10 @@ async def serve(settings: AgentSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     marks = Marks(Path(settings.state_dir))
-    marks.lock()
-    marks.node_uuid(str(uuid.uuid4()))
     vnc = Path(settings.run_dir) / "vnc"
-    vnc.mkdir(parents=True, exist_ok=True)
+    await patiently("state_dir", lambda: _prepare(marks, vnc), stop)
+    if stop.is_set():
+        return
     host, port = settings.console_address
     syslog = Syslog(host=settings.name)
     logs.forward_to(syslog.offer)
@@ -99,6 +101,15 @@ async def serve(settings: AgentSettings) -> None:
         await store.close()
         marks.unlock()
     log.info("agent_stopped", node=settings.name)
+
+
+async def _prepare(marks: Marks, vnc: Path) -> None:
+    """What has to be on this host's disk before anything else; raises LocalTrouble."""
+    marks.lock()
+    marks.node_uuid(str(uuid.uuid4()))
+    marks.etcd()
+    with local_io(f"making {vnc}"):
+        os.makedirs(vnc, exist_ok=True)
 
 
 async def _tidy_once(agent: Agent) -> None:

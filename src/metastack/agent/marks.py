@@ -1,6 +1,7 @@
 """Durable local marks: one agent per host, the clean exit, the unblock under way, the etcd that was seen.
 
 Owns: the files in ``state_dir``. Rule: a mark is on the disk before what it announces is done.
+Every method may raise LocalTrouble: the disk is full, read-only or failing. Nothing was announced then.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from ..ports import Broken
+from ..ports import Broken, local_io
 
 
 class Marks:
@@ -21,13 +22,19 @@ class Marks:
 
     def lock(self) -> None:
         """Be the only agent on this host; raises Broken when another one runs."""
-        self._dir.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self._dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            raise Broken(f"another agent runs on this host: {self._dir / 'agent.lock'} is locked") from None
+        if self._lock is not None:
+            return
+        with local_io(f"locking {self._dir / 'agent.lock'}"):
+            self._dir.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self._dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(handle)
+                raise Broken(f"another agent runs on this host: {self._dir / 'agent.lock'} is locked") from None
+            except OSError:
+                os.close(handle)
+                raise
         self._lock = handle
 
     def unlock(self) -> None:
@@ -39,22 +46,28 @@ class Marks:
     def _write(self, name: str, text: str) -> None:
         # Whole or not at all: an identity that a power cut left empty would be everybody's.
         fresh = self._dir / f".{name}.new"
-        with fresh.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._dir / name)
-        self._sync()
+        with local_io(f"writing {self._dir / name}"):
+            with fresh.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._dir / name)
+            self._sync()
 
     def _exists(self, name: str) -> bool:
-        return (self._dir / name).exists()
+        with local_io(f"looking for {self._dir / name}"):
+            return (self._dir / name).exists()
 
     def _read(self, name: str) -> str:
-        return (self._dir / name).read_text()
+        with local_io(f"reading {self._dir / name}"):
+            return (self._dir / name).read_text()
 
     def _remove(self, name: str) -> None:
-        (self._dir / name).unlink(missing_ok=True)
-        self._sync()
+        with local_io(f"removing {self._dir / name}"):
+            # A file system that is read-only refuses to remove also what is not there.
+            if (self._dir / name).exists():
+                (self._dir / name).unlink(missing_ok=True)
+                self._sync()
 
     def _sync(self) -> None:
         handle = os.open(self._dir, os.O_RDONLY | os.O_DIRECTORY)
@@ -64,7 +77,10 @@ class Marks:
             os.close(handle)
 
     def take_clean_exit(self) -> bool:
-        """True when the last agent left nothing in flight; the mark is gone afterwards."""
+        """True when the last agent left nothing in flight; the mark is gone afterwards.
+
+        Safety: raises while it cannot be taken away. It would vouch for this agent, too, however that ends.
+        """
         there = self._exists("clean-exit")
         if there:
             self._remove("clean-exit")

@@ -20,6 +20,7 @@ from ..core.facts import Domain
 from ..core.keys import Keys
 from ..core.model import Generation, token_generation, token_revision
 from ..core.world import seen
+from ..ports import LocalTrouble
 from .marks import Marks
 
 log = structlog.get_logger()
@@ -78,8 +79,19 @@ class Past:
         """By which an answer to a question that is asked now is judged."""
         return Floor(history=self.history, revision=self.known.revision)
 
+    def try_keep(self) -> str:
+        """Make durable what was seen, as far as the disk lets me; why it does not, empty: it did.
+
+        Safety: what is not kept is still known to this process, and no session is ready before :meth:`keep`.
+        """
+        try:
+            self.keep()
+        except LocalTrouble as error:
+            return str(error)
+        return ""
+
     def keep(self) -> None:
-        """Make durable what was seen. Before a session begins; every now and then; when a refusal begins."""
+        """Make durable what was seen; raises LocalTrouble. Before a session is used."""
         if self._known is not None and self._known != self._kept:
             self._marks.keep_etcd(msgspec.json.encode(self._known).decode())
             self._kept = self._known
@@ -181,7 +193,7 @@ class Past:
 
     def _believe(self, known: Known) -> None:
         self._known, self.why = known, ""
-        self.keep()
+        self.try_keep()
 
     def _begin_anew(self) -> None:
         self.history += 1
@@ -192,7 +204,7 @@ class Past:
         if went_back and self._known is not None:
             # Safety: durable, for the revisions grow again, and a restart would find nothing strange then.
             self._known = msgspec.structs.replace(self._known, went_back=True)
-        self.keep()
+        self.try_keep()  # until it is, every full look tries it again
         if began:
             log.error("store_went_back", node=self._name, why=why)
             self.noticed()

@@ -21,7 +21,7 @@ from ..core.fences import under_way
 from ..core.keys import Keys
 from ..core.model import Event, Fence, NodeAlive, token
 from ..core.world import Seen, seen
-from ..ports import Hypervisor, Refused, Storage, Store, Unavailable
+from ..ports import Hypervisor, LocalTrouble, Refused, Storage, Store, Unavailable
 from .clock import Clock
 from .identity import believed_generation, refuse_generation, refuse_namesake, refuse_shared
 from .kills import kill_lost, refuse_damaged
@@ -89,6 +89,8 @@ class Session:
         self._end = asyncio.Event()
         self._unfit = Unfit(self, store, mirror, describe, self._end)
         self._why, self._unclean = "", True
+        self._found = False
+        """How the last agent left is known."""
 
     @property
     def me(self) -> changes.Me:
@@ -102,7 +104,6 @@ class Session:
 
     async def run(self) -> None:
         """Have a session for as long as this process lives."""
-        self._unclean = not self._marks.take_clean_exit()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._renewal.run())
             group.create_task(self._cycle())
@@ -156,7 +157,10 @@ class Session:
         await self._drained()
         await self._quiesce()
         if not await self._hypervisor.astray():
-            self._marks.leave_clean_exit()
+            try:
+                self._marks.leave_clean_exit()
+            except LocalTrouble as error:
+                log.warning("no_mark_of_a_clean_exit", error=str(error))  # the next agent restarts libvirtd
 
     async def follow_ttl(self) -> None:
         """Bring the session under a lease of the configured TTL, when that was changed."""
@@ -209,6 +213,8 @@ class Session:
     async def _join(self) -> None:
         await self._drained()
         await self._quiesce()
+        if not self._found:
+            self._unclean, self._found = not self._marks.take_clean_exit(), True
         # Only now: what a call of the last session had to say (its boot was refused) does not end the next one.
         self._end.clear()
         self._why = ""
@@ -242,16 +248,29 @@ class Session:
             raise Refused("a fence of this node is ahead of every session: the generation went back")
         if fence is not None:
             self.fenced_through = max(self.fenced_through, fence.ok.through)
-        # Safety: on the disk before it is used: whatever comes later must be above it.
-        self._past.keep()
         # First the mirror: until it shows my new key, the end of the old one looks like this session's.
         await self._mirror.reached(outcome.revision)
         self.generation, self.token = generation, token(generation, outcome.revision)
         log.info("registered", node=self.name, session=self.token)
         self._renewal.hold(lease)
-        await self._names.declare(self.me)
+        await self._unfit.wait(self._write_down)
         await self._unblock()
         await self._become_ready()
+
+    async def _write_down(self) -> None:
+        """What this session needs on the disk and in etcd before it is used.
+
+        Safety: whatever comes later must be above its number, also for an agent that forgot everything else.
+        Registered it may be: nothing is claimed, booted or resumed before *ready*.
+        """
+        self._past.keep()
+        await self._names.declare(self.me)
+
+    async def _begin_unblock(self) -> None:
+        self._marks.begin_unblock()
+
+    async def _end_unblock(self) -> None:
+        self._marks.end_unblock()
 
     async def _believe(self) -> None:
         """Raise Unavailable or Refused for an etcd that is not the one that this node has seen.
@@ -326,7 +345,7 @@ class Session:
             if any(domain.managed for domain in await self._hypervisor.domains()):
                 raise Refused("shut out of the storage with domains still here: taking the whole way back")
             await refuse_damaged(self._hypervisor)
-            self._marks.begin_unblock()
+            await self._unfit.wait(self._begin_unblock)
             begun_s = asyncio.get_running_loop().time()
             await self._storage.unfence(blocked)
             if asyncio.get_running_loop().time() - begun_s > QUICK_UNBLOCK_S:
@@ -336,10 +355,10 @@ class Session:
                     "the unblock was so slow that it may have been sent twice: waiting for the other one"
                 )
             # Answered, so not on its way: whatever fails from here on, nobody has to wait for it.
-            self._marks.end_unblock()
+            await self._unfit.wait(self._end_unblock)
             await self._names.declare(self.me, anew=True)
             log.info("unblocked", node=self.name, session=self.token, addresses=list(blocked))
-        self._marks.end_unblock()
+        await self._unfit.wait(self._end_unblock)
         await self._unfit.wait(lambda: self._names.settle(self.me, self._hypervisor))
 
     async def _refuse_shared(self) -> None:

@@ -17,7 +17,7 @@ import structlog
 from ..core import changes
 from ..core.change import Committed
 from ..core.model import NodeAlive
-from ..ports import Refused, Store
+from ..ports import LocalTrouble, Refused, Store
 from .identity import Misconfigured
 from .mirror import Mirror
 from .patience import is_set_within
@@ -63,7 +63,8 @@ class Unfit:
         self.rarely = Rarely()
 
     async def wait(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Do a step until nothing in the configuration forbids it; raises Refused when the session ends first.
+        """Do a step until neither the configuration nor this host's disk forbids it; raises Refused when the
+        session ends first.
 
         Safety: registered and not ready, a node claims, boots and resumes nothing, and no fence of it begins:
         the moment after the registration, only longer.
@@ -79,6 +80,9 @@ class Unfit:
                 if self._mirror.world.unfenced(self._session.name):
                     raise
                 await self._say(str(error))
+            except LocalTrouble as error:
+                # Its guests are well, and nobody gains by their end: it stays registered, so none fences it.
+                await self._say(f"needs its disk for a mark: {error}")
             if await is_set_within(self._ended, wait_s):
                 raise Refused("the session was lost before it became ready")
             wait_s = min(LONGEST_S, wait_s * 2)

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import structlog
 
-from metastack.ports import Unavailable
+from metastack.ports import Unavailable, local_io
 
 from .xml import NAMESPACE
 
@@ -70,12 +70,13 @@ def forget_phantoms(uri: str) -> bool:
 
 async def run(command: tuple[str, ...], timeout_s: float) -> None:
     """Run it to its end; raises Unavailable when it fails or takes too long."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    with local_io(f"barrier: starting {command[0]}"):
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
     try:
         async with asyncio.timeout(timeout_s):
             _, stderr = await process.communicate()

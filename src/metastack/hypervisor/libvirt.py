@@ -33,6 +33,7 @@ from metastack.ports import (
     HostFacts,
     Refused,
     Unavailable,
+    local_io,
 )
 
 from . import xml
@@ -89,10 +90,12 @@ class LibvirtHypervisor:
 
     async def open(self) -> None:
         if self._vnc_dir:
-            _make_folder(self._vnc_dir)
+            with local_io(f"making {self._vnc_dir}"):
+                _make_folder(self._vnc_dir)
         await self._connection.open()
         try:
-            self._accel = await self._prove_accel()
+            with local_io("proving KVM"):
+                self._accel = await self._prove_accel()
         except BaseException:
             await self._connection.close()
             raise

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from ..core.facts import Domain, DomainState, EndReason
 from .errors import (
+    BadState,
     Broken,
+    CannotStart,
     Compacted,
     Denied,
     Exists,
@@ -18,13 +20,18 @@ from .errors import (
     InUse,
     InvalidImage,
     LeaseGone,
+    LocalTrouble,
+    NodeFault,
     NoSpace,
     NotFound,
+    ObjectFault,
     Refused,
+    StartUnknown,
     Unavailable,
     UnknownOutcome,
 )
 from .hypervisor import ConsoleStream, DomainEvent, DomainSpec, HostFacts, Hypervisor, NicSpec
+from .local_io import local_io
 from .network import Network
 from .storage import (
     CephSecret,
@@ -41,7 +48,9 @@ from .storage import (
 from .store import Store
 
 __all__ = [
+    "BadState",
     "Broken",
+    "CannotStart",
     "CephSecret",
     "Clients",
     "Compacted",
@@ -63,16 +72,21 @@ __all__ = [
     "InUse",
     "InvalidImage",
     "LeaseGone",
+    "LocalTrouble",
     "Network",
     "NicSpec",
     "NoSpace",
+    "NodeFault",
     "NotFound",
+    "ObjectFault",
     "Progress",
     "Refused",
+    "StartUnknown",
     "Storage",
     "StorageOwner",
     "Store",
     "TrashedDisk",
     "Unavailable",
     "UnknownOutcome",
+    "local_io",
 ]

@@ -1,6 +1,7 @@
 """The three error families that every port raises, and their refinements.
 
-Rule: a refinement exists only where a caller does something else about it.
+Rule: a refinement exists only where a caller does something else about it. Whose trouble it is (this node's, or
+the object's) is told by the type as well, never by the text.
 """
 
 from __future__ import annotations
@@ -22,6 +23,17 @@ class Broken(Exception):
     """Our own bug, or a state that must not exist. Crash the session, loudly."""
 
 
+# --- whose trouble it is: mixed into the refinements below
+
+
+class NodeFault(Exception):
+    """A reason of this node: another node may do better (agent/giveback)."""
+
+
+class ObjectFault(Exception):
+    """A reason of the object itself: every node would meet it, so it is that object's to show."""
+
+
 # --- refinements, by what the caller does differently
 
 
@@ -37,24 +49,40 @@ class NoSpace(Unavailable):
     """The store, the pool or the disk is full; the message says which."""
 
 
-class Denied(Refused):
+class LocalTrouble(NodeFault, Unavailable):
+    """This host's own disk, memory or file handles do not serve: full, read-only, failing."""
+
+
+class CannotStart(NodeFault, Refused):
+    """QEMU or libvirt does not start the guest, for a reason of this host."""
+
+
+class StartUnknown(NodeFault, UnknownOutcome):
+    """A start got no answer in time: the guest may still begin."""
+
+
+class Denied(NodeFault, Refused):
     """Credentials do not allow this; the message says whose and what for."""
 
 
-class NotFound(Refused):
+class NotFound(ObjectFault, Refused):
     """The named object does not exist."""
 
 
-class Exists(Refused):
+class Exists(ObjectFault, Refused):
     """The named object exists already."""
 
 
-class InUse(Refused):
+class InUse(ObjectFault, Refused):
     """The disk is locked by a live writer, or the image has clones."""
 
 
-class InvalidImage(Refused):
+class InvalidImage(ObjectFault, Refused):
     """The image file is corrupt, truncated, of an unexpected format or refers to other files."""
+
+
+class BadState(ObjectFault, Refused):
+    """The object is in a state, or has a name, that the storage does not do this with."""
 
 
 class Fenced(Unavailable):

@@ -16,6 +16,7 @@ from ..core.codec import decode, encode
 from ..core.model import Claim, ClusterConfig, Fence, Generation, Image, ImageState, VmId
 from ..core.world import seen
 from ..ports import Unavailable
+from .faults_hosts import HOSTS
 from .verbs import FAULTS, Undo, fault, host_of, nothing
 
 if TYPE_CHECKING:
@@ -223,5 +224,5 @@ def _etcd_went_back(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     return lab.cluster.go_back(float(args[0]))
 
 
-BY_HAND: Final = (frozenset(FAULTS) - _BEFORE) | {"etcd-restored", "cluster-restore"}
+BY_HAND: Final = (frozenset(FAULTS) - _BEFORE) | HOSTS | {"etcd-restored", "cluster-restore"}
 """Verbs that coverage does not count."""

@@ -23,7 +23,7 @@ from ..core.facts import Domain, DomainState, EndReason
 from ..core.model import NodeFacts, Resources
 from ..core.world import seen
 from ..hypervisor.memory import MemoryHypervisor
-from ..ports import Broken, Denied, DomainSpec, Fenced, Hypervisor, NotFound, Unavailable
+from ..ports import Broken, Denied, DomainSpec, Fenced, Hypervisor, LocalTrouble, NotFound, Unavailable
 from ..store.memory import MemoryStore
 from .guest_network import GuestNetwork
 from .loop import PROCESS, Process
@@ -42,6 +42,8 @@ PATIENCE_S: Final = 10.0
 EPOCH_S: Final = 1_700_000_000.0
 SHARED: Final = "10.9.9.9"
 """The one address of all machines, in a script that says so."""
+FULL: Final = "nothing more can be written"
+"""A file of that name on a machine's disk, which is why it takes no others."""
 FOREIGN: Final = "ffffffff-0000-4000-8000-000000000001"
 
 
@@ -61,6 +63,8 @@ class HostMarks(Marks):
         self._disk.pop("lock", None)
 
     def _write(self, name: str, text: str) -> None:
+        if FULL in self._disk:
+            raise LocalTrouble(f"writing {name}: No space left on device")
         process = PROCESS.get()
         if process is None or not process.dead:
             self._disk[name] = text

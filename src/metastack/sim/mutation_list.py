@@ -10,6 +10,7 @@ from typing import Final
 
 from .mutation import FENCES, SESSION, Mutation, Patch, agent, fence_guard, guard, plan
 from .mutation_acts import ACTS
+from .mutation_avail import AVAIL
 from .mutation_guards import GUARDS
 from .mutation_hosts import HOSTS
 from .mutation_restored import RESTORED
@@ -87,6 +88,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *ACTS,
     *RESTORED,
     *HOSTS,
+    *AVAIL,
     # --- controls
     Mutation("control-nothing", "no step is taken away", (), harmless=True),
     Mutation(

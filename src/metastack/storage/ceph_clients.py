@@ -21,7 +21,7 @@ from typing import Final
 
 import structlog
 
-from metastack.ports import Broken, Clients, Denied, NotFound, Unavailable
+from metastack.ports import BadState, Clients, Denied, NotFound, Unavailable
 
 from . import ceph_fence
 from .ceph_fence import EXPIRE_S, Confirmed
@@ -40,7 +40,7 @@ AT_ONCE: Final = 16
 def fence(handle: Handle, clients: Clients) -> tuple[Confirmed, tuple[str, ...]]:
     """Shut them out; what was confirmed, and every client that was blocked."""
     if not clients.declared:
-        raise Broken("cannot fence single clients: none is declared")
+        raise BadState("cannot fence single clients: none is declared")
     # Its agent first: a fence that ends in the middle is then seen by the node itself.
     done = set(map(plain, clients.declared))
     _block(handle, done)
@@ -73,7 +73,7 @@ def _block(handle: Handle, clients: set[str]) -> None:
         )
 
     if any(client.endswith(":0/0") for client in clients):
-        raise Broken(f"{', '.join(sorted(clients))}: one is a whole address")
+        raise BadState(f"{', '.join(sorted(clients))}: one is a whole address")
     # Ends before it returns, whatever one of them raises: this call is counted, so these are.
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="storage-block") as pool:
         for each in [pool.submit(block, client) for client in sorted(clients)]:

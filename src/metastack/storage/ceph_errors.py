@@ -13,7 +13,21 @@ from contextlib import contextmanager
 import rados
 import rbd
 
-from metastack.ports import Broken, Denied, Exists, Fenced, InUse, NoSpace, NotFound, Unavailable
+from metastack.ports import (
+    BadState,
+    Denied,
+    Exists,
+    Fenced,
+    InUse,
+    LocalTrouble,
+    NoSpace,
+    NotFound,
+    Unavailable,
+)
+
+_STATE = (
+    "Ceph does not do this with it in its state: see `rbd info` and `rbd snap ls --all` of the pool's images"
+)
 
 _HINTS: dict[int, tuple[type[Exception], str]] = {
     errno.ESHUTDOWN: (Fenced, "this client's address is on Ceph's blocklist (the node was fenced)"),
@@ -29,6 +43,19 @@ _HINTS: dict[int, tuple[type[Exception], str]] = {
     errno.EAGAIN: (Unavailable, "Ceph asks to try again"),
     errno.EIO: (Unavailable, "Ceph reports an I/O error: check its OSDs (ceph -s)"),
     errno.EROFS: (Unavailable, "another client holds the image's lock"),
+    # What an image may answer whose snapshot was unprotected, or that was damaged: its own trouble.
+    errno.EINVAL: (BadState, _STATE),
+    errno.EDOM: (BadState, _STATE),
+    errno.ERANGE: (BadState, _STATE),
+    errno.EOPNOTSUPP: (BadState, _STATE),
+    errno.ENOSYS: (BadState, _STATE),
+    errno.EXDEV: (BadState, _STATE),
+    errno.EBADF: (BadState, _STATE),
+    errno.EILSEQ: (BadState, _STATE),
+    errno.ENOTEMPTY: (InUse, "it has snapshots: see `rbd snap ls --all`"),
+    errno.ENOMEM: (LocalTrouble, "this host is out of memory"),
+    errno.EMFILE: (LocalTrouble, "too many files are open: raise LimitNOFILE"),
+    errno.ENFILE: (LocalTrouble, "too many files are open on this host"),
 }
 
 
@@ -37,6 +64,8 @@ def errno_of(error: BaseException) -> int:
     number = getattr(error, "errno", None)
     if isinstance(error, rbd.Timeout) and not number:
         return errno.ETIMEDOUT
+    if isinstance(error, rbd.InvalidArgument | rados.InvalidArgumentError) and not number:
+        return errno.EINVAL
     return abs(int(number)) if number else 0
 
 
@@ -52,8 +81,4 @@ def mapped(what: str) -> Iterator[None]:
     try:
         yield
     except (rados.Error, rbd.Error) as error:
-        if isinstance(
-            error, rbd.InvalidArgument | rados.InvalidArgumentError | rados.LogicError | rbd.LogicError
-        ):
-            raise Broken(f"{what}: Ceph calls the arguments invalid: {error}") from error
         raise family(what, errno_of(error), f"{type(error).__name__}: {error}") from error

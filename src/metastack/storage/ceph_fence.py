@@ -17,7 +17,7 @@ import ipaddress
 
 from msgspec import Struct
 
-from metastack.ports import Broken, Denied, Unavailable
+from metastack.ports import BadState, Denied, Unavailable
 
 from .ceph_handle import Handle, host_of, plain
 
@@ -35,13 +35,13 @@ def entry(address: str) -> str:
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
-        raise Broken(f"cannot fence {address!r}: not an IP address") from None
+        raise BadState(f"cannot fence {address!r}: not an IP address") from None
     return f"[{ip}]:0/0" if ip.version == 6 else f"{ip}:0/0"
 
 
 def add(handle: Handle, addresses: tuple[str, ...]) -> Confirmed:
     if not addresses:
-        raise Broken("cannot fence: no addresses are known")
+        raise BadState("cannot fence: no addresses are known")
     for item in map(entry, addresses):
         handle.command(
             f"blocking {item}", prefix="osd blocklist", blocklistop="add", addr=item, expire=EXPIRE_S

@@ -106,7 +106,7 @@ def create_disk(handle: Handle, uuid: str, image_uuid: str, size_bytes: int) -> 
                 "ask for a larger disk"
             )
         try:
-            with mapped(f"cloning {parent} to {name}"):
+            with mapped(f"cloning {parent} to {name} (its snapshot {BASE} must be there, and be protected)"):
                 rbd.RBD().clone(handle.ioctx, parent, BASE, handle.ioctx, name, features=FEATURES)
         except Exists:
             pass  # somebody else was faster, or the answer to our own first try was lost

@@ -187,4 +187,8 @@ class FileStorage:
     # --- inside
 
     async def _on(self, what: str, call: Callable[[], T]) -> T:
-        return await self._workers.run(what, call, self._deadline_s)
+        def mapped() -> T:
+            with file_images.mapped(what):
+                return call()
+
+        return await self._workers.run(what, mapped, self._deadline_s)

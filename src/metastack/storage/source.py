@@ -26,7 +26,16 @@ from typing import Any
 
 from msgspec import Struct
 
-from metastack.ports import Broken, DiskFormat, InvalidImage, NoSpace, NotFound, Progress, Refused, Unavailable
+from metastack.ports import (
+    BadState,
+    DiskFormat,
+    InvalidImage,
+    NoSpace,
+    NotFound,
+    Progress,
+    Refused,
+    Unavailable,
+)
 
 from . import qcow2
 
@@ -298,7 +307,7 @@ def copy(
 
 
 def check_uuid(uuid: str) -> str:
-    """A name that is safe in file names and RBD image names; Broken otherwise: callers made it."""
+    """A name that is safe in file names and RBD image names; BadState otherwise."""
     if not uuid or len(uuid) > 64 or not all(c.isascii() and (c.isalnum() or c == "-") for c in uuid):
-        raise Broken(f"not a UUID: {uuid!r}")
+        raise BadState(f"not a UUID: {uuid!r}")
     return uuid
