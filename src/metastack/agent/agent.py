@@ -16,7 +16,7 @@ import structlog
 from ..core.keys import Keys, Kind, ParsedKey, about_nodes, in_order
 from ..core.model import Resources, VmId
 from ..core.world import World
-from ..ports import Fenced, Hypervisor, Network, Refused, Storage, Store, Unavailable
+from ..ports import Fenced, Hypervisor, Levelled, Network, Refused, Storage, Store, Unavailable
 from . import route
 from .act import Reconciler
 from .announce import Announcer
@@ -80,6 +80,7 @@ class Agent:
         self._disk_since: dict[Key, float] = {}
         self.marks = marks
         mirror = Mirror(store, keys, Past(name, keys, marks), self._changed)
+        store = Levelled(store, keys, lambda: mirror.world.level)
         session = Session(
             name=name,
             keys=keys,

@@ -20,6 +20,7 @@ from ..core import changes
 from ..core.keys import Kind
 from ..core.model import NodeAlive, Resources
 from ..core.pace import sums_every_s
+from ..core.versions import LEVEL, told
 from ..ports import HostFacts, LocalTrouble, Refused, Unavailable
 from .fencer import Fencer
 from .health import Health, warnings
@@ -85,6 +86,7 @@ class Announcer:
             storage=node.storage.kind,
             bridges=node.network.bridges(),
             versions={**facts.versions, "metastack": __version__},
+            record_version=LEVEL,
             lag_ms=node.lag.said_ms(asyncio.get_running_loop().time()),
             arch=self._machine.arch,
             # What QEMU emulates is not what this processor has.
@@ -118,6 +120,7 @@ class Announcer:
                 continue
             found = node.world.alive(node.name)
             wanted = msgspec.structs.replace(self.describe(), ready=True, generation=node.session.generation)
+            wanted = told(wanted, node.world.level)
             if found is not None and not self._worth_it(found.record, wanted):
                 continue
             try:

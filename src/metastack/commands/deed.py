@@ -15,13 +15,14 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Final, Generic, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from metastack.core.change import Change, Committed, Delete, Guard, Put
 from metastack.core.codec import Unreadable, decode, encode
 from metastack.core.keys import Keys
 from metastack.core.model import ClusterConfig, Event, Record
+from metastack.core.versions import LEVEL, lost, settings_level, written
 from metastack.core.world import Seen, seen
 from metastack.ports import Store, UnknownOutcome
 
@@ -34,11 +35,19 @@ R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
 
+class Known(Struct):
+    """What one process learned of the cluster and need not ask for again."""
+
+    level: int = 0
+    """The record level; 0: not asked yet. It never falls, so a newest one stays true."""
+
+
 class Cluster(Struct, frozen=True):
     """What commands work on."""
 
     store: Store
     keys: Keys
+    known: Known = field(default_factory=Known)
 
     async def read(self, kind: type[R], key: str) -> Seen[R] | None:
         """One record, or None when the key is absent."""
@@ -54,6 +63,14 @@ class Cluster(Struct, frozen=True):
             return decode(ClusterConfig, entry.value, entry.key)
         except Unreadable as error:
             raise broken("config", error.why) from None
+
+    async def level(self) -> int:
+        """The record level that this cluster's writers keep to; 1 while its settings cannot be read."""
+        if self.known.level < LEVEL:
+            found = await self.read(ClusterConfig, self.keys.cluster())
+            config = found.record if found is not None else None
+            self.known.level = settings_level(config) if config is not None else 1
+        return self.known.level
 
 
 class Deed(Struct, frozen=True, kw_only=True):
@@ -131,6 +148,16 @@ def broken(object: str, why: str, hint: str = "") -> Problem:
     )
 
 
+def too_new(object: str, fields: list[str]) -> Problem:
+    """An older program that edits the record would lose it without a word."""
+    return Problem(
+        Code.FAILED,
+        object,
+        f"{', '.join(fields)}: the cluster still writes an older release's records, which have no such field",
+        "upgrade every node, then: metastack cluster upgrade-finish",
+    )
+
+
 def readable(found: Seen[R], object: str, hint: str = "") -> R:
     """The record, or a problem that says why it cannot be read."""
     if found.record is None:
@@ -168,8 +195,11 @@ async def commit(
             effects=(*plan.effects, Put(event_key, encode(event))),
             lease=plan.lease,
         )
+        level = await cluster.level()
+        if dropped := lost(change, cluster.keys, level):
+            raise too_new(plan.object, dropped)
         try:
-            if isinstance(await cluster.store.commit(change), Committed):
+            if isinstance(await cluster.store.commit(written(change, cluster.keys, level)), Committed):
                 return plan.answer
         except UnknownOutcome:
             pass

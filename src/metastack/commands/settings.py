@@ -64,6 +64,7 @@ _UNITS = {
     "_versions": "versions",
 }
 _TEXTS = {
+    "record_version": "raised by `metastack cluster upgrade-finish` only",
     "fencing": "address, or client for nodes that share an address (weaker)",
     "default_network": "the name of a bridge, none, or nothing",
     "default_pool": "the name of a pool",
@@ -127,6 +128,9 @@ def _known(key: str) -> None:
     known = sorted(field.name for field in SETTINGS)
     if key not in known:
         raise usage(f"config {key}", "is not a setting", f"the settings are {', '.join(known)}")
+    if key == "record_version":
+        # By hand it could pass what a node understands, or fall below what is written already.
+        raise usage(f"config {key}", "cannot be set by hand", "metastack cluster upgrade-finish raises it")
 
 
 def defaults_of(keys: list[str]) -> dict[str, Any]:

@@ -51,7 +51,11 @@ def _decoder(kind: type[Record]) -> msgspec.json.Decoder[Record]:
 
 
 def decode(kind: type[R], raw: bytes, key: str = "") -> R:
-    """Parse a record; raises :class:`Unreadable`."""
+    """Parse a record; raises :class:`Unreadable`.
+
+    Its ``v`` is today's, whatever the bytes say: what a record says does not depend on who wrote it, and a node
+    that compares what it published with what it would say finds no difference where only the version differs.
+    """
     try:
         record = cast(R, _decoder(kind).decode(raw))
     except _UNPARSED as error:
@@ -60,9 +64,12 @@ def decode(kind: type[R], raw: bytes, key: str = "") -> R:
         raise Unreadable(key, f"does not parse: {error}") from None
     except RecursionError:
         raise Unreadable(key, "does not parse: nested too deeply") from None
-    if record.v > current(kind):
+    newest = current(kind)
+    if record.v == newest:
+        return record
+    if record.v > newest:
         _refuse_newer(kind, raw, key)
-    return record
+    return msgspec.structs.replace(record, v=newest)
 
 
 def _refuse_newer(kind: type[Record], raw: bytes, key: str) -> None:

@@ -42,6 +42,7 @@ from .model import (
 from .rows import Row, Rows, Seen, shared
 from .sound import flaw
 from .tally import Tally
+from .versions import settings_level
 
 __all__ = ["Seen", "World", "mod_of", "seen", "wanted", "wants_on"]
 
@@ -275,6 +276,11 @@ class World:
     def config(self) -> ClusterConfig:
         """The platform's settings that hold."""
         return self.known_config.config
+
+    @property
+    def level(self) -> int:
+        """The record level that writers keep to; 1 while the settings were never read."""
+        return settings_level(self.config)
 
     def generation_seen(self) -> Seen[Generation] | None:
         return self._get(Kind.GENERATION, Generation)

@@ -18,6 +18,7 @@ import msgspec
 from metastack.core import codec
 from metastack.core.keys import Keys, Kind
 from metastack.core.model import Claim, ClusterConfig, NodeAlive, VmId, VmStatus
+from metastack.core.versions import LEVEL, settings_bytes
 from metastack.ports import Unavailable
 
 from .fabric import tool_environment
@@ -38,13 +39,14 @@ class Records:
         """Make ``config/cluster`` say this much; the rest of an existing one stays."""
         key = self.keys.cluster()
         rows = self._get(key)
-        old = codec.decode(ClusterConfig, rows[0][1], key) if rows else ClusterConfig()
+        # A cluster that is there already may have older agents: only `cluster upgrade-finish` raises its level.
+        old = codec.decode(ClusterConfig, rows[0][1], key) if rows else ClusterConfig(record_version=LEVEL)
         new = msgspec.structs.replace(old, lease_ttl_s=lease_ttl_s)
         if not rows:
             new = msgspec.structs.replace(new, default_network=default_network)
         if new != old or not rows:
             # etcdctl's transactions cannot carry JSON (its own quoting breaks it), so this one is a plain put.
-            self._etcdctl("put", key, codec.encode(new).decode())
+            self._etcdctl("put", key, settings_bytes(new).decode())
         return new
 
     def ready(self) -> dict[str, NodeAlive]:

@@ -31,6 +31,7 @@ from .errors import (
     UnknownOutcome,
 )
 from .hypervisor import ConsoleStream, DomainEvent, DomainSpec, HostFacts, Hypervisor, NicSpec
+from .levelled import Levelled
 from .local_io import local_io
 from .network import Network
 from .storage import (
@@ -72,6 +73,7 @@ __all__ = [
     "InUse",
     "InvalidImage",
     "LeaseGone",
+    "Levelled",
     "LocalTrouble",
     "Network",
     "NicSpec",

@@ -14,7 +14,7 @@ import structlog
 
 from ..core.keys import Keys
 from ..core.terms import Term
-from ..ports import Store
+from ..ports import Levelled, Store
 from .advice import Advice
 from .election import Election
 
@@ -31,6 +31,7 @@ class Scheduler:
         self, *, store: Store, keys: Keys, name: str, stamp: Callable[[], str], ttl_s: int = TTL_S
     ) -> None:
         self.name = name
+        store = Levelled(store, keys, lambda: self.advice.picture.world.level)
         self._election = Election(store, keys, name, ttl_s, stamp)
         self.advice = Advice(store, keys, name)
 

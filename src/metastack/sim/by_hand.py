@@ -47,7 +47,7 @@ def _fence_by_hand(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     if found is not None and found.record is not None and fences.under_way(found.record, generation):
         return None
     change = fences.intent_by_hand(lab.keys, args[0], found, generation, "", "it is switched off")
-    return None if isinstance(lab.cluster.apply(change), Lost) else nothing
+    return None if isinstance(lab.by_hand(change), Lost) else nothing
 
 
 @fault("garble", "cluster", lasts=True)

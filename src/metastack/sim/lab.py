@@ -16,10 +16,12 @@ from typing import Any, Final
 
 import msgspec
 
-from ..core.change import Change, Delete, Put
+from ..core.change import Change, Delete, Outcome, Put
 from ..core.codec import encode
 from ..core.keys import DEFAULT_ROOT, Keys
 from ..core.model import ClusterConfig, Image, ImageState, Record
+from ..core.versions import LEVEL, settings_level, written
+from ..core.world import seen
 from . import trace as traces
 from .catalogue import FAULTS, Fault
 from .checkers import Checkers
@@ -114,7 +116,18 @@ class Lab:
 
     def put(self, key: str, record: Record) -> None:
         """An operator's write: at once, whatever the network of the nodes is like."""
-        self.cluster.apply(Change(name="operator", guards=(), effects=(Put(key, encode(record)),)))
+        self.by_hand(Change(name="operator", guards=(), effects=(Put(key, encode(record)),)))
+
+    def by_hand(self, change: Change) -> Outcome:
+        """A command's change, in the cluster's record level."""
+        return self.cluster.apply(written(change, self.keys, self.level))
+
+    @property
+    def level(self) -> int:
+        """The record level that commands find."""
+        entry = self.cluster.get(self.keys.cluster())
+        config = seen(ClusterConfig, entry).record if entry is not None else None
+        return settings_level(config) if config is not None else 1
 
     def delete(self, key: str) -> None:
         self.cluster.apply(Change(name="operator", guards=(), effects=(Delete(key),)))
@@ -158,7 +171,7 @@ class Lab:
     async def play(self) -> float:
         """Break, heal, judge; returns the seconds that convergence took, -1 for never."""
         config = {name: msgspec.json.decode(value) for name, value in self.script.config}
-        self.put(self.keys.cluster(), msgspec.convert({"v": 1, **config}, ClusterConfig))
+        self.put(self.keys.cluster(), msgspec.convert({"record_version": LEVEL, **config}, ClusterConfig))
         self.put(
             self.keys.image("debian"),
             Image(name="debian", uuid=IMAGE, state=ImageState.READY, size_bytes=512),

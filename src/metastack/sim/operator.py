@@ -47,7 +47,7 @@ class Operator:
         """As commands write it."""
         lab = self._lab
         effects = (Put(lab.keys.vm_spec(spec.id), encode(spec)), *given(lab.keys, self.spec(spec.name), spec))
-        lab.cluster.apply(Change(name="operator", guards=(), effects=effects))
+        lab.by_hand(Change(name="operator", guards=(), effects=effects))
         return True
 
     def want(self, name: str, *more: str) -> bool:

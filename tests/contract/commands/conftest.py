@@ -14,6 +14,8 @@ from commands_rig import Rig
 
 from metastack.commands.deed import Cluster
 from metastack.core.keys import Keys
+from metastack.core.model import ClusterConfig
+from metastack.core.versions import LEVEL
 from metastack.dev.etcd import EtcdCluster
 from metastack.settings import StoreSettings
 from metastack.store.etcd import EtcdStore
@@ -39,6 +41,12 @@ def kind(request: pytest.FixtureRequest) -> EtcdCluster | None:
     return request.getfixturevalue("commands_etcd") if request.param == "etcd" else None
 
 
+async def _new(rig: Rig) -> Rig:
+    """It writes today's records from its first day, as `metastack dev up` has it."""
+    await rig.put(rig.keys.cluster(), ClusterConfig(record_version=LEVEL))
+    return rig
+
+
 @pytest.fixture
 async def rig(kind: EtcdCluster | None) -> AsyncIterator[Rig]:
     """An empty cluster."""
@@ -46,10 +54,10 @@ async def rig(kind: EtcdCluster | None) -> AsyncIterator[Rig]:
     if kind is None:
         memory = MemoryCluster()
         twin = MemoryStore(memory)
-        yield Rig(Cluster(twin, keys))
+        yield await _new(Rig(Cluster(twin, keys)))
         await twin.close()
         memory.stop()
     else:
         store = EtcdStore(StoreSettings(endpoints=kind.endpoints))
-        yield Rig(Cluster(store, keys))
+        yield await _new(Rig(Cluster(store, keys)))
         await store.close()

@@ -21,6 +21,7 @@ from metastack.commands.vms import NewVm
 from metastack.core.change import Delete, Put
 from metastack.core.codec import decode
 from metastack.core.model import ClusterConfig, Image, ImageState, NodeSpec
+from metastack.core.versions import LEVEL
 from metastack.ports import DiskFormat, Storage
 from metastack.settings import StorageSettings
 from metastack.storage.main import build
@@ -220,7 +221,9 @@ async def test_settings(rig: Rig) -> None:
     values = settings.parse_settings(["lease_ttl_s=3", "grace_s=1", "default_network=br0"])
     assert await settings.set_settings(rig.cluster, deed("tune"), values)
     assert not await settings.set_settings(rig.cluster, deed(), values)
-    assert await rig.cluster.config() == ClusterConfig(lease_ttl_s=3, grace_s=1.0, default_network="br0")
+    assert await rig.cluster.config() == ClusterConfig(
+        record_version=LEVEL, lease_ttl_s=3, grace_s=1.0, default_network="br0"
+    )
     shown = {setting.key: setting for setting in await settings.show_settings(rig.cluster)}
     assert shown["lease_ttl_s"].changed
     assert not shown["syslog"].changed

@@ -15,7 +15,8 @@ from metastack.agent.marks import Marks
 from metastack.core.change import Change, Delete, Put
 from metastack.core.codec import encode
 from metastack.core.keys import DEFAULT_ROOT, Keys
-from metastack.core.model import Nic, Placement, Power, VmId, VmSpec
+from metastack.core.model import ClusterConfig, Nic, Placement, Power, VmId, VmSpec
+from metastack.core.versions import LEVEL
 from metastack.hypervisor.memory import MemoryHypervisor
 from metastack.network.memory import MemoryNetwork
 from metastack.storage.memory import MemoryPool, MemoryStorage
@@ -91,6 +92,9 @@ class Lab:
     def __init__(self, folder: Path, nodes: int, remote_fence: bool) -> None:
         self.folder, self.remote_fence = folder, remote_fence
         self.cluster = MemoryCluster()
+        # A new cluster: it writes today's records from its first day.
+        newest = encode(ClusterConfig(record_version=LEVEL))
+        self.cluster.apply(Change(name="test", guards=(), effects=(Put(KEYS.cluster(), newest),)))
         self.pool = MemoryPool(images={IMAGE: 512})
         self.group: asyncio.TaskGroup
         self.client = MemoryStore(self.cluster)

@@ -26,7 +26,10 @@ class Fencing(StrEnum):
 class ClusterConfig(Record, frozen=True, kw_only=True):
     """``config/cluster``: the platform's settings, typed and bounded; agents follow changes live."""
 
-    v: int = 2
+    v: int = 3
+    record_version: Annotated[int, Meta(ge=1)] = 1
+    """Level of the records that agents and commands write (core/versions). Raised by
+    ``metastack cluster upgrade-finish`` only, once every node understands more."""
     lease_ttl_s: Annotated[int, Meta(ge=2, le=60)] = 5
     """Life of a node's lease, seconds. etcd's floor is ceil(1.5 x election timeout): 2 s at its defaults."""
     grace_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.5

@@ -20,7 +20,7 @@ class Resources(Struct, frozen=True, kw_only=True):
 class NodeAlive(Record, frozen=True, kw_only=True):
     """``actual/nodes/<node>``: leased. Its create revision at registration is the session."""
 
-    v: int = 2
+    v: int = 3
     name: str
     generation: int = 0
     ready: bool = False
@@ -45,6 +45,8 @@ class NodeAlive(Record, frozen=True, kw_only=True):
     bridges: tuple[str, ...] = ()
     """Bridges that a NIC can be plugged into."""
     versions: dict[str, str] = field(default_factory=dict)
+    record_version: int = 0
+    """The newest record level that its agent understands; 0: an older agent, which understands 1."""
     lag_ms: int = 0
     """How late the node hears of changes, in coarse steps: those behind it in rank wait longer for it."""
     arch: str = ""
