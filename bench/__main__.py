@@ -80,6 +80,12 @@ def main(argv: Sequence[str]) -> int:
         try:
             inputs = dict(nodes_file=chosen.nodes_file, trace=chosen.trace) if name == "placement" else {}
             result = importlib.import_module(f"bench.{MODULES.get(name, name)}").run(chosen.runs, **inputs)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] in ("bench", "metastack"):
+                raise
+            say(f"bench {name} needs {error.name}; deploy/check installs it, deploy/quickstart does not")
+            failed.append(name)
+            continue
         except Exception:
             traceback.print_exc()
             failed.append(name)

@@ -75,9 +75,11 @@ def restore(
     It raises its generation.
     """
     from metastack.commands.deed import new_deed
-    from metastack.commands.restore import look_at_restore, restore_cluster
+    from metastack.commands.restore import check_restore_reason, look_at_restore, restore_cluster
 
     frame = frame_of(ctx)
+    if not dry_run:
+        check_restore_reason(reason)
     view = with_cluster(frame, look_at_restore)
     if not dry_run:
         _explain(view)

@@ -116,9 +116,10 @@ def fence(
     Also when the mass brake holds.
     """
     from metastack.commands.deed import new_deed
-    from metastack.commands.fences import check_fence, fence_node, wait_fenced
+    from metastack.commands.fences import check_fence, check_reason, fence_node, wait_fenced
 
     frame, deed = frame_of(ctx), new_deed(reason)
+    check_reason(name, reason, "a fence by hand")
     if not yes:
         with_cluster(frame, lambda cluster: check_fence(cluster, name))
     confirm(f"Fence node {name}? Whatever still runs there loses its disks.", yes)
@@ -147,9 +148,10 @@ def unfence(
     Its addresses can be used again then.
     """
     from metastack.commands.deed import new_deed
-    from metastack.commands.fences import check_unfence, unfence_node
+    from metastack.commands.fences import check_reason, check_unfence, unfence_node
 
     frame, deed = frame_of(ctx), new_deed(reason)
+    check_reason(name, reason, "lifting a fence")
     if not yes:
         with_cluster(frame, lambda cluster: check_unfence(cluster, name))
     confirm(f"Is the host of {name} switched off for good? A guest alive there could write again.", yes)

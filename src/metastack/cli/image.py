@@ -215,8 +215,8 @@ def delete(
 
     names.name("image", name)
     trash = ", and for good every deleted disk in the trash that was made from it" if purge else ""
-    confirm(f"Delete image {name}{trash}?", yes)
     frame, deed = frame_of(ctx), new_deed(names.reason(reason))
+    confirm(f"Delete image {name}{trash}?", yes)
 
     async def work(cluster: Cluster, storage: Storage) -> Deletion:
         return await delete_image(

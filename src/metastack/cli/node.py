@@ -196,15 +196,15 @@ def drain(
 
     It takes none any more, until `node undrain`.
     """
+    from metastack.commands import names
     from metastack.commands.deed import new_deed
     from metastack.commands.drains import wait_drained
     from metastack.commands.nodes import drain_node
 
-    frame = frame_of(ctx)
+    frame, deed = frame_of(ctx), new_deed(names.reason(reason))
     if not yes:
         with_cluster(frame, lambda cluster: _show(cluster, name))
     confirm(f"Drain node {name}? Its VMs are stopped, one at a time, and started on other nodes.", yes)
-    deed = new_deed(reason)
 
     async def work(cluster: Cluster) -> NodeInfo:
         changed = await drain_node(cluster, deed, name)

@@ -200,12 +200,14 @@ def delete(
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
     """Delete VMs and their disks, and wait until all are gone."""
+    from metastack.commands.names import reason as checked
     from metastack.commands.reading import look_at_vm
     from metastack.commands.views import VmView
     from metastack.commands.vms import delete_vm, label_of
     from metastack.commands.wait import Goal, wait_vm
 
     vms, frame = vm_ids(names, project), frame_of(ctx)
+    checked(reason)
     confirm(_question(vms), yes)
     gone: dict[VmId, VmSpec | None] = {}
 

@@ -38,16 +38,21 @@ Progress = Callable[[str], None]
 # by hand
 
 
+def check_reason(node: str, reason: str, what: str) -> str:
+    """Raise Problem for a bad name or reason, before a person is asked anything; what errors call the node."""
+    names.name("node", node)
+    names.reason(reason)
+    if not reason:
+        raise usage(f"node {node}", f"{what} needs a reason", 'say --reason "why"')
+    return f"node {node}"
+
+
 async def fence_node(cluster: Cluster, deed: Deed, node: str) -> int:
     """Open a fence of a lost node; the mass brake does not hold it. Returns the last ``through`` before it.
 
     A fence that is open already is left to whoever does it.
     """
-    names.name("node", node)
-    names.reason(deed.reason)
-    object = f"node {node}"
-    if not deed.reason:
-        raise usage(object, "a fence by hand needs a reason", 'say --reason "why"')
+    object = check_reason(node, deed.reason, "a fence by hand")
 
     async def look() -> Plan[int] | Kept[int]:
         world = await read_world(cluster, prefixes(cluster.keys, FENCES))
@@ -152,11 +157,7 @@ async def unfence_node(cluster: Cluster, deed: Deed, node: str, storage: Storage
     record fails, and what this unblocked is blocked again. Nothing was written meanwhile by an old guest of
     that host unless the person was wrong about it.
     """
-    names.name("node", node)
-    names.reason(deed.reason)
-    object = f"node {node}"
-    if not deed.reason:
-        raise usage(object, "lifting a fence needs a reason", 'say --reason "why"')
+    object = check_reason(node, deed.reason, "lifting a fence")
 
     async def first() -> Plan[tuple[str, ...]]:
         world = await read_world(cluster, prefixes(cluster.keys, FENCES))

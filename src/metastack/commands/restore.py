@@ -75,11 +75,16 @@ async def look_at_restore(cluster: Cluster) -> RestoreView:
     return restore_view(world)
 
 
+def check_restore_reason(reason: str) -> None:
+    """Raise Problem when there is no reason; before a person is asked anything."""
+    names.reason(reason)
+    if not reason:
+        raise usage("cluster", "a restore needs a reason", 'say --reason "which backup, and why"')
+
+
 async def restore_cluster(cluster: Cluster, deed: Deed) -> RestoreView:
     """Raise the generation above every one that this etcd or a refusing node knows; what it did."""
-    names.reason(deed.reason)
-    if not deed.reason:
-        raise usage("cluster", "a restore needs a reason", 'say --reason "which backup, and why"')
+    check_restore_reason(deed.reason)
 
     async def look() -> Plan[RestoreView]:
         world = await read_world(cluster, prefixes(cluster.keys, NEEDED))

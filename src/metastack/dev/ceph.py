@@ -187,8 +187,12 @@ class MiniCeph:
 
     def kill(self, name: str) -> None:
         """SIGKILL one daemon, as a crash would."""
+        self.signal(name, signal.SIGKILL)
+
+    def signal(self, name: str, how: signal.Signals) -> None:
+        """Send one daemon a signal; one that does not run is fine."""
         if daemon := self._daemon(name):
-            os.kill(daemon.pid, signal.SIGKILL)
+            os.kill(daemon.pid, how)
 
     async def destroy(self) -> None:
         """Stop, then remove the folder."""

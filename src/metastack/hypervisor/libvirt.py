@@ -268,7 +268,10 @@ class LibvirtHypervisor:
 
     async def boot(self, spec: DomainSpec, paused: bool = False) -> None:
         assert self._accel is not None, "open() first"
-        text = xml.build(spec, accel=self._accel.kind, vnc_dir=self._vnc_dir)
+        accel = self._accel
+        text = xml.build(
+            spec, accel=accel.kind, vnc_dir=self._vnc_dir, arch_capabilities=accel.arch_capabilities
+        )
         flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
 
         def start(virt: libvirt.virConnect) -> None:

@@ -90,7 +90,7 @@ _ALLOWED: Final[dict[str, frozenset[str]]] = {
 ET.register_namespace(NAMESPACE_KEY, NAMESPACE)
 
 
-def build(spec: DomainSpec, *, accel: str, vnc_dir: str) -> str:
+def build(spec: DomainSpec, *, accel: str, vnc_dir: str, arch_capabilities: bool = True) -> str:
     """The whole domain as text. ``accel`` is ``kvm``, ``qemu`` (TCG) or ``test`` (libvirt's own test driver).
 
     Raises Refused, naming the field, when a value is not what the spec's validation should have let through.
@@ -123,7 +123,9 @@ def build(spec: DomainSpec, *, accel: str, vnc_dir: str) -> str:
     _element(features, "acpi")
     _element(features, "apic")
     if accel == "kvm":
-        _element(domain, "cpu", mode="host-model", check="partial")
+        cpu = _element(domain, "cpu", mode="host-model", check="partial")
+        if not arch_capabilities:  # KVM was proven without them only
+            _element(cpu, "feature", policy="disable", name="arch-capabilities")
     elif accel == "qemu":
         _element(domain, "cpu", mode="maximum", check="none")
     _element(domain, "clock", offset="utc")

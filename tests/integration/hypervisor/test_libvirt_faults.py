@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 import uuid
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 from libvirt_host import TINY_GUEST, LibvirtHost, read_until, spec
 
+from metastack.hypervisor import kvm
 from metastack.hypervisor.kvm import probe
 from metastack.hypervisor.libvirt import LibvirtHypervisor
 from metastack.ports import CephSecret, DomainState, EndReason, NicSpec, Refused, Unavailable
@@ -217,13 +219,18 @@ async def test_a_daemon_that_is_stopped_is_unavailable_and_quiesce_waits(host: L
     await hypervisor.close()
 
 
-async def test_kvm_is_proven_or_the_reason_is_told(tmp_path: Path) -> None:
+async def test_kvm_is_proven_or_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = str(tmp_path / "state" / "kvm.json")
     found = await probe("/usr/bin/qemu-system-x86_64", cache)
     print(found)
     assert found.kind in ("kvm", "qemu")
     assert found.why
     assert await probe("/usr/bin/qemu-system-x86_64", cache) == found
+    # The probe guest itself is sound: without KVM it runs to its end.
+    monkeypatch.setattr(kvm, "_CPUS", {True: "max"})
+    monkeypatch.setattr(kvm, "_command", partial(kvm._command, accel="tcg"))
+    emulated = await probe("/usr/bin/qemu-system-x86_64", device="/dev/null")
+    assert emulated.why == "a probe guest ran under KVM (-cpu max)"
     missing = await probe("/usr/bin/qemu-system-x86_64", device="/dev/no-kvm")
     assert (missing.kind, missing.why) == ("qemu", "/dev/no-kvm: No such file or directory")
 

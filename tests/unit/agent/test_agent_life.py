@@ -42,7 +42,7 @@ def test_a_vm_is_claimed_once_booted_and_published(tmp_path: Path) -> None:
     run(story())
 
 
-def test_three_writes_from_spec_to_running(tmp_path: Path) -> None:
+def test_at_most_four_writes_from_spec_to_running(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             await asyncio.sleep(5)  # announcements settle

@@ -41,7 +41,7 @@ class ClusterConfig(Record, frozen=True, kw_only=True):
     host_reserve_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 1024
     """Memory of each node that VMs never get, MiB."""
     rank_delay_ms: Annotated[int, Meta(ge=1, le=5000)] = 30
-    """Delay between two ranks that try to claim the same VM, milliseconds (DESIGN 5's delta)."""
+    """Delay between two ranks that try to claim the same VM, milliseconds."""
     weight_spread: Annotated[float, Meta(ge=0.0, le=100.0)] = 1.0
     """How much it counts for a place that the node is empty. 0 leaves a part out of the score."""
     weight_pack: Annotated[float, Meta(ge=0.0, le=100.0)] = 0.0

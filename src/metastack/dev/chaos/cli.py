@@ -54,6 +54,7 @@ def chaos(
     if plan:
         _plan(seed, first, rounds or 20, kinds)
         return
+    kinds = _playable(kinds)
     run = Run(seed=seed, first=first, kinds=kinds, vms=vms, output=output)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
@@ -71,6 +72,18 @@ def chaos(
         raise typer.Exit(1)
     if run.interrupted:
         raise typer.Exit(130)
+
+
+def _playable(kinds: list[Kind]) -> list[Kind]:
+    """The kinds to play: without those that this machine cannot, which is said; asked for, they are refused."""
+    from .orders import unplayable
+
+    missing = unplayable()
+    for kind, why in missing.items():
+        print(f"{'error' if kind in kinds else 'note'}: {kind} cannot be played: {why}", file=sys.stderr)
+    if missing.keys() & set(kinds):
+        raise typer.Exit(2)
+    return kinds or ([kind for kind in SHAPES if kind not in missing] if missing else [])
 
 
 def _interrupted(_number: int, _frame: object) -> None:

@@ -26,6 +26,22 @@ class Kind(StrEnum):
     ETCD_QUORUM_LOST = "etcd-quorum-lost"
     OSD_KILLED = "osd-killed"
     MON_KILLED = "mon-killed"
+    QEMU_FROZEN = "qemu-frozen"
+    """QEMUs and agent frozen beyond the lease; the QEMUs thaw first, when others have their VMs."""
+    HOST_THAWS_QEMU_FIRST = "host-frozen-qemu-first"
+    HOST_THAWS_AGENT_FIRST = "host-frozen-agent-first"
+    HOST_THAWS_LIBVIRTD_FIRST = "host-frozen-libvirtd-first"
+    FENCER_KILLED = "fencer-killed"
+    """A power cut, and the node that fences is killed about when its block lands."""
+    MON_FROZEN_IN_FENCE = "mon-frozen-in-fence"
+    OSD_FROZEN_IN_FENCE = "osd-frozen-in-fence"
+    LIBVIRTD_KILLED_OFTEN = "libvirtd-killed-six-times"
+    CLOCK_TURNED = "clock-turned"
+    """The agent comes back on a clock that is two days ahead."""
+    ETCD_DATA_LOST = "etcd-leader-loses-data"
+    """The leader's data is gone while a node is cut off; the member joins again from nothing."""
+    VIRSH_BY_HAND = "virsh-by-hand"
+    """Guests are destroyed, started, suspended by hand under a frozen agent."""
 
 
 class Shape(Struct, frozen=True):
@@ -54,6 +70,17 @@ SHAPES: dict[Kind, Shape] = {
     Kind.ETCD_QUORUM_LOST: Shape("etcd", 1, (4.0, 60.0)),
     Kind.OSD_KILLED: Shape("ceph", 2, (0.5, 6.0)),
     Kind.MON_KILLED: Shape("ceph", 2, (0.5, 6.0)),
+    Kind.QEMU_FROZEN: Shape("node", 3, (6.0, 12.0)),
+    Kind.HOST_THAWS_QEMU_FIRST: Shape("node", 2, (5.0, 10.0)),
+    Kind.HOST_THAWS_AGENT_FIRST: Shape("node", 2, (5.0, 10.0)),
+    Kind.HOST_THAWS_LIBVIRTD_FIRST: Shape("node", 2, (5.0, 10.0)),
+    Kind.FENCER_KILLED: Shape("node", 3, (6.0, 12.0)),
+    Kind.MON_FROZEN_IN_FENCE: Shape("node", 2, (6.0, 14.0)),
+    Kind.OSD_FROZEN_IN_FENCE: Shape("node", 2, (6.0, 14.0)),
+    Kind.LIBVIRTD_KILLED_OFTEN: Shape("node", 2, (0.0, 0.0)),
+    Kind.CLOCK_TURNED: Shape("node", 2, (4.0, 10.0)),
+    Kind.ETCD_DATA_LOST: Shape("etcd", 2, (4.0, 8.0)),
+    Kind.VIRSH_BY_HAND: Shape("node", 3, (2.0, 9.0)),
 }
 
 
@@ -64,10 +91,11 @@ ROLE_WEIGHTS = (5, 3, 2)
 
 HARMLESS = frozenset(
     {
-        *(kind for kind, shape in SHAPES.items() if shape.place != "node"),
+        *(kind for kind, shape in SHAPES.items() if shape.place != "node" and kind is not Kind.ETCD_DATA_LOST),
         Kind.AGENT_FROZEN_BRIEFLY,
         Kind.LIBVIRTD_KILLED,
         Kind.LIBVIRTD_FROZEN,
+        Kind.LIBVIRTD_KILLED_OFTEN,
         Kind.CUT_STORAGE,
     }
 )

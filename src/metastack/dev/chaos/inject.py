@@ -1,6 +1,7 @@
 """Doing faults to the cluster, and taking them back.
 
-Owns: how each kind is done on the real parts. Refuses: choosing, and waiting until the cluster has recovered.
+Owns: how each simple kind is done on the real parts; those of several steps are in :mod:`.orders`.
+Refuses: choosing, and waiting until the cluster has recovered.
 Rule: one thing at a time (the cluster's record is one file), and :meth:`Injector.heal` takes back everything,
 whatever was done.
 """
@@ -21,8 +22,9 @@ from metastack.ports import Refused, Unavailable
 
 from ..cluster import Cluster
 from ..fabric import tool_environment
-from ..proc import alive
+from ..proc import alive, send
 from .faults import Fault, Kind
+from .orders import Orders
 
 _CUTS = {Kind.CUT_ETCD: "etcd", Kind.CUT_STORAGE: "storage", Kind.CUT_ALL: "all"}
 _FROZEN = {
@@ -69,13 +71,19 @@ class Injector:
                     cluster.signal_etcd(member.name, signal.SIGCONT)
                 else:
                     cluster.start_etcd(member.name, wait=False)
-            if cluster.ceph is not None and cluster.ceph.status().missing:
-                asyncio.run(cluster.ceph.start())
+            if cluster.ceph is not None:
+                for daemon in cluster.ceph.status().running:
+                    cluster.ceph.signal(daemon, signal.SIGCONT)
+                if cluster.ceph.status().missing:
+                    asyncio.run(cluster.ceph.start())
             for name, host in cluster.hosts.items():
                 if not cluster.is_on(name):
                     cluster.start_node(name)
                     continue
                 cluster.heal(name)
+                if init := cluster.init(name):
+                    for qemu in host.qemu(init):
+                        send(qemu, signal.SIGCONT)
                 for service in ("libvirtd", "agent"):
                     host.signal(service, signal.SIGCONT)
 
@@ -117,6 +125,8 @@ class Injector:
                 return self._kill_ceph("osd.0")
             case Kind.MON_KILLED:
                 return self._kill_ceph("mon.a")
+            case _:
+                return Orders(cluster, self._leader).begin(fault)
         return f"{target}: cut off from {_CUTS[kind]}", lambda: cluster.heal(target)
 
     def _freeze(self, node: str, service: str) -> tuple[str, Callable[[], None]]:
