@@ -53,6 +53,7 @@ _ALLOWED: Final[dict[str, frozenset[str]]] = {
         "acpi": "",
         "apic": "",
         "cpu": "mode check migratable",
+        "feature": "policy name",
         "clock": "offset",
         "timer": "name tickpolicy present",
         "pm": "",

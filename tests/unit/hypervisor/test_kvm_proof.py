@@ -33,7 +33,7 @@ def emulator(folder: Path, script: str) -> str:
         ("exit 85", "kvm", True, "a probe guest ran under KVM (-cpu host)"),
         (REFUSES_HOST, "kvm", False, "a probe guest ran under KVM (-cpu host,-arch-capabilities)"),
         (
-            "echo 'KVM internal error. Suberror: 1' >&2; sleep 60",
+            "echo 'KVM internal error. Suberror: 1' >&2; exec sleep 60",
             "qemu",
             True,
             "it died of a KVM internal error",
