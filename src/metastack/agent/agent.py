@@ -69,6 +69,7 @@ class Agent:
         workers: int = 32,
         boots_at_once: int = 0,
         watchdog_device: str = "",
+        boot_id: str = "",
         config_changed: Callable[[World], None] = lambda world: None,
     ) -> None:
         self._health = Health(addresses=addresses, watchdog_device=watchdog_device)
@@ -91,6 +92,7 @@ class Agent:
             marks=marks,
             clock=clock,
             addresses=addresses,
+            boot_id=boot_id,
             describe=lambda: self._announcer.describe(),
             drained=self._drained,
             changed=self._look_at_everything,
@@ -116,6 +118,7 @@ class Agent:
         self._announcer = Announcer(
             self.node, self.fencer, self._health, marks,
             address=address, console=console, capacity=capacity, machine=machine,
+            boot_id=boot_id,
         )  # fmt: skip
         self._sweeper, self._announced = Sweeper(self.node), Announced(name)
 

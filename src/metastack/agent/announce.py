@@ -47,10 +47,12 @@ class Announcer:
         console: str,
         capacity: Resources,
         machine: Machine,
+        boot_id: str = "",
     ) -> None:
         """``capacity``: what the settings say instead of the machine (0: nothing)."""
         self._node, self._fencer, self._health, self._marks = node, fencer, health, marks
         self._address, self._console, self._capacity, self._machine = address, console, capacity, machine
+        self._boot_id = boot_id
         self._facts: HostFacts | None = None
         self._sums_said_s = 0.0
 
@@ -96,6 +98,7 @@ class Announcer:
             brake=self._fencer.braked,
             fence_failures=self._fencer.failures,
             warnings=self._warnings(),
+            boot_id=self._boot_id,
         )
 
     def _warnings(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from ..telemetry import logs
 from ..telemetry.syslog import Syslog
 from . import garbage
 from .agent import Agent
+from .another import read_boot_id
 from .clock import Clock
 from .console import ConsoleServer
 from .machine import machine
@@ -74,6 +75,7 @@ async def serve(settings: AgentSettings) -> None:
         console=f"{host}:{port}",
         capacity=Resources(cpus=settings.cpus, memory_mib=settings.memory_mib, other=dict(settings.resources)),
         machine=machine(),
+        boot_id=read_boot_id(settings.boot_id_file),
         workers=settings.workers,
         boots_at_once=settings.boots_at_once,
         watchdog_device=settings.watchdog_device,

@@ -39,10 +39,11 @@ class Names:
         marks: Marks,
         clock: Clock,
         addresses: tuple[str, ...],
+        boot_id: str = "",
     ) -> None:
         self._name, self._keys, self._store, self._storage = name, keys, store, storage
         self._mirror, self._marks, self._clock = mirror, marks, clock
-        self._addresses = addresses
+        self._addresses, self._boot_id = addresses, boot_id
         self.seen = ""
         """Where the storage saw a new client of this machine last; empty: it does not tell."""
         self._declared: frozenset[str] = frozenset()
@@ -70,16 +71,18 @@ class Names:
         """Find out where a client that begins now is seen."""
         self.seen = await self._storage.own_address() if self._addresses else ""
 
-    async def come_back(self) -> None:
+    async def come_back(self, certain: bool = True) -> None:
         """Before a registration: look, when this node was seen elsewhere than its settings say.
 
         Whoever cannot be ready stays away, so that others take its VMs. Without any it comes, to say why.
+        Safety: not one that is not ``certain`` to be the machine of the last session. Its settings may be a
+        copy; the name, and any block, are left for the machine whose address it is.
         """
         declared = self.known.storage_addresses if self.known is not None else ()
-        if not {self.seen, *declared} - {"", *self._addresses}:
+        if (certain or self.known is None) and not {self.seen, *declared} - {"", *self._addresses}:
             return
         await self.look()
-        if self._mirror.world.unfenced(self._name):
+        if not certain or self._mirror.world.unfenced(self._name):
             await self.refuse_strange()
 
     async def refuse_strange(self) -> None:
@@ -168,6 +171,7 @@ class Names:
             storage_guest_user=self._storage.guest_user,
             joined=known.joined if known is not None else self._clock.stamp(),
             generation=me.generation,
+            boot_id=self._boot_id,
         )
         self._declared = frozenset()
         if wanted != known:

@@ -22,6 +22,7 @@ from ..core.keys import Keys
 from ..core.model import Event, Fence, NodeAlive, token
 from ..core.world import Seen, seen
 from ..ports import Hypervisor, LocalTrouble, Refused, Storage, Store, Unavailable
+from .another import Another, Taken
 from .clock import Clock
 from .identity import believed_generation, refuse_generation, refuse_namesake, refuse_shared
 from .kills import kill_lost, refuse_damaged
@@ -62,6 +63,7 @@ class Session:
         marks: Marks,
         clock: Clock,
         addresses: tuple[str, ...],
+        boot_id: str = "",
         describe: Callable[[], NodeAlive],
         drained: Callable[[], Awaitable[None]],
         changed: Callable[[], None],
@@ -82,7 +84,8 @@ class Session:
         self._mirror, self._marks, self._clock = mirror, marks, clock
         self._addresses = addresses
         self._describe, self._drained, self._changed = describe, drained, changed
-        self._names = Names(name, keys, store, storage, mirror, marks, clock, addresses)
+        self._names = Names(name, keys, store, storage, mirror, marks, clock, addresses, boot_id)
+        self._another = Another(name, store, mirror, boot_id)
         self._past = mirror.past
         self._teller = Teller(name, keys, store, hypervisor, mirror.past, marks, clock, addresses)
         self._renewal = Renewal(store, self.lose)
@@ -120,6 +123,9 @@ class Session:
                     log.warning("session_retry", error=str(error), retry_in_s=backoff_s)
                 self.message = str(error)
                 self._leave(str(error))
+                if isinstance(error, Taken):
+                    await asyncio.sleep(error.again_s)
+                    continue
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(5.0, backoff_s * 2)
 
@@ -220,15 +226,17 @@ class Session:
         self._why = ""
         await asyncio.wait_for(self._mirror.looked.wait(), 3600)
         await self._believe()
+        self._another.observe()
         if self._unclean or await self._hypervisor.astray():
             # Safety: calls that a dead agent left queued in libvirtd would land after we looked (CE3). So would
             # our own in one that hung, once its connection has ended: no thread waits for them any more.
             await self._hypervisor.barrier()
             self._unclean = False
             log.info("libvirtd_barrier", node=self.name)
-        await self._names.come_back()
+        await self._names.come_back(self._another.certain)
         fence = await self._fence_record()
         await self._kill_fenced(fence)
+        await self._another.refuse()
         lease = await self._store.grant(self._mirror.world.config.lease_ttl_s)
         # Last before the registration: between the two I look dead, and the others wait only for the grace.
         await self._retire_old_key()
@@ -291,6 +299,9 @@ class Session:
         """Delete the alive key that an earlier process of this node left (CE8: its session would go on)."""
         entry = await self._store.get(self._keys.node_alive(self.name))
         await refuse_namesake(self.name, self._store, self._mirror, self._marks, alive=entry is not None)
+        if entry is not None and not self._another.mine(seen(NodeAlive, entry)):
+            # Safety: of another machine, perhaps. It came since I looked, and its session is not mine to end.
+            raise Refused("another boot of this node has registered: looking again")
         if entry is not None and entry.lease:
             await self._store.revoke(Lease(entry.lease, 0, 0.0))
 

@@ -57,6 +57,8 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """``auto`` uses KVM only when a probe proved it; ``kvm`` and ``qemu`` force it."""
     state_dir: str = "/var/lib/metastack"
     """Durable local files: the lock, the clean-exit mark, the unblock mark."""
+    boot_id_file: str = "/proc/sys/kernel/random/boot_id"
+    """File with the number of this host's boot. Hosts that share a kernel each need one of their own."""
     run_dir: str = "/run/metastack"
     """Sockets that end with a reboot: VNC."""
     cpus: Annotated[int, Meta(ge=0)] = 0

@@ -93,6 +93,11 @@ class Host:
         return self.folder / "agent.toml"
 
     @property
+    def boot_id(self) -> Path:
+        """Number of this host's boot, as its agent reads it."""
+        return self.run / "boot_id"
+
+    @property
     def agent_log(self) -> Path:
         return self.folder / "log" / "agent.log"
 
@@ -128,6 +133,8 @@ class Host:
         shutil.rmtree(self.run, ignore_errors=True)
         (self.run / "libvirt").mkdir(parents=True, mode=0o700)
         (self.run / "tmp").mkdir()
+        # Hosts share this machine's kernel: each power-on is a boot of its own.
+        self.boot_id.write_text(f"{uuid.uuid4()}\n")
         uuid_file = self.folder / "host_uuid"
         if not uuid_file.exists():
             uuid_file.write_text(str(uuid.uuid4()))

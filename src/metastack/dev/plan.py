@@ -81,6 +81,7 @@ def agent_config(host: Host, port: int, endpoints: tuple[str, ...], storage: Sto
         "libvirtd_restart_command": [str(host.barrier)],
         "hypervisor": "auto",
         "state_dir": str(host.folder / "agent"),
+        "boot_id_file": str(host.boot_id),
         "run_dir": str(host.run / "metastack"),
         "cpus": NODE_CPUS,
         "memory_mib": NODE_MEMORY_MIB,

@@ -124,6 +124,12 @@ class SimHost:
 
     def __init__(self, lab: Lab, name: str, number: int) -> None:
         self.lab, self.name = lab, name
+        self.node = name
+        """Name in its agent's settings. Of two machines it may be the same."""
+        self.boots = 1
+        """How often it was switched on."""
+        self.copied_address = ""
+        """Storage address in its agent's settings, when that is not its own; empty: it is."""
         self.address = f"10.0.0.{number}"
         """Its own. What the storage sees may be another."""
         self.configured = ""
@@ -209,7 +215,7 @@ class SimHost:
         """What a fence of it blocks: its address, or everything of it that is known."""
         if not self.lab.script.address:
             return [self.address]
-        entry = self.lab.cluster.get(self.lab.keys.node_facts(self.name))
+        entry = self.lab.cluster.get(self.lab.keys.node_facts(self.node))
         facts = seen(NodeFacts, entry).record if entry is not None else None
         guests = sorted(client for client, _ in self._opened.values())
         user = [f"client.{self.guest_user}"] if self.guest_user else []
@@ -223,7 +229,7 @@ class SimHost:
             return
         lab, life = self.lab, next(self._lives)
         self.process = process = Process(f"{self.name}#{life}")
-        self.configured = self.seen
+        self.configured = self.copied_address or self.seen
         self.steps = steps = Steps(process, lambda step: lab.entered(self, step))
         self.store = MemoryStore(lab.cluster, latency_s=self._latency_s)
         self.wire = WireStore(self.store, steps, lab.linear)
@@ -242,7 +248,7 @@ class SimHost:
         marks.lock()
         self.lost_events, self.started_s = False, lab.loop.time()
         self.agent = Agent(
-            name=self.name,
+            name=self.node,
             keys=lab.keys,
             store=self.wire,
             storage=self._storage,
@@ -255,6 +261,7 @@ class SimHost:
             ),
             addresses=(self.configured,) if lab.script.storage != "file" else (),
             address=self.address,
+            boot_id=f"{self.name}-boot-{self.boots}",
         )
         self._stop = asyncio.Event()
         lab.loop.start_process(process, self._main(self.agent, process))
@@ -314,7 +321,7 @@ class SimHost:
 
     def power_on(self) -> None:
         if not self.powered:
-            self.powered = True
+            self.powered, self.boots = True, self.boots + 1
             self.hypervisor.daemon_returns()
             self.hypervisor.add_foreign(FOREIGN, "somebody-elses")
             self.start()

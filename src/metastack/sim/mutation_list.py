@@ -13,6 +13,7 @@ from .mutation_acts import ACTS
 from .mutation_avail import AVAIL
 from .mutation_guards import GUARDS
 from .mutation_hosts import HOSTS
+from .mutation_machine import ONE_MACHINE
 from .mutation_restored import RESTORED
 from .mutation_steps import STEPS
 
@@ -89,6 +90,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *RESTORED,
     *HOSTS,
     *AVAIL,
+    *ONE_MACHINE,
     # --- controls
     Mutation("control-nothing", "no step is taken away", (), harmless=True),
     Mutation(

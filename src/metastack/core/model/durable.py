@@ -80,7 +80,7 @@ class Fence(Record, frozen=True, kw_only=True):
 class NodeFacts(Record, frozen=True, kw_only=True):
     """``nodes/<node>``: durable facts that outlive the lease; what a fencer needs to know."""
 
-    v: int = 2
+    v: int = 3
     name: str
     uuid: str
     storage_addresses: tuple[str, ...] = ()
@@ -92,6 +92,8 @@ class NodeFacts(Record, frozen=True, kw_only=True):
     joined: str = ""
     generation: int = 0
     """Of the session in which it was last written: whether the node came back since etcd was restored."""
+    boot_id: str = ""
+    """Boot of the machine that had the last session; empty: written by an older version."""
 
 
 class Halt(Record, frozen=True, kw_only=True):

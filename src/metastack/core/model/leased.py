@@ -62,6 +62,8 @@ class NodeAlive(Record, frozen=True, kw_only=True):
     """Nodes that it fences in vain, and what stands in the way."""
     warnings: tuple[str, ...] = ()
     """What the node finds wrong with itself."""
+    boot_id: str = ""
+    """Boot of the machine that the session is of; empty: written by an older version."""
 
 
 class VmStatus(Record, frozen=True, kw_only=True):

@@ -1,0 +1,34 @@
+"""What holds a node's name to one machine, and one libvirt to one agent, as mutations.
+
+Owns: that part of the list. Refuses: knowing who notices; ``seen_by`` only says who is asked first.
+Rule: where two steps cover each other, the entry takes both away, and says why.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .mutation import Mutation, agent
+
+ONE_MACHINE: Final[tuple[Mutation, ...]] = (
+    Mutation(
+        "another-alive",
+        "an alive key of another boot is not revoked as this machine's own, nor is its session gone on with",
+        agent("another", "Another.mine", 'in ("", self.boot_id)', "is not None"),
+        ("clone-of-a-hung-host",),
+    ),
+    Mutation(
+        "another-fenced-first",
+        "a machine of another boot leaves the claims of the one before it to the others' fence first",
+        agent("another", "Another._refuse_soon", "if not self.rebooted or", "if True or"),
+        ("clone-of-a-hung-host",),
+    ),
+    Mutation(
+        "another-unblock",
+        "a machine of another boot lifts no block of an address that is not its own",
+        agent("names", "Names.come_back", "if not certain or self", "if self"),
+        ("clone-with-the-same-settings-of-a-hung-host",),
+        evidence="expected",
+        because="the original's guests stopped at their first refused write, and its agent hangs",
+    ),
+)
