@@ -67,6 +67,8 @@ class Reconciler:
                 return await self._idle(view, action, memory)
             if isinstance(action, plan.Publish):
                 await self._publish(view)
+                if view.spec is not None and view.domains[0].state is DomainState.RUNNING:
+                    await self._guests.gate.note_clients(view.spec.ok, view.domains[0], memory)
                 return self._watch_health(view, memory)
             try:
                 await self._do(view, action, memory)
@@ -95,11 +97,30 @@ class Reconciler:
             for domain in found
             if domain is not None and domain.managed and (domain.project, domain.name) == (vm.project, vm.name)
         )
+        await self._note_lost(vm, domains)
         if domains:
             self.known[vm] = {domain.uuid for domain in domains}
         else:
             self.known.pop(vm, None)
         return domains
+
+    async def _note_lost(self, vm: VmId, domains: tuple[Domain, ...]) -> None:
+        """A domain that does not run by libvirtd's word, while its QEMU lives.
+
+        Safety: seen after libvirtd had lost the file of a running guest: "never started", said it.
+        """
+        memory = self._node.memory.of(vm)
+        memory.lost = ""
+        for domain in domains:
+            if domain.clients:
+                memory.clients = domain.clients
+            if domain.state is DomainState.DEFINED:
+                pid = await self._guests.gate.qemu(domain.uuid, lost=True)
+                if pid:
+                    memory.lost = (
+                        f"its QEMU (process {pid}) runs on {self._node.name}, and libvirtd has lost it: "
+                        f"restart the VM, or kill {pid}; until then nothing is started"
+                    )
 
     def _note(self, view: View, memory: VmMemory) -> None:
         """Forget a stop that is over: another domain, or none; and why a guest did not start that runs."""
@@ -257,6 +278,8 @@ class Reconciler:
                 return  # only the next session's barrier ends it
             memory.stray = memory.making = False
             return  # look again: it may have landed
+        if await self._guests.end_lost(view, held.ok.uuid, held.ok.volume_uuid, memory):
+            return  # look again
         drop = action.drop_halt and view.halt is not None
         event = node.event("vm.released", str(view.vm))
         disk = node.world.volume(view.vm.project, held.ok.volume_uuid)

@@ -115,6 +115,7 @@ class Agent:
         self._readiness = self.node.readiness = Readiness(self.node, self._look_at)
         self._leaving = self.node.leaving = Leaving(self.node, self._look_at)
         self.fencer = Fencer(self.node)
+        self.node.suspect = self._suspect
         self._announcer = Announcer(
             self.node, self.fencer, self._health, marks,
             address=address, console=console, capacity=capacity, machine=machine,
@@ -195,6 +196,10 @@ class Agent:
             self._queue.add(key)
         if (due_s := node.board.due_s()) is not None:
             self._queue.add_at(route.OVERDUE, due_s)
+
+    def _suspect(self, victim: str, why: str) -> None:
+        self.fencer.suspect(victim, why)
+        self._queue.add(("node", victim, ""))
 
     def _look_at(self, vm: VmId) -> None:
         self._queue.add(("vm", vm.project, vm.name))

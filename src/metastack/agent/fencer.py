@@ -35,6 +35,8 @@ PASS_S: Final = 15.0
 """How long the others have then."""
 RETRY_MAX_S: Final = 8.0
 LATE_AGAIN_S: Final = 0.2
+SUSPECTED_S: Final = 10.0
+"""A start that finds a lost node's client asks again sooner than this: after it, the client has gone."""
 
 
 class Failed(Struct, frozen=True, kw_only=True):
@@ -69,6 +71,8 @@ class Fencer:
         self._known: set[str] = set()
         self._long_gone: dict[str, float] = {}
         """Absent when this agent started, and fenced at some time before: when it was first looked for."""
+        self._suspects: dict[str, tuple[str, float]] = {}
+        """Lost nodes of which a client has a disk open: why they are fenced, and until when that is news."""
         self._begun: dict[str, int] = {}
         """The revision of each intent for which the storage was asked for a block."""
         self._ends: dict[str, dict[int, float]] = {}
@@ -100,6 +104,18 @@ class Fencer:
                     self._long_gone[name] = now_s
             self._known.add(name)
         self._brake()
+
+    def suspect(self, victim: str, why: str) -> None:
+        """A start found a client of that lost node on its disk: it is fenced, also when it owns nothing.
+
+        Safety: its claim may have been deleted by hand, or its fence made in another storage, while its guest
+        runs on. Only this node knows, so it does not wait for its turn; grace and brake hold as ever.
+        """
+        self._suspects[victim] = why, asyncio.get_running_loop().time() + SUSPECTED_S
+
+    def _suspected(self, victim: str) -> str:
+        why, until_s = self._suspects.get(victim, ("", 0.0))
+        return why if asyncio.get_running_loop().time() < until_s else ""
 
     def _brake(self) -> None:
         """Engage when too many nodes vanished together: that is our network, not their death."""
@@ -168,7 +184,7 @@ class Fencer:
         if self._node.world.alive(victim) is not None and (fence is None or not fence.intent):
             # Nearly every node at every full look: to rank all nodes for each of them would cost their square.
             # And whose turn it is counts from when there is something to do.
-            for kept in (self._failed, self._rank, self._ends):
+            for kept in (self._failed, self._rank, self._ends, self._suspects):
                 kept.pop(victim, None)
             return 0.0
         if asyncio.get_running_loop().time() > self._brake_until_s:
@@ -179,7 +195,7 @@ class Fencer:
             return 5.0
         view = self._view(victim)
         intent = view.fence is not None and view.fence.record is not None and view.fence.record.intent
-        if not intent and (view.victim_alive or not view.unfenced_claims):
+        if not intent and (view.victim_alive or not (view.unfenced_claims or view.suspected)):
             self._failed.pop(victim, None)
         action = self._in_turn(view)
         if isinstance(action, plan.Idle):
@@ -220,6 +236,7 @@ class Fencer:
             rank=0,
             waited_s=0.0,
             rank_delay_s=world.config.rank_delay_ms / 1000,
+            suspected=self._suspected(victim),
             holdoff_s=max(0.0, self._failed[victim].until_s - now_s) if victim in self._failed else 0.0,
             away=away(world, victim),
             generation=world.generation,
@@ -238,6 +255,8 @@ class Fencer:
             self._rank[victim] = rank, now_s - view.grace_s  # the grace is over; a fencer that died gets one
         elif noted is None or noted[0] != rank:
             self._rank[victim] = rank, now_s
+        if view.suspected and not view.unfenced_claims:
+            rank = 0
         waited_s = now_s - self._rank[victim][1] - view.grace_s
         return plan.plan_fence(msgspec.structs.replace(view, rank=rank, waited_s=waited_s))
 
@@ -251,11 +270,13 @@ class Fencer:
         entry = await node.store.get(node.keys.node_facts(victim))
         facts = seen(NodeFacts, entry).record if entry is not None else None
         try:
-            receipt = await self._block(victim, facts, mine.ok.intent_reason)
+            why = mine.ok.intent_reason or self._suspected(victim)
+            receipt = await self._block(victim, facts, why)
         except (Unavailable, Denied) as error:
             await self._fail(victim, mine, error)
             return
         self._failed.pop(victim, None)
+        self._suspects.pop(victim, None)
         blocked = " ".join(receipt.addresses or receipt.clients)
         extra = node.event("node.fenced", victim, f"{receipt.method} {blocked}".strip())
         # Safety: done closes exactly the intent after which the block was made, and no later one: a victim

@@ -17,6 +17,7 @@ from ..core.model import Claim, Fencing, VmSpec
 from ..core.plan import View
 from ..ports import DomainSpec, Fenced, InUse, NicSpec, NotFound, Refused, Unavailable, UnknownOutcome
 from .boots import Boots
+from .gate import Gate
 from .memory import VmMemory
 from .node import Node
 
@@ -32,7 +33,7 @@ class Guests:
     """Acts on the domains of one node."""
 
     def __init__(self, node: Node, boots: Boots) -> None:
-        self._node = node
+        self._node, self.gate = node, Gate(node)
         self._boots = boots
 
     async def boot(self, view: View, memory: VmMemory) -> bool:
@@ -60,6 +61,9 @@ class Guests:
                 await self._make_disk(spec, memory)
                 source = await node.storage.disk_source(spec.volume_uuid)
                 await node.session.prove_address()
+                if not await self.gate.passes(spec, memory):
+                    # Safety: whatever the records say, somebody may write to the disk.
+                    return False
                 entry = await node.store.get(node.keys.claim(vm))
                 if entry is None or entry.mod_revision != held.mod:
                     # Safety: watches have been known to lose events. Had that of my own release been lost, this
@@ -103,6 +107,7 @@ class Guests:
                 log.warning("boot_failed", vm=str(vm), node=node.name, epoch=claim.epoch, error=str(error))
                 return False
         self.began(memory)
+        memory.clients, memory.look_for_clients_s = (), 0.0
         log.info("booted", vm=str(vm), node=node.name, session=claim.session, epoch=claim.epoch, run=spec.run)
         return True
 
@@ -111,6 +116,7 @@ class Guests:
         """Its guest runs, perhaps by a start that was given up: why it did not is over."""
         memory.failures = 0
         memory.failed, memory.message, memory.retry_at_s = False, "", 0.0
+        memory.gate.passed()
         memory.healthy_from_s = asyncio.get_running_loop().time()
         if memory.crashes:
             memory.message = f"crashed {memory.crashes} times; started again"
@@ -172,6 +178,11 @@ class Guests:
             return  # look again
         await self._ordered(memory, node.hypervisor.kill(action.uuid))
         log.info("killed", vm=str(view.vm), node=node.name, uuid=action.uuid, why=action.why)
+        domain = next(d for d in view.domains if d.uuid == action.uuid)
+        if node.session.ready:
+            await self.gate.leave(view.vm, domain.volume_uuid, domain.clients)
+        else:
+            node.session.killed(domain)
         if action.crashed:
             now_s = asyncio.get_running_loop().time()
             if memory.healthy_from_s is not None and now_s - memory.healthy_from_s > HEALTHY_S:
@@ -182,6 +193,18 @@ class Guests:
             log.warning("crashed", vm=str(view.vm), node=node.name, crashes=memory.crashes)
         if memory.stop_from_s is not None:
             memory.forget_stop()
+
+    async def end_lost(self, view: View, uuid: str, volume: str, memory: VmMemory) -> bool:
+        """End a QEMU of a VM that libvirtd has no domain of; true when there was one.
+
+        Safety: once its claim is given back, another node may start the VM.
+        """
+        pid = await self.gate.qemu(uuid, lost=True)
+        if pid:
+            await self._ordered(memory, self._node.hypervisor.kill(uuid))
+            log.warning("lost_qemu_ended", vm=str(view.vm), node=self._node.name, uuid=uuid, pid=pid)
+            await self.gate.leave(view.vm, volume, memory.clients)
+        return bool(pid)
 
     async def ask_to_stop(self, view: View, uuid: str, memory: VmMemory) -> bool:
         """Press the guest's power button; true the first time."""
@@ -206,5 +229,10 @@ class Guests:
                 node.session.lose("the storage shuts this node out")
                 raise Refused("this node is shut out of the storage")
             memory.retry_at_s = asyncio.get_running_loop().time() + IO_RETRY_S
+        assert view.spec is not None
+        if not await self.gate.passes(view.spec.ok, memory, resuming=True):
+            # Safety: while it was paused its VM may have been started elsewhere.
+            return
+        memory.message, memory.failed = "", False
         await node.hypervisor.resume(action.uuid)
         log.info("resumed", vm=str(view.vm), node=node.name, why=action.why)

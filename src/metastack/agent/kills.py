@@ -16,9 +16,14 @@ from ..ports import Hypervisor, Refused
 log = structlog.get_logger()
 
 
-async def kill_lost(hypervisor: Hypervisor, world: World, me: str, through: int, shut_out: bool) -> None:
-    """Kill what runs under a session up to ``through`` or without a claim after a restore; all, if shut out."""
-    domains = await hypervisor.domains()
+async def kill_lost(
+    hypervisor: Hypervisor, world: World, me: str, through: int, shut_out: bool
+) -> list[Domain]:
+    """Kill what runs under a session up to ``through`` or without a claim after a restore; all, if shut out.
+
+    Returns the domains that were killed.
+    """
+    domains, killed = await hypervisor.domains(), list[Domain]()
     disowned = {domain.uuid for domain in uncovered(world, me, domains)}
     for domain in domains:
         if domain.damaged:
@@ -45,6 +50,25 @@ async def kill_lost(hypervisor: Hypervisor, world: World, me: str, through: int,
             why=why,
         )
         await hypervisor.kill(domain.uuid)
+        killed.append(domain)
+    await _kill_unknown(hypervisor, world, me, through, shut_out, {domain.uuid for domain in domains})
+    return killed
+
+
+async def _kill_unknown(
+    hypervisor: Hypervisor, world: World, me: str, through: int, shut_out: bool, known: set[str]
+) -> None:
+    """Kill QEMUs of our VMs that libvirtd has no domain of.
+
+    Safety: once this node's block is lifted they would write again, and whoever took their VM over writes too.
+    """
+    for uuid, pid in (await hypervisor.emulators()).items():
+        claims = [c.record for _, c in world.claims() if c.record is not None and c.record.uuid == uuid]
+        specs = [s.record for _, s in world.specs() if s.record is not None and s.record.uuid == uuid]
+        lost = any(claim.node != me or claim.session <= through for claim in claims)
+        if uuid not in known and (lost or (shut_out and (claims or specs))):
+            log.warning("lost_qemu_ended", uuid=uuid, pid=pid, why="fenced, and libvirtd does not know it")
+            await hypervisor.kill(uuid)
 
 
 def _called(world: World, domain: Domain) -> str:

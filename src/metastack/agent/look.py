@@ -48,6 +48,7 @@ async def look(node: Node, vm: VmId, domains: tuple[Domain, ...]) -> View:
         leave=node.leaving.why(vm, domains) if mine and node.leaving is not None else "",
         held=node.held(),
         damaged=memory.damaged,
+        lost=memory.lost,
         generation=session.generation,
     )
 
@@ -56,7 +57,9 @@ def _phase(view: View, claim: Claim, memory: VmMemory, domain: Domain | None) ->
     if memory.stop_from_s is not None or (claim.to_release and domain is None):
         return Phase.STOPPING
     if domain is None or domain.state is DomainState.DEFINED:
-        return Phase.FAILED if memory.failed else Phase.STARTING
+        if memory.failed or memory.lost:
+            return Phase.FAILED
+        return Phase.WAITING if memory.gate.since_s is not None else Phase.STARTING
     if domain.state is DomainState.RUNNING:
         return Phase.RUNNING
     if domain.state is DomainState.SHUTTING_DOWN:
@@ -71,8 +74,8 @@ def status_of(node: Node, view: View, domain: Domain | None) -> VmStatus:
     assert claim is not None
     spec = view.spec.record if view.spec is not None else None
     phase = _phase(view, claim, memory, domain)
-    message = memory.damaged or memory.message
-    if domain is not None and domain.state is DomainState.IO_ERROR:
+    message = memory.damaged or memory.lost or memory.message
+    if domain is not None and domain.state is DomainState.IO_ERROR and not memory.gate.held_by:
         message = "paused by an I/O error of its disk; it resumes when the storage answers"
     elif not message and claim.to_release:
         message = f"was off when it was taken over from {claim.taken_from}; given back, to be placed anew"
@@ -103,6 +106,7 @@ def status_of(node: Node, view: View, domain: Domain | None) -> VmStatus:
         message=message,
         crashes=memory.crashes,
         ready=ready,
+        disk_held_by=memory.gate.held_by,
         retry_at=(before.retry_at if same and before and before.retry_at else node.clock.stamp(view.retry_in_s))
         if retry
         else "",

@@ -41,9 +41,36 @@ class VmMemory:
     """A domain of this VM is here that does not say what it is: nothing is started or released."""
     locks_broken: int = 0
     """Epoch for which the locks of the node before were broken."""
+    clients: tuple[str, ...] = ()
+    """Clients of the storage that its QEMU here was, as its domain's metadata said last."""
+    look_for_clients_s: float = 0.0
+    """Not before then its QEMU's clients are looked for once more."""
+    lost: str = ""
+    """Its QEMU runs here and libvirtd does not know: nothing is started."""
+    gate: AtGate = field(default_factory=lambda: AtGate())
 
     def forget_stop(self) -> None:
         self.stop_from_s, self.stop_key, self.asked_at_s = None, ("", 0), 0.0
+
+
+@dataclass
+class AtGate:
+    """A start that waits for somebody to close the disk."""
+
+    since_s: float | None = None
+    """When it was first found open; None: nothing waits."""
+    held_by: str = ""
+    """Whose client is in the way."""
+    failed: bool = False
+    """It took too long: a person is needed."""
+    tries: int = 0
+    """Since it failed."""
+    unwatched_from_s: dict[str, float] = field(default_factory=dict)
+    """Clients that hold the lock without watching, and since when they were seen to."""
+
+    def passed(self) -> None:
+        self.since_s, self.held_by, self.failed, self.tries = None, "", False, 0
+        self.unwatched_from_s.clear()
 
 
 @dataclass

@@ -67,6 +67,12 @@ class Names:
         mine = (self.seen,) if known is not None and self.seen in known.storage_addresses else ()
         return await self._storage.blocked(tuple(dict.fromkeys((*self._addresses, *mine, *clients, *guests))))
 
+    async def seen_at(self) -> frozenset[str]:
+        """Addresses of this host's clients: of one that begins now, and of the agent's own."""
+        if not self._addresses:
+            return frozenset()
+        return frozenset({self.seen, _host(await self._storage.own_client())} - {""})
+
     async def look(self) -> None:
         """Find out where a client that begins now is seen."""
         self.seen = await self._storage.own_address() if self._addresses else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -57,6 +57,8 @@ class Node:
     """Set by the agent that owns this node."""
     readiness: Readiness | None = None
     lag: Lag = field(default_factory=Lag)
+    suspect: Callable[[str, str], None] = lambda _node, _why: None
+    """Told of a lost node that has a disk open, and why that matters: it is to be fenced. Set by the agent."""
     wrote: int = 0
     """Revision of my last change; no view may be older."""
     unheard: list[tuple[Change, int]] = field(default_factory=list)

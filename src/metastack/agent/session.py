@@ -17,6 +17,7 @@ import structlog
 
 from ..core import changes
 from ..core.change import Committed, Lease
+from ..core.facts import Domain
 from ..core.fences import under_way
 from ..core.keys import Keys
 from ..core.model import Event, Fence, NodeAlive, token
@@ -37,6 +38,9 @@ log = structlog.get_logger()
 
 AWAY_TTL_S = 60
 """Life of the lease that a gracefully stopped agent leaves behind: the time that an upgrade may take."""
+
+LEAVE_S = 5.0
+"""For so long a returning node waits to have a client of a killed guest shut out by itself."""
 
 QUICK_UNBLOCK_S = 2.0
 """An unblock that is answered within this was sent once: Ceph's clients leave a silent monitor after 3 s."""
@@ -94,6 +98,8 @@ class Session:
         self._why, self._unclean = "", True
         self._found = False
         """How the last agent left is known."""
+        self._killed: list[Domain] = []
+        """Domains that were killed on the way back: their clients stay shut out when this node is let in."""
 
     @property
     def me(self) -> changes.Me:
@@ -322,11 +328,17 @@ class Session:
     async def _kill_fenced(self, fence: Seen[Fence] | None) -> None:
         """Kill and undefine what a fence reached, and what a restored etcd disowns."""
         through = fence.ok.through if fence is not None else 0
-        await kill_lost(self._hypervisor, self._mirror.world, self.name, through, bool(await self.shut_out()))
+        self._killed += await kill_lost(
+            self._hypervisor, self._mirror.world, self.name, through, bool(await self.shut_out())
+        )
 
     async def shut_out(self) -> tuple[str, ...]:
         """Under which of this node's names the storage refuses it."""
         return await self._names.shut_out()
+
+    async def seen_at(self) -> frozenset[str]:
+        """Addresses under which the storage sees clients of this host now."""
+        return await self._names.seen_at()
 
     async def prove_address(self) -> None:
         """Before a boot, and now and then: the storage must see this node under an address that is declared."""
@@ -367,10 +379,28 @@ class Session:
                 )
             # Answered, so not on its way: whatever fails from here on, nobody has to wait for it.
             await self._unfit.wait(self._end_unblock)
+            await self._leave_killed()
             await self._names.declare(self.me, anew=True)
             log.info("unblocked", node=self.name, session=self.token, addresses=list(blocked))
         await self._unfit.wait(self._end_unblock)
         await self._unfit.wait(lambda: self._names.settle(self.me, self._hypervisor))
+
+    def killed(self, domain: Domain) -> None:
+        """A domain was killed on the way back: its client is dealt with when this node is let in."""
+        self._killed.append(domain)
+
+    async def _leave_killed(self) -> None:
+        """Shut the clients of what was killed out by themselves: who starts those VMs need not wait for them.
+
+        For comfort: their processes have ended, and a start elsewhere finds out by itself.
+        """
+        killed, self._killed = self._killed, []
+        for volume, client in ((one.volume_uuid, client) for one in killed for client in one.clients):
+            try:
+                async with asyncio.timeout(LEAVE_S):
+                    await self._storage.evict(volume, client, dead=True)
+            except (TimeoutError, Unavailable, Refused) as error:
+                log.warning("client_left_behind", node=self.name, client=client, error=str(error))
 
     async def _refuse_shared(self) -> None:
         await refuse_shared(self.name, self._addresses, self._keys, self._store)

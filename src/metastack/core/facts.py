@@ -1,4 +1,4 @@
-"""What a node sees of its own domains: the local half of a view.
+"""What a node sees of its own domains, and of who has a disk open: the local half of a view.
 
 Owns: the vocabulary shared by :mod:`metastack.core.plan` and the Hypervisor port.
 """
@@ -50,7 +50,27 @@ class Domain(Struct, frozen=True, kw_only=True):
     epoch: int = 0
     run: int = 0
     volume_uuid: str = ""
+    clients: tuple[str, ...] = ()
+    """Clients of the storage that its QEMU was seen to be, ``ADDRESS:PORT/NONCE``; empty: not looked at yet."""
     managed: bool = True
     """False: its metadata is not ours, or cannot be read; leave it alone."""
     damaged: bool = False
     """It is ours, and its metadata cannot be read: nobody knows which VM it is but by its UUID."""
+
+
+class Opener(Struct, frozen=True, kw_only=True):
+    """A client that has a disk open for writing, or holds a lock on it."""
+
+    client: str
+    """``ADDRESS:PORT/NONCE``; of a file, the process or the host that holds the lock."""
+    address: str = ""
+    """Its IP address; empty: the storage does not tell."""
+    watching: bool = True
+    """It is connected, or was within one watch timeout."""
+    locking: bool = False
+    by_hand: bool = False
+    """It took the lock with a command (``rbd lock add``): no client ever gives such a lock back."""
+    shut_out: bool = False
+    """The storage refuses what it sends."""
+    pid: int = 0
+    """Its process on this host; 0: unknown, or elsewhere."""

@@ -54,6 +54,8 @@ class View(Struct, frozen=True, kw_only=True):
     """Why nothing may be started that does not run already (core/restored)."""
     damaged: str = ""
     """Why nothing may be started or released: a domain of this VM is here that does not say what it is."""
+    lost: str = ""
+    """Why its domain is left alone although libvirtd says that it is off: its QEMU lives."""
     generation: int = 0
     """The cluster's, as my session has it."""
 
@@ -265,6 +267,9 @@ def _mine(view: View) -> Action:
     if domain.run < spec.run:
         return _stop(view, spec, domain) or Boot()
     if domain.state is DomainState.DEFINED:
+        if view.lost:
+            # Safety: undefined and booted once more, the VM would run twice. A person's restart ends that QEMU.
+            return Idle(view.lost, HELD_S)
         if domain.end is EndReason.SHUTDOWN:
             return RecordHalt()
         crashed = domain.end in (EndReason.CRASHED, EndReason.FAILED)
@@ -280,6 +285,8 @@ def _mine(view: View) -> Action:
     if pause and domain.state is DomainState.RUNNING:
         return PauseGuest(domain.uuid)
     if not pause and domain.state is DomainState.PAUSED:
+        if view.retry_in_s > 0:
+            return Idle("somebody else has its disk open", view.retry_in_s)
         return ResumeGuest(domain.uuid)
     return Publish()
 
@@ -325,6 +332,8 @@ class FenceView(Struct, frozen=True, kw_only=True):
     rank: int | None
     waited_s: float
     rank_delay_s: float
+    suspected: str = ""
+    """Why it is fenced although it owns nothing: a client at its address has a disk open."""
     holdoff_s: float = 0.0
     """I tried and the storage did not let me: wait left before I try again."""
     away: str = ""
@@ -369,7 +378,7 @@ def plan_fence(view: FenceView) -> FenceAction:
         return _fence_in_turn(view, TakeOverIntent())
     if view.victim_alive:
         return Idle("it is alive")
-    if not view.unfenced_claims:
+    if not view.unfenced_claims and not view.suspected:
         return Idle("it answers for nothing")
     if view.absent_for_s < view.grace_s:
         return Idle("grace", view.grace_s - view.absent_for_s)

@@ -189,7 +189,10 @@ def _status_own(status: VmStatus) -> tuple[Any, ...]:
 
 
 def _status_shared(status: VmStatus) -> tuple[Any, ...]:
-    return status.v, status.phase, status.node, status.session, status.run, status.crashes, status.ready
+    return (
+        status.v, status.phase, status.node, status.session, status.run, status.crashes, status.ready,
+        status.disk_held_by,
+    )  # fmt: skip
 
 
 def _status_whole(shape: VmStatus, names: tuple[str, ...], own: list[Any]) -> VmStatus:

@@ -40,6 +40,7 @@ from . import xml
 from .barrier import barrier_trouble, forget_phantoms, run, systemd_restart
 from .connection import Connection
 from .console import Console
+from .emulators import Emulators
 from .events import RECONNECTED, EventStream, lifecycle
 from .kvm import Accel, probe
 from .state import state_and_end
@@ -85,6 +86,7 @@ class LibvirtHypervisor:
         self._accel: Accel | None = None
         self._facts: HostFacts | None = None
         self._ends: dict[str, EndReason] = {}
+        self._emulators = Emulators(call_timeout_s)
 
     # --- life
 
@@ -103,6 +105,7 @@ class LibvirtHypervisor:
 
     async def close(self) -> None:
         await self._connection.close()
+        self._emulators.close()
         for stream in list(self._streams):
             stream.close()
 
@@ -328,12 +331,22 @@ class LibvirtHypervisor:
             self._ends.pop(uuid, None)
 
         await self._change(f"kill {uuid}", kill)
+        await self._emulators.end(uuid)
 
     async def retag(self, uuid: str, session: int, epoch: int) -> None:
         domain = await self.domain(uuid)
         if domain is None or not domain.managed:
             raise Refused(f"retag {uuid}: no such domain of ours")
         await self._write_metadata(msgspec.structs.replace(domain, session=session, epoch=epoch))
+
+    async def note_clients(self, uuid: str, clients: tuple[str, ...]) -> None:
+        domain = await self.domain(uuid)
+        if domain is None or not domain.managed:
+            raise Refused(f"note clients {uuid}: no such domain of ours")
+        await self._write_metadata(msgspec.structs.replace(domain, clients=clients))
+
+    async def emulators(self) -> dict[str, int]:
+        return await self._emulators.all()
 
     async def _write_metadata(self, domain: Domain) -> None:
         text = xml.metadata_xml(domain)

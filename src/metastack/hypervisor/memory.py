@@ -66,6 +66,8 @@ class MemoryHypervisor(MemoryDaemon):
         self.disk_opens: Callable[[DomainSpec], Awaitable[None]] = opens
         """Awaited by a start before the guest runs; raises what the storage says."""
         self._domains: dict[str, Domain] = {}
+        self._lost: dict[str, Domain] = {}
+        """Guests that run on although the daemon takes them for off."""
         self._locks = {} if locks is None else locks
         self._consoles: dict[str, MemoryConsole] = {}
         self._streams: weakref.WeakValueDictionary[int, EventQueue] = weakref.WeakValueDictionary()
@@ -82,6 +84,9 @@ class MemoryHypervisor(MemoryDaemon):
 
     def io_error(self, uuid: str) -> None:
         """The storage refuses a write: the guest stops."""
+        if uuid in self._lost:
+            self._lost[uuid] = msgspec.structs.replace(self._lost[uuid], state=DomainState.IO_ERROR)
+            return
         self._set(uuid, state=DomainState.IO_ERROR)
         self._post(uuid, "io_error")
 
@@ -94,6 +99,7 @@ class MemoryHypervisor(MemoryDaemon):
         for uuid in list(self._domains):
             self._unlock(uuid)
         self._domains.clear()
+        self._lost.clear()
         self.specs.clear()
         self.daemon_dies()
 
@@ -109,6 +115,20 @@ class MemoryHypervisor(MemoryDaemon):
             self.guest_powers_off(uuid)
         self._forget(uuid)
 
+    def lose(self, uuid: str, *, whole: bool = False) -> None:
+        """The daemon loses its note of a running guest: it takes the domain for one never started.
+
+        ``whole``: and its definition, so that it knows nothing of it.
+        """
+        self._lost[uuid] = self._must(uuid)
+        self._domains[uuid] = msgspec.structs.replace(self._domains[uuid], state=DomainState.DEFINED)
+        if whole:
+            del self._domains[uuid]
+
+    def lost_ends(self, uuid: str) -> None:
+        """Somebody ends such a QEMU."""
+        self._lost.pop(uuid, None)
+
     def add_foreign(self, uuid: str, name: str) -> None:
         """A domain that somebody else defined."""
         self._domains[uuid] = Domain(uuid=uuid, project="", name=name, state=DomainState.RUNNING, managed=False)
@@ -119,7 +139,8 @@ class MemoryHypervisor(MemoryDaemon):
 
     def active(self) -> list[Domain]:
         """Guests that run or could write, seen from outside."""
-        return [domain for domain in self._domains.values() if domain.state in _ACTIVE]
+        known = [domain for domain in self._domains.values() if domain.state in _ACTIVE]
+        return [*known, *self._lost.values()]
 
     # --- the port
 
@@ -220,6 +241,8 @@ class MemoryHypervisor(MemoryDaemon):
 
     async def kill(self, uuid: str) -> None:
         def kill() -> None:
+            if uuid in self._lost:
+                self.lost_ends(uuid)
             if uuid not in self._domains:
                 return
             if self._domains[uuid].state in _ACTIVE:
@@ -241,6 +264,19 @@ class MemoryHypervisor(MemoryDaemon):
             self._domains[uuid] = msgspec.structs.replace(self._domains[uuid], session=session, epoch=epoch)
 
         await self._call("retag", uuid, retag)
+
+    async def note_clients(self, uuid: str, clients: tuple[str, ...]) -> None:
+        def note() -> None:
+            if not self._must(uuid).managed:
+                raise Refused(f"note clients {uuid}: no such domain of ours")
+            self._domains[uuid] = msgspec.structs.replace(self._domains[uuid], clients=clients)
+
+        await self._call("note_clients", uuid, note)
+
+    async def emulators(self) -> dict[str, int]:
+        # Of the kernel, not of the daemon: it may be down.
+        await asyncio.sleep(self.call_s)
+        return {domain.uuid: 1000 + number for number, domain in enumerate(self.active()) if domain.managed}
 
     async def console(self, uuid: str) -> ConsoleStream:
         def attach() -> MemoryConsole:

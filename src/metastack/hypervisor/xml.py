@@ -27,12 +27,13 @@ _PATH: Final = re.compile(r"/[A-Za-z0-9._+@-]+(/[A-Za-z0-9._+@-]+)*")
 _RBD: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}/[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _CEPH_USER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|[0-9A-Fa-f:]{2,39}")
-_ANY_VALUE: Final = re.compile(r"[A-Za-z0-9 /._:+@-]{0,512}")
+_CLIENT: Final = re.compile(r"[0-9A-Fa-f:.\[\]]{3,48}:[0-9]{1,5}/[0-9]{1,20}")
+_ANY_VALUE: Final = re.compile(r"[A-Za-z0-9 /._:+@\[\]-]{0,512}")
 """What any value at all may consist of: the second lock on the door, after the field's own pattern."""
 
 _TOKENS: Final = ("session", "epoch", "run")
 _MAX_TOKEN: Final = 1 << 63
-_VM_ATTRIBUTES: Final = "project name session epoch run volume node end"
+_VM_ATTRIBUTES: Final = "project name session epoch run volume node end clients"
 
 _ALLOWED: Final[dict[str, frozenset[str]]] = {
     tag: frozenset(attributes.split())
@@ -220,6 +221,8 @@ def secret_xml(uuid: str, name: str) -> str:
 
 def metadata_xml(domain: Domain) -> str:
     """Our metadata element alone, as ``virDomainSetMetadata`` wants it: libvirt adds the namespace itself."""
+    for client in domain.clients:
+        _match("client", client, _CLIENT)
     return ET.tostring(
         _vm_element(
             None,
@@ -231,6 +234,7 @@ def metadata_xml(domain: Domain) -> str:
             run=domain.run,
             volume=domain.volume_uuid,
             end=domain.end.value,
+            clients=" ".join(domain.clients),
         ),
         encoding="unicode",
     )
@@ -260,6 +264,7 @@ def parse_metadata(uuid: str, libvirt_name: str, text: str | None, state: Domain
         state=state,
         end=end if state is DomainState.DEFINED else EndReason.NONE,
         volume_uuid=element.get("volume", ""),
+        clients=tuple(element.get("clients", "").split()),
         session=session,
         epoch=epoch,
         run=run,

@@ -126,7 +126,7 @@ class Hypervisor(Protocol):
         ...
 
     async def kill(self, uuid: str) -> None:
-        """Destroy *and undefine*; gone when it returns. Absent is fine."""
+        """Destroy *and undefine*; gone when it returns, also a QEMU that the daemon lost. Absent is fine."""
         ...
 
     async def pause(self, uuid: str) -> None: ...
@@ -135,6 +135,14 @@ class Hypervisor(Protocol):
 
     async def retag(self, uuid: str, session: int, epoch: int) -> None:
         """Write session and epoch into the metadata of a domain, live and persistent (adopt)."""
+        ...
+
+    async def note_clients(self, uuid: str, clients: tuple[str, ...]) -> None:
+        """Write into its metadata which clients of the storage a domain's QEMU is."""
+        ...
+
+    async def emulators(self) -> dict[str, int]:
+        """UUID to process id of every QEMU on this host, whether the daemon knows it or not."""
         ...
 
     async def console(self, uuid: str) -> ConsoleStream:

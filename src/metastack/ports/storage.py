@@ -8,6 +8,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from ..core.facts import Opener
 from ..core.model import FenceReceipt, StoragePlace
 
 
@@ -194,7 +195,23 @@ class Storage(Protocol):
         """True when a live writer holds the disk open (file backend: QEMU's image lock; ceph: a watcher)."""
         ...
 
+    async def openers(self, uuid: str) -> tuple[Opener, ...]:
+        """Every client but my own that has the disk open for writing or holds a lock on it, in a stable order.
+
+        Those that are shut out too, by what the storage itself has confirmed. Asking leaves no trace: the asker
+        is no watcher. Empty for a disk that does not exist. Raises Unavailable, Denied, Fenced.
+        """
+        ...
+
     # --- fencing
+    async def evict(self, uuid: str, client: str, *, dead: bool) -> None:
+        """Shut this one client out, confirmed, and then break its locks on the disk.
+
+        ``dead``: its process is known to be gone, so the entry need not last. Raises Refused where single
+        clients cannot be shut out (files), Unavailable or Denied when it could not be confirmed.
+        """
+        ...
+
     async def fence(self, addresses: tuple[str, ...], by: str, reason: str) -> FenceReceipt:
         """Shut every client of these addresses out, wait until the cluster's map carries it, verify.
 

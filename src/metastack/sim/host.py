@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from ..agent.agent import Agent
 from ..agent.clock import Clock
 from ..agent.marks import Marks
-from ..core.facts import Domain, DomainState, EndReason
+from ..core.facts import Domain, DomainState, EndReason, Opener
 from ..core.model import NodeFacts, Resources
 from ..core.world import seen
 from ..hypervisor.memory import MemoryHypervisor
@@ -27,6 +27,7 @@ from ..ports import Broken, Denied, DomainSpec, Fenced, Hypervisor, LocalTrouble
 from ..store.memory import MemoryStore
 from .guest_network import GuestNetwork
 from .loop import PROCESS, Process
+from .rbd import WATCH_S
 from .wire import Steps, WireHypervisor, WireStorage, WireStore
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class _Hypervisor(MemoryHypervisor):
     runs: Callable[[], None] = staticmethod(lambda: None)
     destroyed: Callable[[str, DomainSpec | None], None] = staticmethod(lambda uuid, spec: None)
 
+    ends: Callable[[str, EndReason], None] = staticmethod(lambda uuid, end: None)
+
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self._before: dict[str, Domain] = {}
@@ -95,12 +98,17 @@ class _Hypervisor(MemoryHypervisor):
     def _ended(self, uuid: str, end: EndReason) -> None:
         if end is EndReason.DESTROYED:
             self.destroyed(uuid, self.specs.get(uuid))
+        self.ends(uuid, end)
         super()._ended(uuid, end)
 
     def _post(self, uuid: str, what: str) -> None:
         if what in ("started", "resumed"):
             self.runs()
         super()._post(uuid, what)
+
+    def lost_ends(self, uuid: str) -> None:
+        self.ends(uuid, EndReason.CRASHED)
+        super().lost_ends(uuid)
 
     def forget(self, uuid: str) -> None:
         """Whoever made a domain takes it away."""
@@ -147,6 +155,7 @@ class SimHost:
             locks=lab.pool.locks if lab.script.storage == "file" else None,
         )
         self.hypervisor.destroyed = lambda uuid, spec: lab.checkers.deeds.ended(self, uuid, spec)
+        self.hypervisor.ends = self.ends
         self.hypervisor.runs = lambda: lab.checkers.who_can_write()
         self.hypervisor.disk_opens = self._disk_opens
         self.hypervisor.patience_s = PATIENCE_S
@@ -165,6 +174,8 @@ class SimHost:
         self._storage: WireStorage | None = None
         self._stop = asyncio.Event()
         self._stalled: dict[str, tuple[int, str]] = {}
+        self.heard_s = 0.0
+        """When the storage last heard of its guests."""
         self._opened: dict[str, tuple[str, str]] = {}
         """Guest to its client of the storage and the disk that it opened last."""
         self._lives = itertools.count(1)
@@ -199,6 +210,29 @@ class SimHost:
     def openers(self, volume: str) -> set[str]:
         """Clients of its guests that have a disk open, or had it when the power went."""
         return {client for client, opened in self._opened.values() if opened == volume}
+
+    def holds(self, volume: str) -> list[Opener]:
+        """Its living guests that have a disk open. One that is cut off for long watches no more."""
+        pool, now_s = self.lab.pool, self.lab.loop.time()
+        if not self.powered:
+            return []
+        return [
+            Opener(
+                client=client,
+                address=self.seen,
+                watching=now_s - self.heard_s < WATCH_S,
+                locking=client not in pool.broken,
+                shut_out=pool.refuses(client),
+            )
+            for client in (self.client_of(d.uuid) for d in self.hypervisor.guests() if d.volume_uuid == volume)
+        ]
+
+    def ends(self, uuid: str, end: EndReason) -> None:
+        """A guest's QEMU ends. One that crashes, or hangs over a storage out of reach, closes nothing."""
+        client, volume = self._opened.get(uuid, ("", ""))
+        hung = self.address in self.lab.pool.cut or self.lab.pool.down or self.lab.pool.refuses(client)
+        if client and (end is EndReason.CRASHED or (end is EndReason.DESTROYED and hung)):
+            self.lab.pool.dies(client, self.seen, volume)
 
     def is_fenced(self, facts: NodeFacts | None) -> bool:
         """Everything that it declared is blocked, and so are the guests that run there."""
@@ -316,6 +350,8 @@ class SimHost:
         self.crash()
         self.powered = False
         self._stalled.clear()
+        for domain in self.hypervisor.guests():
+            self.ends(domain.uuid, EndReason.CRASHED)
         self.hypervisor.power_cut()
         return True
 
@@ -351,6 +387,8 @@ class SimHost:
             return
         pool = self.lab.pool
         cut = self.address in pool.cut or pool.down
+        if not cut:
+            self.heard_s = self.lab.loop.time()
         for domain in self.hypervisor.guests():
             if not domain.managed or domain.state not in (DomainState.RUNNING, DomainState.SHUTTING_DOWN):
                 continue

@@ -18,6 +18,7 @@ import msgspec
 
 from ..core.change import Change, Delete, Outcome, Put
 from ..core.codec import encode
+from ..core.facts import Opener
 from ..core.keys import DEFAULT_ROOT, Keys
 from ..core.model import ClusterConfig, Image, ImageState, Record
 from ..core.versions import LEVEL, settings_level, written
@@ -89,13 +90,18 @@ class Lab:
         self._undo: dict[int, tuple[asyncio.TimerHandle, Callable[[], None]]] = {}
         self._undone = 0
         self._armed: list[tuple[Step, Fault]] = []
+        self.strangers: dict[str, tuple[str, Opener]] = {}
+        """Clients that are nobody's guest (``rbd map``, a lock by hand): the disk each has open, and how."""
         self.breaking = True
         self.slow_storage = False
         self.hosts = {f"n{i}": SimHost(self, f"n{i}", i) for i in range(1, script.nodes + 1)}
         self.operator = Operator(self)
         self.pool.watchers = self._watched
         self.pool.openers = lambda path: set().union(*(h.openers(path[8:]) for h in self.hosts.values()))
-        self.pool.delay_s = lambda _what: self.random.uniform(0.001, 0.01)
+        if script.storage != "file":
+            self.pool.holders = self._holders
+        # One that takes no chance: what comes after it in a script is as it was.
+        self.pool.delay_s = lambda what: 0.004 if what == "openers" else self.random.uniform(0.001, 0.01)
         self.places = Places(self)
         self.checkers = Checkers(self)
         self.linear = Linear(self.cluster, self.violation)
@@ -146,6 +152,16 @@ class Lab:
                 self.later(self.random.uniform(0.0, 0.003), partial(self._strike, wanted, fault, host.name))
             else:
                 self._armed.append((wanted, fault))
+
+    def _holders(self, path: str) -> tuple[Opener, ...]:
+        volume = path.rsplit("/", 1)[1]
+        found = [opener for host in self.hosts.values() for opener in host.holds(volume)]
+        strangers = [
+            msgspec.structs.replace(opener, shut_out=self.pool.refuses(opener.client))
+            for of, opener in self.strangers.values()
+            if of == volume and not (opener.client in self.pool.broken and not opener.watching)
+        ]
+        return tuple(sorted([*found, *strangers, *self.pool.remains(volume)], key=lambda one: one.client))
 
     def _watched(self, path: str) -> bool:
         uuid = path.rsplit("/", 1)[1]

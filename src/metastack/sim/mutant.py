@@ -22,6 +22,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 from .mutation import Mutation, Patch
+from .mutation_gate import WITHOUT
 from .mutation_list import MUTATIONS
 
 JUDGES = ("two_writers", "one_claim", "growing", "fence", "destroyed", "brake", "view", "not_ready", "group")
@@ -137,6 +138,8 @@ def main(name: str, root: Path, budget_s: float, catchers: list[str]) -> dict[st
         chosen = int(number)
         kept = [patch for at, patch in enumerate(mutation.patches) if (at == chosen) is (which == "#")]
         mutation = replace(mutation, patches=tuple(kept))
+    if not (mutation.gate or mutation.harmless):
+        mutation = replace(mutation, patches=(*mutation.patches, *WITHOUT))
     sys.meta_path.insert(0, _Finder(mutation))
     wanted = 0 if mutation.harmless or which else RANKS[mutation.evidence]
     begun = time.process_time()  # what else runs on the machine does not count

@@ -38,6 +38,8 @@ class Mutation:
     evidence: str = "two_writers"
     """The least that must be seen: a judge's violation, unless ``because`` says why there can be none.
     ``stuck``: a VM or an agent is lost; ``expected``: what a scenario's author demands; ``test``: a table."""
+    gate: bool = False
+    """It is about the last gate. All others are judged without it, which would cover for them."""
     because: str = ""
     """Why a judge cannot see it."""
 

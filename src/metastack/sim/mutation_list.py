@@ -11,6 +11,7 @@ from typing import Final
 from .mutation import FENCES, SESSION, Mutation, Patch, agent, fence_guard, guard, plan
 from .mutation_acts import ACTS
 from .mutation_avail import AVAIL
+from .mutation_gate import GATE
 from .mutation_guards import GUARDS
 from .mutation_hosts import HOSTS
 from .mutation_machine import ONE_MACHINE
@@ -91,6 +92,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *HOSTS,
     *AVAIL,
     *ONE_MACHINE,
+    *GATE,
     # --- controls
     Mutation("control-nothing", "no step is taken away", (), harmless=True),
     Mutation(

@@ -20,6 +20,7 @@ import msgspec
 
 from .mutant import RANKS
 from .mutation import Mutation
+from .mutation_gate import ABOUT
 from .mutation_list import MUTATIONS as MUTATIONS
 from .run import source_of
 
@@ -57,6 +58,8 @@ def remembered(root: Path) -> dict[str, str]:
 def catchers(mutation: Mutation, root: Path, seeds: int) -> list[str]:
     """Everybody who might notice, the likeliest first."""
     scenarios = [f"scenario:{path.parent.name}" for path in sorted((root / "scenarios").glob("*/script"))]
+    if not (mutation.gate or mutation.harmless):
+        scenarios = [name for name in scenarios if name.partition(":")[2] not in ABOUT]
     about = [name if ":" in name else f"scenario:{name}" for name in mutation.seen_by]
     last = remembered(root).get(mutation.name)
     tables = [table for table in TABLES if (root / table.partition(":")[2]).exists()]

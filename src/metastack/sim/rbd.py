@@ -11,10 +11,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from msgspec import Struct
 
+from ..core.facts import Opener
 from ..storage.memory import MemoryPool
+
+WATCH_S: Final = 30.0
+"""How long a dead client is still listed as a watcher."""
 
 
 class Write(Struct, frozen=True):
@@ -35,6 +40,8 @@ class RbdPool(MemoryPool):
     wrote: Callable[[Write], None] = lambda _write: None
     watchers: Callable[[str], bool] = lambda _path: False
     """Whether a live guest has the disk open."""
+    dead: dict[str, tuple[str, str, float]] = field(default_factory=dict)
+    """Clients that ended without closing their disk: which, from where, and when they ended."""
     troubles: list[Callable[[str, str], Exception | None]] = field(default_factory=list)
     """Faults of now, asked in their order; each ends by itself."""
 
@@ -47,6 +54,28 @@ class RbdPool(MemoryPool):
             if failure is not None:
                 return failure
         return None
+
+    def dies(self, client: str, address: str, volume: str) -> None:
+        """A client's process ends without closing its disk: its watch stays for a while, its lock for ever."""
+        self.dead[client] = (volume, address, asyncio.get_running_loop().time())
+
+    def remains(self, volume: str) -> list[Opener]:
+        """What dead clients left of a disk."""
+        now_s = asyncio.get_running_loop().time()
+        found = []
+        for client, (of, address, died_s) in self.dead.items():
+            watching, locking = now_s - died_s < WATCH_S, client not in self.broken
+            if of == volume and (watching or locking):
+                found.append(
+                    Opener(
+                        client=client,
+                        address=address,
+                        watching=watching,
+                        locking=locking,
+                        shut_out=self.refuses(client),
+                    )
+                )
+        return found
 
     def is_open(self, path: str) -> bool:
         return self.watchers(path)

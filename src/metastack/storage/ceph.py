@@ -30,6 +30,7 @@ from metastack.ports import (
     Fenced,
     ImageInfo,
     NoSpace,
+    Opener,
     Progress,
     StorageOwner,
     TrashedDisk,
@@ -37,7 +38,7 @@ from metastack.ports import (
 )
 from metastack.settings import StorageSettings
 
-from . import ceph_clients, ceph_fence, ceph_images, ceph_import, ceph_owner
+from . import ceph_clients, ceph_fence, ceph_images, ceph_import, ceph_openers, ceph_owner
 from .ceph_handle import Handle, address_of_new_client, plain
 from .source import Stopped, check_uuid
 from .threads import Workers
@@ -204,7 +205,19 @@ class CephStorage:
             await self._on(self._data, f"looking who has {name}", lambda h: ceph_images.watchers(h, name))
         )
 
+    async def openers(self, uuid: str) -> tuple[Opener, ...]:
+        name = ceph_images.DISK + check_uuid(uuid)
+        return await self._on(
+            self._data, f"asking who has {name} open", lambda h: ceph_openers.openers(h, name)
+        )
+
     # --- fencing
+
+    async def evict(self, uuid: str, client: str, *, dead: bool) -> None:
+        name = ceph_images.DISK + check_uuid(uuid)
+        what = f"shutting {client} out of {name}"
+        await self._on(self._control, what, lambda h: ceph_openers.evict(h, name, client, dead=dead))
+        log.info("evicted", client=client, disk=uuid, dead=dead)
 
     async def fence(self, addresses: tuple[str, ...], by: str, reason: str) -> FenceReceipt:
         done = await self._on(self._control, "fencing", lambda h: ceph_fence.add(h, addresses))

@@ -20,7 +20,9 @@ from metastack.ports import (
     DiskInfo,
     DiskSource,
     ImageInfo,
+    Opener,
     Progress,
+    Refused,
     StorageOwner,
     TrashedDisk,
     Unavailable,
@@ -146,7 +148,15 @@ class FileStorage:
         check_uuid(uuid)
         return await self._on(f"looking at the lock of {uuid}", lambda: file_images.locked(self._folder, uuid))
 
+    async def openers(self, uuid: str) -> tuple[Opener, ...]:
+        check_uuid(uuid)
+        return await self._on(f"looking who has {uuid}", lambda: file_images.openers(self._folder, uuid))
+
     # --- fencing: there is none
+
+    async def evict(self, uuid: str, client: str, *, dead: bool) -> None:
+        """Only the end of a process gives its lock back."""
+        raise Refused(f"{client} cannot be shut out: only the end of its process gives the lock back")
 
     async def fence(self, addresses: tuple[str, ...], by: str, reason: str) -> FenceReceipt:
         """A receipt that says that nothing was blocked: QEMU's image lock guards each disk."""

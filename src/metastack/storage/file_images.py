@@ -33,6 +33,7 @@ from metastack.ports import (
     InvalidImage,
     NoSpace,
     NotFound,
+    Opener,
     Progress,
     Refused,
     TrashedDisk,
@@ -40,7 +41,7 @@ from metastack.ports import (
 )
 
 from . import qcow2, source
-from .file_lock import write_locked
+from .file_lock import holders, write_locked
 
 log = structlog.get_logger()
 
@@ -366,6 +367,21 @@ def disk(folder: Folder, uuid: str) -> DiskInfo | None:
 def disks(folder: Folder) -> list[str]:
     with mapped(f"listing {folder.disks}"):
         return sorted(f.stem for f in folder.disks.glob("[!.]*.qcow2"))
+
+
+def openers(folder: Folder, uuid: str) -> tuple[Opener, ...]:
+    """Who holds QEMU's write lock of the disk; of this host's processes by name, else of "another host"."""
+    with mapped(f"looking at the lock of disk {uuid}"):
+        path = str(folder.disk(uuid))
+        try:
+            if not write_locked(path):
+                return ()
+        except FileNotFoundError:
+            return ()
+        found = holders(path)
+    if not found:
+        return (Opener(client="a process of another host, or one that this agent may not see", locking=True),)
+    return tuple(Opener(client=f"{name} (process {pid})", locking=True, pid=pid) for pid, name in found)
 
 
 def locked(folder: Folder, uuid: str) -> bool:

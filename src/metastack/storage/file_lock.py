@@ -28,3 +28,42 @@ def write_locked(path: str) -> bool:
         return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
     finally:
         os.close(fd)
+
+
+def holders(path: str) -> list[tuple[int, str]]:
+    """Processes of this host that have the file open for writing, with their names, by /proc.
+
+    The kernel does not tell who holds such a lock: whoever has the file open for writing may.
+    """
+    wanted = os.stat(path)
+    found = []
+    for entry in sorted((e for e in os.listdir("/proc") if e.isdigit()), key=int):
+        if int(entry) != os.getpid() and _writes(f"/proc/{entry}", wanted):
+            found.append((int(entry), _name(f"/proc/{entry}")))
+    return found
+
+
+def _writes(process: str, wanted: os.stat_result) -> bool:
+    try:
+        numbers = os.listdir(f"{process}/fd")
+    except OSError:
+        return False  # it ended, or is somebody else's
+    for number in numbers:
+        try:
+            there = os.stat(f"{process}/fd/{number}")
+            if (there.st_dev, there.st_ino) != (wanted.st_dev, wanted.st_ino):
+                continue
+            # The link's own permission bits say how the file was opened.
+            if os.lstat(f"{process}/fd/{number}").st_mode & 0o200:
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _name(process: str) -> str:
+    try:
+        with open(f"{process}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip() or "?"
+    except OSError:
+        return "?"

@@ -29,7 +29,9 @@ from metastack.ports import (
     InUse,
     InvalidImage,
     NotFound,
+    Opener,
     Progress,
+    Refused,
     StorageOwner,
     TrashedDisk,
     Unavailable,
@@ -66,6 +68,10 @@ class MemoryPool:
     """Clients that have a disk open."""
     locks: dict[str, str] = field(default_factory=dict)
     """Disk path to the host that has it open; shared with the in-memory hypervisors."""
+    holders: Callable[[str], tuple[Opener, ...]] | None = None
+    """Who has a disk open; None: whoever is in ``locks``."""
+    broken: set[str] = field(default_factory=set)
+    """Clients whose locks were broken."""
     osd_epoch: int = 1
     down: bool = False
     cut: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -98,6 +104,13 @@ class MemoryPool:
     def is_open(self, path: str) -> bool:
         """A live writer has the disk open."""
         return path in self.locks
+
+    def held(self, path: str) -> tuple[Opener, ...]:
+        """Every client that has a disk open or its lock."""
+        if self.holders is not None:
+            return self.holders(path)
+        holder = self.locks.get(path)
+        return () if holder is None else (Opener(client=f"host {holder}", locking=True),)
 
 
 class MemoryStorage:
@@ -309,7 +322,20 @@ class MemoryStorage:
     async def locked(self, uuid: str) -> bool:
         return await self._call("locked", lambda pool: pool.is_open(f"/memory/{uuid}"), needs_io=False)
 
+    async def openers(self, uuid: str) -> tuple[Opener, ...]:
+        return await self._call("openers", lambda pool: pool.held(f"/memory/{uuid}"))
+
     # --- fencing
+
+    async def evict(self, uuid: str, client: str, *, dead: bool) -> None:
+        def block(pool: MemoryPool) -> None:
+            if not self.remote_fence or "/" not in client:
+                raise Refused(f"{client} cannot be shut out: only the end of its process gives the lock back")
+            pool.blocked.add(client)
+            pool.broken.add(client)
+            pool.osd_epoch += 1
+
+        await self._call("evict", block)
 
     async def fence(self, addresses: tuple[str, ...], by: str, reason: str) -> FenceReceipt:
         def block(pool: MemoryPool) -> FenceReceipt:
@@ -354,6 +380,8 @@ class MemoryStorage:
         def release(pool: MemoryPool) -> None:
             if set(addresses) <= pool.blocked:
                 pool.locks.pop(f"/memory/{disk_uuid}", None)
+            held = pool.held(f"/memory/{disk_uuid}")
+            pool.broken |= {one.client for one in held if one.shut_out and one.address in addresses}
 
         await self._call("break_locks", release)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from metastack.core import gate
 from metastack.core.model import FenceReceipt
 from metastack.sim.lab import play
 from metastack.sim.run import append, run
@@ -52,6 +53,8 @@ def _no_block(monkeypatch: pytest.MonkeyPatch) -> None:
         return FenceReceipt(at="", by=by, method="nothing")
 
     monkeypatch.setattr(MemoryStorage, "fence", fence)
+    # The last gate sees that nothing was blocked, and starts nothing: this is about the judges.
+    monkeypatch.setattr(gate, "judge", lambda asked: gate.Go())
 
 
 def test_a_fence_that_blocks_nothing_is_seen_as_two_writers(monkeypatch: pytest.MonkeyPatch) -> None:

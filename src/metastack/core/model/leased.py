@@ -69,7 +69,7 @@ class NodeAlive(Record, frozen=True, kw_only=True):
 class VmStatus(Record, frozen=True, kw_only=True):
     """``actual/vms/<project>/<vm>``: leased, by the owner."""
 
-    v: int = 2
+    v: int = 3
     uuid: str
     phase: Phase
     node: str
@@ -86,6 +86,8 @@ class VmStatus(Record, frozen=True, kw_only=True):
     vnc: str = ""
     ready: bool = True
     """False while the port that ``ha.ready_port`` names does not answer yet."""
+    disk_held_by: str = ""
+    """Client that has its disk open, for which a start or a resume waits; empty: nobody is in the way."""
 
 
 class Event(Record, frozen=True, kw_only=True):

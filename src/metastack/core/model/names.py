@@ -35,6 +35,8 @@ class Phase(StrEnum):
 
     PENDING = "pending"
     CLAIMED = "claimed"
+    WAITING = "waiting"
+    """Somebody else has its disk open: it is not started before they close it."""
     STARTING = "starting"
     RUNNING = "running"
     PAUSED = "paused"
