@@ -37,6 +37,7 @@ from .readiness import AT_ONCE, Readiness
 from .route import Key
 from .session import Session
 from .sweeper import Sweeper, orphans
+from .whereabouts import Whereabouts
 
 log = structlog.get_logger()
 
@@ -128,6 +129,10 @@ class Agent:
     def console_trouble(self, why: str) -> None:
         """Why nobody can open a console here; empty: they can."""
         self._health.console_why = why
+
+    def reached(self, where: Whereabouts) -> None:
+        """Where this node is reached: published from now on."""
+        self._announcer.reached_at(where.address, where.console)
 
     async def run(self, stop: asyncio.Event, ready: Callable[[], None] = lambda: None) -> None:
         """Work until ``stop`` is set, then leave the guests running."""

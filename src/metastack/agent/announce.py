@@ -61,6 +61,10 @@ class Announcer:
         self._facts = facts
         self._health.host = facts.warnings
 
+    def reached_at(self, address: str, console: str) -> None:
+        """Where this node and its console are reached: known after the start, and may change."""
+        self._address, self._console = address, console
+
     def _whole(self, facts: HostFacts) -> Resources:
         mine, other = self._capacity, self._machine.resources | self._capacity.other
         return Resources(

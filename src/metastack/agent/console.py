@@ -1,7 +1,8 @@
 """The console endpoint: a ticket in, a serial console out.
 
-Owns: one TCP listener on the address that the agent publishes.
+Owns: one TCP listener, and where it says that it listens.
 Refuses: anyone without a ticket; a ticket is for one VM and one use, consumed by a guarded delete.
+Rule: who has shown no ticket stands in the door (:mod:`doormen`) and takes no place of those who have.
 Protocol: the client sends one JSON line ``{"v":1,"ticket":"ID"}``, the server answers one JSON line
 ``{"ok":true}`` or ``{"ok":false,"message":"..."}``, then bytes flow both ways until either side closes.
 """
@@ -11,16 +12,18 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import structlog
 
-from ..core.change import Change, Committed, Delete, Guard
+from ..core.change import Change, Committed, Delete, Entry, Guard
 from ..core.codec import Unreadable, decode
 from ..core.model import Ticket, VmId
 from ..ports import ConsoleStream, Refused, Unavailable
+from .doormen import Doormen, Visitor, origin_of
 from .node import Node
+from .whereabouts import Whereabouts, listening_socket, with_port
 
 log = structlog.get_logger()
 
@@ -28,7 +31,11 @@ GREETING_TIMEOUT_S = 10.0
 LISTEN_AGAIN_S = 2.0
 MOST_LINE = 4096
 MOST_CONSOLES = 64
+"""Open at one time, all of them ticket holders'."""
+LOOK_AGAIN_S = 60.0
+"""How often it is asked whether this node is reached elsewhere now."""
 TICKET_RE = re.compile(r"[A-Za-z0-9_-]{16,64}")
+HASH_RE = re.compile(r"[0-9a-f]{64}")
 
 
 class _Hello(msgspec.Struct):
@@ -40,47 +47,68 @@ class ConsoleServer:
     """Serves consoles of the VMs that this node answers for."""
 
     def __init__(
-        self, node: Node, host: str, port: int, trouble: Callable[[str], None] = lambda why: None
+        self,
+        node: Node,
+        where: Callable[[], Awaitable[Whereabouts]],
+        trouble: Callable[[str], None] = lambda why: None,
+        reached: Callable[[Whereabouts], None] = lambda where: None,
     ) -> None:
-        self._node, self._host, self._port = node, host, port
+        """``where``: asked at the start and now and then. ``reached``: told what to publish."""
+        self._node, self._where, self._reached = node, where, reached
         self._trouble = trouble
         """Told why nobody can reach a console here; empty: they can."""
+        self._doormen = Doormen()
         self._open = 0
 
     async def run(self) -> None:
         """Listen for ever. An address that cannot be had costs consoles, never the agent: tried again."""
-        server = await self._listen()
-        async with server:
-            log.info("console_listening", address=f"{self._host}:{self._port}")
-            await server.serve_forever()
+        while True:
+            server, where = await self._listen()
+            try:
+                log.info("console_listening", address=with_port(*where.listen), published=where.console)
+                await self._moved(where)
+            finally:
+                # Consoles that are open stay so.
+                server.close()
 
-    async def _listen(self) -> asyncio.Server:
+    async def _moved(self, where: Whereabouts) -> None:
+        """Return when this node is reached elsewhere: addresses change, and no event tells of it."""
+        while True:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            if await self._where() != where:
+                return
+
+    async def _listen(self) -> tuple[asyncio.Server, Whereabouts]:
         said = ""
         while True:
+            where = await self._where()
+            # What is published does not hang on the console: peers and people read the address too.
+            self._reached(where)
             try:
-                server = await asyncio.start_server(self._serve, self._host, self._port, limit=MOST_LINE)
+                plug = listening_socket(*where.listen)
+                server = await asyncio.start_server(self._serve, sock=plug, limit=MOST_LINE)
             except OSError as error:
-                why = error.strerror or str(error)
+                why, at = error.strerror or str(error), with_port(*where.listen)
                 if why != said:
-                    log.error("console_unusable", address=f"{self._host}:{self._port}", error=why)
+                    log.error("console_unusable", address=at, error=why)
                 said = why
-                self._trouble(
-                    f"no console can be opened here: {self._host}:{self._port}: {why} (setting console_listen)"
-                )
+                self._trouble(f"no console can be opened here: {at}: {why} (setting console_listen)")
                 await asyncio.sleep(LISTEN_AGAIN_S)
                 continue
             self._trouble("")
-            return server
+            return server, where
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._open >= MOST_CONSOLES:
-            await self._refuse(writer, "too many consoles are open on this node")
+        visitor = Visitor(origin_of(writer.get_extra_info("peername")), writer.close)
+        if not self._doormen.admit(visitor):
+            await self._refuse(writer, "too many connections are being looked at: try again")
             return
-        self._open += 1
         _notice_death(writer)
         try:
             async with asyncio.timeout(GREETING_TIMEOUT_S):
-                vm, stream = await self._admit(await reader.readline())
+                line = await reader.readline()
+                visitor.silent = False
+                vm, stream = await self._admit(line)
             writer.write(b'{"ok":true}\n')
             await writer.drain()
         except (Refused, Unavailable) as error:
@@ -90,7 +118,7 @@ class ConsoleServer:
             await self._refuse(writer, "the greeting was not understood in time")
             return
         finally:
-            self._open -= 1
+            self._doormen.leave(visitor)
         self._open += 1
         log.info("console_opened", vm=str(vm), node=self._node.name)
         try:
@@ -111,6 +139,20 @@ class ConsoleServer:
         finally:
             writer.close()
 
+    async def _find(self, ident: str) -> Entry:
+        """The record of a ticket, which lies under its hash. Raises Refused.
+
+        An older command line wrote the ticket itself as the key. A key that is a hash is never taken for one:
+        who may read etcd would read tickets there.
+        """
+        node = self._node
+        entry = await node.store.get(node.keys.ticket(ident))
+        if entry is None and not HASH_RE.fullmatch(ident):
+            entry = await node.store.get(node.keys.ticket_as_told(ident))
+        if entry is None:
+            raise Refused("the ticket is unknown, used or older than 30 s: ask for a new one")
+        return entry
+
     async def _admit(self, line: bytes) -> tuple[VmId, ConsoleStream]:
         """Consume the ticket and open the console it is for."""
         node = self._node
@@ -120,10 +162,10 @@ class ConsoleServer:
             raise Refused("the greeting is not a ticket") from None
         if not TICKET_RE.fullmatch(ident):
             raise Refused("that is not a ticket")
-        key = node.keys.ticket(ident)
-        entry = await node.store.get(key)
-        if entry is None:
-            raise Refused("the ticket is unknown, used or older than 30 s: ask for a new one")
+        if self._open >= MOST_CONSOLES:
+            raise Refused("too many consoles are open on this node")
+        entry = await self._find(ident)
+        key = entry.key
         # Safety: whoever deletes it has used it; a second client finds the revision gone.
         used = await node.store.commit(
             Change(name="use_ticket", guards=(Guard(key, "mod", entry.mod_revision),), effects=(Delete(key),))

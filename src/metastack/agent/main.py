@@ -32,6 +32,7 @@ from .patience import patiently
 from .settings import AgentSettings
 from .systemd import Notifier
 from .watchdog import Device, Guard
+from .whereabouts import Whereabouts, whereabouts
 
 log = structlog.get_logger()
 
@@ -47,12 +48,14 @@ async def serve(settings: AgentSettings) -> None:
     await patiently("state_dir", lambda: _prepare(marks, vnc), stop)
     if stop.is_set():
         return
-    host, port = settings.console_address
     syslog = Syslog(host=settings.name)
     logs.forward_to(syslog.offer)
 
     def config_changed(world: World) -> None:
         syslog.set_target(world.config.syslog)
+
+    async def where() -> Whereabouts:
+        return await whereabouts(settings.endpoints, settings.address, settings.console_listen)
 
     store = EtcdStore(settings.store)
     agent = Agent(
@@ -72,7 +75,6 @@ async def serve(settings: AgentSettings) -> None:
         clock=Clock(),
         addresses=settings.storage_addresses,
         address=settings.address,
-        console=f"{host}:{port}",
         capacity=Resources(cpus=settings.cpus, memory_mib=settings.memory_mib, other=dict(settings.resources)),
         machine=machine(),
         boot_id=read_boot_id(settings.boot_id_file),
@@ -89,7 +91,7 @@ async def serve(settings: AgentSettings) -> None:
                 group.create_task(syslog.run()),
                 group.create_task(notifier.watchdog()),
                 group.create_task(_tidy_once(agent)),
-                group.create_task(ConsoleServer(agent.node, host, port, agent.console_trouble).run()),
+                group.create_task(ConsoleServer(agent.node, where, agent.console_trouble, agent.reached).run()),
             ]
             if settings.watchdog_device:
                 guard = Guard(agent.node, Device(settings.watchdog_device))

@@ -44,11 +44,13 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     key: str = ""
     """File of the client certificate's private key."""
     address: str = ""
-    """IP address under which peers and tools reach this node; default: the one that routes to etcd."""
+    """IP address under which peers and tools reach this node; default: the one that routes to etcd
+    (where etcd is on this very host: the default route's)."""
     storage_addresses: tuple[str, ...] = ()
     """Every IP address from which this node may reach the storage; a fence blocks them all."""
     console_listen: str = ""
-    """``IP:PORT`` of the console endpoint; default: ``address`` with port 7410."""
+    """``IP:PORT`` of the console endpoint; default: ``address`` with port 7410. With ``0.0.0.0`` or ``[::]`` it
+    listens at every address of this host and publishes ``address``."""
     libvirt_uri: str = "qemu:///system"
     """Where libvirt is."""
     libvirtd_restart_command: tuple[str, ...] = ()
@@ -84,14 +86,6 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     @property
     def store(self) -> StoreSettings:
         return StoreSettings(endpoints=self.endpoints, root=self.root, ca=self.ca, cert=self.cert, key=self.key)
-
-    @property
-    def console_address(self) -> tuple[str, int]:
-        """Host and port of the console endpoint."""
-        if not self.console_listen:
-            return self.address or "127.0.0.1", 7410
-        host, _, port = self.console_listen.rpartition(":")
-        return host.strip("[]"), int(port)
 
 
 def _parse_text(kind: Any, text: str) -> Any:
@@ -163,7 +157,11 @@ def _check(settings: AgentSettings, where: str) -> None:
         except ValueError:
             raise SettingsError(f"{where}: {address!r} is not an IP address") from None
     try:
-        settings.console_address  # noqa: B018
+        if settings.console_listen:
+            host, _, port = settings.console_listen.rpartition(":")
+            ipaddress.ip_address(host.strip("[]") or "::")
+            if not 0 < int(port) < 65_536:
+                raise ValueError(port)
     except ValueError:
         raise SettingsError(f"{where}: console_listen: {settings.console_listen!r} is not IP:PORT") from None
     if settings.storage.kind not in ("ceph", "file"):

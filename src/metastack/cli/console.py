@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from metastack.commands.deed import Cluster, new_deed
 from metastack.commands.problem import Code, Problem, conflict
-from metastack.commands.tickets import Opening, create_ticket
+from metastack.commands.tickets import Opening, create_ticket, opened_after
 
 from .frame import Frame
 from .netns import inside
@@ -54,9 +54,11 @@ def run_console(frame: Frame, vm: VmId, timeout_s: float, follow: bool) -> None:
         try:
             async with asyncio.timeout(timeout_s or None):
                 with inside(netns):
-                    # A socket belongs to the namespace in which it was made.
-                    plug = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+                    pass  # who may not go there learns it before a ticket is made
                 opening = await create_ticket(cluster, new_deed(), vm)
+                with inside(netns):
+                    # A socket belongs to the namespace in which it was made.
+                    plug = socket.socket(_family(opening), socket.SOCK_STREAM)
                 reader, writer = await _connect(plug, opening, f"vm {vm}")
                 opened = True
                 closed = await _splice(frame, vm, reader, writer, follow)
@@ -64,9 +66,14 @@ def run_console(frame: Frame, vm: VmId, timeout_s: float, follow: bool) -> None:
             what = "console ended" if opened else "console did not open"
             raise Problem(Code.TIMEOUT, f"vm {vm}", f"{what} after {timeout_s:g} s") from None
         if closed:
-            note(frame, await _why_closed(cluster, vm) or "the console was closed")
+            note(frame, await _why_closed(cluster, vm, opening) or "the console was closed")
 
     with_cluster(frame, work)
+
+
+def _family(opening: Opening) -> socket.AddressFamily:
+    """IPv6 addresses stand in brackets."""
+    return socket.AF_INET6 if opening.address.startswith("[") else socket.AF_INET
 
 
 async def _connect(
@@ -159,13 +166,15 @@ async def _silence(heard: asyncio.Event) -> None:
                     await heard.wait()
 
 
-async def _why_closed(cluster: Cluster, vm: VmId) -> str:
+async def _why_closed(cluster: Cluster, vm: VmId, opening: Opening) -> str:
     """What became of a VM whose console closed; empty when it just runs on."""
     from metastack.commands.reading import follow, prefixes, prefixes_of_vm
     from metastack.commands.views import vm_view
     from metastack.core.keys import Kind
     from metastack.core.model import Phase
 
+    if by := await opened_after(cluster, vm, opening):
+        return f"the console was closed: {by} took it over"
     name = short_name(vm)
     wanted = [*prefixes(cluster.keys, (Kind.NODE_ALIVE, Kind.FENCE)), *prefixes_of_vm(cluster.keys, vm)]
     seen = ""

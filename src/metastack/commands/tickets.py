@@ -1,27 +1,36 @@
 """Console tickets: the right to open one console of one VM once.
 
-Owns: ``tickets/<id>``. Refuses: a VM that does not run anywhere.
-Rule: the id is 192 random bits, the record is bound to the VM's UUID and its node, lives 30 s on a lease of
-its own, and the agent consumes it by a guarded delete: whoever reads it later finds nothing.
+Owns: ``tickets/<hash>``. Refuses: a VM that does not run anywhere.
+Rule: a ticket is 192 random bits, its key is their hash, the record is bound to the VM's UUID and its node,
+lives 30 s on a lease of its own, and the agent consumes it by a guarded delete: whoever reads it later finds
+nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import suppress
+from typing import Final
 
 from msgspec import Struct
 
 from metastack.core.change import Put
-from metastack.core.codec import encode
-from metastack.core.model import Claim, NodeAlive, Ticket, VmId, VmSpec
+from metastack.core.codec import Unreadable, decode, encode
+from metastack.core.keys import Kind
+from metastack.core.model import Claim, Event, NodeAlive, Ticket, VmId, VmSpec
 from metastack.core.world import Seen
 
 from .deed import Cluster, Deed, Plan, commit, readable
 from .problem import Problem, conflict, not_found
 from .vms import label_of
 
-TICKET_S = 30
+TICKET_S: Final = 30
+OPENED: Final = "vm.console"
+CLOCKS_MS: Final = 600_000
+"""How far other machines' clocks may be from this one's and their events still be found."""
+DAY_MS: Final = 86_400_000
+"""A console that was open for longer is not told who took it over."""
 
 
 class Opening(Struct, frozen=True, kw_only=True):
@@ -30,7 +39,11 @@ class Opening(Struct, frozen=True, kw_only=True):
     ticket: str
     node: str
     address: str
-    """``host:port`` of the node's console endpoint."""
+    """``host:port`` of the node's console endpoint, an IPv6 address in brackets."""
+    at_ms: int = 0
+    """When it was asked for ..."""
+    request_id: str = ""
+    """... and by which request: who asked after it took the console over."""
 
 
 async def create_ticket(cluster: Cluster, deed: Deed, vm: VmId, kind: str = "serial") -> Opening:
@@ -57,10 +70,16 @@ async def create_ticket(cluster: Cluster, deed: Deed, vm: VmId, kind: str = "ser
         return Plan(
             guards=(),
             effects=(Put(keys.ticket(ident), encode(record), leased=True),),
-            what="vm.console",
+            what=OPENED,
             object=object,
             message=f"{kind} on {held.node}",
-            answer=Opening(ticket=ident, node=held.node, address=alive.console),
+            answer=Opening(
+                ticket=ident,
+                node=held.node,
+                address=alive.console,
+                at_ms=deed.at_ms,
+                request_id=deed.request_id,
+            ),
             lease=lease.id,
         )
 
@@ -73,3 +92,22 @@ def _held(claim: Seen[Claim] | None, object: str) -> Claim | None:
 
 def _not_running(vm: VmId, why: str) -> Problem:
     return conflict(label_of(vm), why, f"`metastack vm start {vm}`, or `metastack vm show {vm}` says why")
+
+
+async def opened_after(cluster: Cluster, vm: VmId, opening: Opening) -> str:
+    """Who asked for this VM's console after ``opening``, and so took it over; empty: nobody."""
+    keys, prefix = cluster.keys, cluster.keys.prefix(Kind.EVENT)
+    early, late = (f"{max(0, opening.at_ms + skew):014d}" for skew in (-CLOCKS_MS, DAY_MS + CLOCKS_MS))
+    shared = next((n for n in range(len(early)) if early[n] != late[n]), len(early))
+    snapshot = await cluster.store.list(prefix + early[:shared])
+    mine = keys.event(opening.at_ms, opening.request_id)
+    since = max((entry.mod_revision for entry in snapshot.entries if entry.key == mine), default=None)
+    if since is None:
+        return ""
+    by = ""
+    for entry in sorted(snapshot.entries, key=lambda entry: entry.mod_revision):
+        with suppress(Unreadable):
+            event = decode(Event, entry.value, entry.key)
+            if entry.mod_revision > since and event.what == OPENED and event.object == label_of(vm):
+                by = event.by or "somebody"
+    return by

@@ -5,6 +5,7 @@ Owns: the tree under the root (DESIGN 2). Refuses: any other module putting a ke
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable
 from enum import StrEnum
 from typing import Final
@@ -200,8 +201,13 @@ class Keys:
     def history_prefix(self, vm: VmId) -> str:
         return self._key(Kind.HISTORY, vm.project, vm.name) + "/"
 
-    def ticket(self, ident: str) -> str:
-        return self._key(Kind.TICKET, ident)
+    def ticket(self, secret: str) -> str:
+        """Of a ticket; the key has its hash, so that who can read etcd can use none."""
+        return self._key(Kind.TICKET, hashlib.sha256(secret.encode()).hexdigest())
+
+    def ticket_as_told(self, secret: str) -> str:
+        """Where commands of before put a ticket."""
+        return self._key(Kind.TICKET, secret)
 
     def refusal(self, node: str) -> str:
         return self._key(Kind.REFUSAL, node)

@@ -16,7 +16,7 @@ from metastack.commands.doctor.facts import collect
 from metastack.commands.explanation import explain_vm
 from metastack.commands.problem import Code, Problem
 from metastack.commands.reading import EVERYTHING, follow, look_at_vm, prefixes, read_world
-from metastack.commands.tickets import create_ticket
+from metastack.commands.tickets import create_ticket, opened_after
 from metastack.commands.views import VmView, cluster_view, node_infos, vm_views
 from metastack.commands.vms import NewVm
 from metastack.commands.wait import Goal, wait_vm
@@ -385,11 +385,22 @@ async def test_tickets_are_bound_and_leased(rig: Rig) -> None:
     entry = await rig.store.get(rig.keys.ticket(opening.ticket))
     assert entry is not None
     assert entry.lease, "it dies by itself"
+    assert opening.ticket not in entry.key and opening.ticket.encode() not in entry.value, "only its hash"
     ticket = decode(Ticket, entry.value)
     assert (ticket.vm, ticket.uuid, ticket.node) == ("hello", (await rig.spec()).uuid, "n1")
     assert (await create_ticket(rig.cluster, deed(), HELLO)).ticket != opening.ticket
     await rig.lose("n1")
     await problem(create_ticket(rig.cluster, deed(), HELLO), Code.CONFLICT, "lost")
+
+
+async def test_who_took_a_console_over(rig: Rig) -> None:
+    await make(rig)
+    await rig.claim("n1", await rig.node("n1"))
+    first = await create_ticket(rig.cluster, deed(), HELLO)
+    assert await opened_after(rig.cluster, HELLO, first) == ""
+    second = await create_ticket(rig.cluster, msgspec.structs.replace(deed(), by="ada@desk"), HELLO)
+    assert await opened_after(rig.cluster, HELLO, first) == "ada@desk"
+    assert await opened_after(rig.cluster, HELLO, second) == ""
 
 
 async def test_the_claims_epoch_is_a_number(rig: Rig) -> None:

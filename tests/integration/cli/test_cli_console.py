@@ -15,6 +15,7 @@ import pytest
 from cli_program import DEADLINE_S, Program, finish, read_terminal
 from commands_rig import HELLO, Rig, deed
 
+from metastack.commands.tickets import create_ticket
 from metastack.commands.vms import NewVm, create_vm, stop_vm
 from metastack.core.change import Delete, Put
 from metastack.core.codec import decode, encode
@@ -112,6 +113,24 @@ async def test_it_says_that_the_vm_stopped(program: Program, endpoint: Endpoint)
     answer = await finish(process, b"bye\n")
     assert answer.status == 0
     assert answer.err == "hello stopped\n"
+
+
+async def test_over_ipv6(program: Program, endpoint: Endpoint) -> None:
+    server = await asyncio.start_server(endpoint.serve, "::1", 0)
+    async with server:
+        await point(endpoint.rig, f"[::1]:{server.sockets[0].getsockname()[1]}")
+        answer = await program("vm", "console", "hello", "--timeout", "30")
+        assert (answer.status, answer.out) == (0, "login: ")
+
+
+async def test_it_says_who_took_it_over(program: Program, endpoint: Endpoint) -> None:
+    process = await program.start("vm", "console", "hello", stdin=asyncio.subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    async with asyncio.timeout(DEADLINE_S):
+        await process.stdout.readexactly(len("login: "))
+        await create_ticket(endpoint.rig.cluster, msgspec.structs.replace(deed(), by="ada@desk"), HELLO)
+    answer = await finish(process, b"bye\n")
+    assert (answer.status, answer.err) == (0, "the console was closed: ada@desk took it over\n")
 
 
 async def test_on_a_terminal(program: Program, endpoint: Endpoint) -> None:

@@ -10,9 +10,19 @@ from pathlib import Path
 import pytest
 from agent_rig import KEYS, Lab, lab_of
 
+from metastack.agent import doormen
+from metastack.agent.agent import Agent
 from metastack.agent.console import ConsoleServer
+from metastack.agent.whereabouts import Whereabouts
 from metastack.core.codec import decode, encode
 from metastack.core.model import NodeAlive, Ticket
+
+
+def _server(agent: Agent, port: int, host: str = "127.0.0.1", address: str = "127.0.0.1") -> ConsoleServer:
+    async def where() -> Whereabouts:
+        return Whereabouts(address=address, listen=(host, port))
+
+    return ConsoleServer(agent.node, where, agent.console_trouble, agent.reached)
 
 
 def _free_port() -> int:
@@ -49,7 +59,7 @@ async def test_one_ticket_opens_one_console_once(tmp_path: Path) -> None:
         await lab.until("running", lambda: b'"running"' in (lab.entry(KEYS.vm_status(spec.id)) or b""))
         port = _free_port()
         agent = lab.hosts["n1"].agent
-        server = lab.group.create_task(ConsoleServer(agent.node, "127.0.0.1", port).run())
+        server = lab.group.create_task(_server(agent, port).run())
         await _until_listening(port)
 
         async def ticket(ident: str, **more: str) -> bytes:
@@ -82,12 +92,101 @@ async def test_one_ticket_opens_one_console_once(tmp_path: Path) -> None:
         server.cancel()
 
 
+async def _running(lab: Lab) -> str:
+    """A VM that runs; its UUID."""
+    spec = await lab.want("hello")
+    await lab.until("running", lambda: b'"running"' in (lab.entry(KEYS.vm_status(spec.id)) or b""))
+    return spec.uuid
+
+
+async def test_strangers_keep_no_ticket_holder_out(tmp_path: Path) -> None:
+    async with lab_of(tmp_path, nodes=1) as lab:
+        uuid, port = await _running(lab), _free_port()
+        server = lab.group.create_task(_server(lab.hosts["n1"].agent, port).run())
+        await _until_listening(port)
+        strangers = [await asyncio.open_connection("127.0.0.1", port) for _ in range(80)]
+        ticket = Ticket(project="default", vm="hello", uuid=uuid, node="n1")
+        await lab.put(KEYS.ticket("ticket-of-sixteen-1"), encode(ticket))
+        answer, _, writer = await _greet(port, b'{"v":1,"ticket":"ticket-of-sixteen-1"}\n')
+        assert answer == {"ok": True}
+        async with asyncio.timeout(5):
+            for reader, _ in strangers[:-8]:
+                assert await reader.read() == b"", "who says nothing makes way, of the same address first"
+        for _, other in [*strangers, (None, writer)]:
+            other.close()
+        server.cancel()
+
+
+def test_places_in_the_door() -> None:
+    door, gone = doormen.Doormen(), []
+
+    def come(origin: str, silent: bool = True) -> tuple[doormen.Visitor, bool]:
+        visitor = doormen.Visitor(origin, lambda: gone.append(visitor), silent)
+        return visitor, door.admit(visitor)
+
+    first, _ = come("a")
+    for _ in range(doormen.MOST_OF_ONE - 1):
+        come("a", silent=False)
+    assert (come("b")[1], gone) == (True, [])
+    assert (come("a", silent=False)[1], gone) == (True, [first])
+    assert not come("a")[1], "all of them are being looked up"
+    while len(gone) < 2:
+        come(f"c{len(gone)}")
+        for number in range(doormen.MOST_WAITING):
+            come(f"d{number}")
+    assert [visitor.origin for visitor in gone[1:2]] == ["b"], "the oldest silent one"
+    assert doormen.origin_of(("::ffff:10.0.0.1", 1, 0, 0)) == "10.0.0.1"
+    assert doormen.origin_of(("fd00::1:2:3:4", 1, 0, 0)) == doormen.origin_of(("fd00::9", 2, 0, 0))
+    assert doormen.origin_of(("10.0.0.1", 1)) != doormen.origin_of(("10.0.0.2", 1))
+
+
+async def test_ipv6_and_every_address_of_the_host(tmp_path: Path) -> None:
+    async with lab_of(tmp_path, nodes=1) as lab:
+        uuid, port = await _running(lab), _free_port()
+        agent = lab.hosts["n1"].agent
+        assert agent is not None
+        server = lab.group.create_task(_server(agent, port, host="::", address="fd00::7").run())
+        await _until_listening(port)
+        await lab.until("published", lambda: _alive(lab).console == f"[fd00::7]:{port}", 10)
+        assert _alive(lab).address == "fd00::7"
+        ticket = Ticket(project="default", vm="hello", uuid=uuid, node="n1")
+        await lab.put(KEYS.ticket("ticket-of-sixteen-1"), encode(ticket))
+        reader, writer = await asyncio.open_connection("::1", port)
+        writer.write(b'{"v":1,"ticket":"ticket-of-sixteen-1"}\n')
+        async with asyncio.timeout(15):
+            assert json.loads(await reader.readline()) == {"ok": True}
+        writer.close()
+        server.cancel()
+
+
+async def test_a_ticket_cannot_be_read_from_etcd(tmp_path: Path) -> None:
+    async with lab_of(tmp_path, nodes=1) as lab:
+        uuid, port = await _running(lab), _free_port()
+        server = lab.group.create_task(_server(lab.hosts["n1"].agent, port).run())
+        await _until_listening(port)
+        ticket, key = (
+            Ticket(project="default", vm="hello", uuid=uuid, node="n1"),
+            KEYS.ticket("ticket-of-16-bytes"),
+        )
+        assert "ticket-of-16-bytes" not in key
+        await lab.put(key, encode(ticket))
+        told = key.rpartition("/")[2]
+        answer, _, writer = await _greet(port, json.dumps({"v": 1, "ticket": told}).encode() + b"\n")
+        assert answer["ok"] is False
+        writer.close()
+        await lab.put(KEYS.ticket_as_told("ticket-of-before-1"), encode(ticket))
+        answer, _, writer = await _greet(port, b'{"v":1,"ticket":"ticket-of-before-1"}\n')
+        assert answer == {"ok": True}, "of an older command line"
+        writer.close()
+        server.cancel()
+
+
 async def test_two_at_once_with_one_ticket(tmp_path: Path) -> None:
     async with lab_of(tmp_path, nodes=1) as lab:
         spec = await lab.want("hello")
         await lab.until("running", lambda: b'"running"' in (lab.entry(KEYS.vm_status(spec.id)) or b""))
         port = _free_port()
-        server = lab.group.create_task(ConsoleServer(lab.hosts["n1"].agent.node, "127.0.0.1", port).run())
+        server = lab.group.create_task(_server(lab.hosts["n1"].agent, port).run())
         await _until_listening(port)
         ticket = Ticket(project="default", vm="hello", uuid=spec.uuid, node="n1")
         await lab.put(KEYS.ticket("ticket-of-sixteen-9"), encode(ticket))
@@ -108,9 +207,7 @@ async def test_a_port_in_use_is_said_and_tried_again(tmp_path: Path, monkeypatch
             other.bind(("127.0.0.1", 0))
             other.listen()
             port = int(other.getsockname()[1])
-            server = asyncio.create_task(
-                ConsoleServer(agent.node, "127.0.0.1", port, agent.console_trouble).run()
-            )
+            server = asyncio.create_task(_server(agent, port).run())
             await lab.until("said", lambda: f"127.0.0.1:{port}" in str(_warnings(lab)), 10)
             assert not server.done(), "the agent would end with it, and its guests lose their node"
         await _until_listening(port)
@@ -119,5 +216,9 @@ async def test_a_port_in_use_is_said_and_tried_again(tmp_path: Path, monkeypatch
         await asyncio.wait([server])
 
 
+def _alive(lab: Lab) -> NodeAlive:
+    return decode(NodeAlive, lab.entry(KEYS.node_alive("n1")) or b"")
+
+
 def _warnings(lab: Lab) -> tuple[str, ...]:
-    return decode(NodeAlive, lab.entry(KEYS.node_alive("n1")) or b"").warnings
+    return _alive(lab).warnings

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from metastack.agent.settings import AgentSettings, SettingsError, load
+from metastack.agent.settings import SettingsError, load
 from metastack.agent.systemd import Notifier
 
 GOOD = """
@@ -64,14 +64,6 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, environ: dict[str, 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"nowhere\.toml: No such file"):
         load(tmp_path / "nowhere.toml", {})
-
-
-def test_console_address() -> None:
-    def of(**more: str) -> tuple[str, int]:
-        return AgentSettings(name="n", endpoints=("e",), **more).console_address  # type: ignore[arg-type]
-
-    assert of(address="10.0.0.1") == ("10.0.0.1", 7410)
-    assert of(console_listen="[fd00::1]:99") == ("fd00::1", 99)
 
 
 async def test_sd_notify_ready_and_watchdog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,8 @@ class Event(Record, frozen=True, kw_only=True):
 
 
 class Ticket(Record, frozen=True, kw_only=True):
-    """``tickets/<id>``: one console, one use; leased for 30 s."""
+    """``tickets/<hash>``: one console, one use; leased for 30 s. The key has the SHA-256 of the ticket,
+    which itself stands nowhere: who may read etcd opens no console by it."""
 
     project: str
     vm: str
