@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from typing import IO, Any, Final
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from metastack import __version__
 from metastack.commands.problem import Code, Problem, not_found, usage
 from metastack.core.quantity import format_bytes
 
@@ -30,6 +31,11 @@ STALL_S: Final = 60.0
 """Longest silence of the server."""
 TOTAL_S: Final = 6 * 3600.0
 """Longest download."""
+AGENT: Final = f"metastack/{__version__}"
+"""Servers refuse Python's own name often."""
+_AS_TYPED: Final = "!#$%&'()*+,-./:;=?@[]_~"
+"""Characters of a path or query that are kept; ``%`` begins what is escaped already."""
+_CIRCLE: Final = "\0circle"
 
 
 def is_url(source: str) -> bool:
@@ -75,6 +81,16 @@ def _checked(path: str) -> str:
 class _SameKind(urllib.request.HTTPRedirectHandler):
     """Redirects stay http or https, and never lose their encryption."""
 
+    inf_msg = _CIRCLE
+
+    def http_error_302(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        scheme = urlsplit(headers.get("location") or headers.get("uri") or "").scheme
+        if scheme not in ("", "http", "https"):
+            raise urllib.error.URLError(f"the server redirects to {scheme}://, which is not supported")
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
     def redirect_request(self, req: urllib.request.Request, *args: Any) -> urllib.request.Request | None:
         target = super().redirect_request(req, *args)
         if target is not None and req.type == "https" and target.type != "https":
@@ -98,7 +114,17 @@ def _fetch(url: str, out: IO[bytes], progress: Callable[[int, int], None]) -> No
         opener.add_handler(handler)
     try:
         with opener.open(_request(url), timeout=STALL_S) as answer:
-            total = int(answer.headers.get("Content-Length") or 0)
+            if answer.status != 200:
+                raise Problem(
+                    Code.FAILED,
+                    object,
+                    f"the server answered {answer.status} {answer.reason}: that is not the whole file",
+                    "try again, or fetch it by other means and import the file",
+                )
+            length = answer.headers.get("Content-Length") or "0"
+            if not length.isdecimal():
+                raise Problem(Code.FAILED, object, f"the server says that it has {length!r} bytes")
+            total = int(length)
             if total > MAX_BYTES:
                 raise _too_large(object, total)
             done = 0
@@ -114,23 +140,46 @@ def _fetch(url: str, out: IO[bytes], progress: Callable[[int, int], None]) -> No
                 raise Problem(Code.FAILED, object, f"broke off after {done} of {total} bytes", "try again")
             out.flush()
     except urllib.error.HTTPError as error:
+        if str(error.reason).startswith(_CIRCLE):
+            raise Problem(
+                Code.FAILED, object, "the server redirects in a circle, or too often", "check the address"
+            ) from None
         code = Code.NOT_FOUND if error.code in (404, 410) else Code.FAILED
         raise Problem(code, object, f"the server answered {error.code} {error.reason}") from None
     except TimeoutError:
         raise Problem(Code.TIMEOUT, object, f"the server was silent for {STALL_S:g} s", "try again") from None
     except urllib.error.URLError as error:
-        raise Problem(Code.FAILED, object, f"cannot be fetched: {error.reason}", "check the address") from None
-    except (HTTPException, ValueError) as error:
-        raise Problem(Code.FAILED, object, f"cannot be fetched: {error!r}", "check the address") from None
+        if isinstance(error.reason, TimeoutError):
+            raise Problem(
+                Code.TIMEOUT, object, f"the server was silent for {STALL_S:g} s", "try again"
+            ) from None
+        why = getattr(error.reason, "strerror", None) or error.reason
+        raise Problem(Code.FAILED, object, f"cannot be fetched: {why}", "check the address") from None
+    except HTTPException:
+        raise Problem(
+            Code.FAILED, object, "what answers there does not speak HTTP, or broke off", "check the address"
+        ) from None
     except OSError as error:
         raise Problem(Code.FAILED, object, f"cannot be fetched: {error.strerror or error}") from None
 
 
 def _request(url: str) -> urllib.request.Request:
-    """The request; a user and password in the URL go into a header that redirects to other hosts lose."""
+    """The request; a user and password in the URL go into a header that redirects to other hosts lose.
+
+    Raises Problem. What a browser would escape is escaped: spaces, letters that are not ASCII.
+    """
     parts = urlsplit(url)
     userinfo, at, host = parts.netloc.rpartition("@")
-    request = urllib.request.Request(urlunsplit((parts.scheme, host, parts.path, parts.query, "")))
+    try:
+        _ = parts.port  # raises ValueError for what is no number
+        ascii_host = host if host.isascii() else host.encode("idna").decode()
+    except ValueError:
+        raise usage("source", f"{host!r} is no host", "such as https://example.org/disk.qcow2") from None
+    if not parts.hostname or any(char <= " " or char == "\x7f" for char in host):
+        raise usage("source", f"{host!r} is no host", "such as https://example.org/disk.qcow2")
+    path, query = (quote(part, safe=_AS_TYPED, errors="surrogateescape") for part in (parts.path, parts.query))
+    request = urllib.request.Request(urlunsplit((parts.scheme, ascii_host, path, query, "")))
+    request.add_header("User-Agent", AGENT)
     if at:
         token = base64.b64encode(unquote(userinfo).encode()).decode()
         request.add_unredirected_header("Authorization", f"Basic {token}")

@@ -17,6 +17,7 @@ import typer
 from .complete import image_names
 from .frame import Frame, Output, frame_of, noun, verb
 from .session import confirm, note, with_cluster, with_storage
+from .streams import printable
 
 if TYPE_CHECKING:
     from metastack.commands.deed import Cluster
@@ -102,6 +103,9 @@ def import_(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it.")],
     source: Annotated[str, typer.Argument(metavar="FILE|URL", help="A local file, http:// or https://.")],
     format: Annotated[Format | None, typer.Option("--format", help="Its format. [default: detected]")] = None,
+    sha256: Annotated[
+        str, typer.Option("--sha256", metavar="HEX", help="Refuse a file with another checksum.")
+    ] = "",
     reason: Reason = "",
 ) -> None:
     """Bring an image into the storage."""
@@ -119,12 +123,13 @@ def import_(
     async def work(cluster: Cluster, storage: Storage) -> Image:
         bar = Bar(frame, f"importing {name}", sizes=False)
         try:
-            return await import_image(cluster, storage, deed, name, path, fmt, shown, bar)
+            return await import_image(cluster, storage, deed, name, path, fmt, shown, bar, wanted)
         finally:
             bar.end()
 
     names.name("image", name)
-    shown = without_password(source) if is_url(source) else source
+    wanted = names.sha256(sha256)
+    shown = printable(without_password(source) if is_url(source) else source)
     fetching = Bar(frame, f"fetching {name}")
     try:
         with local_file(source, fetching, lambda: _refuse_taken(frame, name)) as path:

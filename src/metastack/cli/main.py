@@ -20,6 +20,7 @@ from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageErro
 from typer.main import get_command
 
 from .frame import Frame, Lazy, NoReader, Output, Root, parse_lightly
+from .streams import CannotWrite, prepare
 
 Root.nouns = {
     "vm": Lazy("metastack.cli.vm", "Virtual machines: create, run, look at, delete."),
@@ -69,11 +70,14 @@ def main() -> NoReturn:
 
     At once: every command has closed what it opened, and taking the interpreter apart would cost 20 to 50 ms.
     """
+    prepare()
     status = run(sys.argv[1:])
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         _no_reader()
+    except CannotWrite as error:
+        status = status or _failed(error, _wanted(Frame(), sys.argv[1:]))
     sys.stderr.flush()
     os._exit(status)
 
@@ -124,6 +128,8 @@ def _failed(error: Exception, output: Output) -> int:
 
     if isinstance(error, Problem):
         return report(error, output)
+    if isinstance(error, CannotWrite):
+        return report(Problem(Code.FAILED, "", f"the output cannot be written: {error}"), output)
     if isinstance(error, ContextError):
         code = Code.NOT_FOUND if error.missing else Code.USAGE
         return report(Problem(code, "context", error.message, error.hint), output)

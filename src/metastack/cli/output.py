@@ -16,6 +16,7 @@ from typing import Any, Final, Generic, TextIO, TypeVar
 import msgspec
 
 from .frame import Output
+from .streams import printable
 
 T = TypeVar("T")
 
@@ -55,7 +56,9 @@ _ESCAPED: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u206
 
 
 def clean(text: str) -> str:
-    """Text that cannot move the cursor, ring the bell or hide what follows it."""
+    """Text that cannot move the cursor, ring the bell or hide what follows it; bytes of no text are escaped."""
+    if not text.isascii():
+        text = printable(text)
     return _ESCAPED.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from .frame import Frame, Output
 from .output import clean, paint
+from .streams import printable
 
 if TYPE_CHECKING:
     from metastack.commands.deed import Cluster
@@ -232,7 +233,7 @@ def report(problem: Problem, output: Output) -> int:
             "message": "; ".join([problem.message, *map(str, problem.others)]),
             "hint": problem.hint or None,
         }
-        sys.stderr.write(json.dumps({"error": error}, ensure_ascii=False) + "\n")
+        sys.stderr.write(printable(json.dumps({"error": error}, ensure_ascii=False)) + "\n")
     else:
         head = paint("error:", "failed", sys.stderr)
         for one in (problem, *problem.others):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -18,6 +18,8 @@ from metastack.core.world import World
 from .fence_view import BRAKE_HINT, brake_held, briefly, fence_views
 from .node_infos import NodeInfo, node_infos
 from .vm_views import VmView, vm_views
+
+NO_WRITES: Final = "nothing can be written, so nothing is started or moved; `metastack doctor` says what to do"
 
 
 class ClusterView(Struct, kw_only=True):
@@ -35,12 +37,13 @@ class ClusterView(Struct, kw_only=True):
     """So many nodes are lost that none of them will be fenced: a node says so, or the records do."""
 
 
-def cluster_view(world: World) -> ClusterView:
-    """Is the cluster fine, and if not, why."""
+def cluster_view(world: World, alarms: Collection[str] = ()) -> ClusterView:
+    """Is the cluster fine, and if not, why. ``alarms``: those that etcd's members tell of."""
     nodes, vms = node_infos(world), vm_views(world)
     states, phases, problems = _counts(n.state for n in nodes), _counts(v.phase or "broken" for v in vms), []
     lost = [node.name for node in nodes if node.state == NodeState.LOST]
     brake = brake_of(world, nodes)
+    problems += [f"etcd has raised the alarm {name}: {NO_WRITES}" for name in sorted(set(alarms))]
     if not nodes:
         problems.append("no node has joined")
     problems += [f"node {name} does not believe this etcd: {why}" for name, why in _refusing(world)]

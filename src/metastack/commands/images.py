@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,6 +29,7 @@ from .deed import Cluster, Deed, Kept, Plan, commit
 from .problem import Code, Problem, conflict, from_storage
 
 IMPORT_LEASE_S = 15
+OURS = re.compile(r"/proc/self/fd/[0-9]+")
 CLEANUP_S = 60.0
 """How long tidying up after a failed import may take, seconds."""
 
@@ -41,8 +43,12 @@ async def import_image(
     fmt: DiskFormat | None = None,
     source: str = "",
     progress: Progress | None = None,
+    sha256: str = "",
 ) -> Image:
-    """Copy a local file into the storage under a name; raises Problem, and then leaves nothing behind."""
+    """Copy a local file into the storage under a name; raises Problem, and then leaves nothing behind.
+
+    ``sha256``: of the file, as it must be; empty: whatever it is.
+    """
     names.name("image", name)
     names.reason(deed.reason)
     object, key, uuid = f"image {name}", cluster.keys.image(name), str(uuid4())
@@ -74,6 +80,13 @@ async def import_image(
         await commit(cluster, deed, announce, "begin")
         try:
             info = await storage.import_image(uuid, path, fmt, progress)
+            if sha256 and info.sha256 != sha256:
+                raise Problem(
+                    Code.FAILED,
+                    object,
+                    f"{record.source} has the sha256 {info.sha256}, not {sha256}: it is not taken in",
+                    "fetch it again, or compare with the checksum that its publisher names",
+                )
             ready = replace(
                 record,
                 state=ImageState.READY,
@@ -88,8 +101,8 @@ async def import_image(
             if isinstance(error, Problem) or not isinstance(error, Exception):
                 raise
             problem = from_storage(error, object)
-            # A download is a file without a name.
-            problem.message = problem.message.replace(path, record.source)
+            # A download is a file without a name; qemu-img sees it under another descriptor than we do.
+            problem.message = OURS.sub(lambda _: record.source, problem.message.replace(path, record.source))
             raise problem from error
 
 

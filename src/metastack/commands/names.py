@@ -22,6 +22,7 @@ MAX_DISK_BYTES: Final = 64 << 40
 MAX_LABELS: Final = 64
 MAX_REASON: Final = 500
 _LABEL_KEY: Final = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9._/-]{0,61}[a-zA-Z0-9])?", re.ASCII)
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _BRIDGE: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,14}", re.ASCII)
 
 
@@ -137,3 +138,11 @@ def reason(value: str) -> str:
     if len(value) > MAX_REASON or not value.isprintable():
         raise usage("reason", "is too long or not printable", f"at most {MAX_REASON} characters, one line")
     return value
+
+
+def sha256(value: str) -> str:
+    """A checksum in hex, as ``sha256sum`` prints it; empty stays empty."""
+    found = value.strip().lower().removeprefix("sha256:")
+    if value and not _SHA256.fullmatch(found):
+        raise usage("sha256", f"{value!r} is no SHA-256", "64 hexadecimal digits, as sha256sum prints them")
+    return found

@@ -40,6 +40,10 @@ class Problem(Exception):
         self.others: tuple[Problem, ...] = ()
         """What else went wrong in the same command, of other objects."""
 
+    def __str__(self) -> str:
+        """As it is now: who knows better words puts them in later."""
+        return f"{self.object}: {self.message}" if self.object else self.message
+
 
 def all_of(problems: Sequence[Problem]) -> Problem:
     """Several as one: the first, which gives the exit status, with the others beside it."""
@@ -60,13 +64,19 @@ def conflict(object: str, message: str, hint: str = "") -> Problem:
     return Problem(Code.CONFLICT, object, message, hint)
 
 
+_SAYS_ITSELF: Final = (
+    *("convert", "decompress", "unpack", "decrypt", "limit", "regular file", "a page of", "WIM file"),
+    "multiple of 512",
+)
+
+
 def _image_hint(text: str) -> str:
     """What to do about an image file that was refused; empty when the refusal says it itself."""
     if "truncated" in text or "corrupt" in text:
         return "get the file anew, and compare its size and checksum with what its source says"
     if "empty" in text:
         return "was its download or copy finished?"
-    if any(word in text for word in ("convert", "decompress", "limit", "regular file")):
+    if any(word in text for word in _SAYS_ITSELF):
         return ""
     return "check the file, or name its format with --format raw|qcow2"
 

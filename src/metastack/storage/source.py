@@ -38,24 +38,12 @@ from metastack.ports import (
 )
 
 from . import qcow2
+from .foreign import TAIL_BYTES, foreign
 
 CHUNK_BYTES = 4 << 20
 _ZEROS = bytes(CHUNK_BYTES)
 _STALL_S = 3600.0
 _ADDRESS_SPACE_BYTES = 2 << 30
-_FOREIGN = (
-    (0, b"KDMV", "VMDK"),
-    (0, b"COWD", "VMDK"),
-    (0, b"# Disk DescriptorFile", "VMDK"),
-    (64, b"\x7f\x10\xda\xbe", "VDI"),
-    (0, b"conectix", "VHD"),
-    (0, b"vhdxfile", "VHDX"),
-    (0, b"QED\0", "QED"),
-    (0, b"WithoutFreeSpace", "Parallels"),
-    (0, b"WithouFreSpacExt", "Parallels"),
-    (0, b"LUKS\xba\xbe", "LUKS"),
-)
-_COMPRESSED = ((b"\x1f\x8b", "gzip"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bzip2"))
 _BEYOND = re.compile(rb"exceeding the end of the file[^\n]*: offset 0x([0-9a-f]+) size 0x([0-9a-f]+)")
 _OUR_NAME = re.compile(r"^qemu-img: |'json:\{.*\}'(: )?|\\x0a")
 
@@ -89,8 +77,9 @@ def open_source(path: str, fmt: DiskFormat | None, size_limit: int) -> Source:
         if not stat.S_ISREG(found.st_mode):
             raise InvalidImage(f"{path}: not a regular file")
         head = os.pread(fd, qcow2.READ_BYTES, 0)
+        tail = os.pread(fd, TAIL_BYTES, max(0, found.st_size - TAIL_BYTES))
         try:
-            fmt, size_bytes = _inspect(head, found.st_size, fmt)
+            fmt, size_bytes = _inspect(head, tail, found.st_size, fmt)
         except InvalidImage as error:
             raise InvalidImage(f"{path}: {error}") from None
         if size_limit and size_bytes > size_limit:
@@ -107,26 +96,21 @@ def close(source: Source) -> None:
     os.close(source.fd)
 
 
-def _inspect(head: bytes, file_bytes: int, fmt: DiskFormat | None) -> tuple[DiskFormat, int]:
+def _inspect(head: bytes, tail: bytes, file_bytes: int, fmt: DiskFormat | None) -> tuple[DiskFormat, int]:
     if not head:
         raise InvalidImage("the file is empty")
     if fmt is None:
         # Safety: only one magic is ever probed for; whatever else the file says, it is opaque bytes.
         fmt = DiskFormat.QCOW2 if head.startswith(qcow2.MAGIC) else DiskFormat.RAW
-        if fmt is DiskFormat.RAW:
-            for offset, magic, name in _FOREIGN:
-                if head[offset : offset + len(magic)] == magic:
-                    raise InvalidImage(
-                        f"this is a {name} image: convert it first (qemu-img convert -O qcow2), "
-                        "or name the format raw if its bytes are meant as they are"
-                    )
-            for magic, name in _COMPRESSED:
-                if head.startswith(magic):
-                    raise InvalidImage(f"the file is compressed with {name}: decompress it first")
+        if fmt is DiskFormat.RAW and (why := foreign(head, tail)):
+            raise InvalidImage(why)
     if fmt is DiskFormat.QCOW2:
         return fmt, qcow2.parse(head, file_bytes).size_bytes
     if file_bytes % 512:
-        raise InvalidImage(f"truncated raw image: {file_bytes} bytes are no multiple of 512")
+        raise InvalidImage(
+            f"no raw disk image, or one that was cut off: its {file_bytes} bytes are no multiple of 512; "
+            "if its bytes are meant as they are, fill its last sector (truncate -s %512 FILE)"
+        )
     return fmt, file_bytes
 
 
@@ -294,7 +278,10 @@ def copy(
     progress: Progress,
     stop: threading.Event,
 ) -> str:
-    """Hand every chunk that is not zero to ``write(data, offset)``; sha256 of the whole."""
+    """Hand every chunk that is not zero to ``write(data, offset)``; sha256 of the whole.
+
+    The zeros are hashed too, a second for each GiB or less: :func:`fill` is for who needs no digest.
+    """
     digest = hashlib.sha256()
     for at, data in chunks(fd, size_bytes):
         if stop.is_set():
@@ -304,6 +291,23 @@ def copy(
         digest.update(data if data is not None else _zeros(size_bytes - at))
         progress(min(at + CHUNK_BYTES, size_bytes), size_bytes)
     return digest.hexdigest()
+
+
+def fill(
+    fd: int,
+    size_bytes: int,
+    write: Callable[[bytes, int], object],
+    progress: Progress,
+    stop: threading.Event,
+) -> None:
+    """Hand every chunk that is not zero to ``write(data, offset)``; holes cost nothing."""
+    for at, data in chunks(fd, size_bytes):
+        if stop.is_set():
+            raise Stopped
+        if data is not None:
+            write(data, at)
+            progress(min(at + CHUNK_BYTES, size_bytes), size_bytes)
+    progress(size_bytes, size_bytes)
 
 
 def check_uuid(uuid: str) -> str:

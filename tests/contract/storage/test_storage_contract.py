@@ -96,6 +96,15 @@ async def test_qcow2_import_keeps_the_guest_bytes(
     assert content(await storage.disk_source(disk), settings, tmp_path / "out.raw") == data
 
 
+async def test_a_large_qcow2_without_data_takes_seconds(storage: Storage, tmp_path: Path) -> None:
+    """Its zeros were hashed, and the digest thrown away: 64 GiB took minutes."""
+    run("qemu-img", "create", "-q", "-f", "qcow2", str(tmp_path / "a.qcow2"), "64G")
+    async with asyncio.timeout(60):
+        info = await storage.import_image(new_uuid(), str(tmp_path / "a.qcow2"), None)
+    assert (info.size_bytes, info.format) == (64 << 30, DiskFormat.QCOW2)
+    assert info.sha256 == hashlib.sha256((tmp_path / "a.qcow2").read_bytes()).hexdigest()
+
+
 async def test_a_qcow2_named_raw_is_opaque_bytes(
     storage: Storage, settings: StorageSettings, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import AsyncIterator
@@ -98,6 +99,11 @@ async def test_an_etcd_without_space_says_so_and_can_still_be_read(tmp_path: Pat
             assert (error["code"], error["object"]) == ("failed", "etcd")
             assert "space" in error["message"]
             assert "etcdctl alarm disarm" in error["hint"]
+        status = await program("status", "-o", "json")
+        assert status.status == 1, status
+        said = json.loads(status.out)
+        assert not said["ok"]
+        assert said["problems"][0].startswith("etcd has raised the alarm NOSPACE: nothing can be written")
         for listing in (("vm", "list"), ("image", "list"), ("node", "list")):
             answer = await program(*listing, "-o", "json")
             assert answer.status == 0, answer

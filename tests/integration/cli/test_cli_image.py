@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import signal
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from metastack.core.model import Image
 
 pytestmark = pytest.mark.etcd
 CONTENT = b"metastack" * 200_000 + bytes(1_800_000 % 512 or 512)
+QCOW2 = struct.pack(
+    ">IIQIIQIIQQIIQQQQII", 0x514649FB, 3, 0, 0, 16, 1 << 30, 0, 2, 3 << 16, 1 << 16, 1, 0, 0, 0, 0, 0, 4, 104
+)
+"""A header whose tables are zeros, or behind the end."""
 PADDED = CONTENT + bytes(-len(CONTENT) % 512)
 
 
@@ -33,9 +38,12 @@ async def server() -> AsyncIterator[str]:
     """An HTTP server that knows some tricks."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+        asked = await reader.readuntil(b"\r\n\r\n")
+        path = asked.split()[1].decode()
         size = len(PADDED)
-        if path == "/tiny.raw":
+        if b"user-agent: metastack/" not in asked.lower():
+            writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        elif path in ("/tiny.raw", "/d%C3%BCnn%20b%20c.raw?x=%C3%BC%20y"):
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + PADDED)
         elif path == "/short":
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + PADDED[:1000])
@@ -43,6 +51,19 @@ async def server() -> AsyncIterator[str]:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999999\r\n\r\n")
         elif path == "/away":
             writer.write(b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n")
+        elif path == "/circle":
+            writer.write(b"HTTP/1.1 302 Found\r\nLocation: /circle\r\nContent-Length: 0\r\n\r\n")
+        elif path == "/part":
+            writer.write(b"HTTP/1.1 206 Partial Content\r\nContent-Length: %d\r\n\r\n" % size + PADDED)
+        elif path == "/page":
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 512\r\n\r\n" + b"<!doctype html>".ljust(512))
+        elif path == "/cut.qcow2":
+            head = QCOW2 + bytes(200 * 1024 - len(QCOW2))
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(head) + head)
+        elif path == "/no-number":
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n")
+        elif path == "/no-http":
+            writer.write(b"220 mail.example ESMTP\r\n")
         elif path == "/moved":
             writer.write(b"HTTP/1.1 302 Found\r\nLocation: /tiny.raw\r\nContent-Length: 0\r\n\r\n")
         elif path == "/endless":
@@ -62,7 +83,9 @@ async def server() -> AsyncIterator[str]:
 
 def leftovers(tmp_path: Path) -> list[str]:
     return sorted(
-        p.name for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".toml" and p.parent != tmp_path
+        p.name
+        for p in tmp_path.rglob("*")
+        if p.is_file() and p.suffix != ".toml" and p.name != "lock" and p.parent != tmp_path
     )
 
 
@@ -79,6 +102,14 @@ async def test_import_a_file_and_delete_it(program: Program, rig: Rig, source: P
     assert (await program("image", "delete", "tiny")).status == 2
     assert (await program("image", "delete", "tiny", "--yes", "-o", "json")).json()["deleted"]
     assert (await program("image", "list", "-o", "json")).json() == []
+
+
+async def test_a_files_name_need_not_be_text(program: Program, rig: Rig, source: Path) -> None:
+    odd = os.fsencode(source.parent) + b"/t\xfcr.raw"
+    os.rename(source, odd)
+    answer = await program("image", "import", "tiny", os.fsdecode(odd), "-o", "json")
+    assert answer.status == 0, answer
+    assert answer.json()["source"].endswith("/t\\xfcr.raw")
 
 
 async def test_import_from_a_url(program: Program, rig: Rig, server: str) -> None:
@@ -98,7 +129,13 @@ async def test_import_from_a_url(program: Program, rig: Rig, server: str) -> Non
         ("/nothing", 3, "404"),
         ("/short", 1, "cannot be fetched|broke off"),
         ("/huge", 1, "more than 1TiB"),
-        ("/away", 1, "redirect|302"),
+        ("/away", 1, "redirects to file://, which is not supported"),
+        ("/circle", 1, "redirects in a circle, or too often"),
+        ("/part", 1, "answered 206 Partial Content: that is not the whole file"),
+        ("/page", 1, "/page: this is a page of HTML"),
+        ("/cut.qcow2", 1, "/cut.qcow2: "),
+        ("/no-number", 1, "says that it has 'many' bytes"),
+        ("/no-http", 1, "does not speak HTTP"),
     ],
 )
 async def test_urls_that_fail_leave_nothing(
@@ -109,8 +146,33 @@ async def test_urls_that_fail_leave_nothing(
     assert answer.status == status, answer
     assert any(word in answer.err for word in says.split("|")), answer
     assert "root:" not in answer.out
+    assert "/proc/" not in answer.err and "Error" not in answer.err, answer
     assert leftovers(tmp_path) == before
     assert (await program("image", "list", "-o", "json")).json() == []
+
+
+async def test_a_url_may_have_spaces_and_letters(program: Program, server: str) -> None:
+    made = await program("image", "import", "a", server + "/dünn b%20c.raw?x=ü y", "-o", "json")
+    assert made.status == 0, made
+    assert made.json()["sha256"] == hashlib.sha256(PADDED).hexdigest()
+    for url in ("http://ho st/x", "http:///x", "http://host:port/x"):
+        answer = await program("image", "import", "b", url, "-o", "json")
+        assert (answer.status, "is no host" in answer.error()["message"]) == (2, True), answer
+
+
+async def test_a_checksum_is_checked(program: Program, server: str, source: Path, tmp_path: Path) -> None:
+    right, wrong = hashlib.sha256(PADDED).hexdigest(), "0" * 64
+    for name, given in (("a", str(source)), ("b", server + "/tiny.raw")):
+        answer = await program("image", "import", name, given, "--sha256", wrong, "-o", "json")
+        assert answer.status == 1, answer
+        assert f"{given} has the sha256 {right}, not {wrong}" in answer.error()["message"]
+        assert leftovers(tmp_path) == []
+        assert name not in str((await program("image", "list", "-o", "json")).json())
+        made = await program("image", "import", name, given, "--sha256", f"SHA256:{right.upper()}")
+        assert made.status == 0, made
+        assert (await program("image", "delete", name, "--yes")).status == 0
+    bad = await program("image", "import", "c", str(source), "--sha256", "abc", "-o", "json")
+    assert (bad.status, bad.error()["object"]) == (2, "sha256")
 
 
 async def test_other_schemes_are_refused(program: Program) -> None:

@@ -44,6 +44,7 @@ def test_help_imports_no_noun() -> None:
     assert {name for name in loaded("--help") if name.startswith("metastack.cli.")} == {
         "metastack.cli.main",
         "metastack.cli.frame",
+        "metastack.cli.streams",
     }
 
 

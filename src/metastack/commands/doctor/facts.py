@@ -180,6 +180,13 @@ async def collect(cluster: Cluster, version: str, now: datetime) -> Facts:
     return facts
 
 
+async def alarms(cluster: Cluster) -> frozenset[str]:
+    """What etcd's members raise an alarm for; empty for a store that has no members."""
+    if not isinstance(cluster.store, TellsMembers):
+        return frozenset()
+    return frozenset(name for member in await cluster.store.status() for name in member.alarms)
+
+
 async def ask_storage(facts: Facts, storage: Storage, user: str) -> None:
     """What the storage can tell. Raises Unavailable, Refused."""
     found = StorageFacts(kind=storage.kind, remote_fence=storage.remote_fence, user=user)
