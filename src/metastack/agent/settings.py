@@ -32,9 +32,10 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What one compute node must know."""
 
     name: str
-    """The node's name, a DNS label; default: the host name's first part."""
+    """The node's name, a DNS label; default: the host name's first part, in small letters."""
     endpoints: tuple[str, ...]
-    """etcd: ``http://host:port``, ``https://host:port`` or ``unix:/path``, tried in this order."""
+    """etcd: ``http://host:port``, ``https://host:port`` or ``unix:/path``, tried in this order. ``host:port``
+    is https where certificates are set, else http."""
     root: str = "/metastack"
     """Prefix of every key in etcd."""
     ca: str = ""
@@ -137,7 +138,8 @@ def load(
             _overlay(raw, key[len(ENV_PREFIX) :].lower(), text, key)
     for key, text in (flags or {}).items():
         _overlay(raw, key, text, f"--set {key}")
-    raw.setdefault("name", socket.gethostname().split(".")[0])
+    if "name" not in raw:
+        raw["name"] = _name_of_host(socket.gethostname())
     try:
         settings = msgspec.convert(raw, AgentSettings)
     except msgspec.ValidationError as error:
@@ -146,9 +148,27 @@ def load(
     return settings
 
 
+def _name_of_host(host: str) -> str:
+    """The host name's first label, in small letters as a node's name has them; raises SettingsError."""
+    name = host.split(".")[0].lower()
+    if not valid_name(name):
+        raise SettingsError(
+            f"name: the host is called {host!r}, which gives no node's name (a-z, 0-9, -): set `name` to one"
+        )
+    return name
+
+
+def _instead(name: str) -> str:
+    """What would do."""
+    small = name.split(".")[0].lower()
+    return f": set it to {small!r}" if valid_name(small) else ""
+
+
 def _check(settings: AgentSettings, where: str) -> None:
     if not valid_name(settings.name):
-        raise SettingsError(f"{where}: name: {settings.name!r} is not a DNS label (a-z, 0-9, -)")
+        raise SettingsError(
+            f"{where}: name: {settings.name!r} is not a DNS label (a-z, 0-9, -)" + _instead(settings.name)
+        )
     if not settings.endpoints:
         raise SettingsError(f"{where}: endpoints: name at least one etcd endpoint")
     for address in (*settings.storage_addresses, *((settings.address,) if settings.address else ())):

@@ -21,7 +21,7 @@ LOOK_UP_S: Final = 5.0
 CONSOLE_PORT: Final = 7410
 _BY_DEFAULT: Final = ("192.0.2.1", "2001:db8::1")
 """Addresses that nobody has (RFC 5737, RFC 3849): the default route leads there, if there is one."""
-_WEB: Final = re.compile(r"https?://(\[(?P<v6>[^\]]+)\]|(?P<host>[^:/]+))(:(?P<port>[0-9]+))?/?")
+_WEB: Final = re.compile(r"(https?://)?(\[(?P<v6>[^\]]+)\]|(?P<host>[^:/]+))(:(?P<port>[0-9]+))?/?")
 
 
 class Whereabouts(Struct, frozen=True, kw_only=True):

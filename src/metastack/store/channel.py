@@ -57,7 +57,7 @@ OPTIONS: Final = (
     ("grpc.enable_http_proxy", 0),
 )
 
-_WEB: Final = re.compile(r"(?P<scheme>https?)://(?P<target>([\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5})")
+_WEB: Final = re.compile(r"((?P<scheme>https?)://)?(?P<target>([\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5})")
 _DECIDED: Final = (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE)
 
 
@@ -79,7 +79,7 @@ class Link:
         self.endpoint = endpoint
         self._settings = settings
         self._channel: Any = None
-        self._target, self._secure = target_of(endpoint)
+        self._target, self._secure = target_of(endpoint, tls=bool(settings.ca or settings.cert))
         self._wires: list[Wire] = []
         self.kv: Any = None
         self.lease: Any = None
@@ -277,13 +277,18 @@ def jitter_s(round_: int) -> float:
     return min(shortest_s * 2.0 ** min(round_, 10), longest_s) * random.uniform(0.5, 1.0)
 
 
-def target_of(endpoint: str) -> tuple[str, bool]:
-    """gRPC's name for an endpoint of the settings, and whether it is TLS; raises Refused."""
+def target_of(endpoint: str, tls: bool = False) -> tuple[str, bool]:
+    """gRPC's name for an endpoint of the settings, and whether it is TLS; raises Refused.
+
+    ``tls``: certificates are set, so an endpoint that names no scheme is https; otherwise it is http.
+    """
     if web := _WEB.fullmatch(endpoint):
-        return web["target"], web["scheme"] == "https"
+        return web["target"], (web["scheme"] or ("https" if tls else "http")) == "https"
     if endpoint.startswith("unix:/"):
         return endpoint, False
-    raise Refused(f"etcd endpoint {endpoint!r}: expected http://host:port, https://host:port or unix:/path")
+    raise Refused(
+        f"etcd endpoint {endpoint!r}: expected http://host:port, https://host:port, host:port or unix:/path"
+    )
 
 
 def _tls(settings: StoreSettings) -> SSLContext:

@@ -315,6 +315,12 @@ async def test_unreachable_within_five_seconds_naming_the_endpoints(program: Pro
     assert "/metastack" not in message, "how it was asked is nobody's business"
 
 
+async def test_an_endpoint_without_a_scheme(program: Program) -> None:
+    answer = await program("vm", "list", "--endpoint", "127.0.0.1:1", "-o", "json")
+    assert (answer.status, answer.error()["code"]) == (7, "unreachable")
+    assert "127.0.0.1:1: Connection refused" in answer.error()["message"]
+
+
 async def test_endpoints_that_are_none(program: Program) -> None:
     for words in (("--endpoint", "foo"), ("--endpoint", "http://h")):
         answer = await program("vm", "list", *words)

@@ -66,6 +66,18 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load(tmp_path / "nowhere.toml", {})
 
 
+def test_the_hosts_name_in_small_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = _file(tmp_path, 'endpoints = ["10.0.0.1:2379"]\n[storage]\ndirectory = "/pool"\n')
+    monkeypatch.setattr("socket.gethostname", lambda: "Node-A.Example.COM")
+    assert load(file, {}).name == "node-a"
+    monkeypatch.setattr("socket.gethostname", lambda: "my_host.lan")
+    with pytest.raises(SettingsError, match=r"'my_host.lan', which gives no node's name .* set `name`"):
+        load(file, {})
+    assert load(file, {"METASTACK_AGENT_NAME": "n1"}).name == "n1"
+    with pytest.raises(SettingsError, match="set it to 'node-a'"):
+        load(file, {"METASTACK_AGENT_NAME": "Node-A"})
+
+
 async def test_sd_notify_ready_and_watchdog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:

@@ -69,17 +69,24 @@ def test_judgement(code: grpc.StatusCode, text: str, verdict: Verdict, error: ty
         ("https://etcd.example:2379", "etcd.example:2379", True),
         ("http://[fd00::1]:2379", "[fd00::1]:2379", False),
         ("unix:/run/e/client.sock:0", "unix:/run/e/client.sock:0", False),
+        ("127.0.0.1:2379", "127.0.0.1:2379", False),
+        ("[fd00::1]:2379", "[fd00::1]:2379", False),
     ],
 )
 def test_endpoints(endpoint: str, target: str, secure: bool) -> None:
     assert target_of(endpoint) == (target, secure)
 
 
+def test_an_endpoint_without_a_scheme_is_https_where_certificates_are_set() -> None:
+    assert target_of("etcd:2379", tls=True) == ("etcd:2379", True)
+    assert target_of("http://etcd:2379", tls=True) == ("etcd:2379", False)
+
+
 @pytest.mark.parametrize(
     "endpoint",
     [
         "",
-        "127.0.0.1:2379",
+        "127.0.0.1",
         "http://host",
         "http://host:2379/",
         "http://host:port",
