@@ -224,5 +224,9 @@ class Past:
         return record.generation if record is not None else self.known.generation
 
     def _knows_me(self, snapshot: Snapshot) -> bool:
-        """Its record of this name may be another machine's, or not readable: that is asked before a session."""
-        return any(entry.key == self._keys.node_facts(self._name) for entry in snapshot.entries)
+        """Its record of this name may be another machine's, or not readable: that is asked before a session.
+
+        A node that a person removed was fenced before, and its fence stays: it begins as a new one.
+        """
+        mine = (self._keys.node_facts(self._name), self._keys.fence(self._name))
+        return any(entry.key in mine for entry in snapshot.entries)

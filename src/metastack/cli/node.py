@@ -13,7 +13,7 @@ import typer
 
 from . import fence
 from .complete import node_names
-from .frame import Frame, frame_of, noun, verb
+from .frame import Frame, Output, frame_of, noun, verb
 from .session import confirm, note, with_cluster
 
 if TYPE_CHECKING:
@@ -129,6 +129,41 @@ def show(ctx: typer.Context, name: Name) -> None:
 
 verb(app)(fence.fence)
 verb(app)(fence.unfence)
+
+
+@verb(app)
+def remove(
+    ctx: typer.Context,
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    reason: Reason = "",
+) -> None:
+    """Forget a node that is gone for good: lost, fenced, and without VMs.
+
+    Its fence stays, and so does its block in the storage. Should it return, it begins as a new node.
+    """
+    from metastack.commands.deed import new_deed
+    from metastack.commands.node_removal import Removed, check_removal, remove_node
+
+    from .output import Column, Printer
+
+    frame, deed = frame_of(ctx), new_deed(reason)
+    if not yes:
+        with_cluster(frame, lambda cluster: check_removal(cluster, name))
+    confirm(f"Remove node {name}? Its labels, taints and addresses are forgotten.", yes)
+    gone = with_cluster(frame, lambda cluster: remove_node(cluster, deed, name))
+    if frame.output not in (Output.TABLE, Output.WIDE):
+        printer: Printer[Removed] = Printer(frame.output, [Column("NAME", lambda v: v.name)], lambda v: v.name)
+        printer.one(gone)
+        return
+    print(f"node {name} removed")
+    if gone.blocked:
+        stays = (
+            f"stays blocked in the storage: {' '.join(gone.blocked)}; `metastack node unfence {name}` lifts it"
+        )
+        note(frame, f"node {name}: {stays}")
+    if gone.pinned:
+        note(frame, f"node {name}: {', '.join(gone.pinned)} may run only there: `metastack vm unpin`")
 
 
 @verb(app)

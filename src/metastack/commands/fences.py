@@ -242,7 +242,8 @@ def _about_to_lift(before: FenceReceipt | None, deed: Deed) -> FenceReceipt:
 def _may_be_lifted(world: World, node: str) -> NodeFacts:
     """The node's facts; raises Problem when its fence must stay."""
     object, fence, facts = f"node {node}", world.fence(node), world.facts(node)
-    if facts is None:
+    receipt = fence.record.receipt if fence is not None and fence.record is not None else None
+    if facts is None and receipt is None:
         raise not_found(object, "`metastack fence list` shows the nodes that were fenced")
     if world.alive(node) is not None:
         raise conflict(object, "is alive: it lifts its own block on its way back", "nothing is to be done")
@@ -258,4 +259,8 @@ def _may_be_lifted(world: World, node: str) -> NodeFacts:
         raise conflict(
             object, "its VMs have not been taken over yet", "wait until they have: `metastack vm list`"
         )
+    if facts is None and receipt is not None:
+        # It was removed: what stays blocked is in the receipt.
+        return NodeFacts(name=node, uuid="", storage_addresses=receipt.addresses)
+    assert facts is not None
     return readable(facts, object)

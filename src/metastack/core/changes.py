@@ -53,7 +53,12 @@ def register(
     """
     key, me = keys.fence(alive.name), keys.node_alive(alive.name)
     guards = [_absent(me), unchanged(key, fence), unchanged(keys.generation(), since)]
-    effects: list[Put | Delete] = [Put(me, encode(alive), leased=True), Delete(keys.refusal(alive.name))]
+    effects: list[Put | Delete] = [
+        Put(me, encode(alive), leased=True),
+        Delete(keys.refusal(alive.name)),
+        # Safety: whoever is about to forget this node learns that it had another session.
+        Delete(keys.removal(alive.name)),
+    ]
     if fence is not None and fence.ok.intent:
         effects.append(Put(key, encode(closed(fence.ok))))
     return Change(name="register", guards=tuple(guards), effects=tuple(effects), lease=lease)

@@ -42,6 +42,7 @@ class Kind(StrEnum):
     HISTORY = "history"
     TICKET = "tickets"
     REFUSAL = "refusals"
+    REMOVAL = "removals"
 
 
 OF_A_NODE: Final = frozenset({Kind.NODE_ALIVE, Kind.FENCE, Kind.NODE_SPEC, Kind.NODE_FACTS})
@@ -71,6 +72,7 @@ _PARTS: Final[dict[Kind, int]] = {
     Kind.HISTORY: 3,
     Kind.TICKET: 1,
     Kind.REFUSAL: 1,
+    Kind.REMOVAL: 1,
 }
 
 
@@ -211,6 +213,9 @@ class Keys:
 
     def refusal(self, node: str) -> str:
         return self._key(Kind.REFUSAL, node)
+
+    def removal(self, node: str) -> str:
+        return self._key(Kind.REMOVAL, node)
 
     def parse(self, key: str) -> ParsedKey | None:
         """Take a key apart; None for one that is not ours to understand."""

@@ -13,7 +13,19 @@ import msgspec
 from ..core import fences
 from ..core.change import Change, Lost, Put
 from ..core.codec import decode, encode
-from ..core.model import Claim, ClusterConfig, Fence, Generation, Image, ImageState, VmId
+from ..core.model import (
+    Claim,
+    ClusterConfig,
+    Fence,
+    Generation,
+    Image,
+    ImageState,
+    NodeFacts,
+    NodeSpec,
+    Removal,
+    VmId,
+)
+from ..core.removal import announce_removal, remove_node
 from ..core.world import seen
 from ..ports import Unavailable
 from .faults_hosts import HOSTS
@@ -48,6 +60,27 @@ def _fence_by_hand(lab: Lab, args: tuple[str, ...]) -> Undo | None:
         return None
     change = fences.intent_by_hand(lab.keys, args[0], found, generation, "", "it is switched off")
     return None if isinstance(lab.by_hand(change), Lost) else nothing
+
+
+@fault("remove-node", "cluster")
+def _remove_node(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """A person forgets a node that is lost and fenced: ``remove-node n1 5`` is that long on its way to etcd."""
+    keys, node, get = lab.keys, args[0], lab.cluster.get
+    facts, fence = get(keys.node_facts(node)), get(keys.fence(node))
+    if facts is None or fence is None or get(keys.node_alive(node)) is not None:
+        return None
+    known, old, mark = seen(NodeFacts, facts), seen(Fence, fence), Removal(by="a person")
+    told = msgspec.structs.replace(announce_removal(keys, node, known, old, mark, 0), effects=())
+    if old.ok.intent or not old.ok.through or isinstance(lab.cluster.apply(told), Lost):
+        return None
+    lab.put(keys.removal(node), mark)
+    entry, spec = get(keys.removal(node)), get(keys.node_spec(node))
+    assert entry is not None
+    change = remove_node(
+        keys, node, seen(Removal, entry), old, seen(NodeSpec, spec) if spec is not None else None
+    )
+    lab.loop.call_later(float(args[1]) if len(args) > 1 else 0.0, lambda: lab.cluster.apply(change))
+    return nothing
 
 
 @fault("garble", "cluster", lasts=True)

@@ -17,6 +17,7 @@ from .mutation_hosts import HOSTS
 from .mutation_machine import ONE_MACHINE
 from .mutation_restored import RESTORED
 from .mutation_steps import STEPS
+from .mutation_table import TABLE
 
 NEEDLESS: Final[tuple[tuple[str, tuple[Patch, ...]], ...]] = (
     (
@@ -93,6 +94,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *AVAIL,
     *ONE_MACHINE,
     *GATE,
+    *TABLE,
     # --- controls
     Mutation("control-nothing", "no step is taken away", (), harmless=True),
     Mutation(

@@ -22,6 +22,21 @@ async def lost(rig: Rig, name: str) -> None:
     await rig.lose(name)
 
 
+async def test_a_node_is_removed(program: Program, rig: Rig) -> None:
+    await lost(rig, "n1")
+    await rig.node("n2")
+    refused = await program("node", "remove", "n1", "--yes", "-o", "json")
+    assert (refused.status, "not fenced" in refused.error()["message"]) == (4, True)
+    receipt = FenceReceipt(at="t", by="n2", method="ceph-blocklist", addresses=("10.0.0.1",))
+    await rig.put(rig.keys.fence("n1"), Fence(through=await rig.write(), receipt=receipt))
+    assert (await program("node", "remove", "n1")).status == 2, "nobody can be asked"
+    done = await program("node", "remove", "n1", "--yes")
+    assert (done.status, done.out) == (0, "node n1 removed\n")
+    assert "10.0.0.1" in done.err and "metastack node unfence n1" in done.err
+    assert (await program("node", "list", "-o", "name")).out == "n2\n"
+    assert (await program("status")).status == 0
+
+
 async def test_fence_by_hand_waits_for_an_agent_and_shows_the_receipt(program: Program, rig: Rig) -> None:
     await lost(rig, "n1")
     session = await rig.node("n2")

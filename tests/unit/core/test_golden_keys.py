@@ -38,8 +38,9 @@ BUILD: dict[Kind, tuple[st.SearchStrategy[tuple[object, ...]], Callable[..., str
     Kind.VOLUME: (st.tuples(LABEL, IDENT), Keys.volume),
     Kind.EVENT: (st.tuples(MOMENT, IDENT), Keys.event),
     Kind.HISTORY: (st.tuples(st.builds(VmId, LABEL, LABEL), st.integers(0, 10**15)), Keys.history),
-    Kind.TICKET: (st.tuples(IDENT), Keys.ticket),
+    Kind.TICKET: (st.tuples(IDENT), Keys.ticket_as_told),
     Kind.REFUSAL: (st.tuples(LABEL), Keys.refusal),
+    Kind.REMOVAL: (st.tuples(LABEL), Keys.removal),
 }
 
 

@@ -12,7 +12,18 @@ from typing import Final
 
 from .config import CAREFUL, Admission, ClusterConfig, Fencing, Image, ImageState, Project
 from .desired import Nic, NodeSpec, VmSpec
-from .durable import Claim, Fence, FenceReceipt, Group, Halt, NodeFacts, Volume, resolved_claim, resolved_intent
+from .durable import (
+    Claim,
+    Fence,
+    FenceReceipt,
+    Group,
+    Halt,
+    NodeFacts,
+    Removal,
+    Volume,
+    resolved_claim,
+    resolved_intent,
+)
 from .leased import Event, Generation, Hint, Leader, NodeAlive, Resources, Ticket, VmStatus
 from .names import NAME_RE, NodeState, Phase, Power, VmId, valid_name
 from .numbers import Record, token, token_generation, token_revision
@@ -53,6 +64,7 @@ RECORDS: Final[dict[str, type[Record]]] = {
     "ticket": Ticket,
     "generation": Generation,
     "refusal": Refusal,
+    "removal": Removal,
     "storage": StorageIdentity,
 }
 """Every record kind, by the name of its golden file."""
@@ -92,6 +104,7 @@ __all__ = [
     "Project",
     "Record",
     "Refusal",
+    "Removal",
     "Resources",
     "Running",
     "SpreadTerm",

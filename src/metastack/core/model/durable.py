@@ -96,6 +96,13 @@ class NodeFacts(Record, frozen=True, kw_only=True):
     """Boot of the machine that had the last session; empty: written by an older version."""
 
 
+class Removal(Record, frozen=True, kw_only=True):
+    """``removals/<node>``: leased. A person is about to forget this node; its next registration deletes it."""
+
+    by: str
+    at: str = ""
+
+
 class Halt(Record, frozen=True, kw_only=True):
     """``halts/<project>/<vm>``: the guest switched itself off in this run; it stays off until ``vm start``."""
 
