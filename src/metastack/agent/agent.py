@@ -123,6 +123,7 @@ class Agent:
             boot_id=boot_id,
         )  # fmt: skip
         self._sweeper, self._announced = Sweeper(self.node), Announced(name)
+        self._health.removals = self._sweeper.removal.stuck.said
 
     # --- life
 

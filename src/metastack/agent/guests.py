@@ -13,18 +13,31 @@ from collections.abc import Awaitable
 import structlog
 
 from ..core import plan
-from ..core.model import Claim, Fencing, VmSpec
+from ..core.model import Claim, Fencing
 from ..core.plan import View
-from ..ports import DomainSpec, Fenced, InUse, NicSpec, NotFound, Refused, Unavailable, UnknownOutcome
+from ..ports import (
+    DomainSpec,
+    Fenced,
+    InUse,
+    MissingDisk,
+    NicSpec,
+    NotFound,
+    Refused,
+    Unavailable,
+    UnknownOutcome,
+)
 from .boots import Boots
 from .gate import Gate
 from .memory import VmMemory
 from .node import Node
+from .vm_disk import VmDisk
 
 log = structlog.get_logger()
 
 IO_RETRY_S = 5.0
 LOCK_RETRY_S = 2.0
+MISSING_RETRY_S = 10.0
+"""A disk that was missing is looked for this often: a person brings it back."""
 HEALTHY_S = 60.0
 """A guest that ran this long has recovered: its crash count starts anew."""
 
@@ -35,6 +48,7 @@ class Guests:
     def __init__(self, node: Node, boots: Boots) -> None:
         self._node, self.gate = node, Gate(node)
         self._boots = boots
+        self._disk = VmDisk(node)
 
     async def boot(self, view: View, memory: VmMemory) -> bool:
         """Make the disk if needed, define and start; false when it was not, which ``memory`` then explains."""
@@ -58,7 +72,8 @@ class Guests:
                 for nic in spec.nics:
                     await node.network.check(nic.bridge)
                 await self._break_old_locks(claim, memory)
-                await self._make_disk(spec, memory)
+                if not await self._disk.prepare(spec, held, memory):
+                    return False
                 source = await node.storage.disk_source(spec.volume_uuid)
                 await node.session.prove_address()
                 if not await self.gate.passes(spec, memory):
@@ -97,6 +112,12 @@ class Guests:
                 memory.message = f"its disk is locked by a live writer; waiting for it to let go: {error}"
                 memory.retry_at_s = asyncio.get_running_loop().time() + LOCK_RETRY_S
                 return False
+            except MissingDisk as error:
+                if memory.message != str(error):
+                    log.error("disk_missing", vm=str(vm), node=node.name, error=str(error))
+                memory.failed, memory.message = True, str(error)
+                memory.retry_at_s = asyncio.get_running_loop().time() + MISSING_RETRY_S
+                return False
             except (Refused, Unavailable) as error:
                 memory.stray = memory.stray or isinstance(error, UnknownOutcome)
                 memory.failed = isinstance(error, Refused)
@@ -125,14 +146,6 @@ class Guests:
         """Wait until no order without an answer can land any more."""
         await self._node.hypervisor.quiesce()
         memory.stray = await self._node.session.leave_if_astray()
-
-    async def _make_disk(self, spec: VmSpec, memory: VmMemory) -> None:
-        """An order without an answer is remembered: the disk may appear when its VM and its record are gone."""
-        try:
-            await self._node.storage.create_disk(spec.volume_uuid, spec.image_uuid, spec.disk_bytes)
-        except UnknownOutcome:
-            memory.making = True
-            raise
 
     async def _break_old_locks(self, claim: Claim, memory: VmMemory) -> None:
         if not claim.taken_from or memory.locks_broken == claim.epoch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import structlog
 from msgspec import Struct
@@ -50,6 +50,8 @@ class Health(Struct, kw_only=True):
     """Why ``state_dir`` did not take what was to be kept; empty: it did."""
     settings: str = ""
     """That the cluster's settings cannot be read, and what follows; empty: they can."""
+    removals: Callable[[], tuple[str, ...]] = tuple
+    """What this node could not remove, and why."""
 
     async def try_rights(self, storage: Storage) -> None:
         """Find out what my user may do. That it cannot be found out is no obstacle to anything."""
@@ -122,7 +124,12 @@ def warnings(
     health: Health, known: NodeFacts | None, unblock_pending: bool, fences_away: bool
 ) -> tuple[str, ...]:
     """Everything worth a warning. ``fences_away``: this storage can shut nodes out."""
-    found = [*health.host, *health.damaged, *(why for why in (health.console_why, health.settings) if why)]
+    found = [
+        *health.host,
+        *health.damaged,
+        *health.removals(),
+        *(why for why in (health.console_why, health.settings) if why),
+    ]
     if fences_away:
         found += health.rights
         if health.storage_why:

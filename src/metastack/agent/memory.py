@@ -37,6 +37,8 @@ class VmMemory:
     """A boot, kill or shutdown of mine got no answer in time: its call may still be in flight."""
     making: bool = False
     """A disk that I was making got no answer in time: it may still appear."""
+    new_disk: bool = False
+    """I claimed it together with the record of its disk, and have not made the disk yet."""
     damaged: str = ""
     """A domain of this VM is here that does not say what it is: nothing is started or released."""
     locks_broken: int = 0

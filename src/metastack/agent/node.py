@@ -12,14 +12,15 @@ import structlog
 from ..core import changes
 from ..core.change import Change, Committed
 from ..core.keys import Keys, ParsedKey, about_nodes
-from ..core.model import Event, Record, Resources, VmId, VmSpec
+from ..core.model import Event, Record, Resources, Trashed, VmId, VmSpec
 from ..core.notices import NOTICE, heeded
 from ..core.placement import Successors
 from ..core.placement.nodes import plus
 from ..core.restored import held
+from ..core.storage_identity import cluster_id
 from ..core.tokens import Tokens
 from ..core.world import World, wants_on
-from ..ports import Hypervisor, Network, Storage, Store, Unavailable
+from ..ports import Hypervisor, Mark, Network, Storage, Store, Unavailable
 from .clock import Clock
 from .disks import Disks
 from .lag import Lag
@@ -145,6 +146,15 @@ class Node:
             at=self.clock.stamp(), by=f"node/{self.name}", what=what, object=subject, message=message
         )
         return (changes.event_of(self.keys, self.clock.ms(), self.clock.ident()[:12], record),)
+
+    def mark(self, kind: str, uuid: str) -> Mark:
+        """What an object of this cluster bears."""
+        return Mark(cluster=cluster_id(self.world), kind=kind, record=uuid)
+
+    @staticmethod
+    def mark_of(record: Trashed) -> Mark:
+        """What a disk bore when it was moved to the trash."""
+        return Mark(cluster=record.cluster_id, kind="disk", record=record.uuid)
 
     def follow(self, touched: Sequence[ParsedKey]) -> None:
         """The world changed there, in an order that does not depend on the process: the board follows."""

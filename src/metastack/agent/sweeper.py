@@ -1,6 +1,6 @@
 """Sweeping: what exists minus what is desired. Disks of deleted VMs, remains of imports, old events.
 
-Owns: removal of everything that no record asks for any more, by whoever may.
+Owns: whose turn it is to remove what no record asks for any more. (How it goes: :mod:`.removal`.)
 Refuses: acting on having seen an event; each look starts from what exists.
 Rule: a disk goes only when no spec and no claim refers to its UUID; as a UUID never returns, that stays true.
 """
@@ -15,12 +15,12 @@ import structlog
 from ..core import changes
 from ..core.change import Change, Delete
 from ..core.keys import Kind
-from ..core.model import Claim, Event, ImageState, VmId, VmSpec, Volume
+from ..core.model import Claim, Event, VmId, VmSpec, Volume
 from ..core.notices import NOTICE, of_rules
-from ..core.proof import in_session, unchanged
+from ..core.proof import in_session
 from ..core.world import World, seen
-from ..ports import InUse, Refused
 from .node import Node
+from .removal import Removal
 
 log = structlog.get_logger()
 
@@ -59,6 +59,7 @@ class Sweeper:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self.removal = Removal(node)
         self._agreed = (-1e18, 0.0)
         """When another clock was found to agree with mine, by the loop's time, and how far mine is off that."""
 
@@ -80,20 +81,15 @@ class Sweeper:
             await node.mirror.look()
             return 0.0
         vm = VmId(volume.record.project, volume.record.vm)
-        extra = node.event("volume.removed", uuid, f"disk of {vm}")
         if (first := node.disks.first(uuid)) not in (None, (project, uuid)):
             # Safety: specs of two projects named one disk; it is the other's, and was never used for this one.
             log.warning("disk_left_to", volume=uuid, vm=str(vm), project=first[0], node=node.name)
             await node.commit(changes.forget_volume(node.keys, node.session.me, volume, vm))
             return 0.0
-        try:
-            await node.storage.delete_disk(uuid, volume.record.trash_retention_s)
-        except InUse as error:
-            log.info("disk_in_use", volume=uuid, error=str(error))
-            return 5.0
-        if await node.commit(changes.forget_volume(node.keys, node.session.me, volume, vm, extra)):
-            log.info("disk_removed", volume=uuid, vm=str(vm), node=node.name)
-        return 0.0
+        if await self.removal.used(uuid):
+            # A spec of another name has it: somebody renamed it by hand, or copied it.
+            return await self.removal.leave(volume, vm)
+        return await self.removal.to_trash(volume, vm)
 
     async def _nobody_refers_to(self, volume: Volume) -> bool:
         """Ask etcd itself before anything is removed.
@@ -108,64 +104,24 @@ class Sweeper:
             return False  # unreadable: it may refer to anything
         return all(record is None or record.volume_uuid != volume.uuid for record in found)
 
-    async def images(self) -> None:
-        """Remove images that no record names: the remains of an importer that died, or of a deletion.
-
-        Safety: the storage is listed first and the records after it, fresh; an import writes its record
-        before it makes the image.
-        """
-        node = self._node
-        if not node.session.ready or node.rank_of("sweep:images") != 0:
-            return
-        there = await node.storage.images()
-        if not there:
-            return
-        await node.mirror.look()
-        named = {seen.record.uuid for _, seen in node.world.images() if seen.record is not None}
-        if any(seen.record is None for _, seen in node.world.images()):
-            return  # an unreadable record may name any of them
-        if node.world.generation:
-            # Safety: after a restore it may be an image that was imported after the backup was made.
-            return
-        for uuid in there:
-            if uuid not in named:
-                try:
-                    await node.storage.delete_image(uuid)
-                    log.info("image_remains_removed", image=uuid, node=node.name)
-                except Refused as error:
-                    log.info("image_remains_kept", image=uuid, error=str(error))
-
     def sweeps(self) -> tuple[Callable[[], Awaitable[None]], ...]:
         """What is done now and then, in this order."""
         return (self.images_being_deleted, self.images, self.trash, self.tokens, self.events)
 
     async def images_being_deleted(self) -> None:
-        """Finish deletions whose caller died: the record says ``deleting``, the image may be gone or not."""
-        node = self._node
-        if not node.session.ready or node.rank_of("sweep:images") != 0:
-            return
-        for name, found in list(node.world.images()):
-            if found.record is None or found.record.state is not ImageState.DELETING:
-                continue
-            try:
-                await node.storage.delete_image(found.record.uuid)
-            except Refused as error:
-                log.info("image_deletion_waits", image=name, error=str(error))
-                continue
-            await node.commit(
-                Change(
-                    name="forget_image",
-                    guards=(unchanged(node.keys.image(name), found),),
-                    effects=(Delete(node.keys.image(name)),),
-                )
-            )
+        """Finish deletions of images."""
+        if self._node.session.ready and self._node.rank_of("sweep:images") == 0:
+            await self.removal.images()
+
+    async def images(self) -> None:
+        """Remove the remains of importers that died."""
+        if self._node.session.ready and self._node.rank_of("sweep:images") == 0:
+            await self.removal.imports()
 
     async def trash(self) -> None:
         """Remove what has outlived its retention."""
         if self._node.session.ready and self._node.rank_of("sweep:trash") == 0:
-            removed = await self._node.storage.purge_trash()
-            if removed:
-                log.info("trash_purged", removed=removed, node=self._node.name)
+            await self.removal.trash()
 
     async def tokens(self) -> None:
         """Drop tokens of groups that no claim bears any more, and notices of rules that no VM has.

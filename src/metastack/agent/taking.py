@@ -13,7 +13,7 @@ import structlog
 
 from ..core import changes, plan
 from ..core.change import MAX_OPERATIONS, Change
-from ..core.model import Claim, Phase, VmId, VmSpec, VmStatus, Volume
+from ..core.model import Claim, Phase, VmId, VmSpec, VmStatus
 from ..core.plan import View
 from ..core.tokens import Tokens
 from ..ports import Refused, UnknownOutcome
@@ -22,6 +22,7 @@ from .disks import belongs
 from .look import was_paused
 from .memory import VmMemory
 from .node import Node
+from .vm_disk import volume_of
 
 log = structlog.get_logger()
 
@@ -53,16 +54,7 @@ class Taking:
         status = self._first_status(spec.uuid, me.session)
         volume = None
         if node.world.volume(spec.project, spec.volume_uuid) is None:
-            volume = Volume(
-                uuid=spec.volume_uuid,
-                project=spec.project,
-                vm=spec.name,
-                vm_uuid=spec.uuid,
-                size_bytes=spec.disk_bytes,
-                image_uuid=spec.image_uuid,
-                pool=node.world.config.default_pool,
-                trash_retention_s=node.world.config.trash_retention_s,
-            )
+            volume = volume_of(node, spec)
         event = node.event("vm.claimed", str(vm))
         change = changes.claim(
             node.keys,
@@ -78,6 +70,7 @@ class Taking:
             node.notices(spec),
         )
         if await self._send(vm, change):
+            memory.new_disk = volume is not None
             self.say("claimed", vm)
 
     async def _send(self, vm: VmId, change: Change) -> bool:

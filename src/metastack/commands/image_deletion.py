@@ -17,12 +17,13 @@ from msgspec.structs import replace
 from metastack.core.change import Delete, Guard, Put
 from metastack.core.codec import encode
 from metastack.core.keys import Kind
-from metastack.core.model import Image, ImageState, VmSpec
+from metastack.core.model import Image, ImageState, Trashed, VmSpec
 from metastack.core.world import mod_of, seen
 from metastack.ports import InUse, Refused, Storage, Unavailable
 
 from . import names
 from .deed import Cluster, Deed, Kept, Plan, commit, readable, rfc3339
+from .marks import mark_in_trash, mark_of
 from .problem import Code, Problem, conflict, from_storage, not_found
 
 PAUSE_S = (0.2, 2.0)
@@ -173,13 +174,19 @@ class _Removal:
         pause_s, failed = PAUSE_S[0], 0
         while True:
             try:
-                await self._storage.delete_image(self._image.uuid)
+                uuid = self._image.uuid
+                await self._storage.delete_image(uuid, await mark_of(self._cluster, "image", uuid))
                 return Deletion(image=self._image, gone=True)
             except InUse as error:
                 found = await self._in_the_trash()
                 self._tell(str(error) if found is None else found.message)
                 if found is not None and purge:
-                    await self._storage.empty_trash(self._image.uuid)
+                    try:
+                        await self._empty_trash()
+                    except InUse as error:
+                        self._tell(str(error))  # a moment later, perhaps
+                    except (Refused, Unavailable) as error:
+                        raise self._marked(error) from error
                 elif found is not None and not wait:
                     return found
             except (Unavailable, Refused) as error:
@@ -191,6 +198,43 @@ class _Removal:
             # remove it, and puts it back when somebody has it open. Who looked in between saw nothing.
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, PAUSE_S[1])
+
+    async def _empty_trash(self) -> None:
+        """Remove for good what nodes of this cluster put there; Refused when something else lies there."""
+        cluster, kept = self._cluster, []
+        listed = await cluster.store.list(cluster.keys.prefix(Kind.VM_SPEC), cluster.keys.prefix(Kind.CLAIM))
+        for disk in await self._storage.trashed(self._image.uuid):
+            key = cluster.keys.trash(disk.uuid)
+            found = await cluster.read(Trashed, key)
+            if found is None or found.record is None or found.record.ident != disk.ident:
+                kept.append(
+                    f"disk {disk.uuid} ({disk.ident}) was put into the trash by hand: remove it by hand"
+                )
+            elif any(disk.uuid.encode() in entry.value for entry in listed.entries):
+                kept.append(
+                    f"disk {disk.uuid} in the trash is the one of a VM: start the VM, which takes it out"
+                )
+            else:
+                await self._storage.purge_disk(disk.uuid, disk.ident, mark_in_trash(found.record), early=True)
+                await self._forget(disk.uuid, key, found.mod)
+        if kept:
+            raise Refused("; ".join(kept))
+
+    async def _forget(self, uuid: str, key: str, mod: int) -> None:
+        async def gone() -> Plan[None] | Kept[None]:
+            found = await self._cluster.read(Trashed, key)
+            if found is None or found.mod != mod:
+                return Kept(None)
+            return Plan(
+                guards=(Guard(key, "mod", mod),),
+                effects=(Delete(key),),
+                what="volume.purged",
+                object=uuid,
+                message=f"with {self.object}",
+                answer=None,
+            )
+
+        await commit(self._cluster, self._deed.later(), gone, f"purged-{uuid[:8]}")
 
     def _tell(self, why: str) -> None:
         if why != self.why:

@@ -3,7 +3,8 @@
 Owns: ``config/images`` and what belongs to it in the storage. Refuses: deciding formats (the storage does).
 Rule: the record is there before the first byte and after the last one is gone, so whatever lies in the
 storage has a record or is rubbish that anybody may remove. While importing, the record hangs on a lease that
-this process keeps alive: should it die, the record goes and the agents remove the rest.
+this process keeps alive: should it die, the record goes and the agents remove the rest, which a second,
+durable record (``imports/UUID``) and the mark on the image prove to be ours.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from msgspec.structs import replace
 
 from metastack.core.change import Delete, Guard, Lease, Put
 from metastack.core.codec import encode
-from metastack.core.model import Image, ImageState
+from metastack.core.model import Generation, Image, ImageState, Import
 from metastack.core.world import Seen
 from metastack.ports import DiskFormat, LeaseGone, Progress, Storage, Unavailable
 
 from . import names
 from .deed import Cluster, Deed, Kept, Plan, commit
+from .marks import mark_of
 from .problem import Code, Problem, conflict, from_storage
 
 IMPORT_LEASE_S = 15
@@ -61,6 +63,20 @@ async def import_image(
         by=deed.by,
         importer=f"{socket.gethostname()}:{os.getpid()}",
     )
+    mark, generation = (
+        await mark_of(cluster, "image", uuid),
+        await cluster.read(Generation, cluster.keys.generation()),
+    )
+    begun = Import(
+        uuid=uuid,
+        name=name,
+        generation=generation.record.generation
+        if generation is not None and generation.record is not None
+        else 0,
+        cluster_id=mark.cluster,
+        at=deed.at,
+        by=deed.by,
+    )
     async with _lease(cluster, object) as lease:
 
         async def announce() -> Plan[None]:
@@ -69,7 +85,10 @@ async def import_image(
                 raise _taken(object, taken)
             return Plan(
                 guards=(Guard(key, "mod", 0),),
-                effects=(Put(key, encode(record), leased=True),),
+                effects=(
+                    Put(key, encode(record), leased=True),
+                    Put(cluster.keys.import_of(uuid), encode(begun)),
+                ),
                 what="image.import",
                 object=object,
                 message=f"from {record.source}",
@@ -79,7 +98,7 @@ async def import_image(
 
         await commit(cluster, deed, announce, "begin")
         try:
-            info = await storage.import_image(uuid, path, fmt, progress)
+            info = await storage.import_image(uuid, path, fmt, progress, mark=mark)
             if sha256 and info.sha256 != sha256:
                 raise Problem(
                     Code.FAILED,
@@ -116,7 +135,7 @@ async def _finish(cluster: Cluster, ready: Image) -> Plan[Image]:
         )
     return Plan(
         guards=(Guard(key, "mod", found.mod),),
-        effects=(Put(key, encode(ready)),),
+        effects=(Put(key, encode(ready)), Delete(cluster.keys.import_of(ready.uuid))),
         what="image.ready",
         object=object,
         message=f"{ready.size_bytes} bytes, sha256 {ready.sha256}",
@@ -148,7 +167,7 @@ async def _tidy(cluster: Cluster, storage: Storage, deed: Deed, record: Image) -
             return Kept(None)
         return Plan(
             guards=(Guard(key, "mod", found.mod),),
-            effects=(Delete(key),),
+            effects=(Delete(key), Delete(cluster.keys.import_of(record.uuid))),
             what="image.failed",
             object=object,
             answer=None,
@@ -158,7 +177,7 @@ async def _tidy(cluster: Cluster, storage: Storage, deed: Deed, record: Image) -
         async with asyncio.timeout(CLEANUP_S):
             # Safety: a cancelled import may still be writing in its thread; nothing is removed before it ended.
             await storage.quiesce()
-            await storage.delete_image(record.uuid)
+            await storage.delete_image(record.uuid, await mark_of(cluster, "image", record.uuid))
             await commit(cluster, deed.later(), forget, "failed")
     except Exception:  # the failure that brought us here is the one to tell
         return

@@ -43,6 +43,9 @@ class Kind(StrEnum):
     TICKET = "tickets"
     REFUSAL = "refusals"
     REMOVAL = "removals"
+    TRASH = "trash"
+    COUNTED = "counted"
+    IMPORT = "imports"
 
 
 OF_A_NODE: Final = frozenset({Kind.NODE_ALIVE, Kind.FENCE, Kind.NODE_SPEC, Kind.NODE_FACTS})
@@ -73,6 +76,9 @@ _PARTS: Final[dict[Kind, int]] = {
     Kind.TICKET: 1,
     Kind.REFUSAL: 1,
     Kind.REMOVAL: 1,
+    Kind.TRASH: 1,
+    Kind.COUNTED: 0,
+    Kind.IMPORT: 1,
 }
 
 
@@ -216,6 +222,15 @@ class Keys:
 
     def removal(self, node: str) -> str:
         return self._key(Kind.REMOVAL, node)
+
+    def trash(self, uuid: str) -> str:
+        return self._key(Kind.TRASH, uuid)
+
+    def counted(self) -> str:
+        return self._key(Kind.COUNTED)
+
+    def import_of(self, uuid: str) -> str:
+        return self._key(Kind.IMPORT, uuid)
 
     def parse(self, key: str) -> ParsedKey | None:
         """Take a key apart; None for one that is not ours to understand."""

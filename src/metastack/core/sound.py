@@ -16,15 +16,18 @@ from typing import Final
 from .model import (
     Claim,
     ClusterConfig,
+    Counted,
     Fence,
     Generation,
     Image,
+    Import,
     NodeAlive,
     NodeFacts,
     NodeSpec,
     Record,
     Refusal,
     StorageIdentity,
+    Trashed,
     VmSpec,
     Volume,
     valid_name,
@@ -73,6 +76,19 @@ def flaw(record: Record, key: str) -> str:
                 "" if valid_name(record.vm) else f"vm: {_shown(record.vm)} is no VM's name",
                 _between("trash_retention_s", record.trash_retention_s, 0, 1 << 32),
             )
+        case Trashed():
+            return _first(
+                _is("uuid", record.uuid, names[-1]),
+                _idents(uuid=record.uuid, vm_uuid=record.vm_uuid),
+                "" if record.ident else "ident: names no object",
+                _between("until_ms", record.until_ms, 0, 1 << 53),
+                _between("retention_s", record.retention_s, 0, 1 << 32),
+                _between("counted_s", record.counted_s, 0, 1 << 53),
+            )
+        case Counted():
+            return _between("seconds", record.seconds, 0, 1 << 53)
+        case Import():
+            return _first(_is("uuid", record.uuid, names[-1]), _idents(uuid=record.uuid))
         case Fence():
             fencer = record.intent_by
             return _first(

@@ -21,9 +21,11 @@ from .errors import (
     InvalidImage,
     LeaseGone,
     LocalTrouble,
+    MissingDisk,
     NodeFault,
     NoSpace,
     NotFound,
+    NotOurs,
     ObjectFault,
     Refused,
     StartUnknown,
@@ -34,6 +36,7 @@ from .hypervisor import ConsoleStream, DomainEvent, DomainSpec, HostFacts, Hyper
 from .levelled import Levelled
 from .local_io import local_io
 from .network import Network
+from .ownership import UNMARKED, Mark, Standing
 from .storage import (
     CephSecret,
     Clients,
@@ -44,11 +47,13 @@ from .storage import (
     Progress,
     Storage,
     StorageOwner,
+    Stray,
     TrashedDisk,
 )
 from .store import Store
 
 __all__ = [
+    "UNMARKED",
     "BadState",
     "Broken",
     "CannotStart",
@@ -75,19 +80,24 @@ __all__ = [
     "LeaseGone",
     "Levelled",
     "LocalTrouble",
+    "Mark",
+    "MissingDisk",
     "Network",
     "NicSpec",
     "NoSpace",
     "NodeFault",
     "NotFound",
+    "NotOurs",
     "ObjectFault",
     "Opener",
     "Progress",
     "Refused",
+    "Standing",
     "StartUnknown",
     "Storage",
     "StorageOwner",
     "Store",
+    "Stray",
     "TrashedDisk",
     "Unavailable",
     "UnknownOutcome",

@@ -85,5 +85,13 @@ class BadState(ObjectFault, Refused):
     """The object is in a state, or has a name, that the storage does not do this with."""
 
 
+class NotOurs(ObjectFault, Refused):
+    """The object bears no mark of this cluster, or another's: it is left alone."""
+
+
+class MissingDisk(NotFound):
+    """A disk that was made is not there. It is not made once more: that would hide the loss."""
+
+
 class Fenced(Unavailable):
     """The storage refuses us: this node is on its blocklist."""

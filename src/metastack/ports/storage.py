@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from ..core.facts import Opener
 from ..core.model import FenceReceipt, StoragePlace
+from .ownership import UNMARKED, Found, Mark
 
 
 class DiskFormat(StrEnum):
@@ -56,6 +57,10 @@ class DiskInfo(Struct, frozen=True, kw_only=True):
     uuid: str
     size_bytes: int
     parent_image_uuid: str = ""
+    ident: str = ""
+    """The object's own id: another one after a copy."""
+    mark: Found | None = None
+    """What it bears; of another object, when it is a copy."""
 
 
 class TrashedDisk(Struct, frozen=True, kw_only=True):
@@ -64,6 +69,17 @@ class TrashedDisk(Struct, frozen=True, kw_only=True):
     uuid: str
     left_s: float
     """Until its retention ends, seconds; 0 when it is over."""
+    ident: str = ""
+    """The object's own id."""
+
+
+class Stray(Struct, frozen=True, kw_only=True):
+    """An object with a name such as ours that no record names. Nobody removes it but a person."""
+
+    name: str
+    """As the storage's own tools call it."""
+    why: str
+    """Whose it is, as far as its mark tells."""
 
 
 class Clients(Struct, frozen=True, kw_only=True):
@@ -142,16 +158,21 @@ class Storage(Protocol):
         fmt: DiskFormat | None,
         progress: Progress | None = None,
         size_limit: int = 0,
+        mark: Mark = UNMARKED,
     ) -> ImageInfo:
         """Copy a local file in as an image, <= 64 MB of memory; follows no backing or data file.
 
         ``fmt`` None: detect safely (the qcow2 magic, else raw). A failed import leaves nothing behind.
+        The mark is written before the first byte.
         Raises InvalidImage, NoSpace, Exists.
         """
         ...
 
-    async def delete_image(self, uuid: str) -> None:
-        """Remove an image, or the rest of a failed import. InUse while disks depend on it; absent is fine."""
+    async def delete_image(self, uuid: str, mark: Mark = UNMARKED, *, unmarked: bool = True) -> None:
+        """Remove an image, or the rest of a failed import. InUse while disks depend on it; absent is fine.
+
+        NotOurs when it does not bear that mark; ``unmarked``: none at all will do, for a record names it.
+        """
         ...
 
     async def images(self) -> list[str]:
@@ -159,24 +180,54 @@ class Storage(Protocol):
         ...
 
     # --- disks
-    async def create_disk(self, uuid: str, image_uuid: str, size_bytes: int) -> None:
-        """A copy-on-write clone of the image, grown to size. Idempotent: an existing disk is left as it is."""
+    async def create_disk(self, uuid: str, image_uuid: str, size_bytes: int, mark: Mark = UNMARKED) -> None:
+        """A copy-on-write clone of the image, grown to size, and marked.
+
+        Idempotent: an existing disk is left as it is. NotOurs when that one is somebody else's.
+        """
         ...
 
-    async def delete_disk(self, uuid: str, retention_s: int) -> None:
-        """Move a disk to the trash. InUse when a live writer has it open; absent is fine."""
+    async def adopt_disk(self, uuid: str, size_bytes: int, mark: Mark = UNMARKED) -> None:
+        """See that a disk which was made is there, and give it its mark and its size where it lacks them.
+
+        Raises MissingDisk, and NotOurs when it is somebody else's. Makes nothing.
+        """
         ...
 
-    async def purge_trash(self) -> int:
-        """Remove what has outlived its retention; how many were removed."""
+    async def delete_disk(
+        self, uuid: str, retention_s: int, mark: Mark = UNMARKED, *, unmarked: bool = True
+    ) -> None:
+        """Move a disk to the trash. InUse when a live writer has it open; absent is fine.
+
+        NotOurs when it does not bear that mark; ``unmarked``: none at all will do, for a record names it.
+        """
+        ...
+
+    async def purge_disk(self, uuid: str, ident: str, mark: Mark = UNMARKED, *, early: bool = False) -> bool:
+        """Remove one disk from the trash for good; False: that object is not there.
+
+        InUse, NotOurs; Denied before its retention ends, unless ``early``.
+        """
+        ...
+
+    async def restore_disk(self, uuid: str, ident: str, mark: Mark = UNMARKED) -> bool:
+        """Take one disk out of the trash, under its name; False: that object is not there. Exists, NotOurs."""
+        ...
+
+    async def trash(self) -> list[TrashedDisk]:
+        """Disks in the trash, whoever put them there."""
+        ...
+
+    async def missing(self, uuid: str) -> str:
+        """What to say of a disk that is not there, and how to bring it back when it lies in the trash."""
+        ...
+
+    async def strays(self, known: frozenset[str]) -> list[Stray]:
+        """Objects with names such as ours, of UUIDs that are not known."""
         ...
 
     async def trashed(self, image_uuid: str) -> list[TrashedDisk]:
         """Disks in the trash that depend on this image."""
-        ...
-
-    async def empty_trash(self, image_uuid: str) -> int:
-        """Remove those disks now, whatever their retention; how many were removed."""
         ...
 
     async def disk(self, uuid: str) -> DiskInfo | None:

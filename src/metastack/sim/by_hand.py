@@ -20,6 +20,7 @@ from ..core.model import (
     Generation,
     Image,
     ImageState,
+    Import,
     NodeFacts,
     NodeSpec,
     Removal,
@@ -28,6 +29,7 @@ from ..core.model import (
 from ..core.removal import announce_removal, remove_node
 from ..core.world import seen
 from ..ports import Unavailable
+from ..ports.ownership import Found
 from .faults_hosts import HOSTS
 from .verbs import FAULTS, Undo, fault, host_of, nothing
 
@@ -109,8 +111,11 @@ def _garble(lab: Lab, args: tuple[str, ...]) -> Undo | None:
 
 @fault("image-remains", "cluster")
 def _image_remains(lab: Lab, args: tuple[str, ...]) -> Undo | None:
-    """An importer died: its image is in the pool, and no record names it."""
-    lab.pool.images["22222222-0000-4000-8000-000000000000"] = 512
+    """An importer died: its image is in the pool, and only the record of the import names it."""
+    uuid = "22222222-0000-4000-8000-000000000000"
+    lab.pool.images[uuid] = 512
+    lab.pool.image_marks[uuid] = Found(cluster="sim", kind="image", record=uuid, ident=uuid)
+    lab.put(lab.keys.import_of(uuid), Import(uuid=uuid, name="half", cluster_id="sim"))
     return nothing
 
 

@@ -67,6 +67,8 @@ def wrong(lab: Lab) -> list[str]:
         if spec.power is Power.OFF or off:
             continue
         running.add(spec.uuid)
+        if _lost(lab, spec, statuses.get(vm)):
+            continue
         why = _runs(spec, domains.get(spec.uuid, []), claims.get(vm), statuses.get(vm), sessions)
         if why:
             found.append(f"{vm} {why}")
@@ -84,6 +86,12 @@ def wrong(lab: Lab) -> list[str]:
         if entry.key.rsplit("/", 1)[1] not in kept:
             found.append(f"the record of disk {entry.key} is left over")
     return found
+
+
+def _lost(lab: Lab, spec: VmSpec, status: VmStatus | None) -> bool:
+    """A VM that was deleted after the backup: its disk went with it, and its owner says so."""
+    lost = spec.volume_uuid in lab.forgotten and spec.volume_uuid not in lab.pool.disks
+    return lost and status is not None and status.phase is Phase.FAILED and "is missing" in status.message
 
 
 def _runs(

@@ -20,7 +20,7 @@ from ..core.change import Change, Delete, Outcome, Put
 from ..core.codec import encode
 from ..core.facts import Opener
 from ..core.keys import DEFAULT_ROOT, Keys
-from ..core.model import ClusterConfig, Image, ImageState, Record
+from ..core.model import ClusterConfig, Image, ImageState, Record, StorageIdentity
 from ..core.versions import LEVEL, settings_level, written
 from ..core.world import seen
 from . import trace as traces
@@ -39,6 +39,8 @@ from .script import Script, Step
 from .trace import Trace
 
 IMAGE: Final = "11111111-0000-4000-8000-000000000000"
+CLUSTER: Final = "sim"
+"""The cluster's own id, which its disks bear."""
 CONVERGE_S: Final = 240.0
 """The bound: so long after healing, everything must be as wished."""
 STAY_S: Final = 40.0
@@ -188,6 +190,13 @@ class Lab:
         """Break, heal, judge; returns the seconds that convergence took, -1 for never."""
         config = {name: msgspec.json.decode(value) for name, value in self.script.config}
         self.put(self.keys.cluster(), msgspec.convert({"record_version": LEVEL, **config}, ClusterConfig))
+        place = self.pool.place
+        self.put(
+            self.keys.storage(),
+            StorageIdentity(
+                kind=place.kind, fsid=place.fsid, pool=place.pool, pool_id=place.pool_id, cluster_id=CLUSTER
+            ),
+        )
         self.put(
             self.keys.image("debian"),
             Image(name="debian", uuid=IMAGE, state=ImageState.READY, size_bytes=512),

@@ -71,7 +71,7 @@ ACTS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "making",
         "a disk whose making got no answer is waited for before the release",
-        agent("guests", "Guests._make_disk", "memory.making = True"),
+        agent("vm_disk", "VmDisk.prepare", "memory.making = True"),
         ("disk-appears-when-its-vm-is-gone",),
         evidence="stuck",
         because="not a writer: a disk that nobody would ever remove",

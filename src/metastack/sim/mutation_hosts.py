@@ -134,7 +134,10 @@ HOSTS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "copied-disk",
         "of a disk that two projects' records name only the younger record is removed",
-        agent("sweeper", "Sweeper.disk", "not in (None, (project, uuid))", "is None"),
+        (
+            *agent("sweeper", "Sweeper.disk", "not in (None, (project, uuid))", "is None"),
+            *agent("sweeper", "Sweeper.disk", "if await self.removal.used(uuid):", "if False:"),
+        ),
         ("spec-copied-under-another-name",),
         evidence="destroyed",
     ),

@@ -22,6 +22,7 @@ import structlog
 
 from metastack.core.model import FenceReceipt, StoragePlace
 from metastack.ports import (
+    UNMARKED,
     CephSecret,
     Clients,
     DiskFormat,
@@ -29,16 +30,18 @@ from metastack.ports import (
     DiskSource,
     Fenced,
     ImageInfo,
+    Mark,
     NoSpace,
     Opener,
     Progress,
     StorageOwner,
+    Stray,
     TrashedDisk,
     Unavailable,
 )
 from metastack.settings import StorageSettings
 
-from . import ceph_clients, ceph_fence, ceph_images, ceph_import, ceph_openers, ceph_owner
+from . import ceph_clients, ceph_fence, ceph_images, ceph_import, ceph_openers, ceph_owner, ceph_trash
 from .ceph_handle import Handle, address_of_new_client, plain
 from .source import Stopped, check_uuid
 from .threads import Workers
@@ -124,6 +127,7 @@ class CephStorage:
         fmt: DiskFormat | None,
         progress: Progress | None = None,
         size_limit: int = 0,
+        mark: Mark = UNMARKED,
     ) -> ImageInfo:
         check_uuid(uuid)
         handle, stop = self._opened(), threading.Event()
@@ -131,7 +135,7 @@ class CephStorage:
 
         def run() -> ImageInfo:
             with handle.use():
-                return ceph_import.run(handle, uuid, path, fmt, report, size_limit, stop)
+                return ceph_import.run(handle, uuid, path, fmt, report, size_limit, stop, mark)
 
         try:
             return await self._data.run(f"importing {path}", run, None)
@@ -140,23 +144,26 @@ class CephStorage:
         finally:
             stop.set()  # a cancelled await ends its thread at the next chunk, which cleans up
 
-    async def delete_image(self, uuid: str) -> None:
+    async def delete_image(self, uuid: str, mark: Mark = UNMARKED, *, unmarked: bool = True) -> None:
         check_uuid(uuid)
-        what = f"deleting image {uuid}"
-        await self._on(self._removals, what, lambda h: ceph_images.delete_image(h, uuid), _REMOVAL_S)
+
+        def delete(handle: Handle) -> None:
+            ceph_images.delete_image(handle, uuid, mark, unmarked)
+
+        await self._on(self._removals, f"deleting image {uuid}", delete, _REMOVAL_S)
 
     async def images(self) -> list[str]:
         return await self._on(self._data, "listing images", ceph_images.images)
 
     # --- disks
 
-    async def create_disk(self, uuid: str, image_uuid: str, size_bytes: int) -> None:
+    async def create_disk(self, uuid: str, image_uuid: str, size_bytes: int, mark: Mark = UNMARKED) -> None:
         check_uuid(uuid)
         check_uuid(image_uuid)
 
         def create(handle: Handle) -> None:
             try:
-                ceph_images.create_disk(handle, uuid, image_uuid, size_bytes)
+                ceph_images.create_disk(handle, uuid, image_uuid, size_bytes, mark)
             except Unavailable as error:
                 if not isinstance(error, Fenced | NoSpace):
                     handle.refuse_when_full()
@@ -164,23 +171,52 @@ class CephStorage:
 
         await self._on(self._data, f"creating disk {uuid}", create)
 
-    async def delete_disk(self, uuid: str, retention_s: int) -> None:
+    async def adopt_disk(self, uuid: str, size_bytes: int, mark: Mark = UNMARKED) -> None:
         check_uuid(uuid)
-        what = f"deleting disk {uuid}"
-        await self._on(self._data, what, lambda h: ceph_images.delete_disk(h, uuid, retention_s))
+        what = f"looking at disk {uuid}"
+        await self._on(self._data, what, lambda h: ceph_images.adopt_disk(h, uuid, size_bytes, mark))
 
-    async def purge_trash(self) -> int:
-        return await self._on(self._removals, "purging the trash", ceph_images.purge_trash, _REMOVAL_S)
+    async def delete_disk(
+        self, uuid: str, retention_s: int, mark: Mark = UNMARKED, *, unmarked: bool = True
+    ) -> None:
+        check_uuid(uuid)
+
+        def delete(handle: Handle) -> None:
+            ceph_images.delete_disk(handle, uuid, retention_s, mark, unmarked)
+
+        await self._on(self._data, f"deleting disk {uuid}", delete)
+
+    async def purge_disk(self, uuid: str, ident: str, mark: Mark = UNMARKED, *, early: bool = False) -> bool:
+        check_uuid(uuid)
+
+        def purge(handle: Handle) -> bool:
+            return ceph_trash.purge(handle, uuid, ident, mark, early)
+
+        return await self._on(self._removals, f"removing deleted disk {uuid}", purge, _REMOVAL_S)
+
+    async def restore_disk(self, uuid: str, ident: str, mark: Mark = UNMARKED) -> bool:
+        check_uuid(uuid)
+        what = f"taking disk {uuid} out of the trash"
+        return await self._on(self._data, what, lambda h: ceph_trash.restore(h, uuid, ident, mark))
+
+    async def trash(self) -> list[TrashedDisk]:
+        return await self._on(self._data, "listing the trash", ceph_trash.trash)
 
     async def trashed(self, image_uuid: str) -> list[TrashedDisk]:
         check_uuid(image_uuid)
         what = f"looking what needs image {image_uuid}"
-        return await self._on(self._data, what, lambda h: ceph_images.trashed(h, image_uuid))
+        return await self._on(self._data, what, lambda h: ceph_trash.trashed(h, image_uuid))
 
-    async def empty_trash(self, image_uuid: str) -> int:
-        check_uuid(image_uuid)
-        what = f"removing deleted disks of image {image_uuid}"
-        return await self._on(self._data, what, lambda h: ceph_images.empty_trash(h, image_uuid), _REMOVAL_S)
+    async def missing(self, uuid: str) -> str:
+        pool, name = self._settings.pool, ceph_images.DISK + check_uuid(uuid)
+        said = f"its disk {name} is missing in pool {pool}"
+        lies = [disk for disk in await self.trash() if disk.uuid == uuid]
+        if lies:
+            said += f": it lies in the trash, `rbd trash restore --pool {pool} {lies[-1].ident}` brings it back"
+        return said
+
+    async def strays(self, known: frozenset[str]) -> list[Stray]:
+        return await self._on(self._data, "looking for strays", lambda h: ceph_trash.strays(h, known))
 
     async def disk(self, uuid: str) -> DiskInfo | None:
         check_uuid(uuid)

@@ -9,15 +9,14 @@ Everything here blocks: it runs in the adapter's threads.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import rados
 import rbd
 import structlog
 
-from metastack.ports import Denied, DiskInfo, Exists, InUse, InvalidImage, NotFound, TrashedDisk, Unavailable
+from metastack.ports import DiskInfo, Exists, InUse, InvalidImage, Mark, MissingDisk, NotFound, Unavailable
+from metastack.ports.ownership import refuse_to_remove, refuse_to_use
 
-from . import ceph_fence
+from . import ceph_fence, ceph_marks
 from .ceph_errors import mapped
 from .ceph_handle import Handle, host_of, plain
 
@@ -59,9 +58,10 @@ def finish_import(handle: Handle, uuid: str) -> None:
         rbd.RBD().rename(handle.ioctx, IMPORT + uuid, IMAGE + uuid)
 
 
-def delete_image(handle: Handle, uuid: str) -> None:
+def delete_image(handle: Handle, uuid: str, mark: Mark, unmarked: bool) -> None:
     """A complete image, the rest of a failed import, or nothing at all."""
     for name in (IMAGE + uuid, IMPORT + uuid):
+        _refuse_strange(handle, name, mark, unmarked)
         _refuse_open(handle, name)
         try:
             with mapped(f"deleting {name}: a disk still depends on it, or an importer has it open"):
@@ -91,7 +91,7 @@ def images(handle: Handle) -> list[str]:
     return sorted({n.removeprefix(p) for n in names for p in (IMAGE, IMPORT) if n.startswith(p)})
 
 
-def create_disk(handle: Handle, uuid: str, image_uuid: str, size_bytes: int) -> None:
+def create_disk(handle: Handle, uuid: str, image_uuid: str, size_bytes: int, mark: Mark) -> None:
     parent, name = IMAGE + image_uuid, DISK + uuid
     existing = disk(handle, uuid)
     if existing is None:
@@ -111,15 +111,40 @@ def create_disk(handle: Handle, uuid: str, image_uuid: str, size_bytes: int) -> 
         except Exists:
             pass  # somebody else was faster, or the answer to our own first try was lost
         existing = disk(handle, uuid)
-    if existing and existing.size_bytes < size_bytes:
-        # Also the second half of a creation that died between its two steps.
-        with mapped(f"growing {name} to {size_bytes} bytes"), handle.image(name, read_only=False) as image:
+    if existing:
+        # Also what is left of a creation that died between its steps.
+        _complete(handle, existing, size_bytes, mark)
+
+
+def adopt_disk(handle: Handle, uuid: str, size_bytes: int, mark: Mark) -> None:
+    name = DISK + uuid
+    if (found := disk(handle, uuid)) is None:
+        _prove_gone(handle, name)
+        raise MissingDisk(f"its disk {name} is missing")
+    _complete(handle, found, size_bytes, mark)
+
+
+def _complete(handle: Handle, found: DiskInfo, size_bytes: int, mark: Mark) -> None:
+    """Give a disk its mark and its size, where it has them not."""
+    name = DISK + found.uuid
+    unmarked = refuse_to_use(name, found.mark, found.ident, mark)
+    if not unmarked and found.size_bytes >= size_bytes:
+        return
+    with mapped(f"marking {name}"), handle.image(name, read_only=False) as image:
+        if unmarked:
+            ceph_marks.write(image, mark)
+        if found.size_bytes < size_bytes:
             image.resize(size_bytes)
 
 
-def delete_disk(handle: Handle, uuid: str, retention_s: int) -> None:
+def delete_disk(handle: Handle, uuid: str, retention_s: int, mark: Mark, unmarked: bool) -> None:
     name = DISK + uuid
+    bare = _refuse_strange(handle, name, mark, unmarked)
     _refuse_open(handle, name)
+    if bare and mark.cluster:
+        # Of before marks, and a record names it: in the trash no name would lead to it any more.
+        with mapped(f"marking {name}"), handle.image(name, read_only=False) as image:
+            ceph_marks.write(image, mark)
     try:
         with mapped(f"moving {name} to the trash"):
             rbd.RBD().trash_move(handle.ioctx, name, retention_s)
@@ -135,63 +160,6 @@ def _prove_gone(handle: Handle, name: str) -> None:
         raise Unavailable(f"{name} is still there: Ceph did not find a part of it; try again")
 
 
-def purge_trash(handle: Handle) -> int:
-    with mapped("listing the trash"):
-        entries = list(rbd.RBD().trash_list(handle.ioctx))
-    now = datetime.now(UTC).replace(tzinfo=None)
-    due = [e for e in entries if e["name"].startswith(DISK) and e["deferment_end_time"] <= now]
-    removed = 0
-    for entry in due:
-        try:
-            removed += _remove_trashed(handle, entry["id"], entry["name"])
-        except Denied:
-            # It tells whole seconds of the end, and refuses what comes a fraction too early: next time.
-            if now - entry["deferment_end_time"] > timedelta(seconds=2):
-                raise
-    return removed
-
-
-def _remove_trashed(handle: Handle, ident: str, name: str, force: bool = False) -> bool:
-    """``force``: also before its retention ends. False: another client is at it, or was faster."""
-    try:
-        with mapped(f"removing {name} from the trash"):
-            rbd.RBD().trash_remove(handle.ioctx, ident, force)
-    except NotFound:
-        return False
-    except InUse as error:
-        log.info("trash_busy", disk=name, error=str(error))
-        return False
-    return True
-
-
-def trashed(handle: Handle, image_uuid: str) -> list[TrashedDisk]:
-    now = datetime.now(UTC).replace(tzinfo=None)
-    return [
-        TrashedDisk(uuid=name.removeprefix(DISK), left_s=max(0.0, (until - now).total_seconds()))
-        for _, name, until in _trashed(handle, image_uuid)
-    ]
-
-
-def empty_trash(handle: Handle, image_uuid: str) -> int:
-    return sum(_remove_trashed(handle, ident, name, True) for ident, name, _ in _trashed(handle, image_uuid))
-
-
-def _trashed(handle: Handle, image_uuid: str) -> list[tuple[str, str, datetime]]:
-    """Clones of an image in the trash: id, name, end of the retention (UTC, naive as Ceph tells it)."""
-    try:
-        with mapped(f"looking what needs image {image_uuid}"), handle.image(IMAGE + image_uuid) as image:
-            if not any(snap["name"] == BASE for snap in image.list_snaps()):
-                return []
-            image.set_snap(BASE)
-            children = {child["id"] for child in image.list_children2() if child["trash"]}
-    except NotFound:
-        return []
-    with mapped("listing the trash"):
-        entries = list(rbd.RBD().trash_list(handle.ioctx))
-    found = [(e["id"], e["name"], e["deferment_end_time"]) for e in entries if e["id"] in children]
-    return sorted(found, key=lambda entry: entry[1])
-
-
 def disk(handle: Handle, uuid: str) -> DiskInfo | None:
     try:
         with mapped(f"reading {DISK}{uuid}"), handle.image(DISK + uuid) as image:
@@ -199,7 +167,13 @@ def disk(handle: Handle, uuid: str) -> DiskInfo | None:
                 parent = str(image.parent_info()[1]).removeprefix(IMAGE)
             except rbd.ImageNotFound:
                 parent = ""
-            return DiskInfo(uuid=uuid, size_bytes=int(image.size()), parent_image_uuid=parent)
+            return DiskInfo(
+                uuid=uuid,
+                size_bytes=int(image.size()),
+                parent_image_uuid=parent,
+                ident=str(image.id()),
+                mark=ceph_marks.read(image),
+            )
     except NotFound:
         return None
 
@@ -230,6 +204,17 @@ def openers(handle: Handle, name: str) -> set[str]:
         found = {plain(str(watcher["addr"])) for watcher in image.watchers_list()}
         lockers = image.list_lockers()
         return found | {plain(str(address)) for _, _, address in (lockers["lockers"] if lockers else ())}
+
+
+def _refuse_strange(handle: Handle, name: str, mark: Mark, unmarked: bool) -> bool:
+    """Whether it has no mark of its own. Safety: before anything of it is taken away; a name proves nothing."""
+    try:
+        with mapped(f"reading whose {name} is"), handle.image(name) as image:
+            found, ident = ceph_marks.read(image), str(image.id())
+    except NotFound:
+        return False  # what a removal that died has left of it, or nothing
+    refuse_to_remove(name, found, ident, mark, unmarked)
+    return found is None or found.ident != ident
 
 
 def _refuse_open(handle: Handle, name: str) -> None:

@@ -20,13 +20,14 @@ from metastack.ports import (
     DiskFormat,
     Fenced,
     ImageInfo,
+    Mark,
     NoSpace,
     Progress,
     Refused,
     Unavailable,
 )
 
-from . import ceph_images, source
+from . import ceph_images, ceph_marks, source
 from .ceph_errors import mapped
 from .ceph_handle import Handle
 
@@ -41,12 +42,13 @@ def run(
     progress: Progress,
     size_limit: int,
     stop: threading.Event,
+    mark: Mark,
 ) -> ImageInfo:
     opened = source.open_source(path, fmt, size_limit)
     try:
         handle.refuse_when_full()
         if opened.format is DiskFormat.RAW:
-            with _new_image(handle, uuid, opened.size_bytes) as image:
+            with _new_image(handle, uuid, opened.size_bytes, mark) as image:
                 sha256 = source.copy(opened.fd, opened.size_bytes, image.write, progress, stop)
         else:
             # Three passes: read for the checksum, unpack, copy. Progress counts the first and the last.
@@ -55,7 +57,7 @@ def run(
             unpacked = source.spool(opened, "", stop)
             try:
                 # The digest is the file's: the disk's would cost minutes for what is nearly all zeros.
-                with _new_image(handle, uuid, opened.size_bytes) as image:
+                with _new_image(handle, uuid, opened.size_bytes, mark) as image:
                     source.fill(
                         unpacked,
                         opened.size_bytes,
@@ -71,7 +73,7 @@ def run(
 
 
 @contextmanager
-def _new_image(handle: Handle, uuid: str, size_bytes: int) -> Iterator[rbd.Image]:
+def _new_image(handle: Handle, uuid: str, size_bytes: int, mark: Mark) -> Iterator[rbd.Image]:
     """An image to write into, finished when the body ends, and removed when it fails."""
     ceph_images.start_import(handle, uuid, size_bytes)
     try:
@@ -79,19 +81,21 @@ def _new_image(handle: Handle, uuid: str, size_bytes: int) -> Iterator[rbd.Image
             mapped(f"writing image {uuid}"),
             handle.image(ceph_images.IMPORT + uuid, read_only=False) as image,
         ):
+            ceph_marks.write(image, mark)
             yield image
             image.flush()
         ceph_images.finish_import(handle, uuid)
     except BaseException as error:
-        _undo(handle, uuid)
+        _undo(handle, uuid, mark)
         if isinstance(error, Unavailable) and not isinstance(error, Fenced | NoSpace):
             handle.refuse_when_full()
         raise
 
 
-def _undo(handle: Handle, uuid: str) -> None:
+def _undo(handle: Handle, uuid: str, mark: Mark) -> None:
     try:
-        ceph_images.delete_image(handle, uuid)
+        # What this very import made, perhaps too early for its mark.
+        ceph_images.delete_image(handle, uuid, mark, unmarked=True)
     except (Refused, Unavailable, rbd.Error) as error:
         # Whoever reads the record's "importing" finds it dead and deletes the image again.
         log.warning("half_import_left", image=uuid, error=str(error))

@@ -15,21 +15,24 @@ from typing import TypeVar
 
 from metastack.core.model import FenceReceipt, StoragePlace
 from metastack.ports import (
+    UNMARKED,
     Clients,
     DiskFormat,
     DiskInfo,
     DiskSource,
     ImageInfo,
+    Mark,
     Opener,
     Progress,
     Refused,
     StorageOwner,
+    Stray,
     TrashedDisk,
     Unavailable,
 )
 from metastack.settings import StorageSettings
 
-from . import file_images, file_owner
+from . import file_images, file_owner, file_trash
 from .source import Stopped, check_uuid
 from .threads import Workers
 
@@ -82,6 +85,7 @@ class FileStorage:
         fmt: DiskFormat | None,
         progress: Progress | None = None,
         size_limit: int = 0,
+        mark: Mark = UNMARKED,
     ) -> ImageInfo:
         check_uuid(uuid)
         folder, stop = self._folder, threading.Event()
@@ -89,7 +93,7 @@ class FileStorage:
         try:
             return await self._workers.run(
                 f"importing {path}",
-                lambda: file_images.import_image(folder, uuid, path, fmt, report, size_limit, stop),
+                lambda: file_images.import_image(folder, uuid, path, fmt, report, size_limit, stop, mark),
                 None,
             )
         except Stopped:
@@ -97,41 +101,62 @@ class FileStorage:
         finally:
             stop.set()  # a cancelled await ends its thread at the next chunk, which cleans up
 
-    async def delete_image(self, uuid: str) -> None:
+    async def delete_image(self, uuid: str, mark: Mark = UNMARKED, *, unmarked: bool = True) -> None:
         check_uuid(uuid)
-        await self._on(f"deleting image {uuid}", lambda: file_images.delete_image(self._folder, uuid))
+        folder = self._folder
+        what = f"deleting image {uuid}"
+        await self._on(what, lambda: file_images.delete_image(folder, uuid, mark, unmarked))
 
     async def images(self) -> list[str]:
         return await self._on("listing images", lambda: file_images.images(self._folder))
 
     # --- disks
 
-    async def create_disk(self, uuid: str, image_uuid: str, size_bytes: int) -> None:
+    async def create_disk(self, uuid: str, image_uuid: str, size_bytes: int, mark: Mark = UNMARKED) -> None:
         check_uuid(uuid)
         check_uuid(image_uuid)
         await self._on(
             f"creating disk {uuid}",
-            lambda: file_images.create_disk(self._folder, uuid, image_uuid, size_bytes),
+            lambda: file_images.create_disk(self._folder, uuid, image_uuid, size_bytes, mark),
         )
 
-    async def delete_disk(self, uuid: str, retention_s: int) -> None:
+    async def adopt_disk(self, uuid: str, size_bytes: int, mark: Mark = UNMARKED) -> None:
         check_uuid(uuid)
-        await self._on(
-            f"deleting disk {uuid}", lambda: file_images.delete_disk(self._folder, uuid, retention_s)
-        )
+        what = f"looking at disk {uuid}"
+        await self._on(what, lambda: file_images.adopt_disk(self._folder, uuid, size_bytes, mark))
 
-    async def purge_trash(self) -> int:
-        return await self._on("purging the trash", lambda: file_images.purge_trash(self._folder))
+    async def delete_disk(
+        self, uuid: str, retention_s: int, mark: Mark = UNMARKED, *, unmarked: bool = True
+    ) -> None:
+        check_uuid(uuid)
+        folder = self._folder
+        what = f"deleting disk {uuid}"
+        await self._on(what, lambda: file_images.delete_disk(folder, uuid, retention_s, mark, unmarked))
+
+    async def purge_disk(self, uuid: str, ident: str, mark: Mark = UNMARKED, *, early: bool = False) -> bool:
+        check_uuid(uuid)
+        what = f"removing deleted disk {uuid}"
+        return await self._on(what, lambda: file_trash.purge(self._folder, uuid, ident, mark, early))
+
+    async def restore_disk(self, uuid: str, ident: str, mark: Mark = UNMARKED) -> bool:
+        check_uuid(uuid)
+        what = f"taking disk {uuid} out of the trash"
+        return await self._on(what, lambda: file_trash.restore(self._folder, uuid, ident, mark))
+
+    async def trash(self) -> list[TrashedDisk]:
+        return await self._on("listing the trash", lambda: file_trash.trash(self._folder))
 
     async def trashed(self, image_uuid: str) -> list[TrashedDisk]:
         check_uuid(image_uuid)
         what = f"looking what needs image {image_uuid}"
-        return await self._on(what, lambda: file_images.trashed(self._folder, image_uuid))
+        return await self._on(what, lambda: file_trash.trashed(self._folder, image_uuid))
 
-    async def empty_trash(self, image_uuid: str) -> int:
-        check_uuid(image_uuid)
-        what = f"removing deleted disks of image {image_uuid}"
-        return await self._on(what, lambda: file_images.empty_trash(self._folder, image_uuid))
+    async def missing(self, uuid: str) -> str:
+        check_uuid(uuid)
+        return await self._on("looking for a disk", lambda: file_trash.missing(self._folder, uuid))
+
+    async def strays(self, known: frozenset[str]) -> list[Stray]:
+        return await self._on("looking for strays", lambda: file_trash.strays(self._folder, known))
 
     async def disk(self, uuid: str) -> DiskInfo | None:
         check_uuid(uuid)

@@ -1,7 +1,7 @@
 """Images and disks as files in one shared folder: the deeds, each safe to repeat after a crash at any step.
 
 Owns: ``images/UUID.raw`` (complete), ``images/UUID.part`` (a half import), ``disks/UUID.qcow2`` (an overlay),
-``trash/UUID.EXPIRY.qcow2``. Refuses: removing what a QEMU writes to or what overlays depend on.
+the way into the trash (:mod:`.file_trash`). Refuses: removing what a QEMU writes to or what overlays depend on.
 Rule: a file gets its final name last, by a link or rename that never replaces anything.
 
 Everything here blocks: it runs in the adapter's threads.
@@ -21,8 +21,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import structlog
-
 from metastack.ports import (
     Denied,
     DiskFormat,
@@ -31,21 +29,21 @@ from metastack.ports import (
     ImageInfo,
     InUse,
     InvalidImage,
+    Mark,
+    MissingDisk,
     NoSpace,
     NotFound,
     Opener,
     Progress,
     Refused,
-    TrashedDisk,
     Unavailable,
 )
+from metastack.ports.ownership import refuse_to_remove, refuse_to_use
 
 from . import qcow2, source
 from .file_lock import holders, write_locked
+from .file_marks import Marks, ident
 
-log = structlog.get_logger()
-
-_STALE_S = 3600.0
 _QEMU_IMG_S = 60.0
 
 
@@ -73,6 +71,7 @@ class Folder:
         self.images = self.root / "images"
         self.disks = self.root / "disks"
         self.trash = self.root / "trash"
+        self.marks = Marks(self.root / "marks")
         self._timeout_s = timeout_s
 
     def image(self, uuid: str) -> Path:
@@ -92,7 +91,7 @@ class Folder:
             # Not made here: a shared folder that is not mounted would become a private one.
             raise Unavailable(f"the storage folder {self.root} does not exist: mount or create it")
         with mapped(f"preparing {self.root}"):
-            for part in (self.images, self.disks, self.trash):
+            for part in (self.images, self.disks, self.trash, self.marks.folder):
                 part.mkdir(mode=0o711, exist_ok=True)
             probe = self.trash / f".probe-{secrets.token_hex(8)}"
             probe.touch(exist_ok=False)
@@ -143,17 +142,25 @@ def import_image(
     progress: Progress,
     size_limit: int,
     stop: threading.Event,
+    mark: Mark,
 ) -> ImageInfo:
     opened = source.open_source(path, fmt, size_limit)
     try:
         with mapped(f"importing {path} into {folder.images}"):
-            sha256 = _import(folder, uuid, opened, progress, stop)
+            sha256 = _import(folder, uuid, opened, progress, stop, mark)
     finally:
         source.close(opened)
     return ImageInfo(size_bytes=opened.size_bytes, sha256=sha256, format=opened.format)
 
 
-def _import(folder: Folder, uuid: str, opened: source.Source, progress: Progress, stop: threading.Event) -> str:
+def _import(
+    folder: Folder,
+    uuid: str,
+    opened: source.Source,
+    progress: Progress,
+    stop: threading.Event,
+    mark: Mark,
+) -> str:
     image, part = folder.image(uuid), folder.part(uuid)
     if image.exists():
         raise Exists(f"image {uuid} exists already in {folder.images}")
@@ -167,6 +174,7 @@ def _import(folder: Folder, uuid: str, opened: source.Source, progress: Progress
         # Held while we live: tells delete_image() a living importer from a dead one.
         if not _try_lock(fd) or not _is(part, fd):
             raise InUse(f"{part} is being deleted")
+        folder.marks.write(uuid, mark, part)
         os.ftruncate(fd, opened.size_bytes)
         if opened.format is DiskFormat.RAW:
             sha256 = source.copy(
@@ -204,9 +212,11 @@ def _write(fd: int, data: bytes, at: int) -> None:
         view, at = view[done:], at + done
 
 
-def delete_image(folder: Folder, uuid: str) -> None:
+def delete_image(folder: Folder, uuid: str, mark: Mark, unmarked: bool) -> None:
     with mapped(f"deleting image {uuid}"), folder.exclusive():
         part = folder.part(uuid)
+        for path in (part, folder.image(uuid)):
+            _refuse_strange(folder, "image", uuid, path, mark, unmarked)
         with contextlib.suppress(FileNotFoundError):
             fd = os.open(part, os.O_RDWR | os.O_CLOEXEC)
             try:
@@ -217,9 +227,10 @@ def delete_image(folder: Folder, uuid: str) -> None:
                 os.close(fd)
         for overlay in (*folder.disks.glob("*.qcow2"), *folder.trash.glob("*.qcow2")):
             with contextlib.suppress(FileNotFoundError):
-                if Path(_header(overlay).backing).name == folder.image(uuid).name:
+                if Path(header(overlay).backing).name == folder.image(uuid).name:
                     raise InUse(f"image {uuid}: the disk {overlay} depends on it")
         folder.image(uuid).unlink(missing_ok=True)
+        folder.marks.drop("image", uuid)
         sync(folder.images)
 
 
@@ -231,10 +242,11 @@ def images(folder: Folder) -> list[str]:
 # --- disks
 
 
-def create_disk(folder: Folder, uuid: str, image_uuid: str, size_bytes: int) -> None:
+def create_disk(folder: Folder, uuid: str, image_uuid: str, size_bytes: int, mark: Mark) -> None:
     disk, image = folder.disk(uuid), folder.image(image_uuid)
     with mapped(f"creating disk {uuid}"), folder.exclusive():
         if disk.exists():
+            _complete(folder, uuid, mark)
             return
         if not image.exists():
             raise NotFound(f"image {image_uuid} does not exist in {folder.images}: import it first")
@@ -243,9 +255,12 @@ def create_disk(folder: Folder, uuid: str, image_uuid: str, size_bytes: int) -> 
                 f"disk {uuid} of {size_bytes} bytes is smaller than its image {image_uuid} of {image_bytes}: "
                 "ask for a larger disk"
             )
+        for left in folder.disks.glob(f".new-{uuid}-*"):
+            left.unlink(missing_ok=True)  # of a creation that died: whoever makes this disk holds the lock
         new = folder.disks / f".new-{uuid}-{secrets.token_hex(4)}"
         try:
             _create_overlay(new, f"../images/{image.name}", size_bytes)
+            folder.marks.write(uuid, mark, new)
             os.link(new, disk)
         except FileExistsError:
             return
@@ -290,11 +305,37 @@ def _create_overlay(new: Path, backing: str, size_bytes: int) -> None:
         os.close(fd)
 
 
-def delete_disk(folder: Folder, uuid: str, retention_s: int) -> None:
+def adopt_disk(folder: Folder, uuid: str, size_bytes: int, mark: Mark) -> None:
+    with mapped(f"looking at disk {uuid}"):
+        if not folder.disk(uuid).exists():
+            raise MissingDisk(f"its disk {folder.disk(uuid)} is missing")
+        _complete(folder, uuid, mark)
+
+
+def _complete(folder: Folder, uuid: str, mark: Mark) -> None:
+    """Give a disk its mark, where it has it not. It got its size before it got its name."""
+    path = folder.disk(uuid)
+    if refuse_to_use(str(path), folder.marks.read("disk", uuid), ident(path), mark):
+        folder.marks.write(uuid, mark, path)
+
+
+def _refuse_strange(folder: Folder, kind: str, uuid: str, path: Path, mark: Mark, unmarked: bool) -> bool:
+    """Whether it has no mark of its own. Safety: before anything of it is taken away; a name proves nothing."""
+    with contextlib.suppress(FileNotFoundError):
+        found, its = folder.marks.read(kind, uuid), ident(path)
+        refuse_to_remove(str(path), found, its, mark, unmarked)
+        return found is None
+    return False
+
+
+def delete_disk(folder: Folder, uuid: str, retention_s: int, mark: Mark, unmarked: bool) -> None:
     disk = folder.disk(uuid)
     if locked(folder, uuid):
         raise InUse(f"{disk} is open for writing in a QEMU")
     with mapped(f"moving disk {uuid} to the trash"):
+        if _refuse_strange(folder, "disk", uuid, disk, mark, unmarked):
+            # Of before marks, and a record names it.
+            folder.marks.write(uuid, mark, disk)
         expiry = int(time.time()) + max(0, retention_s)
         with contextlib.suppress(FileNotFoundError):
             os.rename(disk, folder.trash / f"{uuid}.{expiry}.qcow2")
@@ -302,66 +343,19 @@ def delete_disk(folder: Folder, uuid: str, retention_s: int) -> None:
             sync(folder.disks)
 
 
-def purge_trash(folder: Folder) -> int:
-    now, removed = time.time(), 0
-    with mapped(f"purging {folder.trash}"):
-        for file in folder.trash.glob("*.qcow2"):
-            if _expiry(file) <= now:
-                removed += _remove_trashed(file)
-        for file in folder.disks.glob(".new-*"):
-            with contextlib.suppress(FileNotFoundError):
-                if file.stat().st_mtime < now - _STALE_S:
-                    file.unlink()
-    return removed
-
-
-def _expiry(file: Path) -> float:
-    """When a trashed disk's retention ends, seconds since the epoch; never for a name that is not ours."""
-    _, _, expiry = file.stem.rpartition(".")
-    return int(expiry) if expiry.isdigit() else float("inf")
-
-
-def _remove_trashed(file: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        # A QEMU that had it open before it came here may still write.
-        if not write_locked(str(file)):
-            file.unlink()
-            return True
-    return False
-
-
-def trashed(folder: Folder, image_uuid: str) -> list[TrashedDisk]:
-    with mapped(f"looking through {folder.trash}"):
-        now = time.time()
-        return [
-            TrashedDisk(uuid=file.name.partition(".")[0], left_s=max(0.0, _expiry(file) - now))
-            for file in _trashed(folder, image_uuid)
-        ]
-
-
-def empty_trash(folder: Folder, image_uuid: str) -> int:
-    with mapped(f"removing deleted disks from {folder.trash}"):
-        return sum(_remove_trashed(file) for file in _trashed(folder, image_uuid))
-
-
-def _trashed(folder: Folder, image_uuid: str) -> list[Path]:
-    """Deleted disks that depend on an image."""
-    found = []
-    for file in sorted(folder.trash.glob("*.qcow2")):
-        with contextlib.suppress(FileNotFoundError):
-            if _expiry(file) < float("inf") and Path(_header(file).backing).stem == image_uuid:
-                found.append(file)
-    return found
-
-
 def disk(folder: Folder, uuid: str) -> DiskInfo | None:
     with mapped(f"reading disk {uuid}"):
         try:
-            header = _header(folder.disk(uuid))
+            head, its = header(folder.disk(uuid)), ident(folder.disk(uuid))
         except FileNotFoundError:
             return None
-    parent = Path(header.backing)
-    return DiskInfo(uuid=uuid, size_bytes=header.size_bytes, parent_image_uuid=parent.stem)
+    return DiskInfo(
+        uuid=uuid,
+        size_bytes=head.size_bytes,
+        parent_image_uuid=Path(head.backing).stem,
+        ident=its,
+        mark=folder.marks.read("disk", uuid),
+    )
 
 
 def disks(folder: Folder) -> list[str]:
@@ -392,7 +386,7 @@ def locked(folder: Folder, uuid: str) -> bool:
             return False
 
 
-def _header(path: Path) -> qcow2.Header:
+def header(path: Path) -> qcow2.Header:
     with path.open("rb") as file:
         head = file.read(qcow2.READ_BYTES)
         return qcow2.read_header(head, os.fstat(file.fileno()).st_size)

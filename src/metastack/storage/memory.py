@@ -16,10 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from metastack.core.model import FenceReceipt, StoragePlace
 from metastack.ports import (
+    UNMARKED,
     CephSecret,
     Clients,
+    Denied,
     DiskFormat,
     DiskInfo,
     DiskSource,
@@ -28,15 +32,19 @@ from metastack.ports import (
     ImageInfo,
     InUse,
     InvalidImage,
+    Mark,
+    MissingDisk,
     NotFound,
     Opener,
     Progress,
     Refused,
     StorageOwner,
+    Stray,
     TrashedDisk,
     Unavailable,
     UnknownOutcome,
 )
+from metastack.ports.ownership import Found, refuse_to_remove, refuse_to_use, told
 
 T = TypeVar("T")
 
@@ -58,6 +66,14 @@ class MemoryPool:
     disks: dict[str, DiskInfo] = field(default_factory=dict)
     trash: dict[str, tuple[DiskInfo, float]] = field(default_factory=dict)
     """Disk UUID to facts and the loop time at which it may go."""
+    image_marks: dict[str, Found] = field(default_factory=dict)
+    """Image UUID to the mark that it bears. (An image's id is its UUID here.)"""
+    stuck: dict[str, str] = field(default_factory=dict)
+    """UUIDs of objects that cannot be removed, each with why: a snapshot that was made by hand."""
+    made: int = 0
+    """Disks so far: each has an id of its own."""
+    purged: list[str] = field(default_factory=list)
+    """Disks that went for good."""
     blocked: set[str] = field(default_factory=set)
     """Addresses, and single clients."""
     no_rights: set[str] = field(default_factory=set)
@@ -111,6 +127,22 @@ class MemoryPool:
             return self.holders(path)
         holder = self.locks.get(path)
         return () if holder is None else (Opener(client=f"host {holder}", locking=True),)
+
+    def new_disk(self, uuid: str, size_bytes: int, image_uuid: str) -> DiskInfo:
+        """A clone, with the text of its image's mark, as librbd makes it."""
+        self.made += 1
+        self.disks[uuid] = DiskInfo(
+            uuid=uuid,
+            size_bytes=size_bytes,
+            parent_image_uuid=image_uuid,
+            ident=f"id{self.made}",
+            mark=self.image_marks.get(image_uuid),
+        )
+        return self.disks[uuid]
+
+    def trash_by_hand(self, uuid: str, retention_s: float = 0.0) -> None:
+        """Somebody else moves a disk to the trash."""
+        self.trash[uuid] = (self.disks.pop(uuid), asyncio.get_running_loop().time() + retention_s)
 
 
 class MemoryStorage:
@@ -227,6 +259,7 @@ class MemoryStorage:
         fmt: DiskFormat | None,
         progress: Progress | None = None,
         size_limit: int = 0,
+        mark: Mark = UNMARKED,
     ) -> ImageInfo:
         def store(pool: MemoryPool) -> ImageInfo:
             if uuid in pool.images:
@@ -235,6 +268,8 @@ class MemoryStorage:
             if len(data) % 512 or not data:
                 raise InvalidImage(f"{path}: its size is not a multiple of 512")
             pool.images[uuid] = len(data)
+            if mark.cluster:
+                pool.image_marks[uuid] = _found(mark, uuid)
             if progress is not None:
                 progress(len(data), len(data))
             return ImageInfo(
@@ -243,12 +278,17 @@ class MemoryStorage:
 
         return await self._call("import_image", store)
 
-    async def delete_image(self, uuid: str) -> None:
+    async def delete_image(self, uuid: str, mark: Mark = UNMARKED, *, unmarked: bool = True) -> None:
         def delete(pool: MemoryPool) -> None:
+            if uuid in pool.images:
+                refuse_to_remove(f"image-{uuid}", pool.image_marks.get(uuid), uuid, mark, unmarked)
+            if uuid in pool.stuck:
+                raise InUse(f"image-{uuid}: {pool.stuck[uuid]}")
             users = [*pool.disks.values(), *(info for info, _ in pool.trash.values())]
             if any(info.parent_image_uuid == uuid for info in users):
                 raise InUse(f"disks depend on image {uuid}")
             pool.images.pop(uuid, None)
+            pool.image_marks.pop(uuid, None)
 
         await self._call("delete_image", delete)
 
@@ -257,58 +297,114 @@ class MemoryStorage:
 
     # --- disks
 
-    async def create_disk(self, uuid: str, image_uuid: str, size_bytes: int) -> None:
+    async def create_disk(self, uuid: str, image_uuid: str, size_bytes: int, mark: Mark = UNMARKED) -> None:
         def create(pool: MemoryPool) -> None:
             if uuid in pool.disks:
+                _complete(pool, uuid, mark)
                 return
             if image_uuid not in pool.images:
                 raise NotFound(f"image {image_uuid} does not exist")
             if size_bytes < pool.images[image_uuid]:
                 raise InvalidImage(f"disk {uuid} would be smaller than its image")
-            pool.disks[uuid] = DiskInfo(uuid=uuid, size_bytes=size_bytes, parent_image_uuid=image_uuid)
+            pool.new_disk(uuid, size_bytes, image_uuid)
+            _complete(pool, uuid, mark)
 
         await self._call("create_disk", create)
 
-    async def delete_disk(self, uuid: str, retention_s: int) -> None:
+    async def adopt_disk(self, uuid: str, size_bytes: int, mark: Mark = UNMARKED) -> None:
+        def adopt(pool: MemoryPool) -> None:
+            if uuid not in pool.disks:
+                raise MissingDisk(f"its disk vm-{uuid} is missing")
+            _complete(pool, uuid, mark)
+
+        await self._call("adopt_disk", adopt)
+
+    async def delete_disk(
+        self, uuid: str, retention_s: int, mark: Mark = UNMARKED, *, unmarked: bool = True
+    ) -> None:
         def delete(pool: MemoryPool) -> None:
+            info = pool.disks.get(uuid)
+            if info is not None:
+                refuse_to_remove(f"vm-{uuid}", info.mark, info.ident, mark, unmarked)
             if pool.is_open(f"/memory/{uuid}"):
                 raise InUse(f"disk {uuid} is open")
-            info = pool.disks.pop(uuid, None)
             if info is not None:
+                if mark.cluster and (info.mark is None or info.mark.ident != info.ident):
+                    info = replace(info, mark=_found(mark, info.ident))
+                del pool.disks[uuid]
                 pool.removed(uuid)
                 pool.trash[uuid] = (info, asyncio.get_running_loop().time() + retention_s)
 
         await self._call("delete_disk", delete)
 
-    async def purge_trash(self) -> int:
-        def purge(pool: MemoryPool) -> int:
-            now_s = asyncio.get_running_loop().time()
-            due = [uuid for uuid, (_, at_s) in pool.trash.items() if at_s <= now_s]
-            for uuid in due:
-                del pool.trash[uuid]
-            return len(due)
+    async def purge_disk(self, uuid: str, ident: str, mark: Mark = UNMARKED, *, early: bool = False) -> bool:
+        def purge(pool: MemoryPool) -> bool:
+            info, at_s = pool.trash.get(uuid, (None, 0.0))
+            if info is None or info.ident != ident:
+                return False
+            refuse_to_remove(f"vm-{uuid}", info.mark, ident, mark, unmarked=False)
+            if not early and at_s > asyncio.get_running_loop().time():
+                raise Denied(f"vm-{uuid}: its retention has not ended")
+            if uuid in pool.stuck:
+                raise InUse(f"vm-{uuid}: {pool.stuck[uuid]}")
+            del pool.trash[uuid]
+            pool.purged.append(uuid)
+            return True
 
-        return await self._call("purge_trash", purge)
+        return await self._call("purge_disk", purge)
+
+    async def restore_disk(self, uuid: str, ident: str, mark: Mark = UNMARKED) -> bool:
+        def restore(pool: MemoryPool) -> bool:
+            info, _ = pool.trash.get(uuid, (None, 0.0))
+            if info is None or info.ident != ident:
+                return False
+            refuse_to_remove(f"vm-{uuid}", info.mark, ident, mark, unmarked=True)
+            if uuid in pool.disks:
+                raise Exists(f"vm-{uuid} exists")
+            pool.disks[uuid] = pool.trash.pop(uuid)[0]
+            return True
+
+        return await self._call("restore_disk", restore)
+
+    async def trash(self) -> list[TrashedDisk]:
+        def look(pool: MemoryPool) -> list[TrashedDisk]:
+            now_s = asyncio.get_running_loop().time()
+            return [
+                TrashedDisk(uuid=uuid, left_s=max(0.0, at_s - now_s), ident=info.ident)
+                for uuid, (info, at_s) in sorted(pool.trash.items())
+            ]
+
+        return await self._call("trash", look)
+
+    async def missing(self, uuid: str) -> str:
+        lies = uuid in {disk.uuid for disk in await self.trash()}
+        return f"its disk vm-{uuid} is missing" + (": it lies in the trash" if lies else "")
+
+    async def strays(self, known: frozenset[str]) -> list[Stray]:
+        def look(pool: MemoryPool) -> list[Stray]:
+            marks: list[tuple[str, str, Found | None, str]] = [
+                *((f"image-{uuid}", uuid, pool.image_marks.get(uuid), uuid) for uuid in pool.images),
+                *((f"vm-{uuid}", uuid, info.mark, info.ident) for uuid, info in pool.disks.items()),
+                *((f"vm-{uuid} (trash)", uuid, i.mark, i.ident) for uuid, (i, _) in pool.trash.items()),
+            ]
+            return [
+                Stray(name=name, why="it bears no mark" if mark is None else told(mark))
+                for name, uuid, mark, _ in sorted(marks, key=lambda one: one[0])
+                if uuid not in known
+            ]
+
+        return await self._call("strays", look)
 
     async def trashed(self, image_uuid: str) -> list[TrashedDisk]:
         def look(pool: MemoryPool) -> list[TrashedDisk]:
             now_s = asyncio.get_running_loop().time()
             return [
-                TrashedDisk(uuid=uuid, left_s=max(0.0, at_s - now_s))
+                TrashedDisk(uuid=uuid, left_s=max(0.0, at_s - now_s), ident=info.ident)
                 for uuid, (info, at_s) in sorted(pool.trash.items())
                 if info.parent_image_uuid == image_uuid
             ]
 
         return await self._call("trashed", look)
-
-    async def empty_trash(self, image_uuid: str) -> int:
-        def empty(pool: MemoryPool) -> int:
-            found = [uuid for uuid, (info, _) in pool.trash.items() if info.parent_image_uuid == image_uuid]
-            for uuid in found:
-                del pool.trash[uuid]
-            return len(found)
-
-        return await self._call("empty_trash", empty)
 
     async def disk(self, uuid: str) -> DiskInfo | None:
         return await self._call("disk", lambda pool: pool.disks.get(uuid))
@@ -416,6 +512,17 @@ class MemoryStorage:
 
     async def own_client(self) -> str:
         return self._client
+
+
+def _found(mark: Mark, ident: str) -> Found:
+    return Found(cluster=mark.cluster, kind=mark.kind, record=mark.record, ident=ident)
+
+
+def _complete(pool: MemoryPool, uuid: str, mark: Mark) -> None:
+    """Give a disk its mark, where it has it not."""
+    info = pool.disks[uuid]
+    if refuse_to_use(f"vm-{uuid}", info.mark, info.ident, mark):
+        pool.disks[uuid] = replace(info, mark=_found(mark, info.ident))
 
 
 def _seen(task: asyncio.Task[T]) -> None:

@@ -17,11 +17,11 @@ from metastack.commands.deed import Cluster
 from metastack.commands.image_deletion import delete_image
 from metastack.commands.problem import Code, Problem
 from metastack.commands.vms import NewVm
-from metastack.core.change import Delete
-from metastack.core.codec import decode
-from metastack.core.model import Image, ImageState
+from metastack.core.change import Change, Delete, Put
+from metastack.core.codec import decode, encode
+from metastack.core.model import Image, ImageState, Trashed
 from metastack.dev.ceph import MiniCeph, new_address
-from metastack.ports import InUse, Storage
+from metastack.ports import Denied, InUse, Storage
 from metastack.settings import StorageSettings
 from metastack.storage.main import build
 
@@ -83,16 +83,29 @@ async def record(rig: Rig) -> Image | None:
     return None if entry is None else decode(Image, entry.value)
 
 
-async def deleted_disk(storage: Storage, image: Image, retention_s: int = 3600) -> str:
+async def deleted_disk(rig: Rig, storage: Storage, image: Image, retention_s: int = 3600) -> str:
     disk = str(uuid.uuid4())
     await storage.create_disk(disk, image.uuid, 2 * MIB)
-    await storage.delete_disk(disk, retention_s)
+    await to_trash(rig, storage, image, disk, retention_s)
     return disk
+
+
+async def to_trash(rig: Rig, storage: Storage, image: Image, disk: str, retention_s: int = 3600) -> None:
+    """As a node does it: the record first."""
+    info = await storage.disk(disk)
+    assert info is not None
+    record = Trashed(
+        uuid=disk, project="default", vm="old", vm_uuid=str(uuid.uuid4()), image_uuid=image.uuid, size_bytes=1,
+        ident=info.ident, retention_s=retention_s,
+    )  # fmt: skip
+    put = Put(rig.keys.trash(disk), encode(record))
+    await rig.store.commit(Change(name="trash", guards=(), effects=(put,)))
+    await storage.delete_disk(disk, retention_s)
 
 
 async def test_the_trash_keeps_it_and_says_until_when(rig: Rig, storage: Storage, image: Image) -> None:
     for _ in range(2):
-        await deleted_disk(storage, image)
+        await deleted_disk(rig, storage, image)
     found = await delete_image(rig.cluster, storage, deed("old"), "tiny")
     assert (found.gone, found.disks) == (False, 2)
     assert found.message == f"2 deleted disks in the trash need it until {found.until}; it goes with them"
@@ -113,8 +126,8 @@ async def test_purge_removes_its_deleted_disks_and_no_others(
 ) -> None:
     source = tmp_path / "tiny.raw"
     another = await images.import_image(rig.cluster, storage, deed(), "another", str(source))
-    await deleted_disk(storage, image)
-    kept = await deleted_disk(storage, another)
+    await deleted_disk(rig, storage, image)
+    kept = await deleted_disk(rig, storage, another)
     assert not (await delete_image(rig.cluster, storage, deed(), "tiny")).gone
     assert (await delete_image(rig.cluster, storage, deed(), "tiny", purge=True)).gone
     assert await record(rig) is None
@@ -122,6 +135,26 @@ async def test_purge_removes_its_deleted_disks_and_no_others(
     assert (image.uuid in there, another.uuid in there) == (False, True)
     assert [disk.uuid for disk in await storage.trashed(another.uuid)] == [kept]
     assert (await delete_image(rig.cluster, storage, deed(), "another", purge=True)).gone
+
+
+async def test_purge_leaves_what_a_person_put_into_the_trash(rig: Rig, storage: Storage, image: Image) -> None:
+    """No record of ours says when, by whom and until when: it is told, and nothing is removed."""
+    disk = str(uuid.uuid4())
+    await storage.create_disk(disk, image.uuid, 2 * MIB)
+    await storage.delete_disk(disk, 0)
+    with pytest.raises(Problem, match=r"was put into the trash by hand: remove it by hand"):
+        await delete_image(rig.cluster, storage, deed(), "tiny", purge=True)
+    assert [one.uuid for one in await storage.trash()] == [disk]
+
+
+async def test_purge_leaves_the_disk_of_a_vm(rig: Rig, storage: Storage, image: Image) -> None:
+    """Its spec was renamed by hand: it names the disk, and takes it out of the trash when it starts."""
+    disk = await deleted_disk(rig, storage, image, retention_s=0)
+    named = Put(f"{rig.keys.root}/desired/vms/default/by-hand", disk.encode())
+    await rig.store.commit(Change(name="by hand", guards=(), effects=(named,)))
+    with pytest.raises(Problem, match=r"is the one of a VM: start the VM, which takes it out"):
+        await delete_image(rig.cluster, storage, deed(), "tiny", purge=True)
+    assert [one.uuid for one in await storage.trash()] == [disk]
 
 
 async def test_a_disk_that_is_not_deleted_is_waited_for(rig: Rig, storage: Storage, image: Image) -> None:
@@ -136,7 +169,7 @@ async def test_a_disk_that_is_not_deleted_is_waited_for(rig: Rig, storage: Stora
     assert left is not None
     assert left.state is ImageState.DELETING
     deleting = asyncio.ensure_future(delete_image(rig.cluster, storage, deed(), "tiny", purge=True))
-    await storage.delete_disk(disk, 3600)
+    await to_trash(rig, storage, image, disk)
     assert (await deleting).gone
     assert image.uuid not in await storage.images()
 
@@ -144,15 +177,20 @@ async def test_a_disk_that_is_not_deleted_is_waited_for(rig: Rig, storage: Stora
 async def test_waiting_ends_with_the_retention(
     rig: Rig, storage: Storage, other: Storage, image: Image
 ) -> None:
-    await deleted_disk(storage, image, retention_s=2)
+    disk = await deleted_disk(rig, storage, image, retention_s=2)
+    ident = (await storage.trash())[0].ident
     told = asyncio.Event()
     deleting = asyncio.ensure_future(
         delete_image(rig.cluster, storage, deed(), "tiny", wait=True, progress=lambda _text: told.set())
     )
     async with asyncio.timeout(60):
         await told.wait()
-        while not await other.purge_trash():  # noqa: ASYNC110 - what a node does; a clock tells no event
-            await asyncio.sleep(0.1)
+        while True:  # what a node does; a clock tells no event
+            try:
+                assert await other.purge_disk(disk, ident)
+                break
+            except Denied:
+                await asyncio.sleep(0.1)
         assert (await deleting).gone
 
 
@@ -186,7 +224,7 @@ async def test_its_own_removal_counts_not_what_others_saw(rig: Rig, storage: Sto
         def __getattr__(self, name: str) -> Any:
             return getattr(storage, name)
 
-        async def delete_image(self, uuid: str) -> None:
+        async def delete_image(self, uuid: str, *mark: Any) -> None:
             self.tries += 1
             if self.tries > 1:
                 return await storage.delete_image(uuid)

@@ -60,6 +60,6 @@ async def test_a_removal_that_died_halfway_is_finished(
         assert image in await storage.images()
         await storage.delete_image(image)
         assert image not in await storage.images()
-        assert in_the_trash(handle) == {}
+        assert not any(image.encode() in value for value in in_the_trash(handle).values())
     finally:
         handle.retire()

@@ -17,6 +17,7 @@ from storage_rig import MIB, content, new_uuid, qcow2_image, raw_image, run, wri
 
 from metastack.dev.ceph import MiniCeph
 from metastack.ports import (
+    Denied,
     DiskFormat,
     Exists,
     InUse,
@@ -252,14 +253,18 @@ async def test_disk_life(storage: Storage, settings: StorageSettings, tmp_path: 
     # An image with disks stays, also while they are in the trash only.
     with pytest.raises(InUse):
         await storage.delete_image(image)
-    await storage.purge_trash()
     await _gone(storage, disk, 3600)
     await _gone(storage, other, 0)
     assert await storage.disk(disk) is None
     assert not {disk, other} & set(await storage.disks())
     with pytest.raises(InUse):
         await storage.delete_image(image)
-    assert await storage.purge_trash() == 1
+    left = {one.uuid: one for one in await storage.trash()}
+    with pytest.raises(Denied):
+        await storage.purge_disk(disk, left[disk].ident)
+    assert await storage.purge_disk(other, left[other].ident)
+    assert not await storage.purge_disk(other, left[other].ident)
+    assert [one.uuid for one in await storage.trashed(image)] == [disk]
     with pytest.raises(InUse):
         await storage.delete_image(image)
 
@@ -280,7 +285,8 @@ async def test_image_removal(storage: Storage, tmp_path: Path) -> None:
     await storage.create_disk(disk, image, 8 * MIB)
     await storage.delete_disk(disk, 0)
     await storage.delete_disk(disk, 0)
-    assert await storage.purge_trash() >= 1
+    (trashed,) = [one for one in await storage.trash() if one.uuid == disk]
+    assert await storage.purge_disk(disk, trashed.ident)
     await storage.delete_image(image)
     await storage.delete_image(image)
     assert image not in await storage.images()

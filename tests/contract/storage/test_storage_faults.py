@@ -75,7 +75,8 @@ async def test_a_full_pool_is_no_space_and_can_still_delete(ceph: MiniCeph, tmp_
             await storage.import_image(late, str(tmp_path / "a.raw"), None)
         assert late not in await storage.images()
         await storage.delete_disk(disk, 0)
-        assert await storage.purge_trash() == 1
+        (trashed,) = await storage.trash()
+        assert await storage.purge_disk(disk, trashed.ident)
         await storage.delete_image(image)
         assert image not in await storage.images()
     finally:

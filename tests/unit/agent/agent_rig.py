@@ -15,16 +15,20 @@ from metastack.agent.marks import Marks
 from metastack.core.change import Change, Delete, Put
 from metastack.core.codec import encode
 from metastack.core.keys import DEFAULT_ROOT, Keys
-from metastack.core.model import ClusterConfig, Nic, Placement, Power, VmId, VmSpec
+from metastack.core.model import ClusterConfig, Nic, Placement, Power, StorageIdentity, VmId, VmSpec
 from metastack.core.versions import LEVEL
 from metastack.hypervisor.memory import MemoryHypervisor
 from metastack.network.memory import MemoryNetwork
-from metastack.storage.memory import MemoryPool, MemoryStorage
+from metastack.storage.memory import PLACE, MemoryPool, MemoryStorage
 from metastack.store.memory import MemoryStore
 from metastack.store.memory_cluster import MemoryCluster
 
 KEYS = Keys(DEFAULT_ROOT)
 IMAGE = "11111111-0000-4000-8000-000000000000"
+CLUSTER = "cccccccc-0000-4000-8000-000000000000"
+STORAGE = StorageIdentity(
+    kind=PLACE.kind, fsid=PLACE.fsid, pool=PLACE.pool, pool_id=PLACE.pool_id, cluster_id=CLUSTER
+)
 
 
 class Host:
@@ -98,6 +102,7 @@ class Lab:
         self.pool = MemoryPool(images={IMAGE: 512})
         self.group: asyncio.TaskGroup
         self.client = MemoryStore(self.cluster)
+        self.cluster.apply(Change(name="test", guards=(), effects=(Put(KEYS.storage(), encode(STORAGE)),)))
         self.hosts = {f"n{i}": Host(self, f"n{i}", i) for i in range(1, nodes + 1)}
 
     async def put(self, key: str, value: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import uuid
 
 import pytest
 
@@ -12,7 +13,7 @@ from metastack.settings import StorageSettings
 
 
 async def test_quiesce_does_not_wait_for_the_trash(monkeypatch: pytest.MonkeyPatch) -> None:
-    from metastack.storage import ceph_images
+    from metastack.storage import ceph_trash
     from metastack.storage.ceph import CephStorage
 
     began, end = threading.Event(), threading.Event()
@@ -20,15 +21,15 @@ async def test_quiesce_does_not_wait_for_the_trash(monkeypatch: pytest.MonkeyPat
     class Connected:
         use = staticmethod(contextlib.nullcontext)
 
-    def purge(_handle: object) -> int:
+    def purge(*_args: object) -> bool:
         began.set()
         end.wait(30)
-        return 1
+        return True
 
-    monkeypatch.setattr(ceph_images, "purge_trash", purge)
+    monkeypatch.setattr(ceph_trash, "purge", purge)
     storage = CephStorage(StorageSettings(kind="ceph"))
     storage._handle = Connected()  # type: ignore[assignment]
-    purging = asyncio.ensure_future(storage.purge_trash())
+    purging = asyncio.ensure_future(storage.purge_disk(str(uuid.uuid4()), "id"))
     try:
         assert await asyncio.to_thread(began.wait, 10)
         async with asyncio.timeout(5):
@@ -36,4 +37,4 @@ async def test_quiesce_does_not_wait_for_the_trash(monkeypatch: pytest.MonkeyPat
         assert not purging.done()
     finally:
         end.set()
-        assert await purging == 1
+        assert await purging

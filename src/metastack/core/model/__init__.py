@@ -41,6 +41,7 @@ from .placing import (
     Weights,
 )
 from .refusal import Refusal, Running
+from .removal import Counted, Import, Trashed
 from .storage import StorageIdentity, StoragePlace
 
 RECORDS: Final[dict[str, type[Record]]] = {
@@ -66,6 +67,9 @@ RECORDS: Final[dict[str, type[Record]]] = {
     "refusal": Refusal,
     "removal": Removal,
     "storage": StorageIdentity,
+    "trashed": Trashed,
+    "counted": Counted,
+    "import": Import,
 }
 """Every record kind, by the name of its golden file."""
 
@@ -76,6 +80,7 @@ __all__ = [
     "Admission",
     "Claim",
     "ClusterConfig",
+    "Counted",
     "Effect",
     "Event",
     "Fence",
@@ -89,6 +94,7 @@ __all__ = [
     "Hint",
     "Image",
     "ImageState",
+    "Import",
     "Leader",
     "Nic",
     "NodeAlive",
@@ -113,6 +119,7 @@ __all__ = [
     "Taint",
     "Ticket",
     "Toleration",
+    "Trashed",
     "VmId",
     "VmSpec",
     "VmStatus",

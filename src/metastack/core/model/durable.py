@@ -124,7 +124,7 @@ class Group(Record, frozen=True, kw_only=True):
 class Volume(Record, frozen=True, kw_only=True):
     """``actual/volumes/<project>/<uuid>``: a disk that exists or may exist; written before the disk is made."""
 
-    v: int = 2
+    v: int = 3
     uuid: str
     project: str
     vm: str
@@ -135,6 +135,9 @@ class Volume(Record, frozen=True, kw_only=True):
     trash_retention_s: int = 86_400
     last_node: str = ""
     """Where the VM ran last, written when its claim is released."""
+    made: bool | None = None
+    """The disk was made: from then on its absence is a loss, and it is made no second time. None: an older
+    writer, who knows; as good as made, for the record is written in the claim's transaction."""
 
 
 def resolved_claim(claim: Claim, mod_revision: int) -> Claim:

@@ -1,0 +1,98 @@
+"""``vm rebuild``: a lost disk is made once more only when a person says so, and only when it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+import pytest
+from commands_rig import HELLO, Rig, deed
+
+from metastack.commands import history, rebuild, vms
+from metastack.commands.problem import Code, Problem
+from metastack.commands.vms import NewVm
+from metastack.core.change import Change, Put
+from metastack.core.codec import encode
+from metastack.core.model import Image, ImageState, Phase, Record, Trashed, VmSpec, VmStatus, Volume
+from metastack.storage.memory import MemoryPool, MemoryStorage
+
+IMAGE = "11111111-0000-4000-8000-000000000000"
+
+
+async def _put(rig: Rig, key: str, record: Record) -> None:
+    await rig.store.commit(Change(name="test", guards=(), effects=(Put(key, encode(record)),)))
+
+
+async def _vm(rig: Rig) -> VmSpec:
+    """A VM whose disk was made, and is not there."""
+    image = Image(name="tiny", uuid=IMAGE, state=ImageState.READY, size_bytes=36 << 20)
+    await _put(rig, rig.keys.image("tiny"), image)
+    spec = (await vms.create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))).spec
+    volume = Volume(
+        uuid=spec.volume_uuid, project="default", vm="hello", vm_uuid=spec.uuid, size_bytes=1,
+        image_uuid=IMAGE, made=True,
+    )  # fmt: skip
+    await _put(rig, rig.keys.volume("default", spec.volume_uuid), volume)
+    return spec
+
+
+async def _made(rig: Rig, spec: VmSpec) -> bool | None:
+    found = await rig.cluster.read(Volume, rig.keys.volume("default", spec.volume_uuid))
+    assert found is not None
+    return found.ok.made
+
+
+async def _refused(rig: Rig, spec: VmSpec, work: Awaitable[object], text: str) -> Problem:
+    with pytest.raises(Problem, match=text) as caught:
+        await work
+    assert await _made(rig, spec) is True
+    return caught.value
+
+
+async def test_the_next_start_makes_it_and_the_history_tells(rig: Rig) -> None:
+    spec, storage = await _vm(rig), MemoryStorage(MemoryPool())
+    changed = await rebuild.rebuild_vm(rig.cluster, storage, deed("its pool was lost"), HELLO)
+    assert changed.changed and await _made(rig, spec) is False
+    assert not (await rebuild.rebuild_vm(rig.cluster, storage, deed(), HELLO)).changed
+    versions = await history.vm_history(rig.cluster, HELLO)
+    assert [version.reason for version in versions].count("its pool was lost") == 1
+
+
+async def test_a_disk_that_is_there_is_never_made_anew(rig: Rig) -> None:
+    spec, pool = await _vm(rig), MemoryPool()
+    pool.new_disk(spec.volume_uuid, 512, IMAGE)
+    call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(pool), deed(), HELLO)
+    assert (await _refused(rig, spec, call, "there is nothing to rebuild")).code is Code.CONFLICT
+
+
+async def test_a_disk_in_the_trash_is_taken_out_instead(rig: Rig) -> None:
+    spec, pool = await _vm(rig), MemoryPool()
+    info = pool.new_disk(spec.volume_uuid, 512, IMAGE)
+    pool.trash[spec.volume_uuid] = (pool.disks.pop(spec.volume_uuid), asyncio.get_running_loop().time())
+    call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(pool), deed(), HELLO)
+    by_hand = await _refused(rig, spec, call, "it lies in the trash")
+    assert "bring it back, or remove it" in by_hand.hint
+    record = Trashed(
+        uuid=spec.volume_uuid, project="default", vm="hello", vm_uuid=spec.uuid, image_uuid=IMAGE, size_bytes=1,
+        ident=info.ident,
+    )  # fmt: skip
+    await _put(rig, rig.keys.trash(spec.volume_uuid), record)
+    call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(pool), deed(), HELLO)
+    assert "vm start" in (await _refused(rig, spec, call, "a start takes it out")).hint
+
+
+async def test_a_guest_that_runs_and_an_image_that_is_gone_stand_in_the_way(rig: Rig) -> None:
+    spec, storage = await _vm(rig), MemoryStorage(MemoryPool())
+    status = VmStatus(uuid=spec.uuid, phase=Phase.RUNNING, node="n1", session=1, epoch=1)
+    await _put(rig, rig.keys.vm_status(HELLO), status)
+    call = rebuild.rebuild_vm(rig.cluster, storage, deed(), HELLO)
+    assert "vm stop" in (await _refused(rig, spec, call, "is running on n1")).hint
+    await _put(
+        rig,
+        rig.keys.vm_status(HELLO),
+        VmStatus(uuid=spec.uuid, phase=Phase.FAILED, node="n1", session=1, epoch=1),
+    )
+    gone = Image(name="tiny", uuid=IMAGE, state=ImageState.DELETING, size_bytes=512)
+    await _put(rig, rig.keys.image("tiny"), gone)
+    call = rebuild.rebuild_vm(rig.cluster, storage, deed(), HELLO)
+    await _refused(rig, spec, call, "which is not there any more")
