@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import cluster_upgrade
 from .frame import Frame, frame_of, noun, verb
 from .session import confirm, note, with_cluster
 
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 
     from .output import Printer
 
-app = noun("cluster", "The cluster as a whole: after a restore of etcd.")
+app = noun("cluster", "The cluster as a whole: the end of an upgrade, a restored etcd.")
 
 
 @app.callback()
 def _cluster() -> None:
-    """The cluster as a whole: after a restore of etcd."""
+    """The cluster as a whole: the end of an upgrade, a restored etcd."""
 
 
 def _printer(frame: Frame) -> Printer[RestoreView]:
@@ -88,3 +89,6 @@ def restore(
         view = with_cluster(frame, lambda cluster: restore_cluster(cluster, deed))
         note(frame, f"generation {view.generation}: `metastack status` says who is waited for")
     _printer(frame).one(view, detail=True)
+
+
+cluster_upgrade.mount(app)

@@ -54,6 +54,8 @@ def status(
         # The first line has the first problem already.
         for problem in view.problems[1:]:
             print(f"  {clean(problem)}")
+        for said in view.notes:
+            print(f"  note: {clean(said)}")
         print(f"nodes  {text_of(view.nodes)}")
         print(f"vms    {text_of(view.vms)}")
     if not view.ok:

@@ -17,6 +17,7 @@ from metastack.core.world import World
 
 from .fence_view import BRAKE_HINT, brake_held, briefly, fence_views
 from .node_infos import NodeInfo, node_infos
+from .upgrade_view import unfinished
 from .vm_views import VmView, vm_views
 
 NO_WRITES: Final = "nothing can be written, so nothing is started or moved; `metastack doctor` says what to do"
@@ -33,6 +34,8 @@ class ClusterView(Struct, kw_only=True):
     vms: dict[str, int]
     """Count of each phase."""
     nodes_lost: list[str]
+    notes: list[str]
+    """What is worth knowing, and no trouble."""
     brake_engaged: bool
     """So many nodes are lost that none of them will be fenced: a node says so, or the records do."""
 
@@ -79,6 +82,7 @@ def cluster_view(world: World, alarms: Collection[str] = ()) -> ClusterView:
         nodes=states,
         vms=phases,
         nodes_lost=lost,
+        notes=[said] if (said := unfinished(world)) else [],
         brake_engaged=bool(brake),
     )
 

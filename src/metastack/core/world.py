@@ -277,6 +277,9 @@ class World:
         """The platform's settings that hold."""
         return self.known_config.config
 
+    def settings_seen(self) -> Seen[ClusterConfig] | None:
+        return self._get(Kind.CLUSTER, ClusterConfig)
+
     @property
     def level(self) -> int:
         """The record level that writers keep to; 1 while the settings were never read."""

@@ -31,6 +31,7 @@ from ..core.world import seen
 from ..ports import Unavailable
 from ..ports.ownership import Found
 from .faults_hosts import HOSTS
+from .upgrading import UPGRADES
 from .verbs import FAULTS, Undo, fault, host_of, nothing
 
 if TYPE_CHECKING:
@@ -265,5 +266,7 @@ def _etcd_went_back(lab: Lab, args: tuple[str, ...]) -> Undo | None:
 from . import outside as outside  # noqa: E402 - its verbs are of this kind too
 
 COPIES: Final = frozenset({"clone", "second-agent"})
-BY_HAND: Final = (frozenset(FAULTS) - _BEFORE) | HOSTS | {"etcd-restored", "cluster-restore"} | COPIES
+BY_HAND: Final = (
+    (frozenset(FAULTS) - _BEFORE) | HOSTS | UPGRADES | {"etcd-restored", "cluster-restore"} | COPIES
+)
 """Verbs that coverage does not count."""

@@ -31,6 +31,9 @@ def run(
         bool,
         typer.Option("--coverage", help="Aim at every cell that no seed reached; fail when one stays empty."),
     ] = False,
+    upgrade: Annotated[
+        bool, typer.Option("--upgrade", help="In a cluster that is being upgraded meanwhile, node by node.")
+    ] = False,
     append: Annotated[Path | None, typer.Option(help="Add one line to this result file (JSON lines).")] = None,
     shrink: Annotated[bool, typer.Option("--shrink/--no-shrink", help="Shrink the first failing seed.")] = True,
     output: Annotated[str, typer.Option("-o", "--output", help="text or json.")] = "text",
@@ -43,7 +46,7 @@ def run(
     from .run import append as add
     from .run import run as run_seeds
 
-    totals = run_seeds(seed, seeds, nodes=nodes, vms=vms, jobs=jobs, seconds=seconds)
+    totals = run_seeds(seed, seeds, nodes=nodes, vms=vms, jobs=jobs, seconds=seconds, upgrade=upgrade)
     aimed = list(cover.sweep(cover.empty(totals.cells), jobs)) if coverage else []
     holes = [found for found in aimed if not found.struck]
     bad = [found for found in aimed if found.violations]
@@ -80,10 +83,10 @@ def run(
                 typer.echo(f"  {line}")
         typer.echo(f"{totals.violations} violations")
     if totals.failures and shrink and output != "json":
-        from .schedule import schedule
+        from .run import script_of
         from .shrink import shrink as shortest
 
-        script, why = shortest(schedule(totals.failures[0].seed, nodes, vms))
+        script, why = shortest(script_of(totals.failures[0].seed, nodes, vms, upgrade))
         typer.echo(f"shrunk to {len(script.steps)} steps ({why[0]}):\n{script}")
     if totals.failures or holes or bad:
         raise typer.Exit(1)
@@ -97,12 +100,13 @@ def replay(
     script: Annotated[
         bool, typer.Option("--script", help="Only print the script that the seed expands to.")
     ] = False,
+    upgrade: Annotated[bool, typer.Option("--upgrade", help="As `run --upgrade` played it.")] = False,
 ) -> None:
     """Play one seed and print everything that happened."""
     from .lab import play
-    from .schedule import schedule
+    from .run import script_of
 
-    found = schedule(seed, nodes, vms)
+    found = script_of(seed, nodes, vms, upgrade)
     if script:
         typer.echo(str(found), nl=False)
         return

@@ -21,6 +21,7 @@ from ..agent.clock import Clock
 from ..agent.marks import Marks
 from ..core.facts import Domain, DomainState, EndReason, Opener
 from ..core.model import NodeFacts, Resources
+from ..core.versions import LEVEL
 from ..core.world import seen
 from ..hypervisor.memory import MemoryHypervisor
 from ..ports import Broken, Denied, DomainSpec, Fenced, Hypervisor, LocalTrouble, NotFound, Unavailable
@@ -28,6 +29,7 @@ from ..store.memory import MemoryStore
 from .guest_network import GuestNetwork
 from .loop import PROCESS, Process
 from .rbd import WATCH_S
+from .upgrading import store_of
 from .wire import Steps, WireHypervisor, WireStorage, WireStore
 
 if TYPE_CHECKING:
@@ -140,6 +142,8 @@ class SimHost:
         """Storage address in its agent's settings, when that is not its own; empty: it is."""
         self.address = f"10.0.0.{number}"
         """Its own. What the storage sees may be another."""
+        self.understands = LEVEL
+        """The record level of the release that its agent is of."""
         self.configured = ""
         """The address in its agent's settings, as that agent began with them."""
         self.random = Random(f"{lab.seed}/{name}")
@@ -284,7 +288,7 @@ class SimHost:
         self.agent = Agent(
             name=self.node,
             keys=lab.keys,
-            store=self.wire,
+            store=store_of(lab, self.name, self.wire, self.understands),
             storage=self._storage,
             hypervisor=cast(Hypervisor, WireHypervisor(self.hypervisor, steps, self._deed)),
             network=GuestNetwork(self),

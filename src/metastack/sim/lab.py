@@ -24,6 +24,7 @@ from ..core.model import ClusterConfig, Image, ImageState, Record, StorageIdenti
 from ..core.versions import LEVEL, settings_level, written
 from ..core.world import seen
 from . import trace as traces
+from . import upgrading
 from .catalogue import FAULTS, Fault
 from .checkers import Checkers
 from .etcd import SimCluster
@@ -107,6 +108,8 @@ class Lab:
         self.places = Places(self)
         self.checkers = Checkers(self)
         self.linear = Linear(self.cluster, self.violation)
+        if "record_version" in dict(script.config):
+            upgrading.judge(self)
         self.loop.set_exception_handler(self._loop_error)
 
     # --- what parts call

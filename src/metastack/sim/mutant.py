@@ -29,7 +29,7 @@ JUDGES = ("two_writers", "one_claim", "growing", "fence", "destroyed", "brake", 
 """Kinds of violation that are damage, or the last step before it."""
 RANKS = {
     **dict.fromkeys(JUDGES, 4),
-    **dict.fromkeys(("stuck", "did_not_stay", "agent_died", "loop_error", "spins"), 3),
+    **dict.fromkeys(("stuck", "did_not_stay", "agent_died", "loop_error", "spins", "refused", "too_new"), 3),
     "expected": 2,
     "test": 1,
 }

@@ -18,6 +18,7 @@ from .mutation_machine import ONE_MACHINE
 from .mutation_restored import RESTORED
 from .mutation_steps import STEPS
 from .mutation_table import TABLE
+from .mutation_versions import VERSIONS
 
 NEEDLESS: Final[tuple[tuple[str, tuple[Patch, ...]], ...]] = (
     (
@@ -95,6 +96,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *ONE_MACHINE,
     *GATE,
     *TABLE,
+    *VERSIONS,
     # --- controls
     Mutation("control-nothing", "no step is taken away", (), harmless=True),
     Mutation(

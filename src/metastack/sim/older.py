@@ -54,7 +54,7 @@ class Older:
 
     def reads(self, keys: Keys, entry: Entry | Put) -> str:
         """Why it cannot read that; empty: it can, or does not look at such keys."""
-        name = self._name(keys, entry.key)
+        name = self.name(keys, entry.key)
         try:
             if name:
                 self.decode(name, entry.value, entry.key)
@@ -66,7 +66,7 @@ class Older:
         """The change as that release puts it."""
         effects = tuple(
             msgspec.structs.replace(effect, value=self._put(name, effect))
-            if isinstance(effect, Put) and (name := self._name(keys, effect.key))
+            if isinstance(effect, Put) and (name := self.name(keys, effect.key))
             else effect
             for effect in change.effects
         )
@@ -76,7 +76,8 @@ class Older:
         raw = msgspec.json.decode(put.value)
         return self.again(name, msgspec.json.encode({**raw, "v": 1}), put.key)
 
-    def _name(self, keys: Keys, key: str) -> str:
+    def name(self, keys: Keys, key: str) -> str:
+        """The kind of record at a key; empty for what it does not look at."""
         parsed = keys.parse(key)
         name = KINDS.get(parsed.kind, "") if parsed is not None else ""
         return name if name in self._types else ""

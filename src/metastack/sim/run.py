@@ -19,6 +19,8 @@ import msgspec
 from .. import __version__
 from .lab import Report, play
 from .schedule import NODES, UNTIL_S, VMS, schedule
+from .script import Script
+from .upgrading import mixed
 
 BATCH = 25
 """Seeds that one worker process plays before a new one takes over: memory stays bounded."""
@@ -56,13 +58,21 @@ class Totals(msgspec.Struct, kw_only=True):
     cells: dict[str, int] = {}
 
 
-def _reports(first: int, seeds: int, nodes: int, vms: int, jobs: int, seconds: float) -> Iterator[Report]:
+def script_of(seed: int, nodes: int = NODES, vms: int = VMS, upgrade: bool = False) -> Script:
+    """What a seed expands to; with ``upgrade`` in a cluster that is being upgraded meanwhile."""
+    found = schedule(seed, nodes, vms)
+    return mixed(found) if upgrade else found
+
+
+def _reports(
+    first: int, seeds: int, nodes: int, vms: int, jobs: int, seconds: float, upgrade: bool
+) -> Iterator[Report]:
     if jobs <= 1:
         begun = time.monotonic()
         for seed in range(first, first + seeds):
             if seconds and time.monotonic() - begun > seconds:
                 return
-            yield play(schedule(seed, nodes, vms))
+            yield play(script_of(seed, nodes, vms, upgrade))
         return
     batches = [(at, min(BATCH, first + seeds - at)) for at in range(first, first + seeds, BATCH)]
     begun = time.monotonic()
@@ -73,7 +83,7 @@ def _reports(first: int, seeds: int, nodes: int, vms: int, jobs: int, seconds: f
         at, count = work
         # A fresh interpreter, never a fork: nothing of this process's state can reach a run.
         done = subprocess.run(
-            [sys.executable, "-m", "metastack.sim.worker", *map(str, (at, count, nodes, vms))],
+            [sys.executable, "-m", "metastack.sim.worker", *map(str, (at, count, nodes, vms, int(upgrade)))],
             capture_output=True,
             check=False,
         )
@@ -87,13 +97,20 @@ def _reports(first: int, seeds: int, nodes: int, vms: int, jobs: int, seconds: f
 
 
 def run(
-    first: int, seeds: int, *, nodes: int = NODES, vms: int = VMS, jobs: int = 1, seconds: float = 0.0
+    first: int,
+    seeds: int,
+    *,
+    nodes: int = NODES,
+    vms: int = VMS,
+    jobs: int = 1,
+    seconds: float = 0.0,
+    upgrade: bool = False,
 ) -> Totals:
     """Play seeds ``first`` to ``first + seeds - 1``; at most for ``seconds`` (0: all of them)."""
     begun = time.perf_counter()
     totals = Totals(first_seed=first, nodes=nodes, vms=vms, fault_kinds={}, failures=[], cells={})
     whole, virtual_s = hashlib.blake2b(digest_size=16), 0.0
-    for report in _reports(first, seeds, nodes, vms, jobs, seconds):
+    for report in _reports(first, seeds, nodes, vms, jobs, seconds, upgrade):
         totals.seeds += 1
         virtual_s += report.virtual_s
         totals.cpu_s += report.real_s
@@ -108,7 +125,9 @@ def run(
             totals.violations += len(report.violations)
             totals.failures.append(
                 Failure(
-                    seed=report.seed, violations=report.violations, replay=replay_of(report.seed, nodes, vms)
+                    seed=report.seed,
+                    violations=report.violations,
+                    replay=replay_of(report.seed, nodes, vms, upgrade),
                 )
             )
     totals.trace_hash = whole.hexdigest()
@@ -118,10 +137,10 @@ def run(
     return totals
 
 
-def replay_of(seed: int, nodes: int, vms: int) -> str:
+def replay_of(seed: int, nodes: int, vms: int, upgrade: bool = False) -> str:
     """The one command that shows a seed again."""
     sizes = "" if (nodes, vms) == (NODES, VMS) else f" --nodes {nodes} --vms {vms}"
-    return f"metastack sim replay {seed}{sizes}"
+    return f"metastack sim replay {seed}{sizes}{' --upgrade' if upgrade else ''}"
 
 
 def append(path: Path, totals: Totals) -> None:

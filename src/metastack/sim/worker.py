@@ -7,14 +7,14 @@ import sys
 import msgspec
 
 from .lab import play
-from .schedule import schedule
+from .run import script_of
 
 
-def main(first: int, seeds: int, nodes: int, vms: int) -> None:
+def main(first: int, seeds: int, nodes: int, vms: int, upgrade: int) -> None:
     """Seeds ``first`` to ``first + seeds - 1``."""
-    reports = [play(schedule(seed, nodes, vms)) for seed in range(first, first + seeds)]
+    reports = [play(script_of(seed, nodes, vms, bool(upgrade))) for seed in range(first, first + seeds)]
     sys.stdout.buffer.write(msgspec.json.encode(reports))
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:5]))
+    main(*map(int, sys.argv[1:6]))

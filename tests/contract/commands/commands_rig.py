@@ -22,6 +22,7 @@ from metastack.core.model import (
     VmStatus,
     Volume,
 )
+from metastack.core.versions import LEVEL
 
 HELLO = VmId("default", "hello")
 
@@ -54,6 +55,7 @@ class Rig:
         alive = NodeAlive(
             name=name,
             ready=ready,
+            record_version=LEVEL,
             capacity=Resources(cpus=cpus, memory_mib=memory_mib),
             console="127.0.0.1:1",
             bridges=("br0",),

@@ -30,6 +30,7 @@ from metastack.core.model import (
     VmId,
     Volume,
 )
+from metastack.core.versions import LEVEL
 from metastack.ports import Denied, Unavailable
 from metastack.storage.memory import MemoryPool, MemoryStorage
 from metastack.store.etcd import MemberStatus
@@ -64,6 +65,7 @@ async def node(rig: Rig, name: str, address: str = "", **more: Any) -> None:
         **{
             "name": name,
             "ready": True,
+            "record_version": LEVEL,
             "storage": "ceph",
             "hypervisor": "kvm",
             "versions": {"metastack": __version__},

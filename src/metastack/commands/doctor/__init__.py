@@ -28,6 +28,7 @@ from . import (
     storage_addresses,
     storage_rights,
     unplaceable,
+    upgrade,
     versions,
     vms,
 )
@@ -63,6 +64,7 @@ CHECKS: Final[dict[str, Check]] = {
     "lease_ttl": lease_ttl.check,
     "kvm": kvm.check,
     "versions": versions.check,
+    "upgrade": upgrade.check,
     "leftovers": leftovers.check,
 }
 
