@@ -15,14 +15,14 @@ using namespace std; typedef uint8_t u8;
 enum{GONE=0,OFF=1,ON=2}; enum{DNONE=0,DDEF=1,DRUN=2,DINC=3,DPSRC=4,DREADY=5};
 struct Store{u8 son,srev,suid, cn,cs,ce,crev,cuid,ho,hos,hoe, clk, alive[N],ft[N],fd[N],frev[N],fby[N],fp[N],rdy[N];};
 struct Node{u8 up,ses,clr,wrk,rthr, dom,ds,de,du, bt,bs,be,bu, odef,ost,ors,os,oe,ou, fop,ftg,fir, unb,ounb,oblk, mg,mgt,mgs,mge,mgf, del;};
-enum{BL,BC,BH,BO,BD,BM,BR,BF,BW,NB}; // budgets: lease loss, agent crash, host crash, operator, drain-release, migrations, host restarts, finish-reply-lost/mig fail
+enum{BL,BC,BH,BO,BD,BM,BR,BF,BW,BS,NB}; // budgets: lease loss, agent crash, host crash, operator, drain-release, migrations, host restarts, finish-reply-lost/mig fail
 struct State{Store st; u8 ns[N],blk[N]; Node n[N]; Store v[N]; u8 b[NB]; u8 maxep,maxrun,dsk,bad;};
 map<string,int> F;
 static int f(const char*k){auto it=F.find(k); if(it==F.end()){fprintf(stderr,"no flag %s\n",k);exit(2);} return it->second;}
 // flags cached
 #define FL(X) X(VIEW) X(KILLALL) X(UNBFIX) X(GATE) X(SELFF) X(DRAIN) X(UNDEF) X(DEFFIRST) X(EPREV) X(THRU) X(WAITF) X(KILLF) \
  X(g_reg_f) X(g_cl_c) X(g_cl_s) X(g_cl_a) X(g_cl_f) X(g_int_a) X(g_int_f) X(g_int_me) X(g_done) X(g_ad_a) X(g_ad_c) X(ADTHR) X(g_rel_c) X(BARRIER) X(NOKILL) X(FENCEANY) X(g_rdy) X(REGFIRST) X(DONEMAP) \
- X(OUNB) X(OWNV) X(MIG) X(FBOTH) X(g_ho_t) X(g_fin_c) X(g_fin_t) X(MATCHE) X(FINLOST) X(IMGUID) X(RELGONE) X(UIDCHK) X(TGTFENCE) X(REPAIR) X(BLKUP) X(BOOTHO) X(FINSRC) X(LATEBLK) X(ADOPTBOOT) X(DROPBLK) X(WITHDRAW)
+ X(OUNB) X(OWNV) X(MIG) X(FBOTH) X(g_ho_t) X(g_fin_c) X(g_fin_t) X(MATCHE) X(FINLOST) X(IMGUID) X(RELGONE) X(UIDCHK) X(TGTFENCE) X(REPAIR) X(BLKUP) X(BOOTHO) X(FINSRC) X(LATEBLK) X(ADOPTBOOT) X(DROPBLK) X(WITHDRAW) X(SILDEL) X(g_sil_a) X(g_sil_f)
 #define D(x) static int x;
 FL(D)
 static const char* names="ABC";
@@ -172,6 +172,11 @@ template<class C> void gen(const State&s,C cb){
         bool g=(!g_int_a||c.alive[j]==0)&&(!g_int_f||c.frev[j]==v.frev[j])&&(!g_int_me||c.alive[i]==n.ses);
         u8 th= THRU? s.ns[j] : (v.cn==j+1?v.cs:v.hos); if(th<c.ft[j])th=c.ft[j];
         if(g){State t=s;t.st.ft[j]=th;t.st.fd[j]=1;t.st.frev[j]++;t.st.fby[j]=me;t.n[i].fop=1;t.n[i].ftg=j;t.n[i].fir=t.st.frev[j];own(t);EMIT(0,"%c: INTENT to fence %c through %d",I,names[j],th);} }
+      // a living node whose storage is silent: its alive key is deleted by the very transaction that opens the fence
+      if(s.b[BS]&&n.clr&&v.fd[j]!=1&&inv&&v.alive[j]!=0){
+        bool g=(!g_sil_a||c.alive[j]==v.alive[j])&&(!g_sil_f||c.frev[j]==v.frev[j])&&(!g_int_me||c.alive[i]==n.ses);
+        u8 th= THRU? s.ns[j] : v.cs; if(th<c.ft[j])th=c.ft[j];
+        if(g){State t=s;t.b[BS]--;if(SILDEL)t.st.alive[j]=0;t.st.ft[j]=th;t.st.fd[j]=1;t.st.frev[j]++;t.st.fby[j]=me;t.n[i].fop=1;t.n[i].ftg=j;t.n[i].fir=t.st.frev[j];own(t);EMIT(0,"%c: INTENT to fence the LIVING %c through %d",I,names[j],th);} }
       if(v.fd[j]==1&&(v.fby[j]==me||v.alive[v.fby[j]-1]==0)){
         bool g=(!g_int_f||c.frev[j]==v.frev[j])&&(!g_int_me||c.alive[i]==n.ses);
         if(g){State t=s;t.st.fd[j]=1;t.st.frev[j]++;t.st.fby[j]=me;t.n[i].fop=4;t.n[i].ftg=j;t.n[i].fir=t.st.frev[j];own(t);EMIT(0,"%c: takes over the INTENT on %c",I,names[j]);} }
@@ -230,7 +235,7 @@ int main(int argc,char**argv){
   #define DEF(x) F[#x]=1;
   FL(DEF)
   F["MIG"]=0;F["FINLOST"]=0;F["OUNB"]=0;F["REPAIR"]=0;F["SELFF"]=2;F["FENCEANY"]=0;F["NOKILL"]=0;
-  map<string,int> B={{"L",0},{"C",0},{"H",0},{"O",0},{"D",0},{"M",0},{"R",0},{"F",0},{"W",0}}; int live=0,quiet=0; uint32_t stopmask=15; int late=0; bool pre=true;
+  map<string,int> B={{"L",0},{"C",0},{"H",0},{"O",0},{"D",0},{"M",0},{"R",0},{"F",0},{"W",0},{"S",0}}; int live=0,quiet=0; uint32_t stopmask=15; int late=0; bool pre=true;
   for(int i=1;i<argc;i++){string a=argv[i];auto e=a.find('=');string k=a.substr(0,e);int val=e==string::npos?1:atoi(a.c_str()+e+1);
     if(k=="live")live=val; else if(k=="max")MAXS=val*1000000ull; else if(k=="mask")stopmask=val; else if(k=="quiet")quiet=val; else if(k=="pre")pre=val; else if(B.count(k))B[k]=val; else if(F.count(k))F[k]=val; else {fprintf(stderr,"bad arg %s\n",k.c_str());return 2;} }
   #define LD(x) x=f(#x);
@@ -240,7 +245,7 @@ int main(int argc,char**argv){
   for(int i=0;i<N;i++){s0.n[i].up=1; if(pre){s0.ns[i]=1;s0.st.alive[i]=1;s0.st.rdy[i]=1;s0.n[i].ses=1;s0.n[i].clr=1;}}
   if(pre){s0.st.cn=1;s0.st.cs=1;s0.st.clk=1;s0.st.ce=1;s0.st.crev=1;s0.st.cuid=1;s0.maxep=1;s0.n[0].wrk=1;}
   for(int i=0;i<N;i++)s0.v[i]=s0.st;
-  fprintf(stderr,"");const char*bn[]={"L","C","H","O","D","M","R","F","W"}; for(int i=0;i<NB;i++)s0.b[i]=B[bn[i]];
+  fprintf(stderr,"");const char*bn[]={"L","C","H","O","D","M","R","F","W","S"}; for(int i=0;i<NB;i++)s0.b[i]=B[bn[i]];
   printf("sizeof=%zu ",sizeof(State));S.reserve(MAXS<45000000?MAXS:45000000);bool nw;find_or_add(s0,0,nw); auto t0=chrono::steady_clock::now(); size_t trans=0; int found=0; bool trunc=false;
   vector<uint32_t> eoff,edge; if(live)eoff.push_back(0);
   for(size_t k=0;k<S.size();k++){ State s=S[k]; 

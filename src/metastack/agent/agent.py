@@ -36,6 +36,8 @@ from .queue import Queue
 from .readiness import AT_ONCE, Readiness
 from .route import Key
 from .session import Session
+from .silence import Silence
+from .silent_others import SilentOthers
 from .sweeper import Sweeper, orphans
 from .whereabouts import Whereabouts
 
@@ -117,8 +119,10 @@ class Agent:
         self._leaving = self.node.leaving = Leaving(self.node, self._look_at)
         self.fencer = Fencer(self.node)
         self.node.suspect = self._suspect
+        self.silence = Silence(self.node, lambda: self._queue.add(route.BLOCKED))
+        self._silent_others = SilentOthers(self.node, self.silence)
         self._announcer = Announcer(
-            self.node, self.fencer, self._health, marks,
+            self.node, self.fencer, self._health, self.silence, marks,
             address=address, console=console, capacity=capacity, machine=machine,
             boot_id=boot_id,
         )  # fmt: skip
@@ -161,6 +165,8 @@ class Agent:
                     self._domain_events(),
                     self._address_changes(),
                     self._sweep(),
+                    self.silence.run(),
+                    self._silent_others.run(),
                     *(self._work() for _ in range(self._workers)),
                     *(self._readiness.work() for _ in range(AT_ONCE)),
                 )

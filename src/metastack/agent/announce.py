@@ -27,6 +27,7 @@ from .health import Health, warnings
 from .machine import Machine
 from .marks import Marks
 from .node import Node
+from .silence import Silence
 
 log = structlog.get_logger()
 
@@ -41,6 +42,7 @@ class Announcer:
         node: Node,
         fencer: Fencer,
         health: Health,
+        silence: Silence,
         marks: Marks,
         *,
         address: str,
@@ -51,6 +53,7 @@ class Announcer:
     ) -> None:
         """``capacity``: what the settings say instead of the machine (0: nothing)."""
         self._node, self._fencer, self._health, self._marks = node, fencer, health, marks
+        self._silence = silence
         self._address, self._console, self._capacity, self._machine = address, console, capacity, machine
         self._boot_id = boot_id
         self._facts: HostFacts | None = None
@@ -78,6 +81,7 @@ class Announcer:
         facts, node = self._facts, self._node
         assert facts is not None
         allocated, vms = node.allocated()
+        told = self._silence.told(node.world.alive(node.name))
         return NodeAlive(
             name=node.name,
             since=node.session.since,
@@ -97,7 +101,10 @@ class Announcer:
             arch=self._machine.arch,
             # What QEMU emulates is not what this processor has.
             cpu_features=self._machine.cpu_features if facts.hypervisor == "kvm" else (),
-            storage_ok=self._health.storage_ok,
+            storage_ok=self._health.storage_ok and not told.since,
+            storage_silent_since=told.since,
+            storage_silent_at=told.at,
+            storage_proved=told.proved,
             message=self._fencer.message or node.session.message,
             brake=self._fencer.braked,
             fence_failures=self._fencer.failures,

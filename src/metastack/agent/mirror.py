@@ -38,17 +38,13 @@ LISTED = (
     Kind.VM_STATUS,
     Kind.VOLUME,
     Kind.REFUSAL,
+    Kind.SILENCED,
 )
 
 
 def listed_prefixes(keys: Keys) -> tuple[str, ...]:
     """What is listed: everything but events, history and tickets, which grow and are read on demand."""
-    single = {
-        Kind.CLUSTER: keys.cluster(),
-        Kind.GENERATION: keys.generation(),
-        Kind.STORAGE: keys.storage(),
-    }
-    return tuple(single.get(kind) or keys.prefix(kind) for kind in LISTED)
+    return tuple(keys.prefixes(LISTED))
 
 
 class Mirror:

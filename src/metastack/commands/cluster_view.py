@@ -13,6 +13,7 @@ from metastack.core.model import (
     Phase,
 )
 from metastack.core.restored import held
+from metastack.core.silence import silent_nodes, too_many
 from metastack.core.world import World
 
 from .fence_view import BRAKE_HINT, brake_held, briefly, fence_views
@@ -61,11 +62,12 @@ def cluster_view(world: World, alarms: Collection[str] = ()) -> ClusterView:
         if node.state == NodeState.LOST
     ]
     problems += [f"node {node.name}: {node.message}" for node in nodes if node.broken]
+    problems += [f"node {name}: {why}" for name, why in silent(world)]
     for view in vms:
         bad = view.broken or view.phase == Phase.FAILED or (view.power == "on" and view.phase != Phase.RUNNING)
         if (
             bad
-            and view.phase not in (Phase.PAUSED, Phase.MIGRATING)
+            and view.phase not in (Phase.PAUSED, Phase.MIGRATING, Phase.STALLED)  # their node is named
             and not view.deleted
             and not _resting(view)
         ):
@@ -94,6 +96,25 @@ def brake_of(world: World, nodes: Sequence[NodeInfo]) -> str:
     if not (held := brake_held(world)) and len(lost) * 100 > world.config.brake_percent * len(joined):
         return f"{len(lost)} of {len(joined)} nodes are lost: the brake holds, none of them is fenced"
     return held
+
+
+def silent(world: World) -> list[tuple[str, str]]:
+    """Nodes whose storage does not answer: since when, what that holds up, and what comes of it."""
+    found = []
+    for name in sorted(silent_nodes(world)):
+        alive, vms = world.alive(name), world.unfenced(name)
+        assert alive is not None
+        stalled = "1 VM is stalled" if vms == 1 else f"{vms} VMs are stalled" if vms else "it owns no VM"
+        why = f"the storage does not answer since {alive.ok.storage_silent_since}; {stalled}"
+        lost_s = world.config.storage_lost_s
+        if vms and alive.ok.storage == "file":
+            why += "; files shut no node out, so they wait for it"
+        elif vms and not lost_s:
+            why += "; storage_lost_s is 0, so they wait for it"
+        elif vms:
+            why += f"; {too_many(world) or f'fenced after {lost_s} s, while the storage answers other nodes'}"
+        found.append((name, why))
+    return found
 
 
 def _refusing(world: World) -> list[tuple[str, str]]:

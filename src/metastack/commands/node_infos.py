@@ -49,6 +49,8 @@ class NodeInfo(Struct, kw_only=True):
     """The last fence's receipt, and the open one."""
     brake: str | None = None
     """Why it fences nobody right now."""
+    storage_silent_since: str | None = None
+    """Since when its storage does not answer; its VMs are stalled."""
     warnings: list[str] = []
     """What it finds wrong with itself."""
     versions: dict[str, str] = {}
@@ -100,6 +102,9 @@ def _node_info(world: World, name: str, room: Room, vms: int) -> NodeInfo:
         info.storage, info.console, info.lag_ms = told.storage or None, told.console or None, told.lag_ms
         info.bridges, info.versions = list(told.bridges), told.versions
         info.brake, info.warnings = told.brake or None, list(told.warnings)
+        info.storage_silent_since = told.storage_silent_since or None
+        if told.storage_silent_since:
+            info.message = info.message or f"the storage does not answer since {told.storage_silent_since}"
         if not told.ready:
             # A node that takes nothing yet is not ready in any reader's sense.
             info.state = NodeState.LOST.value
@@ -114,17 +119,27 @@ def _node_info(world: World, name: str, room: Room, vms: int) -> NodeInfo:
     return info
 
 
+def _ended(world: World, name: str) -> str:
+    """How its session ended."""
+    fence, mark = world.fence(name), world.silenced()
+    if fence is None or fence.record is None or mark is None or mark.record is None:
+        return "its lease expired"
+    said = {fence.record.intent_reason, fence.record.receipt.reason if fence.record.receipt else ""} - {""}
+    of_it = mark.record.node == name and mark.record.reason in said
+    return f"it was fenced while it lived, as {mark.record.reason}" if of_it else "its lease expired"
+
+
 def _lost(world: World, name: str) -> str:
-    fence, since = world.fence(name), ""
+    fence, since, ended = world.fence(name), "", _ended(world, name)
     if fence is not None and fence.record is not None:
         if fence.record.intent:
-            return f"its lease expired; {fencer_words(fence.record)}"
+            return f"{ended}; {fencer_words(fence.record)}"
         receipt = fence.record.receipt
         if receipt is not None and receipt.method == UNBLOCKED:
-            return f"its lease expired; its block was lifted by hand at {receipt.at} by {receipt.by}"
+            return f"{ended}; its block was lifted by hand at {receipt.at} by {receipt.by}"
         if receipt is not None and not returned(world, name):
-            return f"its lease expired; fenced at {receipt.at} by {receipt.by}"
+            return f"{ended}; fenced at {receipt.at} by {receipt.by}"
         if receipt is not None:
             since = " since it came back"
     held = brake_held(world)
-    return f"its lease expired; not fenced{since}" + (f": {held}" if held else "")
+    return f"{ended}; not fenced{since}" + (f": {held}" if held else "")

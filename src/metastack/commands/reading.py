@@ -39,6 +39,7 @@ EVERYTHING: Final = (
     Kind.STORAGE,
     Kind.VM_SPEC,
     Kind.REFUSAL,
+    Kind.SILENCED,
     Kind.HINT,
 )
 """What VM and node views are made of."""
@@ -56,12 +57,7 @@ async def read_board_world(cluster: Cluster) -> World:
 
 def prefixes(keys: Keys, kinds: Iterable[Kind]) -> list[str]:
     """The prefixes of kinds; single keys are their own prefix."""
-    single = {
-        Kind.CLUSTER: keys.cluster(),
-        Kind.GENERATION: keys.generation(),
-        Kind.STORAGE: keys.storage(),
-    }
-    return [single.get(kind) or keys.prefix(kind) for kind in kinds]
+    return keys.prefixes(kinds)
 
 
 def prefixes_of_vm(keys: Keys, vm: VmId, volume_uuid: str = "") -> list[str]:

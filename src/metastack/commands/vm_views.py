@@ -202,10 +202,16 @@ def _claimed(
         view.phase = Phase.CLAIMED.value
         view.message = _silent(world, claim, spec, boards)
         return
-    _told(status, claim, spec, view)
+    _told(world, status, claim, spec, view)
 
 
-def _told(status: VmStatus, claim: Claim, spec: VmSpec, view: VmView) -> None:
+def silent_since(world: World, node: str) -> str:
+    """Since when the storage of that node is silent; empty: it answers, or nobody says."""
+    alive = world.alive(node)
+    return alive.record.storage_silent_since if alive is not None and alive.record is not None else ""
+
+
+def _told(world: World, status: VmStatus, claim: Claim, spec: VmSpec, view: VmView) -> None:
     """The owner's own words."""
     view.phase = status.phase.value
     view.ips = list(status.ips)
@@ -213,6 +219,11 @@ def _told(status: VmStatus, claim: Claim, spec: VmSpec, view: VmView) -> None:
     view.crashes = status.crashes
     view.retry_at = status.retry_at or None
     view.vnc = status.vnc or None
+    if status.phase is Phase.RUNNING and (since := silent_since(world, claim.node)):
+        # Said once by the node, and not by each of its VMs: a silent storage is silent for all of them.
+        view.phase, view.since = Phase.STALLED.value, since
+        view.message = f"the storage does not answer {claim.node} since {since}: the guest waits for its disk"
+        return
     view.message = status.message or _remark(status, claim, spec) or None
 
 

@@ -46,6 +46,7 @@ class Kind(StrEnum):
     TRASH = "trash"
     COUNTED = "counted"
     IMPORT = "imports"
+    SILENCED = "silenced"
 
 
 OF_A_NODE: Final = frozenset({Kind.NODE_ALIVE, Kind.FENCE, Kind.NODE_SPEC, Kind.NODE_FACTS})
@@ -79,6 +80,7 @@ _PARTS: Final[dict[Kind, int]] = {
     Kind.TRASH: 1,
     Kind.COUNTED: 0,
     Kind.IMPORT: 1,
+    Kind.SILENCED: 0,
 }
 
 
@@ -231,6 +233,9 @@ class Keys:
 
     def import_of(self, uuid: str) -> str:
         return self._key(Kind.IMPORT, uuid)
+
+    def silenced(self) -> str:
+        return self._key(Kind.SILENCED)
 
     def parse(self, key: str) -> ParsedKey | None:
         """Take a key apart; None for one that is not ours to understand."""

@@ -31,6 +31,7 @@ from .model import (
     NodeSpec,
     Record,
     Refusal,
+    Silenced,
     StorageIdentity,
     VmId,
     VmSpec,
@@ -65,6 +66,7 @@ _TYPES: Final[dict[Kind, type[Record]]] = {
     Kind.VM_STATUS: VmStatus,
     Kind.VOLUME: Volume,
     Kind.REFUSAL: Refusal,
+    Kind.SILENCED: Silenced,
 }
 """Kinds that are part of the picture; events, history and tickets are read on demand."""
 
@@ -349,6 +351,9 @@ class World:
 
     def refusal(self, node: str) -> Seen[Refusal] | None:
         return self._get(Kind.REFUSAL, Refusal, node)
+
+    def silenced(self) -> Seen[Silenced] | None:
+        return self._get(Kind.SILENCED, Silenced)
 
     def unfenced(self, node: str) -> int:
         """Claims of the node's sessions that no done fence reaches."""

@@ -126,6 +126,13 @@ class Storage(Protocol):
         """Connect and prove that it works; raises Denied, Unavailable, Fenced."""
         ...
 
+    async def probe(self) -> None:
+        """One small operation on the data, the same for every node: the storage serves this node right now.
+
+        Raises Fenced, Denied, and Unavailable when it does not answer.
+        """
+        ...
+
     async def close(self) -> None:
         """Disconnect, after quiescing."""
         ...

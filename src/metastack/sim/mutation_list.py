@@ -16,6 +16,7 @@ from .mutation_guards import GUARDS
 from .mutation_hosts import HOSTS
 from .mutation_machine import ONE_MACHINE
 from .mutation_restored import RESTORED
+from .mutation_silent import SILENT
 from .mutation_steps import STEPS
 from .mutation_table import TABLE
 from .mutation_versions import VERSIONS
@@ -97,6 +98,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *GATE,
     *TABLE,
     *VERSIONS,
+    *SILENT,
     # --- controls
     Mutation("control-nothing", "no step is taken away", (), harmless=True),
     Mutation(

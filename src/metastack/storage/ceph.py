@@ -72,6 +72,7 @@ class CephStorage:
         self._data = Workers("storage", 4)
         self._control = Workers("storage-control", 2)
         self._removals = Workers("storage-removal", 2)
+        self._probes = Workers("storage-probe", 1)
         # Several bounded steps make one call: a few time-outs of Ceph's own fit in.
         self._deadline_s = 4 * settings.timeout_s + 5
 
@@ -85,6 +86,10 @@ class CephStorage:
             )
         await self._on(self._control, "probing the pool", Handle.probe)
 
+    async def probe(self) -> None:
+        # In threads of its own: stuck calls on disks, or on monitors, say nothing about this one.
+        await self._on(self._probes, "probing the pool", Handle.probe, self._settings.timeout_s + 1)
+
     async def close(self) -> None:
         await self.quiesce()
         handle, self._handle = self._handle, None
@@ -92,6 +97,7 @@ class CephStorage:
             await self._control.run("disconnecting from Ceph", handle.retire, self._deadline_s)
         self._data.shutdown()
         self._removals.shutdown()
+        self._probes.shutdown()
         self._control.shutdown()
 
     async def quiesce(self) -> None:

@@ -49,6 +49,7 @@ class FileStorage:
     def __init__(self, settings: StorageSettings) -> None:
         self._folder = file_images.Folder(settings.directory, settings.timeout_s)
         self._workers = Workers("storage", 4)
+        self._probes = Workers("storage-probe", 1)
         self._deadline_s = 4 * settings.timeout_s + 5
 
     # --- life
@@ -56,9 +57,14 @@ class FileStorage:
     async def open(self) -> None:
         await self._on("opening the storage folder", self._folder.prepare)
 
+    async def probe(self) -> None:
+        # In a thread of its own: a shared folder that hangs holds up every other one.
+        await self._probes.run("probing the storage folder", self._folder.probe, self._deadline_s)
+
     async def close(self) -> None:
         await self.quiesce()
         self._workers.shutdown()
+        self._probes.shutdown()
 
     async def quiesce(self) -> None:
         await self._workers.quiesce()

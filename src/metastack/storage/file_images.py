@@ -97,6 +97,14 @@ class Folder:
             probe.touch(exist_ok=False)
             probe.unlink()
 
+    def probe(self) -> None:
+        """Read from it: a shared folder whose server is gone hangs here, and nowhere else."""
+        with mapped(f"reading {self.root}"):
+            try:
+                os.listdir(self.disks)
+            except FileNotFoundError:
+                raise Unavailable(f"the storage folder {self.root} is not there any more: mount it") from None
+
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """One deed at a time among all nodes: makers of overlays against removers of images."""

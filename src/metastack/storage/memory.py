@@ -223,6 +223,9 @@ class MemoryStorage:
     async def open(self) -> None:
         await self._call("open", lambda pool: None, needs_io=False)
 
+    async def probe(self) -> None:
+        await self._call("probe", lambda pool: None)
+
     async def close(self) -> None:
         await self.quiesce()
 

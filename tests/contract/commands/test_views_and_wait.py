@@ -22,7 +22,17 @@ from metastack.commands.vms import NewVm
 from metastack.commands.wait import Goal, wait_vm
 from metastack.core.change import Delete, Put
 from metastack.core.codec import decode
-from metastack.core.model import Claim, ClusterConfig, Fence, NodeAlive, Phase, Ticket, VmId
+from metastack.core.model import (
+    Claim,
+    ClusterConfig,
+    Fence,
+    FenceReceipt,
+    NodeAlive,
+    Phase,
+    Silenced,
+    Ticket,
+    VmId,
+)
 
 VM_KEYS = (
     *("name", "project", "uuid", "power", "phase", "node", "epoch", "ips", "labels", "cpus"),
@@ -116,6 +126,52 @@ async def test_a_lost_node_is_said(rig: Rig) -> None:
     newer = await rig.node("n1")
     assert newer > session
     assert "has not adopted" in ((await see(rig)).message or "")
+
+
+async def test_a_silent_storage_is_said(rig: Rig) -> None:
+    await make(rig)
+    session = await rig.node("n1")
+    await rig.claim("n1", session)
+    key = rig.keys.node_alive("n1")
+    entry = await rig.store.get(key)
+    assert entry is not None
+    since = "2026-01-02T04:00:00Z"
+    told = decode(NodeAlive, entry.value)
+    silent = msgspec.structs.replace(told, storage="ceph", storage_ok=False, storage_silent_since=since)
+    await rig.put(key, silent)
+    view = await see(rig)
+    assert (view.phase, view.since) == ("stalled", since)
+    assert "the storage does not answer n1" in (view.message or "")
+    world = await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
+    [node] = node_infos(world)
+    assert (node.storage_silent_since, node.state) == (since, "ready")
+    assert since in (node.message or "")
+    status = cluster_view(world)
+    assert not status.ok
+    assert [problem for problem in status.problems if "stalled" in problem] == [
+        f"node n1: the storage does not answer since {since}; 1 VM is stalled; "
+        "the storage of 1 of 1 nodes is silent: nobody is fenced for it"
+    ]
+    found = [
+        f for f in examine(await collect(rig.cluster, "", datetime.now(UTC))) if f.check == "storage_silent"
+    ]
+    assert [f.object for f in found] == ["node n1"]
+    await rig.put(key, msgspec.structs.replace(told, storage="ceph"))
+    assert (await see(rig)).phase == "running"
+
+
+async def test_a_node_that_was_fenced_alive_is_not_said_to_have_expired(rig: Rig) -> None:
+    session = await rig.node("n1")
+    reason = "its storage was silent since noon, and answers n3"
+    mark = Silenced(node="n1", by="n2", reason=reason)
+    await rig.put(rig.keys.silenced(), mark)
+    fence = Fence(
+        through=session, receipt=FenceReceipt(at="now", by="n2", method="ceph-blocklist", reason=reason)
+    )
+    await rig.put(rig.keys.fence("n1"), fence)
+    await rig.lose("n1")
+    [node] = node_infos(await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING)))
+    assert (node.message or "").startswith(f"it was fenced while it lived, as {reason}; fenced at now by n2")
 
 
 async def test_while_the_brake_holds_it_is_said_with_what_ends_it(rig: Rig) -> None:

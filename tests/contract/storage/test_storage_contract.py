@@ -54,6 +54,19 @@ async def test_open_is_repeatable_and_close_ends_every_thread(settings: StorageS
     await storage.close()
 
 
+async def test_the_probe_answers_and_says_when_it_does_not(
+    storage: Storage, settings: StorageSettings, tmp_path: Path
+) -> None:
+    async with asyncio.timeout(20):
+        await storage.probe()
+    never = build(
+        msgspec.structs.replace(settings, directory=str(tmp_path / "gone"), monitors=("127.0.0.1:9",))
+    )
+    with pytest.raises(Unavailable):
+        async with asyncio.timeout(60):
+            await never.probe()
+
+
 async def test_raw_import_keeps_bytes_checksum_and_size(
     storage: Storage, settings: StorageSettings, tmp_path: Path
 ) -> None:

@@ -44,6 +44,7 @@ BUILD: dict[Kind, tuple[st.SearchStrategy[tuple[object, ...]], Callable[..., str
     Kind.TICKET: (st.tuples(IDENT), Keys.ticket_as_told),
     Kind.REFUSAL: (st.tuples(LABEL), Keys.refusal),
     Kind.REMOVAL: (st.tuples(LABEL), Keys.removal),
+    Kind.SILENCED: (st.just(()), Keys.silenced),
 }
 
 

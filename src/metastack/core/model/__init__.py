@@ -20,6 +20,7 @@ from .durable import (
     Halt,
     NodeFacts,
     Removal,
+    Silenced,
     Volume,
     resolved_claim,
     resolved_intent,
@@ -70,6 +71,7 @@ RECORDS: Final[dict[str, type[Record]]] = {
     "trashed": Trashed,
     "counted": Counted,
     "import": Import,
+    "silenced": Silenced,
 }
 """Every record kind, by the name of its golden file."""
 
@@ -113,6 +115,7 @@ __all__ = [
     "Removal",
     "Resources",
     "Running",
+    "Silenced",
     "SpreadTerm",
     "StorageIdentity",
     "StoragePlace",

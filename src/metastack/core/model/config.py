@@ -64,6 +64,8 @@ class ClusterConfig(Record, frozen=True, kw_only=True):
     fencing: Fencing = Fencing.ADDRESS
     """What a fence blocks in Ceph: a node's whole address, or, where nodes share one, only its single clients.
     The second is weaker: docs/safety.md says what it does not reach."""
+    storage_lost_s: Annotated[int, Meta(ge=0, le=86_400)] = 120
+    """Fence a living node when its storage was silent for so long and answers others, seconds. 0: never."""
     stop_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 60
     """How long a guest may take to shut down gracefully before it is forced off, seconds."""
     trash_retention_s: Annotated[int, Meta(ge=0, le=31_536_000)] = 86_400
@@ -102,6 +104,7 @@ CAREFUL: Final = ClusterConfig(
     lease_ttl_s=60,
     brake_percent=0,
     brake_window_s=3600,
+    storage_lost_s=0,
     stop_timeout_s=3600,
     trash_retention_s=31_536_000,
     event_retention_days=365,

@@ -74,7 +74,19 @@ class Fence(Record, frozen=True, kw_only=True):
     intent_at: str = ""
     """When the intent was opened, RFC 3339 UTC; for people only."""
     intent_reason: str = ""
-    """Why a person asked for it; empty: the lease expired."""
+    """Why a person asked for it, or since when its storage was silent; empty: the lease expired."""
+
+
+class Silenced(Record, frozen=True, kw_only=True):
+    """``silenced``: the node that was fenced last although it lived. Changes with every such fence, so that
+    there is never more than one at a time."""
+
+    node: str
+    by: str
+    """Node that opened the fence."""
+    at: str = ""
+    """RFC 3339 UTC; for people only."""
+    reason: str = ""
 
 
 class NodeFacts(Record, frozen=True, kw_only=True):

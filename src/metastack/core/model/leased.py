@@ -53,6 +53,13 @@ class NodeAlive(Record, frozen=True, kw_only=True):
     cpu_features: tuple[str, ...] = ()
     storage_ok: bool = True
     """False while the node cannot reach its storage: it takes nothing."""
+    storage_silent_since: str = ""
+    """Since when no operation of its storage has succeeded, RFC 3339 UTC, for people; empty: they succeed."""
+    storage_silent_at: int = 0
+    """Revision of the announcement that first said so; 0 means "this put's revision"."""
+    storage_proved: int = 0
+    """A storage operation that began after the node had seen this revision succeeded, promptly. Told only
+    while another node's storage is silent."""
     blocked: bool = False
     """The node found itself shut out of the storage."""
     message: str = ""

@@ -44,6 +44,8 @@ class Phase(StrEnum):
     STOPPED = "stopped"
     MIGRATING = "migrating"
     FAILED = "failed"
+    STALLED = "stalled"
+    """A reader's word, never in a record: it runs on a node whose storage is silent, and waits for its disk."""
 
 
 class NodeState(StrEnum):
