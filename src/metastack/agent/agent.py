@@ -27,6 +27,7 @@ from .fencer import Fencer
 from .health import Health
 from .leaving import Leaving
 from .machine import Machine
+from .macs import Macs
 from .marks import Marks
 from .mirror import Mirror
 from .node import Node
@@ -126,7 +127,7 @@ class Agent:
             address=address, console=console, capacity=capacity, machine=machine,
             boot_id=boot_id,
         )  # fmt: skip
-        self._sweeper, self._announced = Sweeper(self.node), Announced(name)
+        self._sweeper, self._announced, self._macs = Sweeper(self.node), Announced(name), Macs(name)
         self._health.removals = self._sweeper.removal.stuck.said
 
     # --- life
@@ -198,6 +199,7 @@ class Agent:
         ordered = in_order(touched)
         news = in_order(self._announced.news(touched, node.world)) if Kind.NODE_ALIVE in kinds else ordered
         node.follow(ordered)
+        self._macs.follow(ordered, node.world)
         if about_nodes(news):
             self.fencer.observe({key.names[0] for key in news if key.kind is Kind.NODE_ALIVE})
             node.session.check()
@@ -388,10 +390,8 @@ class Agent:
     async def _address_changes(self) -> None:
         """A guest got an address: publish it."""
         async for mac in self.node.network.changes():
-            for vm in self.node.board.on(self.node.name):
-                spec = self.node.world.spec(vm)
-                if spec is not None and spec.record is not None and any(n.mac == mac for n in spec.record.nics):
-                    self._queue.add(("vm", vm.project, vm.name))
+            for vm, delay_s in self._macs.news(mac, asyncio.get_running_loop().time()):
+                self._queue.add_after(("vm", vm.project, vm.name), delay_s)
 
     async def _sweep(self) -> None:
         """Remains, trash and old events; orphaned disks come by events too."""

@@ -32,6 +32,10 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 _MACS: Final = 8192
 _ADDRESSES: Final = 4
 _FRAMES_AT_ONCE: Final = 64
+_WINDOW_S: Final = 0.05
+_FRAMES_A_WINDOW: Final = 128
+"""Frames of one bridge that are looked at in that time, 2,560 a second; each turn counts as a full one, so that
+few frames cost few turns. The kernel drops what overflows: ARP is said again and again."""
 
 
 class LinuxNetwork:
@@ -42,6 +46,8 @@ class LinuxNetwork:
         self._open = False
         self._may_listen = True
         self._sockets: dict[str, socket.socket] = {}
+        self._windows: dict[str, tuple[float, int]] = {}
+        """Of each bridge: since when frames are counted, and how many were allowed since."""
         self._learned: OrderedDict[str, tuple[str, ...]] = OrderedDict()
         self._streams: weakref.WeakSet[_Changes] = weakref.WeakSet()
 
@@ -110,7 +116,17 @@ class LinuxNetwork:
             log.warning("addresses_not_learned", bridge=bridge, why=str(error))
             return
         self._sockets[bridge] = listener
-        asyncio.get_running_loop().add_reader(listener, self._readable, bridge, listener)
+        self._read_on(bridge, listener)
+
+    def _read_on(self, bridge: str, listener: socket.socket) -> None:
+        if self._sockets.get(bridge) is listener:
+            asyncio.get_running_loop().add_reader(listener, self._readable, bridge, listener)
+
+    def _pause(self, bridge: str, listener: socket.socket, for_s: float) -> None:
+        """Let a flood pass: for a moment nobody looks."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener)
+        loop.call_later(for_s, self._read_on, bridge, listener)
 
     def _stop(self, bridge: str) -> None:
         listener = self._sockets.pop(bridge)
@@ -118,7 +134,16 @@ class LinuxNetwork:
         listener.close()
 
     def _readable(self, bridge: str, listener: socket.socket) -> None:
-        # A bound on the work done in one turn of the loop: a flood of ARP must not keep it from the rest.
+        # Bounds on the work done in one turn of the loop, and in all: a flood of ARP must not keep it from the
+        # rest.
+        now_s = asyncio.get_running_loop().time()
+        begun_s, count = self._windows.get(bridge, (-1.0, 0))
+        if now_s - begun_s >= _WINDOW_S:
+            begun_s, count = now_s, 0
+        if count >= _FRAMES_A_WINDOW:
+            self._pause(bridge, listener, begun_s + _WINDOW_S - now_s)
+            return
+        self._windows[bridge] = (begun_s, count + _FRAMES_AT_ONCE)
         for _ in range(_FRAMES_AT_ONCE):
             try:
                 frame = listener.recv(SNAP_LENGTH)

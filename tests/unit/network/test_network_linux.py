@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from test_network_frames import arp
 
 from metastack.network.linux import LinuxNetwork
 from metastack.network.memory import MemoryNetwork
@@ -19,6 +21,8 @@ IN_NAMESPACE = """
 import asyncio, json, socket, subprocess, sys
 sys.path.insert(0, sys.argv[1])
 from test_network_frames import MAC, arp, dhcp
+from test_network_frames import arp
+
 from metastack.network.linux import LinuxNetwork
 
 def ip(*words):
@@ -84,6 +88,29 @@ async def test_check_names_the_missing_bridge(tmp_path: Path) -> None:
     for wrong in ("br9", "eth0", "../br0", "", "br0/"):
         with pytest.raises(NotFound):
             await network.check(wrong)
+
+
+async def test_a_flood_of_frames_is_looked_at_in_portions() -> None:
+    network = LinuxNetwork()
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as guest,
+    ):
+        listener.bind(("127.0.0.1", 0))
+        listener.setblocking(False)
+        for number in range(200):
+            guest.sendto(arp(mac=bytes([2, 0, 0, 0, 0, number])), listener.getsockname())
+        changes, seen = network.changes(), set()
+        network._sockets["br0"] = listener
+        network._read_on("br0", listener)
+        begun_s = asyncio.get_running_loop().time()
+        async with asyncio.timeout(20):
+            while len(seen) < 200:
+                seen.add(await anext(changes))
+                if len(seen) == 128 + 1:
+                    took_s = asyncio.get_running_loop().time() - begun_s
+        assert took_s > 0.04, "the second window begins when the first is over"
+        network._stop("br0")
 
 
 async def test_news_and_addresses_are_bounded() -> None:
