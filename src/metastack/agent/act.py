@@ -20,6 +20,7 @@ from ..core.plan import plan as decide
 from ..core.versions import told
 from ..core.world import Seen, mod_of, seen
 from ..ports import Unavailable, UnknownOutcome
+from . import giveback
 from .boots import Boots
 from .guests import HEALTHY_S, Guests
 from .health import damaged
@@ -131,6 +132,8 @@ class Reconciler:
         again = again and domain is not None and domain.run >= view.spec.ok.run  # type: ignore[union-attr]
         if running and memory.failures:
             self._guests.began(memory)
+        elif view.spec is not None:
+            giveback.renew(memory, view.spec.mod)
         if memory.stop_from_s is not None and (not running or key != memory.stop_key or again):
             memory.forget_stop()
 
@@ -280,6 +283,9 @@ class Reconciler:
             return  # look again: it may have landed
         if await self._guests.end_lost(view, held.ok.uuid, held.ok.volume_uuid, memory):
             return  # look again
+        if action.penalty:
+            await giveback.give(node, view, action.penalty)
+            return
         drop = action.drop_halt and view.halt is not None
         event = node.event("vm.released", str(view.vm))
         disk = node.world.volume(view.vm.project, held.ok.volume_uuid)

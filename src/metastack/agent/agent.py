@@ -36,6 +36,7 @@ from .patience import is_set_within, patiently
 from .queue import Queue
 from .readiness import AT_ONCE, Readiness
 from .route import Key
+from .secrets import Secrets
 from .session import Session
 from .silence import Silence
 from .silent_others import SilentOthers
@@ -117,6 +118,7 @@ class Agent:
         self._boots = Boots(lambda: boots_at_once or self.node.world.config.boots_at_once, self._look_at)
         self._reconciler = Reconciler(self.node, self._boots, self._look_at)
         self._readiness = self.node.readiness = Readiness(self.node, self._look_at)
+        self._secrets = self.node.secrets = Secrets(storage, hypervisor, session, self._health)
         self._leaving = self.node.leaving = Leaving(self.node, self._look_at)
         self.fencer = Fencer(self.node)
         self.node.suspect = self._suspect
@@ -151,9 +153,7 @@ class Agent:
         if stop.is_set():
             return
         await node.network.open(node.network.bridges())
-        secret = node.storage.libvirt_secret()
-        if secret is not None:
-            await patiently("secret", lambda: node.hypervisor.teach_secret(secret), stop)
+        await patiently("secret", self._secrets.teach, stop)
         ready()
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -321,6 +321,14 @@ class Agent:
         if node.session.ready and out:
             node.session.lose("the storage shuts this node out")
 
+    async def _read_keys(self) -> None:
+        """A key that somebody rotated is used before a guest is refused for it."""
+        try:
+            async with asyncio.timeout(STORAGE_ANSWER_S):
+                await self._secrets.look()
+        except (TimeoutError, Unavailable, Refused) as error:
+            log.warning("keys_not_read", node=self.node.name, error=str(error))
+
     async def _drained(self) -> None:
         """Return when no worker is in the middle of anything, however long that takes.
 
@@ -337,6 +345,7 @@ class Agent:
             try:
                 await self.node.mirror.look_if_due()
                 await self._note_domains()
+                await self._read_keys()
                 await self._check_blocked()
             except (Unavailable, Refused) as error:
                 log.info("full_look_failed", error=str(error))

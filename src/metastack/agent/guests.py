@@ -16,16 +16,20 @@ from ..core import plan
 from ..core.model import Claim, Fencing
 from ..core.plan import View
 from ..ports import (
+    Denied,
     DomainSpec,
     Fenced,
     InUse,
+    LocalTrouble,
     MissingDisk,
     NicSpec,
     NotFound,
     Refused,
+    StartUnknown,
     Unavailable,
     UnknownOutcome,
 )
+from . import giveback
 from .boots import Boots
 from .gate import Gate
 from .memory import VmMemory
@@ -89,7 +93,7 @@ class Guests:
                 if node.session.token != claim.session:
                     # Safety: decided in a session that is over; nothing is awaited from here to the boot.
                     return False
-                await node.hypervisor.boot(
+                await self._start(
                     DomainSpec(
                         uuid=spec.uuid,
                         project=spec.project,
@@ -120,7 +124,10 @@ class Guests:
                 return False
             except (Refused, Unavailable) as error:
                 memory.stray = memory.stray or isinstance(error, UnknownOutcome)
-                memory.failed = isinstance(error, Refused)
+                if isinstance(error, Denied) and node.secrets is not None and await node.secrets.refused():
+                    return False  # by another key: tried at once, and not counted
+                memory.failed = isinstance(error, Refused | LocalTrouble)
+                giveback.note(memory, error, view.spec.mod)
                 what = "image or disk is missing: " if isinstance(error, NotFound) else ""
                 memory.message = f"cannot start on {node.name}: {what}{error}"
                 memory.failures += 1
@@ -132,10 +139,17 @@ class Guests:
         log.info("booted", vm=str(vm), node=node.name, session=claim.session, epoch=claim.epoch, run=spec.run)
         return True
 
+    async def _start(self, domain: DomainSpec) -> None:
+        """Define and start. Without an answer in time it is this node's trouble, too, whatever comes of it."""
+        try:
+            await self._node.hypervisor.boot(domain)
+        except UnknownOutcome as error:
+            raise StartUnknown(str(error)) from error
+
     @staticmethod
     def began(memory: VmMemory) -> None:
         """Its guest runs, perhaps by a start that was given up: why it did not is over."""
-        memory.failures = 0
+        memory.failures = memory.node_faults = memory.failed_mod = 0
         memory.failed, memory.message, memory.retry_at_s = False, "", 0.0
         memory.gate.passed()
         memory.healthy_from_s = asyncio.get_running_loop().time()

@@ -17,7 +17,7 @@ from msgspec import Struct
 from ..core.facts import Domain
 from ..core.model import NodeFacts
 from ..core.world import World
-from ..ports import Fenced, Refused, Storage, Unavailable
+from ..ports import Denied, Fenced, Refused, Storage, Unavailable
 
 log = structlog.get_logger()
 
@@ -42,6 +42,8 @@ class Health(Struct, kw_only=True):
     """Why nobody can open a console here; empty: they can."""
     storage_why: str = ""
     """Why the storage could not be asked just now; empty: it answered."""
+    keys_why: str = ""
+    """Why the key in the key file is not used; empty: it is."""
     silent: int = 0
     """How often it did not answer, one after the other."""
     seen_as: str | None = None
@@ -84,6 +86,8 @@ class Health(Struct, kw_only=True):
         """The storage was asked something small: it answered, or not."""
         self.storage_why = "" if error is None or isinstance(error, Fenced) else str(error)
         self.silent = self.silent + 1 if self.storage_why and isinstance(error, Unavailable) else 0
+        if isinstance(error, Denied):
+            self.silent = SILENT  # no VM could open its disk here: none is taken until the key is right
 
     def kept(self, why: str) -> None:
         """What was seen of etcd was to be kept on this host's disk: why it could not be; empty: it was."""
@@ -142,6 +146,8 @@ def warnings(
                 f"declared {', '.join(old)} before and is not configured with it: a fence blocks that too, "
                 "whoever has it now"
             )
+    if health.keys_why:
+        found.append(f"the key in its key file cannot be used, so an older one is: {health.keys_why}")
     if health.disk_why:
         found.append(
             f"its state_dir fails: {health.disk_why}. Its VMs run on; another session it could not begin"

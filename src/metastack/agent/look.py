@@ -10,6 +10,7 @@ import asyncio
 from ..core.facts import Domain, DomainState
 from ..core.model import Claim, Phase, Power, VmId, VmStatus
 from ..core.plan import View
+from . import giveback
 from .memory import VmMemory
 from .node import Node
 
@@ -46,6 +47,7 @@ async def look(node: Node, vm: VmId, domains: tuple[Domain, ...]) -> View:
         stop_left_s=stop_left_s,
         ask_again_in_s=max(0.0, memory.asked_at_s + ASK_EVERY_S - now_s) if memory.asked_at_s else 0.0,
         leave=node.leaving.why(vm, domains) if mine and node.leaving is not None else "",
+        give_back=giveback.why(node, vm, memory) if mine and not (domains or memory.lost) else "",
         held=node.held(),
         damaged=memory.damaged,
         lost=memory.lost,
@@ -75,6 +77,8 @@ def status_of(node: Node, view: View, domain: Domain | None) -> VmStatus:
     spec = view.spec.record if view.spec is not None else None
     phase = _phase(view, claim, memory, domain)
     message = memory.damaged or memory.lost or memory.message
+    if memory.node_faults and not (memory.damaged or memory.lost):
+        message += giveback.told(node, view.vm, memory)
     if domain is not None and domain.state is DomainState.IO_ERROR and not memory.gate.held_by:
         message = "paused by an I/O error of its disk; it resumes when the storage answers"
     elif not message and claim.to_release:

@@ -7,6 +7,7 @@ over a step that may forget it.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from ..core.model import VmId
@@ -22,6 +23,13 @@ class VmMemory:
     """How often the guest ended by itself."""
     failures: int = 0
     """Boots that failed one after the other."""
+    failed_mod: int = 0
+    """Revision of the spec that could not be started; 0: none."""
+    node_faults: int = 0
+    """Boots that failed one after the other for a reason of this node."""
+    node_fault: str = ""
+    held_from_s: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    """Since when it is this node's, or this agent remembers it."""
     retry_at_s: float = 0.0
     stop_from_s: float | None = None
     stop_key: tuple[str, int] = ("", 0)

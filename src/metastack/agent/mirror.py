@@ -34,6 +34,7 @@ LISTED = (
     Kind.HALT,
     Kind.GROUP,
     Kind.HINT,
+    Kind.PENALTY,
     Kind.NODE_ALIVE,
     Kind.VM_STATUS,
     Kind.VOLUME,

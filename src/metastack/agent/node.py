@@ -32,6 +32,7 @@ from .turns import Turn, Turns
 if TYPE_CHECKING:
     from .leaving import Leaving
     from .readiness import Readiness
+    from .secrets import Secrets
 
 log = structlog.get_logger()
 
@@ -57,6 +58,7 @@ class Node:
     leaving: Leaving | None = None
     """Set by the agent that owns this node."""
     readiness: Readiness | None = None
+    secrets: Secrets | None = None
     lag: Lag = field(default_factory=Lag)
     suspect: Callable[[str, str], None] = lambda _node, _why: None
     """Told of a lost node that has a disk open, and why that matters: it is to be fenced. Set by the agent."""

@@ -17,12 +17,12 @@ import structlog
 
 from ..core import changes
 from ..core.change import Committed, Lease
-from ..core.facts import Domain
+from ..core.facts import Domain, DomainState
 from ..core.fences import under_way
 from ..core.keys import Keys
 from ..core.model import Event, Fence, NodeAlive, token
 from ..core.world import Seen, seen
-from ..ports import Hypervisor, LocalTrouble, Refused, Storage, Store, Unavailable
+from ..ports import Denied, Hypervisor, LocalTrouble, Refused, Storage, Store, Unavailable
 from .another import Another, Taken
 from .clock import Clock
 from .identity import believed_generation, refuse_generation, refuse_namesake, refuse_shared
@@ -242,6 +242,7 @@ class Session:
         await self._names.come_back(self._another.certain)
         fence = await self._fence_record()
         await self._kill_fenced(fence)
+        await self._refuse_full_disk()
         await self._another.refuse()
         lease = await self._store.grant(self._mirror.world.config.lease_ttl_s)
         # Last before the registration: between the two I look dead, and the others wait only for the grace.
@@ -279,6 +280,17 @@ class Session:
         """
         self._past.keep()
         await self._names.declare(self.me)
+
+    async def _refuse_full_disk(self) -> None:
+        """Raise LocalTrouble when VMs are this node's, none of them runs here, and the disk takes no mark.
+
+        It stays away then, so that others take them: registered it would hold them for as long as the disk is
+        full. While a guest runs here it comes, and waits (:meth:`_write_down`).
+        """
+        if self._mirror.world.unfenced(self.name) and (why := self._past.try_keep()):
+            here = await self._hypervisor.domains()
+            if not any(domain.managed and domain.state is not DomainState.DEFINED for domain in here):
+                raise LocalTrouble(why)
 
     async def _begin_unblock(self) -> None:
         self._marks.begin_unblock()
@@ -345,10 +357,17 @@ class Session:
         me = self.me
         try:
             await self._names.prove(me)
+        except Denied:
+            raise  # its key says nothing of its address: nothing is booted, and the session goes on
         except Refused as error:
             if me.session == self.token:
                 self.lose(f"its storage address cannot be declared: {error}")
             raise
+
+    async def declare(self) -> None:
+        """Write my names down once more: a name of mine changed."""
+        if self.token:
+            await self._names.declare(self.me)
 
     async def _unblock(self) -> None:
         """Lift my own blocks. Only here: registered, not ready, with no domain and no call in flight."""

@@ -17,7 +17,7 @@ import structlog
 from ..core import changes
 from ..core.change import Committed
 from ..core.model import NodeAlive
-from ..ports import LocalTrouble, Refused, Store
+from ..ports import Denied, LocalTrouble, Refused, Store
 from .identity import Misconfigured
 from .mirror import Mirror
 from .patience import is_set_within
@@ -76,7 +76,7 @@ class Unfit:
                 if wait_s > FIRST_S:
                     self._session.message = "starting"  # what was said is not so any more
                 return
-            except Misconfigured as error:
+            except (Misconfigured, Denied) as error:
                 if self._mirror.world.unfenced(self._session.name):
                     raise
                 await self._say(str(error))

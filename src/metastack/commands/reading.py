@@ -41,6 +41,7 @@ EVERYTHING: Final = (
     Kind.REFUSAL,
     Kind.SILENCED,
     Kind.HINT,
+    Kind.PENALTY,
 )
 """What VM and node views are made of."""
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from metastack.core.change import Delete, Guard
 from metastack.core.keys import prefix_end
-from metastack.core.model import Claim, Power, VmId, VmSpec, VmStatus
+from metastack.core.model import Claim, Phase, Power, VmId, VmSpec, VmStatus
 from metastack.core.world import seen
 
 from . import names
@@ -45,17 +45,32 @@ MOST_RUNS: Final = 1 << 52
 
 
 async def start_vm(cluster: Cluster, deed: Deed, vm: VmId, ignore_spare: bool = False) -> Changed:
-    """Switch on; a guest that switched itself off runs again. Running already: nothing to write."""
+    """Switch on; a guest that switched itself off runs again, one that could not be started is tried at once.
+
+    Running already: nothing to write.
+    """
 
     async def edit(spec: VmSpec) -> Edit | None:
         if spec.power is Power.ON and not await halted(cluster, spec):
-            return None
+            # The same spec, written once more, is another version: nothing that failed before counts for it.
+            failed = await _failed(cluster, spec)
+            return Edit(spec=spec, message="to be tried again at once, on any node") if failed else None
         # No guard on the halt: the next run voids every halt of this one, also one that comes meanwhile.
         after = replace(spec, power=Power.ON, run=spec.run + 1, force=False, paused_epoch=0)
         let_in = await admit(cluster, deed, await cluster.config(), [after], ignore_spare)
         return Edit(spec=after, guards=let_in.guards, effects=let_in.effects)
 
     return await edit_vm(cluster, deed, vm, "vm.start", edit)
+
+
+async def _failed(cluster: Cluster, spec: VmSpec) -> bool:
+    """Some node could not start it, and says so or is passed over for it."""
+    keys = cluster.keys
+    found = await cluster.read(VmStatus, keys.vm_status(spec.id))
+    status = found.record if found is not None else None
+    if status is not None and status.uuid == spec.uuid:
+        return status.phase is Phase.FAILED
+    return bool((await cluster.store.list(keys.penalty_prefix(spec.id))).entries)
 
 
 async def stop_vm(cluster: Cluster, deed: Deed, vm: VmId, force: bool = False) -> Changed:

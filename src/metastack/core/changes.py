@@ -25,6 +25,7 @@ from .model import (
     Halt,
     NodeAlive,
     NodeFacts,
+    Penalty,
     Record,
     VmId,
     VmSpec,
@@ -294,6 +295,35 @@ def release(
         name="release",
         guards=tuple(guards),
         effects=(*effects, *ride(extra)),
+    )
+
+
+def give_back(
+    keys: Keys,
+    me: Me,
+    vm: VmId,
+    held: Seen[Claim],
+    spec: Seen[VmSpec],
+    penalty: Penalty,
+    lease: int,
+    extra: Extra = (),
+) -> Change:
+    """Give a VM back that cannot be started here, and have it pass over this node for a while.
+
+    Safety: as :func:`release`. In one transaction, so that a crash leaves it here or gives it back with its
+    penalty, and nobody claims it in between. The spec is the one that could not be started: whoever changed
+    it, or asked for a start, wants it tried. ``lease``: of its own, for the penalty outlives this session.
+    """
+    return Change(
+        name="give_back",
+        guards=(unchanged(keys.claim(vm), held), unchanged(keys.vm_spec(vm), spec), in_session(keys, me)),
+        effects=(
+            Delete(keys.claim(vm)),
+            Delete(keys.vm_status(vm)),
+            Put(keys.penalty(vm, me.node), encode(penalty), leased=True),
+            *ride(extra),
+        ),
+        lease=lease,
     )
 
 

@@ -34,6 +34,7 @@ class Kind(StrEnum):
     HALT = "halts"
     GROUP = "groups"
     HINT = "hints"
+    PENALTY = "penalties"
     LEADER = "scheduler/leader"
     NODE_ALIVE = "actual/nodes"
     VM_STATUS = "actual/vms"
@@ -68,6 +69,7 @@ _PARTS: Final[dict[Kind, int]] = {
     Kind.HALT: 2,
     Kind.GROUP: 3,
     Kind.HINT: 2,
+    Kind.PENALTY: 3,
     Kind.LEADER: 0,
     Kind.NODE_ALIVE: 1,
     Kind.VM_STATUS: 2,
@@ -93,7 +95,7 @@ for _kind in Kind:
         _DEEPER.setdefault(_first, {})[_second] = _kind
 
 
-_NAMED: Final = frozenset({Kind.VM_SPEC, Kind.CLAIM, Kind.NODE_ALIVE})
+_NAMED: Final = frozenset({Kind.VM_SPEC, Kind.CLAIM, Kind.NODE_ALIVE, Kind.PENALTY})
 """Kinds whose names become names of other things."""
 
 
@@ -190,6 +192,12 @@ class Keys:
 
     def hint(self, vm: VmId) -> str:
         return self._key(Kind.HINT, vm.project, vm.name)
+
+    def penalty(self, vm: VmId, node: str) -> str:
+        return self._key(Kind.PENALTY, vm.project, vm.name, node)
+
+    def penalty_prefix(self, vm: VmId) -> str:
+        return self._key(Kind.PENALTY, vm.project, vm.name) + "/"
 
     def leader(self) -> str:
         return self._key(Kind.LEADER)

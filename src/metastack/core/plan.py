@@ -50,6 +50,8 @@ class View(Struct, frozen=True, kw_only=True):
     """Wait left before the guest is asked to stop once more."""
     leave: str = ""
     """Why it has to run elsewhere, and is to be stopped and released now."""
+    give_back: str = ""
+    """Why it cannot be started here, while others would take it (agent/giveback)."""
     held: str = ""
     """Why nothing may be started that does not run already (core/restored)."""
     damaged: str = ""
@@ -126,6 +128,8 @@ class Release(Struct, frozen=True):
     """Give the claim back."""
 
     drop_halt: bool = False
+    penalty: str = ""
+    """Why this node could not start it, and is passed over for a while."""
 
 
 class Publish(Struct, frozen=True):
@@ -261,6 +265,9 @@ def _mine(view: View) -> Action:
         if view.held:
             # Safety: a claim of before a restore; who else runs the VM by now is not known here.
             return Idle(view.held, HELD_S)
+        if view.give_back:
+            # Safety: no domain of it is here. What was sent and not answered is waited for by whoever releases.
+            return Release(penalty=view.give_back)
         if view.retry_in_s > 0:
             return Idle("waiting before the next boot", view.retry_in_s)
         return Boot()

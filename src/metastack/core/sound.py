@@ -24,6 +24,7 @@ from .model import (
     NodeAlive,
     NodeFacts,
     NodeSpec,
+    Penalty,
     Record,
     Refusal,
     StorageIdentity,
@@ -126,6 +127,8 @@ def flaw(record: Record, key: str) -> str:
                 _between("overcommit_memory", record.overcommit_memory or 1.0, 0.0, 1024.0),
                 *(_between(f"overcommit.{what}", n, 0.0, 1024.0) for what, n in record.overcommit.items()),
             )
+        case Penalty():
+            return _between("spec_mod", record.spec_mod, 0, _TOKEN_END)
         case Image():
             return _idents(uuid=record.uuid)
         case ClusterConfig():

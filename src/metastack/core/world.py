@@ -29,6 +29,7 @@ from .model import (
     NodeAlive,
     NodeFacts,
     NodeSpec,
+    Penalty,
     Record,
     Refusal,
     Silenced,
@@ -62,6 +63,7 @@ _TYPES: Final[dict[Kind, type[Record]]] = {
     Kind.HALT: Halt,
     Kind.GROUP: Group,
     Kind.HINT: Hint,
+    Kind.PENALTY: Penalty,
     Kind.NODE_ALIVE: NodeAlive,
     Kind.VM_STATUS: VmStatus,
     Kind.VOLUME: Volume,
@@ -334,6 +336,14 @@ class World:
         for names, found in self._all(Kind.HINT):
             yield VmId(*names), found
 
+    def penalty(self, vm: VmId, node: str) -> Penalty | None:
+        """Why that VM is not to be started on that node; None when it may, or its spec has changed since."""
+        found = self._get(Kind.PENALTY, Penalty, vm.project, vm.name, node)
+        if found is None or found.record is None:
+            return None
+        spec = self._tables[Kind.VM_SPEC].get((vm.project, vm.name))
+        return found.record if mod_of(spec) == found.record.spec_mod else None
+
     def group(self, project: str, group: str, domain: str) -> Seen[Group] | None:
         return self._get(Kind.GROUP, Group, project, group, domain)
 
@@ -375,6 +385,10 @@ class World:
         """Every session of the node up to this one is shut out of the storage."""
         found = self.fence(node)
         return found.record.through if found is not None and found.record is not None else 0
+
+    def has(self, kind: Kind, names: tuple[str, ...]) -> bool:
+        """Whether there is such a record, readable or not."""
+        return names in self._tables[kind]
 
     def count(self, *kinds: Kind) -> int:
         """How many records of these kinds there are; without a kind, of all."""

@@ -11,9 +11,20 @@ from typing import Final
 
 import libvirt
 
-from metastack.ports import Denied, Exists, Fenced, InUse, NotFound, Refused, Unavailable, UnknownOutcome
+from metastack.ports import (
+    Denied,
+    Exists,
+    Fenced,
+    InUse,
+    InvalidImage,
+    LocalTrouble,
+    NotFound,
+    Refused,
+    Unavailable,
+    UnknownOutcome,
+)
 
-_TEXTS: Final[tuple[tuple[str, type[Exception]], ...]] = (
+_TEXTS: Final[tuple[tuple[str | tuple[str, ...], type[Exception]], ...]] = (
     # What QEMU says while it opens a disk; libvirt passes it on in a VIR_ERR_INTERNAL_ERROR.
     ('Failed to get "write" lock', InUse),
     ('Failed to get shared "write" lock', InUse),
@@ -22,8 +33,15 @@ _TEXTS: Final[tuple[tuple[str, type[Exception]], ...]] = (
     ("error connecting: Permission denied", Denied),
     ("no secret with matching uuid", Denied),
     ("error connecting: Connection timed out", Unavailable),
-    ("Cannot allocate memory", Unavailable),
-    ("No space left on device", Unavailable),
+    (("error reading header from", "No such file or directory"), NotFound),
+    (("Could not open", "No such file or directory"), NotFound),
+    ("is not in qcow2 format", InvalidImage),
+    ("Image is corrupt", InvalidImage),
+    # Of this host's memory and disks: a pool that is full says so to us, and lets QEMU wait.
+    ("Cannot allocate memory", LocalTrouble),
+    ("cannot set up guest memory", LocalTrouble),
+    ("No space left on device", LocalTrouble),
+    ("Read-only file system", LocalTrouble),
 )
 
 _CODES: Final[dict[int, type[Exception]]] = {
@@ -34,7 +52,7 @@ _CODES: Final[dict[int, type[Exception]]] = {
     libvirt.VIR_ERR_RESOURCE_BUSY: Unavailable,
     libvirt.VIR_ERR_AUTH_FAILED: Denied,
     libvirt.VIR_ERR_ACCESS_DENIED: Denied,
-    libvirt.VIR_ERR_NO_MEMORY: Unavailable,
+    libvirt.VIR_ERR_NO_MEMORY: LocalTrouble,
 }
 
 _LOST: Final = frozenset(
@@ -61,7 +79,7 @@ def translate(error: libvirt.libvirtError, *, changes: bool, what: str) -> Excep
     if connection_lost(error):
         kind: type[Exception] = UnknownOutcome if changes else Unavailable
         return kind(f"{what}: lost libvirtd: {text}")
-    for part, family in _TEXTS:
-        if part in text:
+    for said, family in _TEXTS:
+        if all(part in text for part in ((said,) if isinstance(said, str) else said)):
             return family(f"{what}: {text}")
     return _CODES.get(error.get_error_code(), Refused)(f"{what}: {text}")

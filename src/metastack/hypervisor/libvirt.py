@@ -22,6 +22,7 @@ import structlog
 
 from metastack.core.model import Resources
 from metastack.ports import (
+    CannotStart,
     CephSecret,
     ConsoleStream,
     Domain,
@@ -31,6 +32,8 @@ from metastack.ports import (
     EndReason,
     Exists,
     HostFacts,
+    NodeFault,
+    ObjectFault,
     Refused,
     Unavailable,
     local_io,
@@ -292,7 +295,12 @@ class LibvirtHypervisor:
                         handle.undefineFlags(_UNDEFINE)
                 raise
 
-        await self._change(f"boot {spec.project}/{spec.name}", start)
+        try:
+            await self._change(f"boot {spec.project}/{spec.name}", start)
+        except Refused as error:
+            if isinstance(error, NodeFault | ObjectFault):
+                raise
+            raise CannotStart(str(error)) from error
 
     async def shutdown(self, uuid: str) -> None:
         await self._ask(uuid, "shutdown", lambda handle: handle.shutdownFlags(0))

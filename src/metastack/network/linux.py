@@ -20,7 +20,7 @@ from typing import Final
 
 import structlog
 
-from metastack.ports import NotFound
+from metastack.ports import CannotStart
 
 from .frames import BPF, SNAP_LENGTH, learn
 
@@ -69,7 +69,7 @@ class LinuxNetwork:
 
     async def check(self, bridge: str) -> None:
         if not self._exists(bridge):
-            raise NotFound(f"this node has no bridge {bridge!r}")
+            raise CannotStart(f"this node has no bridge {bridge!r}")
         if self._open:
             self._listen(bridge)
 

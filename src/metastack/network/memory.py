@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metastack.ports import NotFound
+from metastack.ports import CannotStart
 
 from .linux import LinuxNetwork
 
@@ -24,7 +24,7 @@ class MemoryNetwork(LinuxNetwork):
 
     async def check(self, bridge: str) -> None:
         if bridge not in self._names:
-            raise NotFound(f"this node has no bridge {bridge!r}")
+            raise CannotStart(f"this node has no bridge {bridge!r}")
 
     async def answers(self, address: str, port: int, timeout_s: float) -> bool:
         return (address, port) in self.listening

@@ -10,7 +10,7 @@ class Network(Protocol):
     """Host networking for guests. One bridge a NIC for now; overlays come behind the same seam."""
 
     async def check(self, bridge: str) -> None:
-        """Raises NotFound when this node has no such bridge."""
+        """Raises CannotStart when this node has no such bridge."""
         ...
 
     def bridges(self) -> tuple[str, ...]:

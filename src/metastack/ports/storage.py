@@ -145,6 +145,14 @@ class Storage(Protocol):
         """What the hypervisor must be taught before it can open disks; None for files."""
         ...
 
+    async def read_keys_again(self) -> bool:
+        """Look whether the key files say something else than when they were read; true: it is used from now on.
+
+        :meth:`libvirt_secret` and :meth:`own_client` are others then. Raises Denied or Unavailable when the
+        storage does not take the new key: the one of before stays in use.
+        """
+        ...
+
     async def identity(self) -> StoragePlace:
         """Which storage this adapter is connected to, as the storage itself says; raises Unavailable."""
         ...

@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 KINDS: Final = (
     *(Kind.CLUSTER, Kind.GENERATION, Kind.VM_SPEC, Kind.NODE_SPEC, Kind.CLAIM, Kind.NODE_FACTS, Kind.FENCE),
-    *(Kind.HALT, Kind.HINT, Kind.NODE_ALIVE, Kind.VM_STATUS, Kind.VOLUME),
+    *(Kind.HALT, Kind.HINT, Kind.PENALTY, Kind.NODE_ALIVE, Kind.VM_STATUS, Kind.VOLUME),
 )
 """What a board is made of."""
 _MOST_RETRY_S: Final = 5.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ..ports import CannotStart
 from .host import FULL
 from .verbs import FAULTS, Undo, fault, host_of
 
@@ -27,6 +28,25 @@ def _state_full(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     def end() -> None:
         disk.pop(FULL, None)
 
+    return end
+
+
+@fault("start-fails", "node", lasts=True)
+def _start_fails(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """QEMU does not start on a machine, and says so; with VMs' names only theirs: ``start-fails n1 vm1``."""
+    hypervisor, names = host_of(lab, args).hypervisor, args[1:]
+    before, lasts = hypervisor.fail, [True]
+
+    def fail(what: str, uuid: str) -> Exception | None:
+        spec = hypervisor.specs.get(uuid)
+        if lasts and what == "start" and (not names or (spec is not None and spec.name in names)):
+            return CannotStart("QEMU does not start here")
+        return before(what, uuid)
+
+    def end() -> None:
+        lasts.clear()  # faults of one host may end in another order than they began
+
+    hypervisor.fail = fail
     return end
 
 

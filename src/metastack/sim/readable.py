@@ -28,6 +28,10 @@ _VM: Final = re.compile(r"\bvm=default/(\S+)")
 _REVISION: Final = re.compile(r"\b(lease|revision|revisions|epoch) [0-9a-f]+")
 
 
+_KINDS: Final = re.compile(r"\band \d+ more:")
+"""How many kinds of records are listed beside the first."""
+
+
 def readable(lines: Iterable[str]) -> str:
     """The lines of :class:`metastack.sim.trace.Trace` without what only a machine reads."""
     counted: dict[str, list[str]] = {}
@@ -48,6 +52,7 @@ def readable(lines: Iterable[str]) -> str:
             return f"{found.group(1)}={owner}.{known.index(number) + 1}"
 
         text = _REVISION.sub(r"\1 …", _NUMBER.sub(name, _DROPPED.sub("", what)))
+        text = _KINDS.sub("and … more:", text)
         if last.get(who) == text and who not in ("**", "--"):
             continue
         last[who] = text

@@ -25,6 +25,7 @@ from metastack.ports import (
     UNMARKED,
     CephSecret,
     Clients,
+    Denied,
     DiskFormat,
     DiskInfo,
     DiskSource,
@@ -42,7 +43,7 @@ from metastack.ports import (
 from metastack.settings import StorageSettings
 
 from . import ceph_clients, ceph_fence, ceph_images, ceph_import, ceph_openers, ceph_owner, ceph_trash
-from .ceph_handle import Handle, address_of_new_client, plain
+from .ceph_handle import Handle, address_of_new_client, keys_of, plain
 from .source import Stopped, check_uuid
 from .threads import Workers
 
@@ -321,10 +322,34 @@ class CephStorage:
         async with self._renewing:
             if not self._distrusted:
                 return
-            fresh = await self._control.run("reconnecting", lambda: Handle(self._settings), self._deadline_s)
-            old, self._handle, self._distrusted = self._handle, fresh, False
-            if old is not None:
-                await self._control.run("closing the old connection", old.retire, self._deadline_s)
+            await self._replace()
+
+    async def _replace(self) -> None:
+        """Another handle in the place of this one, which stays when that fails."""
+        fresh = await self._control.run("reconnecting", lambda: Handle(self._settings), self._deadline_s)
+        old, self._handle, self._distrusted = self._handle, fresh, False
+        if old is not None:
+            await self._control.run("closing the old connection", old.retire, self._deadline_s)
+
+    async def read_keys_again(self) -> bool:
+        async with self._renewing:
+            handle = self._opened()
+            now = await self._control.run(
+                "reading the keyrings", lambda: keys_of(self._settings), self._deadline_s
+            )
+            if now == (handle.key, handle.guest_key):
+                return False
+            await self._replace()
+        log.warning("keys_read_again", user=self._settings.user, guest_user=self._settings.guest_user)
+        return True
+
+    async def _other_keys(self) -> bool:
+        """A call was refused: perhaps for a key that was replaced since it was read."""
+        try:
+            return await self.read_keys_again()
+        except (Denied, Unavailable) as error:
+            log.info("keys_not_replaced", error=str(error))
+            return False
 
     async def rights(self) -> tuple[str, ...]:
         return await self._on(self._control, "trying what this user may do", ceph_fence.rights)
@@ -362,8 +387,14 @@ class CephStorage:
     ) -> T:
         if self._distrusted:
             await self._renew()
-        handle = self._opened()
-        return await workers.run(what, lambda: _with(handle, call), timeout_s or self._deadline_s)
+        handle, deadline_s = self._opened(), timeout_s or self._deadline_s
+        try:
+            return await workers.run(what, lambda: _with(handle, call), deadline_s)
+        except Denied:
+            if not await self._other_keys():
+                raise
+        fresh = self._opened()
+        return await workers.run(what, lambda: _with(fresh, call), deadline_s)
 
 
 def _with(handle: Handle, call: Callable[[Handle], T]) -> T:

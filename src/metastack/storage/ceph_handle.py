@@ -55,6 +55,12 @@ def read_key(user: str, keyring: str) -> str:
     return key
 
 
+def keys_of(settings: StorageSettings) -> tuple[str, str]:
+    """This program's key and the guests', as their files have them now."""
+    key = read_key(settings.user, settings.keyring)
+    return key, read_key(settings.guest_user, settings.guest_keyring) if settings.guest_user else key
+
+
 def monitor_hosts(monitors: tuple[str, ...]) -> str:
     """``mon_host`` with the protocol named: without it librados tries both and complains on stderr."""
     return ",".join(f"{'v2' if m.endswith(':3300') else 'v1'}:{m}" for m in monitors)
@@ -115,10 +121,7 @@ class Handle:
         self._lock = threading.Lock()
         self._users = 0
         self._retired = False
-        self.key = read_key(settings.user, settings.keyring)
-        self.guest_key = (
-            read_key(settings.guest_user, settings.guest_keyring) if settings.guest_user else self.key
-        )
+        self.key, self.guest_key = keys_of(settings)
         timeout_s = str(max(1, round(settings.timeout_s)))
         # Ceph's client asks for a newer OSD map when an operation is older than this. By its default it is as
         # old as ours ever get, so it never asked, and waited for an OSD's former address for ever.

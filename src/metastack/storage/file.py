@@ -72,6 +72,9 @@ class FileStorage:
     def libvirt_secret(self) -> None:
         return None
 
+    async def read_keys_again(self) -> bool:
+        return False
+
     async def identity(self) -> StoragePlace:
         owner = await self.owner()
         return StoragePlace(kind=self.kind, fsid=owner.id if owner is not None else "")

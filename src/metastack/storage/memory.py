@@ -168,6 +168,10 @@ class MemoryStorage:
         self._client = pool.new_client(address) if address else ""
         self.new_address = ""
         """Where clients of this machine are seen from now on, when that is not ``address`` any more."""
+        self.keyring: CephSecret | None = None
+        """What the key file says by now."""
+        self.secret: CephSecret | None = None
+        """What it said when it was read."""
         self._timeout_s = timeout_s
         """Patience with one call; None: endless, as long as nothing is cut off."""
         self._calls: dict[asyncio.Task[object], None] = {}
@@ -234,7 +238,11 @@ class MemoryStorage:
             await asyncio.wait(list(self._calls))
 
     def libvirt_secret(self) -> CephSecret | None:
-        return None
+        return self.secret
+
+    async def read_keys_again(self) -> bool:
+        before, self.secret = self.secret, self.keyring
+        return before != self.secret
 
     async def identity(self) -> StoragePlace:
         place, owner = self._pool.place, self._pool.owner

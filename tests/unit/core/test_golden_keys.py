@@ -35,6 +35,7 @@ BUILD: dict[Kind, tuple[st.SearchStrategy[tuple[object, ...]], Callable[..., str
     Kind.HALT: (st.tuples(st.builds(VmId, LABEL, LABEL)), Keys.halt),
     Kind.GROUP: (st.tuples(LABEL, IDENT, IDENT), Keys.group),
     Kind.HINT: (st.tuples(st.builds(VmId, LABEL, LABEL)), Keys.hint),
+    Kind.PENALTY: (st.tuples(st.builds(VmId, LABEL, LABEL), LABEL), Keys.penalty),
     Kind.LEADER: (st.just(()), Keys.leader),
     Kind.NODE_ALIVE: (st.tuples(LABEL), Keys.node_alive),
     Kind.VM_STATUS: (st.tuples(st.builds(VmId, LABEL, LABEL)), Keys.vm_status),

@@ -15,7 +15,7 @@ from test_network_frames import arp
 
 from metastack.network.linux import LinuxNetwork
 from metastack.network.memory import MemoryNetwork
-from metastack.ports import NotFound
+from metastack.ports import CannotStart
 
 IN_NAMESPACE = """
 import asyncio, json, socket, subprocess, sys
@@ -86,7 +86,7 @@ async def test_check_names_the_missing_bridge(tmp_path: Path) -> None:
     network = LinuxNetwork(str(tmp_path))
     await network.check("br0")
     for wrong in ("br9", "eth0", "../br0", "", "br0/"):
-        with pytest.raises(NotFound):
+        with pytest.raises(CannotStart):
             await network.check(wrong)
 
 

@@ -27,6 +27,7 @@ from metastack.core.model import (
     NodeAlive,
     NodeFacts,
     NodeSpec,
+    Penalty,
     Project,
     Record,
     Refusal,
@@ -147,6 +148,7 @@ KINDS: Final[dict[Kind, type[Record]]] = {
     Kind.VOLUME: Volume,
     Kind.REFUSAL: Refusal,
     Kind.HINT: Hint,
+    Kind.PENALTY: Penalty,
 }
 NOBODYS_ADDRESS: Final = "192.0.2.1"
 """Of a range kept for documentation: whoever may unblock it may unblock anyone, and nothing is unblocked."""

@@ -25,7 +25,7 @@ from .durable import (
     resolved_claim,
     resolved_intent,
 )
-from .leased import Event, Generation, Hint, Leader, NodeAlive, Resources, Ticket, VmStatus
+from .leased import Event, Generation, Hint, Leader, NodeAlive, Penalty, Resources, Ticket, VmStatus
 from .names import NAME_RE, NodeState, Phase, Power, VmId, valid_name
 from .numbers import Record, token, token_generation, token_revision
 from .placing import (
@@ -59,6 +59,7 @@ RECORDS: Final[dict[str, type[Record]]] = {
     "group": Group,
     "hint": Hint,
     "leader": Leader,
+    "penalty": Penalty,
     "volume": Volume,
     "node_alive": NodeAlive,
     "vm_status": VmStatus,
@@ -105,6 +106,7 @@ __all__ = [
     "NodeSpec",
     "NodeState",
     "Operator",
+    "Penalty",
     "Phase",
     "PinMove",
     "Placement",

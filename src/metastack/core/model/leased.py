@@ -130,6 +130,23 @@ class Hint(Record, frozen=True, kw_only=True):
     by: str = ""
 
 
+class Penalty(Record, frozen=True, kw_only=True):
+    """``penalties/<project>/<vm>/<node>``: under a lease of its own. The VM could not start on that node.
+
+    It is about one version of the spec: any later one (``vm start`` makes one) is void of it.
+    """
+
+    uuid: str
+    """The VM's: a penalty of another VM of that name is void."""
+    spec_mod: int
+    """Revision of the spec that could not be started there."""
+    reason: str
+    at: str = ""
+    until: str = ""
+    """When its lease ends, by that node's clock, RFC 3339 UTC: for people."""
+    tries: int = 0
+
+
 class Leader(Record, frozen=True, kw_only=True):
     """``scheduler/leader``: leased. Which scheduler writes hints; its create revision is its term."""
 

@@ -11,6 +11,7 @@ scores       how good a place, part by part
 preferences  what one VM likes that another of its shape does not
 order        nodes for one shape of VM, best first, kept up to date node by node
 gates        who waits, and who starts after whom
+penalties    nodes that could not start a VM
 misses       nodes that are alive but deaf
 line         a VM that waits, and its place in the line
 board        every VM in its place, every waiting VM with those who should take it
@@ -25,7 +26,7 @@ balance      which running VMs should move so that all are better placed
 """
 
 from .board import HEAD, Board
-from .departures import Departure, departures, leaving
+from .departures import Departure, departures, elsewhere, leaving
 from .explain import GroupRule, Verdict, explain, group_rules
 from .filters import taint_text
 from .gates import answered, unanswered, waiting
@@ -48,6 +49,7 @@ __all__ = [
     "Waiting",
     "answered",
     "departures",
+    "elsewhere",
     "explain",
     "going",
     "group_rules",

@@ -32,6 +32,7 @@ from .loads import Loads
 from .misses import Misses
 from .nodes import NodeView, join, node_view
 from .order import Order, shape_of
+from .penalties import Penalties
 from .preferences import hinted, preference
 from .scores import SOON_MS
 
@@ -62,6 +63,7 @@ class Board(Loads):
         self.nodes: dict[str, NodeView] = {name: self._view(name) for name in world.nodes()}
         self.nodes |= {view.name: msgspec.structs.replace(view) for view in self._more}
         self.groups = Groups(self.nodes)
+        self.penalties = Penalties(world)
         self._orders: dict[object, Order] = {}
         self._placed: dict[VmId, tuple[str, VmSpec]] = {}
         self._on: dict[str, set[VmId]] = {}
@@ -99,6 +101,11 @@ class Board(Loads):
                     vms |= dict.fromkeys(sorted(self._on.get(key.names[0], ())))
                 case Kind.VM_SPEC | Kind.CLAIM | Kind.HALT | Kind.HINT:
                     vms |= dict.fromkeys([vm := key.vm, *sorted(self._after.get(vm, ()))])
+                case Kind.PENALTY:
+                    self.penalties.note(key.names)
+                    if (wait := self.waiting.get(key.vm)) is not None:
+                        self._nowhere.clear()
+                        self._reopen(wait.line)
                 case Kind.VM_STATUS if key.vm in self._after:
                     vms |= dict.fromkeys(sorted(self._after[key.vm]))
                 case _:
@@ -288,7 +295,7 @@ class Board(Loads):
         if wait.held:
             return
         shape = shape_of(wait.spec, self.weights)
-        plain = not self.groups.bear_on(wait.spec)
+        plain = not self.groups.bear_on(wait.spec) and not self.penalties.of(wait.spec)
         if plain and shape in self._nowhere:
             return
         wait.head = tuple(self.head(wait.spec, HEAD))
@@ -319,13 +326,13 @@ class Board(Loads):
             for name in self.misses.news & self.nodes.keys():
                 self._touch(name)
             self.misses.news.clear()
-        grouped = self.groups.bear_on(spec)
+        grouped, failed = self.groups.bear_on(spec), self.penalties.of(spec)
         if grouped:
             self.groups.know(spec, self._placed_specs())
         first = hinted(self.world, self.nodes, self.misses, spec) if self.world.count(Kind.HINT) else ""
         own = grouped or self.world.config.weight_last_node
         moved = preference(self.world, self.groups, self.nodes, spec) if own else None
-        if not grouped and not first and moved is None:
+        if not grouped and not failed and not first and moved is None:
             best = self._order(spec).first(spec.uuid, limit)
             if not self.misses.count or self.misses.count.keys().isdisjoint(best[1:]):
                 return best
@@ -336,6 +343,8 @@ class Board(Loads):
         names: Iterable[str] = chain([first] if first else (), (name for _, name in walk if name != first))
         if grouped:
             names = (name for name in names if not self.groups.refusals(spec, self.nodes[name]))
+        if failed:
+            names = (name for name in names if name not in failed)
         return self.misses.head_of(names, limit)
 
     # --- what is asked
@@ -381,8 +390,14 @@ class Board(Loads):
     def refusals(self, spec: VmSpec, node: NodeView) -> tuple[str, ...]:
         """Every reason of one node, groups included."""
         self.groups.know(spec, self._placed_specs())
-        return filters.refusals(spec, node) + (
-            self.groups.refusals(spec, node) if node.state is not NodeState.LOST else ()
+        found = filters.refusals(spec, node)
+        if node.state is NodeState.LOST:
+            return found
+        failed = self.penalties.of(spec).get(node.name)
+        return (
+            found
+            + ((filters.penalty_refusal(failed),) if failed is not None else ())
+            + self.groups.refusals(spec, node)
         )
 
     def tokens(self, spec: VmSpec, node: str) -> list[tuple[str, str]]:

@@ -51,6 +51,11 @@ def departures(board: Board, node: str) -> list[Departure]:
     return [departure for _, _, departure in sorted(found, key=lambda one: (one[:2], one[2].vm))]
 
 
+def elsewhere(board: Board, node: str, spec: VmSpec) -> str:
+    """Who would take a VM that this node gives back, best of all; empty: nobody would now."""
+    return _departure(board, node, spec, "").to
+
+
 def _departure(board: Board, node: str, spec: VmSpec, why: str) -> Departure:
     if held := gate(board.world, spec.id, spec):
         return Departure(vm=spec.id, why=why, to="", reasons={"": (held,)})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..model import Effect, NodeExpression, NodeState, Operator, VmSpec
+from ..model import Effect, NodeExpression, NodeState, Operator, Penalty, VmSpec
 from .nodes import NodeView
 
 
@@ -58,6 +58,12 @@ def lasting_refusals(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
     elif missing:
         reasons.append(f"its processor lacks {', '.join(missing)}")
     return tuple(reasons)
+
+
+def penalty_refusal(penalty: Penalty) -> str:
+    """Why a node is passed over that could not start the VM. Like a taint: for this VM, and for a while."""
+    until = f"until {penalty.until}, or `metastack vm start`" if penalty.until else "until `metastack vm start`"
+    return f"failed to start here: {penalty.reason}; {until}"
 
 
 def has_room(spec: VmSpec, node: NodeView) -> bool:

@@ -64,8 +64,10 @@ class Imagined(Board):
         """Some node would take the VM if only it had more room."""
         self.groups.know(spec, self._placed_specs())
         return any(
-            not filters.lasting_refusals(spec, node) and not self.groups.refusals(spec, node)
-            for node in self.nodes.values()
+            not filters.lasting_refusals(spec, node)
+            and name not in self.penalties.of(spec)
+            and not self.groups.refusals(spec, node)
+            for name, node in self.nodes.items()
         )
 
 
