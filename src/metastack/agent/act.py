@@ -12,9 +12,9 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
-from ..core import changes, plan
+from ..core import changes, locks, plan
 from ..core.facts import Domain, DomainState
-from ..core.model import Claim, Halt, Phase, VmId, VmStatus
+from ..core.model import Claim, Event, Halt, Phase, VmId, VmStatus
 from ..core.plan import View
 from ..core.plan import plan as decide
 from ..core.versions import told
@@ -57,6 +57,8 @@ class Reconciler:
                 await self._settle(vm, memory)
             view = await look(self._node, vm, await self._domains(vm))
             self._note(view, memory)
+            if await self._break_lock(view, memory):
+                continue
             action = decide(view)
             if isinstance(action, plan.Boot):
                 assert view.spec is not None
@@ -225,6 +227,36 @@ class Reconciler:
                 )
             case _:
                 raise AssertionError(f"no way to do {action}")
+
+    async def _break_lock(self, view: View, memory: VmMemory) -> bool:
+        """Carry out what a person asked about who has the disk open; true when something was asked."""
+        node = self._node
+        found, held = node.world.break_lock(view.vm), view.claim
+        if found is None or not view.ready or held is None or held.record is None:
+            return False
+        if held.record.node != node.name or held.record.session != node.session.token:
+            return False
+        what, message = await self._guests.gate.break_lock(view, memory, found)
+        request = found.record
+        ident = request.request_id if request is not None else node.clock.ident()[:12]
+        event = Event(
+            at=node.clock.stamp(),
+            by=f"node/{node.name}",
+            what=what,
+            object=f"vm {view.vm}",
+            message=message,
+            reason=request.reason if request is not None else "",
+            request_id=ident,
+        )
+        key = (
+            locks.answered_at(node.keys, request)
+            if request is not None
+            else node.keys.event(node.clock.ms(), ident)
+        )
+        if await node.commit(locks.answer(node.keys, node.session.me, view.vm, held, found, key, event)):
+            memory.retry_at_s = 0.0
+            log.warning("break_lock", vm=str(view.vm), node=node.name, what=what, message=message)
+        return True
 
     def _held(self, view: View) -> Seen[Claim]:
         assert view.claim is not None

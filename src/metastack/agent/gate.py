@@ -13,7 +13,9 @@ import structlog
 
 from ..core import gate
 from ..core.facts import Domain, DomainState, Opener
-from ..core.model import Fencing, VmId, VmSpec
+from ..core.model import BreakLock, Fencing, VmId, VmSpec
+from ..core.plan import View
+from ..core.world import Seen
 from ..ports import Fenced, Refused, Unavailable, UnknownOutcome
 from .memory import VmMemory
 from .node import Node
@@ -144,6 +146,31 @@ class Gate:
         todo = f"; {gate.WHAT_TO_DO.format(name=spec.name)}" if late and opener.address else ""
         memory.message = f"{what}{todo}"
         memory.failed = late
+
+    async def break_lock(self, view: View, memory: VmMemory, found: Seen[BreakLock]) -> tuple[str, str]:
+        """Do what a person asked about one client; the answer's name and its message.
+
+        Raises Unavailable when the storage does not answer: the request stays.
+        """
+        request, held, spec = found.record, view.claim, view.spec.record if view.spec is not None else None
+        refused = "vm.break-lock.refused"
+        if request is None:
+            return refused, f"the request cannot be read: {found.why}"
+        if held is None or spec is None or request.claim != held.mod or request.uuid != spec.uuid:
+            return refused, "its claim has changed since: look again who has the disk open"
+        running = any(domain.state is not DomainState.DEFINED for domain in view.domains)
+        asked = await self._ask(spec, memory, running)
+        opener = next((one for one in asked.openers if one.client == request.client), None)
+        if opener is None:
+            return "vm.break-lock.gone", f"{request.client} has closed the disk by itself"
+        if why := gate.may_break(asked, opener):
+            return refused, why
+        try:
+            why = f"asked for by {request.by}: {request.reason}"
+            await self._evict(spec.id, spec.volume_uuid, opener.client, dead=False, why=why)
+        except Refused as error:
+            return refused, str(error)
+        return "vm.break-lock.done", f"{opener.client} is shut out, and its lock is broken"
 
     # --- its own clients
 

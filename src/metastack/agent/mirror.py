@@ -40,6 +40,7 @@ LISTED = (
     Kind.VOLUME,
     Kind.REFUSAL,
     Kind.SILENCED,
+    Kind.BREAK_LOCK,
 )
 
 

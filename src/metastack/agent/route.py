@@ -53,7 +53,7 @@ def keys_of(
     """Disks that were looked at already: a claim comes after its disk's record, and asks for it once more."""
     for key in touched:
         match key.kind:
-            case Kind.VM_STATUS:
+            case Kind.VM_STATUS | Kind.BREAK_LOCK:
                 if mine(world, me, key.vm):
                     yield _vm(key.vm)
             case Kind.VM_SPEC | Kind.CLAIM | Kind.HALT:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import vm_changes, vm_create, vm_explain, vm_place, vm_rebuild
+from . import vm_changes, vm_create, vm_explain, vm_lock, vm_place, vm_rebuild
 from .complete import node_names, project_names
 from .frame import Output, frame_of, verb
 from .session import vm_progress, with_cluster
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from metastack.commands.views import VmView
 
 
-__all__ = ["app", "vm_changes", "vm_create", "vm_explain", "vm_place", "vm_rebuild"]
+__all__ = ["app", "vm_changes", "vm_create", "vm_explain", "vm_lock", "vm_place", "vm_rebuild"]
 
 
 class For(StrEnum):

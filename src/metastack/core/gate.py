@@ -160,6 +160,8 @@ def may_break(asked: Asked, opener: Opener) -> str:
     """
     if not opener.address:
         return f"{opener.client} holds the lock of a file: only the end of that process gives it back"
+    if asked.pid and opener.client in asked.own:
+        return f"{opener.client} is the VM's own QEMU"
     if asked.shared or not opener.watching:
         return ""
     node = asked.node if opener.address in asked.here else asked.nodes.get(opener.address, "")

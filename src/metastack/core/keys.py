@@ -48,6 +48,7 @@ class Kind(StrEnum):
     COUNTED = "counted"
     IMPORT = "imports"
     SILENCED = "silenced"
+    BREAK_LOCK = "requests/break-lock"
 
 
 OF_A_NODE: Final = frozenset({Kind.NODE_ALIVE, Kind.FENCE, Kind.NODE_SPEC, Kind.NODE_FACTS})
@@ -83,6 +84,7 @@ _PARTS: Final[dict[Kind, int]] = {
     Kind.COUNTED: 0,
     Kind.IMPORT: 1,
     Kind.SILENCED: 0,
+    Kind.BREAK_LOCK: 2,
 }
 
 
@@ -244,6 +246,9 @@ class Keys:
 
     def silenced(self) -> str:
         return self._key(Kind.SILENCED)
+
+    def break_lock(self, vm: VmId) -> str:
+        return self._key(Kind.BREAK_LOCK, vm.project, vm.name)
 
     def parse(self, key: str) -> ParsedKey | None:
         """Take a key apart; None for one that is not ours to understand."""

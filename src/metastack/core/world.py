@@ -18,6 +18,7 @@ from .codec import Unreadable, decode
 from .keys import Keys, Kind, ParsedKey
 from .known_config import KnownConfig
 from .model import (
+    BreakLock,
     Claim,
     ClusterConfig,
     Fence,
@@ -69,10 +70,11 @@ _TYPES: Final[dict[Kind, type[Record]]] = {
     Kind.VOLUME: Volume,
     Kind.REFUSAL: Refusal,
     Kind.SILENCED: Silenced,
+    Kind.BREAK_LOCK: BreakLock,
 }
 """Kinds that are part of the picture; events, history and tickets are read on demand."""
 
-_OF_VMS: Final = (Kind.VM_SPEC, Kind.CLAIM, Kind.VM_STATUS, Kind.HALT, Kind.HINT)
+_OF_VMS: Final = (Kind.VM_SPEC, Kind.CLAIM, Kind.VM_STATUS, Kind.HALT, Kind.HINT, Kind.BREAK_LOCK)
 """Kinds whose names are a VM's."""
 
 
@@ -358,6 +360,9 @@ class World:
 
     def fence(self, node: str) -> Seen[Fence] | None:
         return self._get(Kind.FENCE, Fence, node)
+
+    def break_lock(self, vm: VmId) -> Seen[BreakLock] | None:
+        return self._get(Kind.BREAK_LOCK, BreakLock, vm.project, vm.name)
 
     def refusal(self, node: str) -> Seen[Refusal] | None:
         return self._get(Kind.REFUSAL, Refusal, node)

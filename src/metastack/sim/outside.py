@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ..core import locks
+from ..core.change import Lost
 from ..core.facts import Opener
-from ..core.model import Fence, FenceReceipt, VmId, token
+from ..core.model import BreakLock, Claim, Fence, FenceReceipt, VmId, VmStatus, token
 from ..core.world import seen
+from .host import EPOCH_S
 from .verbs import Undo, fault, host_of, nothing
 
 if TYPE_CHECKING:
@@ -73,6 +76,21 @@ def _disk_opened(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     """Somebody opens a VM's disk (``rbd map``, a backup) from an address: ``disk-opened vm1 10.0.0.2``."""
     client = f"{args[1]}:0/777"
     return _stranger(lab, args, Opener(client=client, address=args[1], locking=True))
+
+
+@fault("break-lock", "cluster")
+def _break_lock(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """A person asks to have whoever is in the way shut out: ``metastack vm break-lock vm1``."""
+    vm, keys = VmId("default", args[0]), lab.keys
+    claim, status = lab.cluster.get(keys.claim(vm)), lab.cluster.get(keys.vm_status(vm))
+    if claim is None or status is None:
+        return None
+    held, said = seen(Claim, claim), seen(VmStatus, status).ok
+    at_ms = int((EPOCH_S + lab.loop.time()) * 1000)
+    request = BreakLock(
+        uuid=held.ok.uuid, claim=held.mod, client=said.disk_held_by, at_ms=at_ms, by="me", reason="it is gone"
+    )
+    return None if isinstance(lab.cluster.apply(locks.ask(keys, vm, held, request)), Lost) else nothing
 
 
 @fault("disk-locked", "cluster", lasts=True)

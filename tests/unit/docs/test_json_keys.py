@@ -9,7 +9,7 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import fields
 
-from metastack.commands import balancing, explanation, outlook
+from metastack.commands import balancing, explanation, locks, outlook
 
 PAGE = Path(__file__).parents[3] / "docs" / "cli.md"
 
@@ -18,6 +18,7 @@ VIEWS: list[type[Struct]] = [
     explanation.HintView,
     outlook.Outlook, outlook.MoveView, outlook.NodeLoad,
     balancing.BalanceView, balancing.QualityView, balancing.MoveView,
+    locks.LockView,
     balancing.SchedulerView, balancing.HintView,
 ]  # fmt: skip
 """In the order of the page."""

@@ -17,6 +17,7 @@ from metastack.core.codec import Unreadable, decode
 from metastack.core.fences import UNBLOCKED
 from metastack.core.keys import Kind
 from metastack.core.model import (
+    BreakLock,
     Claim,
     ClusterConfig,
     Fence,
@@ -147,6 +148,7 @@ KINDS: Final[dict[Kind, type[Record]]] = {
     Kind.VM_STATUS: VmStatus,
     Kind.VOLUME: Volume,
     Kind.REFUSAL: Refusal,
+    Kind.BREAK_LOCK: BreakLock,
     Kind.HINT: Hint,
     Kind.PENALTY: Penalty,
 }

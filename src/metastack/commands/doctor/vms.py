@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from metastack.core.model import Phase
+from metastack.core.model import Phase, VmId
 
 from ..fence_view import briefly
-from ..views import vm_views
+from ..views import VmView, vm_views
 from .facts import Facts, Finding, error
 
 
@@ -18,7 +18,15 @@ def check(facts: Facts) -> Iterator[Finding]:
             yield error(object, view.message or "broken record", show)
         elif view.phase == Phase.FAILED:
             yield error(object, view.message or "failed, and its node does not say why", show)
+        elif view.phase == Phase.PAUSED and _disk_held(facts, view):
+            yield error(object, view.message or "somebody else has its disk open", show)
         elif view.phase == Phase.CLAIMED and view.node and facts.world.alive(view.node) is None:
             # The brake has a check of its own.
             said = briefly(facts.world, view.node, view.message or "its node is lost")
             yield error(object, said, f"metastack fence show {view.node}")
+
+
+def _disk_held(facts: Facts, view: VmView) -> bool:
+    """A paused guest is not resumed, since another client has its disk open."""
+    status = facts.world.status(VmId(view.project, view.name))
+    return status is not None and status.record is not None and bool(status.record.disk_held_by)

@@ -43,6 +43,7 @@ from .placing import (
 )
 from .refusal import Refusal, Running
 from .removal import Counted, Import, Trashed
+from .requests import BreakLock
 from .storage import StorageIdentity, StoragePlace
 
 RECORDS: Final[dict[str, type[Record]]] = {
@@ -73,6 +74,7 @@ RECORDS: Final[dict[str, type[Record]]] = {
     "counted": Counted,
     "import": Import,
     "silenced": Silenced,
+    "break_lock": BreakLock,
 }
 """Every record kind, by the name of its golden file."""
 
@@ -81,6 +83,7 @@ __all__ = [
     "NAME_RE",
     "RECORDS",
     "Admission",
+    "BreakLock",
     "Claim",
     "ClusterConfig",
     "Counted",
