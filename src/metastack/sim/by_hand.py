@@ -30,6 +30,7 @@ from ..core.removal import announce_removal, remove_node
 from ..core.world import seen
 from ..ports import Unavailable
 from ..ports.ownership import Found
+from .by_hand_disks import DISKS
 from .faults_hosts import HOSTS
 from .upgrading import UPGRADES
 from .verbs import FAULTS, Undo, fault, host_of, nothing
@@ -267,6 +268,6 @@ from . import outside as outside  # noqa: E402 - its verbs are of this kind too
 
 COPIES: Final = frozenset({"clone", "second-agent"})
 BY_HAND: Final = (
-    (frozenset(FAULTS) - _BEFORE) | HOSTS | UPGRADES | {"etcd-restored", "cluster-restore"} | COPIES
+    (frozenset(FAULTS) - _BEFORE) | HOSTS | DISKS | UPGRADES | {"etcd-restored", "cluster-restore"} | COPIES
 )
 """Verbs that coverage does not count."""

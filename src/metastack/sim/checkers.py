@@ -64,7 +64,9 @@ class Checkers:
         self.deeds = Deeds(lab, self._claims, self._specs, self._fences)
         lab.cluster.listeners.append(self.committed)
         lab.pool.wrote = self.wrote
-        lab.pool.removed = self.removed
+        lab.pool.removed, lab.pool.created = self.removed, self.created
+        self._made: set[str] = set()
+        """Disks that were made, and did not go for good."""
 
     def _once(self, kind: str, what: str, *key: str) -> None:
         if (kind, *key) not in self._said:
@@ -107,8 +109,16 @@ class Checkers:
             if len(where) > 1:
                 self._once("two_writers", f"{volume} can be written from {' and '.join(where)}", volume, *where)
 
+    def created(self, volume: str) -> None:
+        """A disk was made. Once: another one of its name would hide that the first is lost."""
+        if volume in self._made - self._lab.forgotten:
+            self._lab.violation("destroyed", f"the disk {volume} was made a second time")
+        self._made.add(volume)
+
     def removed(self, volume: str) -> None:
-        """A disk went to the trash."""
+        """A disk went to the trash, or for good."""
+        if volume in self._lab.pool.purged:
+            self._made.discard(volume)
         for spec in self._specs.values():
             if spec.volume_uuid == volume and volume not in self._lab.forgotten:
                 self._lab.violation("destroyed", f"the disk {volume} of {spec.id} was removed, its spec exists")

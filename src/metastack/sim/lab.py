@@ -100,6 +100,7 @@ class Lab:
         self.hosts = {f"n{i}": SimHost(self, f"n{i}", i) for i in range(1, script.nodes + 1)}
         self.operator = Operator(self)
         self.pool.watchers = self._watched
+        self.pool.skew_s = lambda at: sum(h.skew_s for h in self.hosts.values() if h.address == at)
         self.pool.openers = lambda path: set().union(*(h.openers(path[8:]) for h in self.hosts.values()))
         if script.storage != "file":
             self.pool.holders = self._holders

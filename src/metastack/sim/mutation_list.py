@@ -15,6 +15,7 @@ from .mutation_gate import GATE
 from .mutation_guards import GUARDS
 from .mutation_hosts import HOSTS
 from .mutation_machine import ONE_MACHINE
+from .mutation_owner import OWNER
 from .mutation_restored import RESTORED
 from .mutation_silent import SILENT
 from .mutation_steps import STEPS
@@ -93,6 +94,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *ACTS,
     *RESTORED,
     *HOSTS,
+    *OWNER,
     *AVAIL,
     *ONE_MACHINE,
     *GATE,

@@ -95,7 +95,11 @@ class MemoryPool:
     fail: Callable[[str, str], Exception | None] = lambda _what, _address: None
     """Fault injection: asked with the call's name and the client's address when it takes effect."""
     removed: Callable[[str], None] = lambda _uuid: None
-    """Told of every disk that goes to the trash."""
+    """Told of every disk that goes to the trash, and of each that goes for good."""
+    skew_s: Callable[[str], float] = lambda _address: 0.0
+    """How far the clock of the client at an address is off, by which it judges retentions, as librbd does."""
+    created: Callable[[str], None] = lambda _uuid: None
+    """Told of every disk that is made."""
     delay_s: Callable[[str], float] = lambda _what: 0.0
     """How long a request takes besides the client's own ``call_s``, seconds."""
 
@@ -131,6 +135,7 @@ class MemoryPool:
     def new_disk(self, uuid: str, size_bytes: int, image_uuid: str) -> DiskInfo:
         """A clone, with the text of its image's mark, as librbd makes it."""
         self.made += 1
+        self.created(uuid)
         self.disks[uuid] = DiskInfo(
             uuid=uuid,
             size_bytes=size_bytes,
@@ -344,7 +349,7 @@ class MemoryStorage:
                     info = replace(info, mark=_found(mark, info.ident))
                 del pool.disks[uuid]
                 pool.removed(uuid)
-                pool.trash[uuid] = (info, asyncio.get_running_loop().time() + retention_s)
+                pool.trash[uuid] = (info, self._now_s(pool) + retention_s)
 
         await self._call("delete_disk", delete)
 
@@ -354,12 +359,13 @@ class MemoryStorage:
             if info is None or info.ident != ident:
                 return False
             refuse_to_remove(f"vm-{uuid}", info.mark, ident, mark, unmarked=False)
-            if not early and at_s > asyncio.get_running_loop().time():
+            if not early and at_s > self._now_s(pool):
                 raise Denied(f"vm-{uuid}: its retention has not ended")
             if uuid in pool.stuck:
                 raise InUse(f"vm-{uuid}: {pool.stuck[uuid]}")
             del pool.trash[uuid]
             pool.purged.append(uuid)
+            pool.removed(uuid)
             return True
 
         return await self._call("purge_disk", purge)
@@ -386,6 +392,9 @@ class MemoryStorage:
             ]
 
         return await self._call("trash", look)
+
+    def _now_s(self, pool: MemoryPool) -> float:
+        return asyncio.get_running_loop().time() + pool.skew_s(self._address)
 
     async def missing(self, uuid: str) -> str:
         lies = uuid in {disk.uuid for disk in await self.trash()}

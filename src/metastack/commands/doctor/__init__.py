@@ -22,6 +22,7 @@ from . import (
     leftovers,
     node_warnings,
     nodes_lost,
+    ownership,
     pending,
     records,
     restored,
@@ -70,6 +71,7 @@ CHECKS: Final[dict[str, Check]] = {
     "versions": versions.check,
     "upgrade": upgrade.check,
     "leftovers": leftovers.check,
+    "ownership": ownership.check,
 }
 
 

@@ -20,11 +20,13 @@ from metastack.core.model import (
     BreakLock,
     Claim,
     ClusterConfig,
+    Counted,
     Fence,
     Generation,
     Halt,
     Hint,
     Image,
+    Import,
     NodeAlive,
     NodeFacts,
     NodeSpec,
@@ -33,12 +35,13 @@ from metastack.core.model import (
     Record,
     Refusal,
     StorageIdentity,
+    Trashed,
     VmSpec,
     VmStatus,
     Volume,
 )
 from metastack.core.world import World
-from metastack.ports import Denied, Refused, Storage, Unavailable
+from metastack.ports import Denied, Refused, Storage, Stray, TrashedDisk, Unavailable
 
 from ..deed import Cluster
 from ..reading import prefixes
@@ -104,6 +107,11 @@ class StorageFacts(Struct, kw_only=True):
     """Of the addresses that any node declared."""
     may_unblock_anyone: bool = False
     user: str = ""
+    strays: tuple[Stray, ...] = ()
+    """What has a name such as ours, and no record."""
+    trash: tuple[TrashedDisk, ...] = ()
+    disks: frozenset[str] = frozenset()
+    """UUIDs of disks that are there; empty when there is none, too."""
 
 
 class Facts(Struct, kw_only=True):
@@ -112,6 +120,10 @@ class Facts(Struct, kw_only=True):
     world: World
     world_why: str = ""
     """Why the records could not be read; then the world is empty."""
+    trashed: dict[str, Trashed] = {}
+    """Disks that nodes moved to the trash, by UUID."""
+    imports: frozenset[str] = frozenset()
+    """UUIDs of imports that were begun."""
     unreadable: dict[str, str] = {}
     """Key to why its record does not parse."""
     members: tuple[Any, ...] = ()
@@ -151,6 +163,9 @@ KINDS: Final[dict[Kind, type[Record]]] = {
     Kind.BREAK_LOCK: BreakLock,
     Kind.HINT: Hint,
     Kind.PENALTY: Penalty,
+    Kind.TRASH: Trashed,
+    Kind.COUNTED: Counted,
+    Kind.IMPORT: Import,
 }
 NOBODYS_ADDRESS: Final = "192.0.2.1"
 """Of a range kept for documentation: whoever may unblock it may unblock anyone, and nothing is unblocked."""
@@ -176,9 +191,15 @@ async def collect(cluster: Cluster, version: str, now: datetime) -> Facts:
         if parsed is None or parsed.kind not in KINDS:
             continue
         try:
-            decode(KINDS[parsed.kind], entry.value, entry.key)
+            record = decode(KINDS[parsed.kind], entry.value, entry.key)
         except Unreadable as error:
             facts.unreadable[entry.key] = error.why
+            continue
+        match record:
+            case Trashed():
+                facts.trashed[record.uuid] = record
+            case Import():
+                facts.imports |= {record.uuid}
     if facts.world.known_config.why:  # also when only a value is wrong
         facts.unreadable.setdefault(cluster.keys.cluster(), facts.world.known_config.why)
     return facts
@@ -203,7 +224,20 @@ async def ask_storage(facts: Facts, storage: Storage, user: str) -> None:
             pass
         except (Refused, Unavailable):
             found.may_unblock_anyone = True  # it was not told no: there was nothing to unblock
+    found.strays = tuple(await storage.strays(known(facts)))
+    found.trash, found.disks = tuple(await storage.trash()), frozenset(await storage.disks())
     facts.storage = found
+
+
+def known(facts: Facts) -> frozenset[str]:
+    """Every UUID of a disk or an image that some record has."""
+    world = facts.world
+    uuids = {names[1] for names, _ in world.volumes()} | facts.trashed.keys() | facts.imports
+    uuids |= {image.record.uuid for _, image in world.images() if image.record is not None}
+    for _, spec in world.specs():
+        if spec.record is not None:
+            uuids |= {spec.record.volume_uuid, spec.record.image_uuid}
+    return frozenset(uuids)
 
 
 def declared(world: World) -> tuple[str, ...]:
