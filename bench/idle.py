@@ -11,6 +11,7 @@ from bench.lab import Lab, lab
 from metastack.core.change import Change, Put
 from metastack.core.codec import encode
 from metastack.core.model import ClusterConfig
+from metastack.core.versions import LEVEL
 
 VMS = 12
 WINDOW_S = 10.0
@@ -63,7 +64,7 @@ def _agent_pid(cluster: Lab) -> int:
 
 
 async def _room_for_many(cluster: Lab) -> None:
-    config = ClusterConfig(lease_ttl_s=5, overcommit_cpu=32.0, default_network="br0")
+    config = ClusterConfig(record_version=LEVEL, lease_ttl_s=5, overcommit_cpu=32.0, default_network="br0")
     put = Put(cluster.person.keys.cluster(), encode(config))
     await cluster.person.store.commit(Change(name="bench", guards=(), effects=(put,)))
 

@@ -34,6 +34,7 @@ from metastack.core.model import (
     token_revision,
 )
 from metastack.core.proof import Me
+from metastack.core.versions import LEVEL
 from metastack.core.world import Seen
 
 T = TypeVar("T")
@@ -86,7 +87,9 @@ def spec(n: int, apart: str = "") -> VmSpec:
 def config(**more: object) -> Change:
     """Settings; looks at everything and losses of nodes are no part of what is measured."""
     fields: dict[str, object] = {
-        "lease_ttl_s": 60, "full_look_s": 3600, "brake_percent": 0, "overcommit_cpu": 4.0, **more
+        "record_version": LEVEL, "lease_ttl_s": 60, "full_look_s": 3600, "brake_percent": 0,
+        "overcommit_cpu": 4.0,
+        **more,
     }  # fmt: skip
     record = ClusterConfig(**fields)  # type: ignore[arg-type]
     return Change(name="config", guards=(), effects=(Put(KEYS.cluster(), encode(record)),))

@@ -18,7 +18,7 @@ from typing import Final, Generic, TypeVar
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from metastack.core.change import Change, Committed, Delete, Guard, Put
+from metastack.core.change import Change, Committed, Delete, Guard, Outcome, Put
 from metastack.core.codec import Unreadable, decode, encode
 from metastack.core.keys import Keys
 from metastack.core.model import ClusterConfig, Event, Record
@@ -71,6 +71,10 @@ class Cluster(Struct, frozen=True):
             config = found.record if found is not None else None
             self.known.level = settings_level(config) if config is not None else 1
         return self.known.level
+
+    async def commit(self, change: Change) -> Outcome:
+        """One transaction, in records of the cluster's level. Raises UnknownOutcome, Unavailable."""
+        return await self.store.commit(written(change, self.keys, await self.level()))
 
 
 class Deed(Struct, frozen=True, kw_only=True):
@@ -195,11 +199,10 @@ async def commit(
             effects=(*plan.effects, Put(event_key, encode(event))),
             lease=plan.lease,
         )
-        level = await cluster.level()
-        if dropped := lost(change, cluster.keys, level):
+        if dropped := lost(change, cluster.keys, await cluster.level()):
             raise too_new(plan.object, dropped)
         try:
-            if isinstance(await cluster.store.commit(written(change, cluster.keys, level)), Committed):
+            if isinstance(await cluster.commit(change), Committed):
                 return plan.answer
         except UnknownOutcome:
             pass

@@ -58,7 +58,7 @@ async def remove_node(cluster: Cluster, deed: Deed, node: str) -> Removed:
     async def look() -> Plan[Removed]:
         facts, fence, _ = _may_go(await read_world(cluster, prefixes(keys, KINDS)), node)
         lease = await cluster.store.grant(MARK_S)
-        told = await cluster.store.commit(announce_removal(keys, node, facts, fence, mark, lease.id))
+        told = await cluster.commit(announce_removal(keys, node, facts, fence, mark, lease.id))
         entry = await cluster.store.get(keys.removal(node))
         # Safety: it is looked at once more behind the mark; what is seen now is what is forgotten.
         world = await read_world(cluster, prefixes(keys, KINDS))

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from commands_rig import HELLO, Rig, deed
+from msgspec.structs import replace
 
 from metastack import __version__
 from metastack.commands import settings
@@ -14,6 +15,7 @@ from metastack.commands.doctor import examine
 from metastack.commands.doctor.facts import collect
 from metastack.commands.problem import Problem
 from metastack.commands.reading import EVERYTHING, prefixes, read_world
+from metastack.commands.tickets import create_ticket
 from metastack.commands.upgrade import finish_upgrade, look_at_upgrade
 from metastack.commands.upgrade_view import unfinished
 from metastack.commands.views import cluster_view
@@ -164,6 +166,22 @@ async def test_a_setting_that_no_older_record_has_is_refused_until_then(
     await finish_upgrade(rig.cluster, deed())
     await settings.set_settings(rig.cluster, deed(), {"grace_s": 2.0})
     assert (await rig.cluster.config()).grace_s == 2.0
+
+
+async def test_a_console_ticket_is_one_that_the_node_s_agent_finds(rig: Rig) -> None:
+    rig = await before(rig)
+    await rig.image()
+    await create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
+    for understands in (0, LEVEL):
+        await node(rig, "n1", understands)
+        found = (await world_of(rig)).alive("n1")
+        assert found is not None
+        await rig.put(rig.keys.node_alive("n1"), replace(found.ok, console="10.0.0.1:1"))
+        await rig.claim("n1", 7)
+        ticket = (await create_ticket(rig.cluster, deed(), HELLO)).ticket
+        keys = [rig.keys.ticket_as_told(ticket), rig.keys.ticket(ticket)]
+        there = [await rig.store.get(key) is not None for key in keys]
+        assert there == ([True, False] if understands == 0 else [False, True])
 
 
 async def test_status_and_doctor_say_what_is_left_of_an_upgrade(rig: Rig) -> None:

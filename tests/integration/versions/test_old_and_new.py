@@ -149,6 +149,13 @@ class Rig:
     async def pin(self, name: str, node: str) -> None:
         await place_vm(self.cluster, new_deed(), VmId("default", name), Demands(node=node))
 
+    async def undisturbed(self, *names: str) -> list[tuple[str, int, int]]:
+        """Node, session and epoch of some VMs, and how often any node was fenced."""
+        async with follow(self.cluster, prefixes(KEYS, EVERYTHING)) as follower:
+            claims = [follower.world.claim(VmId("default", name)) for name in names]
+            fences = [(node, follower.world.fenced_through(node), 0) for node in follower.world.nodes()]
+        return [(one.ok.node, one.ok.session, one.ok.epoch) for one in claims if one is not None] + fences
+
     async def readable(self) -> int:
         """Everything in etcd is read by the release before; how many records that are."""
         snapshot = await self.cluster.store.list(KEYS.prefix())
@@ -180,6 +187,14 @@ def old_status(tree: Path, endpoint: str) -> dict[str, object]:
     )  # fmt: skip
     assert done.stdout, done.stderr
     return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+def test_the_frozen_record_types_are_those_of_the_release_before(before: Path) -> None:
+    made = subprocess.run(
+        [sys.executable, str(HERE / "tests" / "golden" / "freeze.py")],
+        capture_output=True, check=True, timeout=60, env={**os.environ, "PYTHONPATH": f"{before}/src"},
+    )  # fmt: skip
+    assert json.loads(made.stdout) == older(1).schema
 
 
 async def test_a_cluster_is_upgraded_node_by_node(before: Path, rig: Rig, etcd: EtcdCluster) -> None:
@@ -237,3 +252,12 @@ async def test_a_cluster_is_upgraded_node_by_node(before: Path, rig: Rig, etcd: 
     await create_vm(rig.cluster, new_deed(), NewVm(vm=VmId("default", "vm4"), image="debian", node="n3"))
     for name, node in (("vm1", "n3"), ("vm2", "n1"), ("vm3", "n3"), ("vm4", "n3")):
         await rig.running(name, node)
+
+    # Somebody starts the old agent again. It cannot read the others' records, and disturbs nobody.
+    before_that = await rig.undisturbed("vm1", "vm3", "vm4")
+    await agents.stop("n1")
+    await agents.start("n1", before)
+    await rig.until("n1 is old again", lambda world: understood(world, "n1") == 1)
+    await create_vm(rig.cluster, new_deed(), NewVm(vm=VmId("default", "vm5"), image="debian", node="n2"))
+    await rig.running("vm5", "n2")
+    assert await rig.undisturbed("vm1", "vm3", "vm4") == before_that

@@ -5,6 +5,7 @@ The older reader is the frozen codec of that release (sim/older): its types, not
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from metastack import sim
 from metastack.core import codec, versions
 from metastack.core.change import Change, Delete, Put
 from metastack.core.keys import Keys, Kind
@@ -33,6 +35,15 @@ def today(name: str) -> bytes:
     raw = filled(name)
     # The settings say themselves which level holds.
     return json.dumps({**json.loads(raw), "record_version": 1}).encode() if name == "cluster" else raw
+
+
+FROZEN = {1: "f6b2a872b291fc17d13bcb0dc82b0b06f5c516abe4bf7f509d8b8c43e0934d2b"}
+
+
+@pytest.mark.parametrize("level", RELEASES)
+def test_what_a_release_understood_never_changes(level: int) -> None:
+    raw = (Path(sim.__file__).parent / "releases" / f"{level}.json").read_bytes()
+    assert hashlib.sha256(raw).hexdigest() == FROZEN[level], "a frozen release was edited"
 
 
 @pytest.mark.parametrize(("level", "name"), CASES)
