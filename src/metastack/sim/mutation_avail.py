@@ -22,7 +22,7 @@ AVAIL: Final = (
         "full-disk-holds-its-vms",
         "a node whose disk takes no mark, and whose guests are gone, leaves its VMs to others",
         agent("session", "Session._join", "await self._refuse_full_disk()"),
-        ("state-folder-full-after-a-reboot",),
+        ("state-folder-full-and-its-guests-are-gone",),
         evidence="expected",
         because="nobody writes: the VM is nowhere for as long as the disk is full",
     ),

@@ -13,7 +13,7 @@ from typing import Protocol
 from libvirt_host import LibvirtHost, read_until, spec
 
 from metastack.hypervisor.memory import MemoryHypervisor
-from metastack.ports import Domain, DomainEvent, DomainSpec, Hypervisor
+from metastack.ports import CannotStart, Domain, DomainEvent, DomainSpec, Hypervisor
 
 
 class Rig(Protocol):
@@ -28,6 +28,10 @@ class Rig(Protocol):
     async def qemu_dies(self, uuid: str) -> None: ...
 
     async def guest_is_up(self, uuid: str) -> None: ...
+
+    def refuses_bridges(self) -> None:
+        """A host without the bridge that a guest is to have; a real one needs nothing for that."""
+        ...
 
 
 class MemoryRig:
@@ -47,6 +51,9 @@ class MemoryRig:
     async def guest_is_up(self, uuid: str) -> None:
         assert (await self.hypervisor.domain(uuid)) is not None
 
+    def refuses_bridges(self) -> None:
+        self._memory.fail = lambda what, _uuid: CannotStart("no such bridge") if what == "start" else None
+
 
 class LibvirtRig:
     def __init__(self, hypervisor: Hypervisor, host: LibvirtHost) -> None:
@@ -64,6 +71,9 @@ class LibvirtRig:
             while await console.read():
                 pass
         await console.close()
+
+    def refuses_bridges(self) -> None:
+        """It does by itself."""
 
     async def qemu_dies(self, uuid: str) -> None:
         os.kill(self._host.qemu_pid(uuid), signal.SIGKILL)

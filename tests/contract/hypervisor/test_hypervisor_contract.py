@@ -10,7 +10,17 @@ import pytest
 from hypervisor_rig import Rig, Watcher, eventually, look_until
 from libvirt_host import read_until
 
-from metastack.ports import DomainState, EndReason, Exists, InUse, NotFound, Refused
+from metastack.ports import (
+    CannotStart,
+    DomainState,
+    EndReason,
+    Exists,
+    InUse,
+    NicSpec,
+    NodeFault,
+    NotFound,
+    Refused,
+)
 
 
 async def test_boot_shows_the_metadata_and_kill_leaves_nothing(rig: Rig) -> None:
@@ -216,3 +226,12 @@ async def test_facts(rig: Rig) -> None:
     assert facts.hypervisor == "qemu"
     assert facts.hypervisor_why
     assert facts.versions
+
+
+async def test_a_host_that_cannot_start_a_guest_says_that_it_is_the_hosts_trouble(rig: Rig) -> None:
+    spec = msgspec.structs.replace(rig.spec(), nics=(NicSpec(mac="52:54:00:00:00:77", bridge="no-such-br"),))
+    rig.refuses_bridges()
+    with pytest.raises(CannotStart) as caught:
+        await rig.hypervisor.boot(spec)
+    assert isinstance(caught.value, NodeFault)
+    assert await rig.hypervisor.domain(spec.uuid) is None
