@@ -315,6 +315,9 @@ class Reconciler:
             return  # look again: it may have landed
         if await self._guests.end_lost(view, held.ok.uuid, held.ok.volume_uuid, memory):
             return  # look again
+        if not await self._guests.standing.proven(view.vm, held.ok, memory, anew=False):
+            # Safety: whoever claims it then looks at no fence of those who had it before.
+            raise Unavailable(f"{view.vm}: {memory.message}")
         if action.penalty:
             await giveback.give(node, view, action.penalty)
             return

@@ -310,6 +310,7 @@ class Agent:
                 out = await node.session.shut_out()
             if not out:
                 await node.session.prove_address()
+                await node.session.prove_storage()
         except TimeoutError:
             late = Unavailable(f"the storage did not answer within {STORAGE_ANSWER_S:g} s")
             self._health.asked_storage(late)

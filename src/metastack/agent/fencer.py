@@ -17,6 +17,7 @@ import structlog
 from msgspec import Struct
 
 from ..core import fences, plan
+from ..core.fence_proof import is_client
 from ..core.keys import Kind
 from ..core.model import Claim, Fence, FenceReceipt, Fencing, NodeFacts
 from ..core.placement import node_state
@@ -290,6 +291,9 @@ class Fencer:
                 method=receipt.method,
                 osd_epoch=receipt.osd_epoch,
             )
+            if flaw := node.world.fence_flaw(victim):
+                # Nobody believes it, nor do I: others try, and not at once again.
+                self._hold_off(victim, f"the fence does not count: {flaw}")
         else:
             # The intent was taken over or cancelled meanwhile. Is the victim back, it finds the block itself.
             log.warning("fence_came_late", node=node.name, victim=victim)
@@ -359,6 +363,11 @@ class Fencer:
         if passing and await node.commit(fences.pass_intent(node.keys, node.session.me, victim, mine)):
             log.warning("fence_passed_on", node=node.name, victim=victim, tries=count)
 
+    def _hold_off(self, victim: str, why: str) -> None:
+        now_s = asyncio.get_running_loop().time()
+        log.error("fence_does_not_count", node=self._node.name, victim=victim, why=why)
+        self._failed[victim] = Failed(count=PASS_AFTER, why=why, until_s=now_s + PASS_S, logged_s=now_s)
+
     @property
     def message(self) -> str:
         """What a reader of this node should know of its fencing."""
@@ -383,6 +392,12 @@ class Fencer:
         node = self._node
         addresses = facts.storage_addresses if facts is not None else ()
         if not node.storage.remote_fence:
+            if is_client(facts):
+                # Safety: a receipt by image-lock would be believed, and its guests write on.
+                raise Denied(
+                    f"{victim} is a client of a storage that can shut it out, and this node's is files: "
+                    f"correct [storage] in the agent's settings on {node.name}, or on {victim}"
+                )
             return addresses
         if not addresses:
             raise Denied(f"{victim} never declared a storage address: it cannot be fenced")

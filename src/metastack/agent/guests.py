@@ -34,6 +34,7 @@ from .boots import Boots
 from .gate import Gate
 from .memory import VmMemory
 from .node import Node
+from .standing import Standing
 from .vm_disk import VmDisk
 
 log = structlog.get_logger()
@@ -52,6 +53,7 @@ class Guests:
     def __init__(self, node: Node, boots: Boots) -> None:
         self._node, self.gate = node, Gate(node)
         self._boots = boots
+        self.standing = Standing(node)
         self._disk = VmDisk(node)
 
     async def boot(self, view: View, memory: VmMemory) -> bool:
@@ -79,6 +81,8 @@ class Guests:
                 if not await self._disk.prepare(spec, held, memory):
                     return False
                 source = await node.storage.disk_source(spec.volume_uuid)
+                if not await self.standing.proven(vm, claim, memory, anew=True):
+                    return False
                 await node.session.prove_address()
                 if not await self.gate.passes(spec, memory):
                     # Safety: whatever the records say, somebody may write to the disk.

@@ -39,6 +39,7 @@ async def look(node: Node, vm: VmId, domains: tuple[Domain, ...]) -> View:
         claim=claim,
         halt=world.halt(vm),
         owner_fence=world.fence(owner) if owner else None,
+        fence_flaw=world.fence_flaw(owner) if owner and not mine else "",
         domains=domains,
         rank=turn.rank if turn is not None else None,
         waited_s=turn.waited_s if turn is not None else 0.0,

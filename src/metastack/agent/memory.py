@@ -59,6 +59,9 @@ class VmMemory:
     """Its QEMU runs here and libvirtd does not know: nothing is started."""
     gate: AtGate = field(default_factory=lambda: AtGate())
 
+    proven: int = 0
+    """Epoch in which the fences that the VM was taken over by were found to stand."""
+
     def forget_stop(self) -> None:
         self.stop_from_s, self.stop_key, self.asked_at_s = None, ("", 0), 0.0
 

@@ -72,6 +72,9 @@ def keys_of(
                     yield ("disk", *names)
             case Kind.CLUSTER:
                 yield TTL
+            case Kind.STORAGE:
+                yield BLOCKED  # that looks whether the storage is this cluster's, too
+                yield from (("node", name, "") for name in world.nodes())
             case _:
                 pass
         if key.kind in OF_A_NODE:

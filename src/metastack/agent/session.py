@@ -24,8 +24,9 @@ from ..core.model import Event, Fence, NodeAlive, token
 from ..core.world import Seen, seen
 from ..ports import Denied, Hypervisor, LocalTrouble, Refused, Storage, Store, Unavailable
 from .another import Another, Taken
+from .belonging import Belonging
 from .clock import Clock
-from .identity import believed_generation, refuse_generation, refuse_namesake, refuse_shared
+from .identity import Misconfigured, believed_generation, refuse_generation, refuse_namesake, refuse_shared
 from .kills import kill_lost, refuse_damaged
 from .marks import Marks
 from .mirror import Mirror
@@ -90,6 +91,7 @@ class Session:
         self._describe, self._drained, self._changed = describe, drained, changed
         self._names = Names(name, keys, store, storage, mirror, marks, clock, addresses, boot_id)
         self._another = Another(name, store, mirror, boot_id)
+        self._belonging = Belonging(name, keys, storage, mirror)
         self._past = mirror.past
         self._teller = Teller(name, keys, store, hypervisor, mirror.past, marks, clock, addresses)
         self._renewal = Renewal(store, self.lose)
@@ -239,6 +241,7 @@ class Session:
             await self._hypervisor.barrier()
             self._unclean = False
             log.info("libvirtd_barrier", node=self.name)
+        await self._belonging.come_back()
         await self._names.come_back(self._another.certain)
         fence = await self._fence_record()
         await self._kill_fenced(fence)
@@ -270,6 +273,7 @@ class Session:
         self._renewal.hold(lease)
         await self._unfit.wait(self._write_down)
         await self._unblock()
+        await self._unfit.wait(self._belonging.check)
         await self._become_ready()
 
     async def _write_down(self) -> None:
@@ -368,6 +372,16 @@ class Session:
         """Write my names down once more: a name of mine changed."""
         if self.token:
             await self._names.declare(self.me)
+
+    async def prove_storage(self) -> None:
+        """Now and then, and when it is news: the storage must still be this cluster's."""
+        token = self.token
+        try:
+            await self._belonging.check()
+        except Misconfigured as error:
+            if token and token == self.token and self._mirror.world.storage_readable:
+                self.lose(str(error))
+            raise
 
     async def _unblock(self) -> None:
         """Lift my own blocks. Only here: registered, not ready, with no domain and no call in flight."""

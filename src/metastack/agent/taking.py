@@ -22,6 +22,7 @@ from .disks import belongs
 from .look import was_paused
 from .memory import VmMemory
 from .node import Node
+from .standing import earlier
 from .vm_disk import volume_of
 
 log = structlog.get_logger()
@@ -140,6 +141,8 @@ class Taking:
         assert view.claim is not None
         node, vm, old = self._node, view.vm, view.claim
         me = node.session.me
+        if flaw := node.world.fence_flaw(old.ok.node):
+            raise Refused(f"{vm}: the fence of {old.ok.node} does not count: {flaw}")
         spec = view.spec.record if view.spec is not None else None
         same = spec is not None and spec.uuid == old.ok.uuid
         wanted = plan.wants_on(view)
@@ -151,6 +154,7 @@ class Taking:
             claim_id=node.clock.ident(),
             generation=me.generation,
             taken_from=old.ok.node,
+            taken_before=earlier(old.ok),
             was_paused=same and was_paused(view),
             # Safety: its room and its groups are not looked at, so it is never started under this claim. The
             # claim says so, not this agent's memory: the next agent here finds the VM wanted, perhaps.
@@ -176,6 +180,8 @@ class Taking:
             node.event("vm.taken_over", str(vm), f"from {old.ok.node}"),
             tokens,
             notices,
+            node.world.storage_identity(),
+            flaw,
         )
         if await self._send(vm, change):
             self.say("taken_over", vm, taken_from=old.ok.node)

@@ -89,7 +89,7 @@ def fence_view(world: World, name: str) -> FenceView | None:
 
 def unfenced(world: World, node: str) -> list[str]:
     """VMs of sessions of the node that no fence reaches."""
-    through = world.fenced_through(node)
+    through = world.shut_out_through(node)
     return sorted(
         str(vm)
         for vm, held in world.claims()
@@ -105,7 +105,10 @@ def returned(world: World, node: str) -> bool:
     that ``node unfence`` wrote, proves nothing.
     """
     through = world.fenced_through(node)
-    if world.session(node) > through or world.unfenced(node) > 0:
+    if world.session(node) > through or any(
+        held.record is not None and held.record.node == node and held.record.session > through
+        for _, held in world.claims()
+    ):
         return True
     fence, facts = world.fence(node), world.facts(node)
     receipt = fence.record.receipt if fence is not None and fence.record is not None else None

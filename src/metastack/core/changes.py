@@ -27,6 +27,7 @@ from .model import (
     NodeFacts,
     Penalty,
     Record,
+    StorageIdentity,
     VmId,
     VmSpec,
     VmStatus,
@@ -181,15 +182,21 @@ def takeover(
     extra: Extra = (),
     tokens: Tokens = (),
     notices: Tokens = (),
+    storage: Seen[StorageIdentity] | None = None,
+    flaw: str = "",
 ) -> Change:
     """Answer for a VM whose node was shut out of the storage.
 
     Safety: the fence record that I read says done through the claim's session, and is unchanged; the claim and
     the spec are the ones I decided on. A VM whose spec is gone is taken over too, to be released. ``facts``: my
-    own record, which :func:`recall` moves; ``notices`` as in :func:`claim`.
+    own record, which :func:`recall` moves; ``notices`` as in :func:`claim`. ``storage``: what the receipt was
+    compared with, unchanged; ``flaw``: what that found; nothing also when the victim has registered above the
+    fence, which stays true.
     """
     if fence.ok.through < old.ok.session:
         raise ValueError(f"takeover of {vm}: session {old.ok.session} of {old.ok.node} is not fenced")
+    if flaw:
+        raise ValueError(f"takeover of {vm}: the fence of {old.ok.node} does not count: {flaw}")
     compared, borne = bear(tokens, vm)
     return Change(
         name="takeover",
@@ -197,6 +204,7 @@ def takeover(
             unchanged(keys.claim(vm), old),
             unchanged(keys.vm_spec(vm), spec),
             unchanged(keys.fence(old.ok.node), fence),
+            unchanged(keys.storage(), storage),
             in_session(keys, me),
             unchanged(keys.node_facts(me.node), facts),
             *compared,

@@ -13,6 +13,7 @@ import msgspec
 
 from .change import Change, Put
 from .codec import encode
+from .fence_proof import UNBLOCKED as UNBLOCKED
 from .keys import Keys
 from .model import Fence, FenceReceipt, resolved_intent
 from .proof import Extra, Me, in_session, ride, unchanged
@@ -25,8 +26,6 @@ ANYONE: Final = "(anyone)"
 """Fencer of an intent that a node gave up, because it could not reach the storage. Never alive either."""
 NOBODY: Final = ("", BY_HAND, ANYONE)
 """No node is at it, nor was one that died: there is nobody to wait for."""
-UNBLOCKED: Final = "unblocked"
-"""Method of a receipt that says: a person vouched that the host is gone (``node unfence``)."""
 
 _NO_INTENT: Final[dict[str, Any]] = {
     "intent": False,
@@ -143,6 +142,26 @@ def withdraw_intent(keys: Keys, me: Me, victim: str, mine: Seen[Fence]) -> Chang
         name="withdraw_intent",
         guards=(unchanged(keys.fence(victim), mine), in_session(keys, me)),
         effects=(Put(keys.fence(victim), encode(closed(old))),),
+    )
+
+
+def fence_again(
+    keys: Keys, me: Me, victim: str, found: Seen[Fence] | None, at: str, why: str, extra: Extra = ()
+) -> Change:
+    """Open a fence of a node whose last one does not hold any more: somebody lifted its block by hand.
+
+    Safety: as with ``intent``, its alive key is absent in this transaction, so ``through`` lies above every
+    session it had and below all to come. Nobody's, so that any ready node takes it up, also when the brake
+    holds: it loses no VM by this that it had not lost before.
+    """
+    old = found.ok if found is not None else Fence()
+    new = msgspec.structs.replace(
+        closed(old), intent=True, intent_by=ANYONE, intent_at=at, intent_reason=why, generation=me.generation
+    )
+    return Change(
+        name="fence_again",
+        guards=(_absent(keys.node_alive(victim)), unchanged(keys.fence(victim), found), in_session(keys, me)),
+        effects=(Put(keys.fence(victim), encode(new)), *ride(extra)),
     )
 
 

@@ -34,6 +34,8 @@ class View(Struct, frozen=True, kw_only=True):
     halt: Seen[Halt] | None = None
     owner_fence: Seen[Fence] | None = None
     """Fence record of the claim's node."""
+    fence_flaw: str = ""
+    """Why nothing may be built on that fence (core/fence_proof)."""
     domains: tuple[Domain, ...] = ()
     """Local domains of this VM's name, of whatever UUID."""
     rank: int | None = None
@@ -239,6 +241,8 @@ def _foreign(view: View) -> Action:
     fence = view.owner_fence
     if claim is None or fence is None or fence.record is None or fence.record.through < claim.session:
         return Idle("claimed by another node")
+    if view.fence_flaw:
+        return Idle(f"its fence does not count: {view.fence_flaw}")
     return Idle(view.held) if view.held else _in_turn(view, TakeOver())
 
 

@@ -169,6 +169,7 @@ def _claim_shared(claim: Claim) -> tuple[Any, ...]:
         claim.session,
         claim.generation,
         claim.taken_from,
+        claim.taken_before,
         claim.was_paused,
         claim.to_release,
     )

@@ -66,6 +66,8 @@ def flaw(record: Record, key: str) -> str:
             return _first(
                 "" if valid_name(record.node) else f"node: {_shown(record.node)} is no node's name",
                 _idents(uuid=record.uuid, volume_uuid=record.volume_uuid),
+                # They become part of keys: fences and nodes are looked up by them.
+                *(_node("taken_before", name) for name in (*record.taken_before, record.taken_from) if name),
                 _between("session", record.session, 0, _TOKEN_END),
                 _between("epoch", record.epoch, 0, _TOKEN_END),
                 _between("generation", record.generation, 0, _GENERATION_END),
@@ -157,6 +159,10 @@ def _shown(text: str) -> str:
 
 def _is(field: str, found: str, there: str) -> str:
     return "" if found == there else f"{field}: {_shown(found)}, but it lies under {_shown(there)}"
+
+
+def _node(field: str, name: str) -> str:
+    return "" if valid_name(name) else f"{field}: {_shown(name)} is no node's name"
 
 
 def _idents(**fields: str) -> str:

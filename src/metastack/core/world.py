@@ -15,6 +15,7 @@ from zlib import crc32
 
 from .change import Batch, Change, Delete, Entry, KeyEvent, Snapshot
 from .codec import Unreadable, decode
+from .fence_proof import discounted
 from .keys import Keys, Kind, ParsedKey
 from .known_config import KnownConfig
 from .model import (
@@ -35,6 +36,7 @@ from .model import (
     Refusal,
     Silenced,
     StorageIdentity,
+    StoragePlace,
     VmId,
     VmSpec,
     VmStatus,
@@ -45,7 +47,7 @@ from .model import (
 from .rows import Row, Rows, Seen, shared
 from .sound import flaw
 from .tally import Tally
-from .versions import settings_level
+from .versions import LEVEL, settings_level
 
 __all__ = ["Seen", "World", "mod_of", "seen", "wanted", "wants_on"]
 
@@ -139,6 +141,8 @@ class World:
         self._vms = _Names()
         self._tally = Tally()
         self.known_config = KnownConfig()
+        self.storage_here: StoragePlace | None = None
+        """What this program's storage is; None: it has none open."""
         self.hole = ""
         """A key that was put only because of another that this world never heard of; empty: there is none.
         It is no picture of etcd then, whatever its revision, until everything is listed."""
@@ -303,6 +307,12 @@ class World:
         """Which storage this cluster's disks are in; None: a cluster of before that was recorded."""
         return self._get(Kind.STORAGE, StorageIdentity)
 
+    @property
+    def storage_readable(self) -> bool:
+        """It is told, or nobody said anything."""
+        found = self.storage_identity()
+        return found is None or found.record is not None
+
     def image(self, name: str) -> Seen[Image] | None:
         return self._get(Kind.IMAGE, Image, name)
 
@@ -371,8 +381,8 @@ class World:
         return self._get(Kind.SILENCED, Silenced)
 
     def unfenced(self, node: str) -> int:
-        """Claims of the node's sessions that no done fence reaches."""
-        through = self.fenced_through(node)
+        """Claims of the node's sessions that no done fence reaches, or only one that does not count."""
+        through = self.shut_out_through(node)
         sessions = self._tally.of(node, self._tables[Kind.CLAIM].values())
         return sum(count for session, count in sessions.items() if session > through)
 
@@ -394,6 +404,26 @@ class World:
     def has(self, kind: Kind, names: tuple[str, ...]) -> bool:
         """Whether there is such a record, readable or not."""
         return names in self._tables[kind]
+
+    def fence_flaw(self, node: str) -> str:
+        """Why nobody may take over what the node's last fence reached; empty: one may.
+
+        Safety: a fence that does not count is proof all the same once the node has registered above it: before
+        it did, it killed what the fence reached.
+        """
+        found = self.fence(node)
+        if found is None or found.record is None or self.session(node) > found.record.through:
+            return ""
+        facts = self.facts(node)
+        victim = facts.record if facts is not None else None
+        mixed = self.level < LEVEL
+        return discounted(found.record, victim, self.storage_identity(), self.storage_here, mixed)
+
+    def shut_out_through(self, node: str) -> int:
+        """As :meth:`fenced_through`, by a fence that a takeover may build on; what the node itself must kill is
+        never less than the other says."""
+        through = self.fenced_through(node)
+        return 0 if through and self.fence_flaw(node) else through
 
     def count(self, *kinds: Kind) -> int:
         """How many records of these kinds there are; without a kind, of all."""

@@ -31,6 +31,7 @@ from ..core.world import seen
 from ..ports import Unavailable
 from ..ports.ownership import Found
 from .by_hand_disks import DISKS
+from .by_hand_storage import STORAGE
 from .faults_hosts import HOSTS
 from .upgrading import UPGRADES
 from .verbs import FAULTS, Undo, fault, host_of, nothing
@@ -268,6 +269,12 @@ from . import outside as outside  # noqa: E402 - its verbs are of this kind too
 
 COPIES: Final = frozenset({"clone", "second-agent"})
 BY_HAND: Final = (
-    (frozenset(FAULTS) - _BEFORE) | HOSTS | DISKS | UPGRADES | {"etcd-restored", "cluster-restore"} | COPIES
+    (frozenset(FAULTS) - _BEFORE)
+    | HOSTS
+    | DISKS
+    | STORAGE
+    | UPGRADES
+    | {"etcd-restored", "cluster-restore"}
+    | COPIES
 )
 """Verbs that coverage does not count."""

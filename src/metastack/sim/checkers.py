@@ -23,7 +23,18 @@ from typing import TYPE_CHECKING, Any, Final
 from ..core.change import KeyEvent
 from ..core.facts import DomainState
 from ..core.keys import Kind, ParsedKey
-from ..core.model import Claim, Fence, NodeAlive, NodeFacts, Record, VmId, VmSpec, VmStatus, token
+from ..core.model import (
+    Claim,
+    Fence,
+    NodeAlive,
+    NodeFacts,
+    Record,
+    StorageIdentity,
+    VmId,
+    VmSpec,
+    VmStatus,
+    token,
+)
 from ..core.world import _TYPES, World, mod_of, seen
 from . import converged
 from .deeds import Deeds
@@ -223,16 +234,28 @@ class Checkers:
             self._lab.violation("not_ready", f"{vm}: {by} by session {new.session}, which was never ready")
         if old is None:
             return
-        fenced = self._fences.get(old.node, Fence()).through >= old.session
-        if not kept and not fenced:
+        if not kept and not self._reached(old):
             self._lab.violation(
                 "one_claim",
                 f"{vm}: {by} moved it from session {old.session} of {old.node}, which no fence has reached",
             )
+        fenced = self._fences.get(old.node, Fence()).through >= old.session
         if kept and old.session != new.session and fenced:
             self._lab.violation("one_claim", f"{vm}: {by} adopted from session {old.session}, which is fenced")
         if new.session < old.session and old.node == new.node:
             self._lab.violation("growing", f"{vm}: {by} put session {new.session} after {old.session}")
+
+    def _reached(self, old: Claim) -> bool:
+        """A fence has reached that claim's session, made in this cluster's storage; or its node came back."""
+        fence = self._fences.get(old.node, Fence())
+        back = self._sessions.get(old.node, 0) > fence.through
+        return fence.through >= old.session and (back or self._counts(fence))
+
+    def _counts(self, fence: Fence) -> bool:
+        made = fence.receipt.storage if fence.receipt is not None else None
+        entry = self._lab.cluster.get(self._lab.keys.storage())
+        agreed = seen(StorageIdentity, entry).record if entry is not None else None
+        return made is None or made == (agreed.place if agreed is not None else self._lab.pool.place)
 
     def _released(self, vm: VmId, old: Claim) -> None:
         host, itself = self._lab.hosts[old.node], (old.uuid, vm.project, vm.name)
@@ -266,7 +289,8 @@ class Checkers:
             self._fenced_s[node] = self._lab.loop.time()
         if record.through < old.through:
             self._lab.violation("growing", f"{node}: fenced through {record.through} after {old.through}")
-        if record.through > old.through and self._lab.script.storage != "file" and by != "operator":
+        counts = self._lab.script.storage != "file" and by != "operator" and self._counts(record)
+        if record.through > old.through and counts:
             if not self._lab.hosts[node].is_fenced(self._facts.get(node)):
                 self._lab.violation("fence", f"{node}: done was written while it is not blocked")
             if node in self._alive and record.through >= self._sessions[node]:

@@ -28,7 +28,7 @@ from ..ports import Broken, Denied, DomainSpec, Fenced, Hypervisor, LocalTrouble
 from ..store.memory import MemoryStore
 from .guest_network import GuestNetwork
 from .loop import PROCESS, Process
-from .rbd import WATCH_S
+from .rbd import WATCH_S, RbdPool
 from .upgrading import store_of
 from .wire import Steps, WireHypervisor, WireStorage, WireStore
 
@@ -164,6 +164,8 @@ class SimHost:
         self.hypervisor.disk_opens = self._disk_opens
         self.hypervisor.patience_s = PATIENCE_S
         self.hypervisor.add_foreign(FOREIGN, "somebody-elses")
+        self.files: RbdPool | None = None
+        """Where its agent keeps disks when its settings say files, whatever the others have."""
         self.process: Process | None = None
         self.agent: Agent | None = None
         self.store: MemoryStore | None = None
@@ -272,11 +274,11 @@ class SimHost:
         self.store = MemoryStore(lab.cluster, latency_s=self._latency_s)
         self.wire = WireStore(self.store, steps, lab.linear)
         self._storage = WireStorage(
-            lab.pool,
+            self.files or lab.pool,
             self.seen,
             link=self.address,
             guest_user=self.guest_user,
-            remote_fence=lab.script.storage != "file",
+            remote_fence=lab.script.storage != "file" and self.files is None,
             call_s=0.0005,
             timeout_s=STORAGE_TIMEOUT_S,
             steps=steps,

@@ -20,9 +20,10 @@ from ..core.change import Change, Delete, Outcome, Put
 from ..core.codec import encode
 from ..core.facts import Opener
 from ..core.keys import DEFAULT_ROOT, Keys
-from ..core.model import ClusterConfig, Image, ImageState, Record, StorageIdentity
+from ..core.model import ClusterConfig, Image, ImageState, Record, StorageIdentity, StoragePlace
 from ..core.versions import LEVEL, settings_level, written
 from ..core.world import seen
+from ..ports import StorageOwner
 from . import trace as traces
 from . import upgrading
 from .catalogue import FAULTS, Fault
@@ -193,14 +194,12 @@ class Lab:
     async def play(self) -> float:
         """Break, heal, judge; returns the seconds that convergence took, -1 for never."""
         config = {name: msgspec.json.decode(value) for name, value in self.script.config}
-        self.put(self.keys.cluster(), msgspec.convert({"record_version": LEVEL, **config}, ClusterConfig))
-        place = self.pool.place
-        self.put(
-            self.keys.storage(),
-            StorageIdentity(
-                kind=place.kind, fsid=place.fsid, pool=place.pool, pool_id=place.pool_id, cluster_id=CLUSTER
-            ),
-        )
+        settings = msgspec.convert({"record_version": LEVEL, **config}, ClusterConfig)
+        self.pool.owner = StorageOwner(id=CLUSTER, cluster_id=CLUSTER, root=self.keys.root)
+        place = StoragePlace(kind="file", fsid=CLUSTER) if self.script.storage == "file" else self.pool.place
+        storage = StorageIdentity(**msgspec.structs.asdict(place), cluster_id=CLUSTER)
+        both = Put(self.keys.cluster(), encode(settings)), Put(self.keys.storage(), encode(storage))
+        self.by_hand(Change(name="operator", guards=(), effects=both))
         self.put(
             self.keys.image("debian"),
             Image(name="debian", uuid=IMAGE, state=ImageState.READY, size_bytes=512),

@@ -19,6 +19,7 @@ from .mutation_owner import OWNER
 from .mutation_restored import RESTORED
 from .mutation_silent import SILENT
 from .mutation_steps import STEPS
+from .mutation_storage import STORAGE
 from .mutation_table import TABLE
 from .mutation_versions import VERSIONS
 
@@ -98,6 +99,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *AVAIL,
     *ONE_MACHINE,
     *GATE,
+    *STORAGE,
     *TABLE,
     *VERSIONS,
     *SILENT,

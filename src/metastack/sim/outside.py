@@ -34,11 +34,13 @@ def _claim_deleted(lab: Lab, args: tuple[str, ...]) -> Undo | None:
 
 @fault("fence-forged", "cluster")
 def _fence_forged(lab: Lab, args: tuple[str, ...]) -> Undo | None:
-    """A node of a wrong storage closes a fence there: nothing is blocked in ours: ``fence-forged n1``."""
+    """A record says that a fence was done in our storage, and nothing is blocked: ``fence-forged n1``."""
     key = lab.keys.fence(args[0])
     entry = lab.cluster.get(key)
     old = seen(Fence, entry).ok if entry is not None else Fence()
-    receipt = FenceReceipt(at="", by="n9", method="image-lock", verified="nothing is blocked")
+    receipt = FenceReceipt(
+        at="", by="n9", method="forged", verified="nothing is blocked", storage=lab.pool.place
+    )
     through = token(old.generation, lab.cluster.revision)
     lab.put(key, msgspec.structs.replace(old, through=through, receipt=receipt, intent=False, intent_by=""))
     return nothing

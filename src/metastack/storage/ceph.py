@@ -273,6 +273,7 @@ class CephStorage:
             osd_epoch=done.osd_epoch,
             verified=done.verified,
             reason=reason,
+            storage=self._opened().place,
         )
 
     async def fence_clients(self, clients: Clients, by: str, reason: str) -> FenceReceipt:
@@ -288,6 +289,7 @@ class CephStorage:
             osd_epoch=done.osd_epoch,
             verified=done.verified,
             reason=reason,
+            storage=self._opened().place,
         )
 
     async def break_locks(self, disk_uuid: str, addresses: tuple[str, ...]) -> None:

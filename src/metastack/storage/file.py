@@ -7,7 +7,6 @@ and QEMU itself refuses a second writer.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -194,13 +193,14 @@ class FileStorage:
 
     async def fence(self, addresses: tuple[str, ...], by: str, reason: str) -> FenceReceipt:
         """A receipt that says that nothing was blocked: QEMU's image lock guards each disk."""
-        await asyncio.sleep(0)
+        place = await self.identity()
         return FenceReceipt(
             at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             by=by,
             method="image-lock",
             verified="nothing is blocked remotely: QEMU's image lock refuses a second writer",
             reason=reason,
+            storage=place,
         )
 
     async def fence_clients(self, clients: Clients, by: str, reason: str) -> FenceReceipt:

@@ -250,13 +250,21 @@ class MemoryStorage:
         return before != self.secret
 
     async def identity(self) -> StoragePlace:
-        place, owner = self._pool.place, self._pool.owner
-        if place.kind == "file":  # told by its mark alone
-            return StoragePlace(kind="file", fsid=owner.id if owner is not None else "")
-        return place
+        return self._place(self._pool)
+
+    def _place(self, pool: MemoryPool) -> StoragePlace:
+        if self.remote_fence:
+            return pool.place
+        return StoragePlace(kind="file", fsid=pool.owner.id if pool.owner is not None else "")
 
     async def owner(self) -> StorageOwner | None:
-        return await self._call("owner", lambda pool: pool.owner)
+        """Asked often and by everybody: no time passes, so that it changes nobody's schedule."""
+        pool = self._pool
+        if pool.down or self._link in pool.cut:
+            raise Unavailable("the storage does not answer")
+        if pool.refuses(self._client):
+            raise Fenced(f"{self._address} is shut out")
+        return pool.owner
 
     async def mark(self, owner: StorageOwner, before: StorageOwner | None) -> None:
         def put(pool: MemoryPool) -> None:
@@ -466,6 +474,7 @@ class MemoryStorage:
                 osd_epoch=pool.osd_epoch,
                 verified="read back",
                 reason=reason,
+                storage=self._place(pool),
             )
 
         return await self._call("fence", block, needs_io=False)
@@ -488,6 +497,7 @@ class MemoryStorage:
                 osd_epoch=pool.osd_epoch,
                 verified="read back",
                 reason=reason,
+                storage=self._place(pool),
             )
 
         return await self._call("fence", block, needs_io=False)

@@ -43,4 +43,4 @@ def covers(delete: Delete, key: str) -> bool:
 
 def named(prefixes: Sequence[str]) -> str:
     """Some prefixes, as an error says them."""
-    return prefixes[0] if len(prefixes) == 1 else f"{prefixes[0]} and {len(prefixes) - 1} more"
+    return prefixes[0] if len(prefixes) == 1 else f"{prefixes[0]} and more"

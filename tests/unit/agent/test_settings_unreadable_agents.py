@@ -115,6 +115,7 @@ def test_who_was_fenced_by_single_clients_is_looked_for_whatever_the_settings_sa
                 lab.hosts["n1"].start()
                 await lab.all_ready()
             spec = vm_spec("v")
+            lab.pool.blocked.update(clients)
             lab.pool.is_open = lambda path: path.endswith(spec.volume_uuid)
             lab.pool.new_disk(spec.volume_uuid, spec.disk_bytes, IMAGE)
             claim = Claim(node="gone", session=3, uuid=spec.uuid, volume_uuid=spec.volume_uuid, claim_id="c")

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from metastack.agent import standing
 from metastack.core import gate
 from metastack.core.model import FenceReceipt
 from metastack.sim.lab import play
@@ -50,10 +51,15 @@ def test_what_was_found_stays_mended(path: Path) -> None:
 
 def _no_block(monkeypatch: pytest.MonkeyPatch) -> None:
     async def fence(self: MemoryStorage, addresses: tuple[str, ...], by: str, reason: str) -> FenceReceipt:
-        return FenceReceipt(at="", by=by, method="nothing")
+        place = await self.identity()
+        return FenceReceipt(at="", by=by, method="nothing", addresses=addresses, storage=place)
+
+    async def lifted(*_: object) -> dict[str, str]:
+        return {}
 
     monkeypatch.setattr(MemoryStorage, "fence", fence)
-    # The last gate sees that nothing was blocked, and starts nothing: this is about the judges.
+    # Both look whether anything was blocked, and start nothing: this is about the judges.
+    monkeypatch.setattr(standing, "lifted", lifted)
     monkeypatch.setattr(gate, "judge", lambda asked: gate.Go())
 
 

@@ -9,12 +9,13 @@ import msgspec
 from msgspec import Struct
 
 from .numbers import Record, token
+from .storage import StoragePlace
 
 
 class Claim(Record, frozen=True, kw_only=True):
     """``claims/<project>/<vm>``: which node session answers for a VM. Durable, never leased."""
 
-    v: int = 2
+    v: int = 3
     node: str
     session: int
     """Token of the node session that answers."""
@@ -29,6 +30,9 @@ class Claim(Record, frozen=True, kw_only=True):
     """Token. Stored as 0 by claim and takeover, meaning "the revision of this put" (CE4)."""
     taken_from: str = ""
     """After a takeover: the node that lost the VM."""
+    taken_before: tuple[str, ...] = ()
+    """After a takeover: nodes that lost the VM before that one, since it was claimed. None of them may write
+    either, and the node in between may never have found out whether they do."""
     was_paused: bool = False
     """After a takeover: the VM was paused there; it runs again here, and says so."""
     to_release: bool = False
@@ -53,12 +57,14 @@ class FenceReceipt(Struct, frozen=True, kw_only=True):
     """OSD map that carries the block, as waited for."""
     verified: str = ""
     reason: str = ""
+    storage: StoragePlace | None = None
+    """In which storage it was done, as that storage says; None: an older writer."""
 
 
 class Fence(Record, frozen=True, kw_only=True):
     """``fences/<node>``: every session up to ``through`` is shut out of the storage. Only grows."""
 
-    v: int = 2
+    v: int = 3
     through: int = 0
     """Token: of the last *done* fence."""
     intent_by: str = ""

@@ -70,7 +70,7 @@ def answered(world: World, found: Seen[Claim] | None, lost: frozenset[str] = fro
     if found is None:
         return False
     claim = found.record
-    return claim is None or (claim.node not in lost and claim.session > world.fenced_through(claim.node))
+    return claim is None or (claim.node not in lost and claim.session > world.shut_out_through(claim.node))
 
 
 def waiting(world: World) -> list[VmId]:

@@ -1,13 +1,15 @@
 """Loaded by the interpreter of a mutated agent (PYTHONPATH): a fence that blocks nobody and says that it did.
 
 Nothing in the shipped code can be told to do so. Removed is the block alone: intent, done, receipt and takeover
-are the real ones.
+are the real ones; nobody looks whether it holds.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from metastack.agent import standing
+from metastack.core import gate
 from metastack.storage import ceph_fence
 
 
@@ -15,4 +17,11 @@ def nothing(_handle: Any, addresses: tuple[str, ...]) -> ceph_fence.Confirmed:
     return ceph_fence.Confirmed(osd_epoch=1, verified=f"mutant: {', '.join(addresses)} were not blocked")
 
 
+async def nobody(*_: object) -> dict[str, str]:
+    return {}
+
+
 ceph_fence.add = nothing
+# Two more look whether anything was blocked, before a guest starts: without them too.
+standing.lifted = nobody
+gate.judge = lambda asked: gate.Go()
