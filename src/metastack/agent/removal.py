@@ -132,7 +132,7 @@ class Removal:
         """Move the disk of a deleted VM to the trash; seconds until the next try (0: with the next sweep)."""
         node, record = self._node, volume.ok
         uuid, what = record.uuid, f"disk {record.uuid} of {vm}"
-        mark, unmarked = node.mark("disk", uuid), record.made is not True
+        mark, unmarked = node.mark("disk", uuid), not record.cluster_id
         try:
             info = await node.storage.disk(uuid)
             if info is not None:

@@ -44,7 +44,9 @@ class VmDisk:
             memory.making = True
             raise
         record = found.record if found is not None else volume_of(node, spec)
-        if record is None or (record.made and trashed is None):
+        ours = node.mark("disk", spec.volume_uuid).cluster
+        marked = record is not None and record.cluster_id == ours
+        if record is None or (record.made and marked and trashed is None):
             memory.new_disk = False
             return True
         back = (
@@ -52,7 +54,7 @@ class VmDisk:
             if trashed is not None
             else ()
         )
-        change = disk_life.made(node.keys, node.session.me, spec.id, held, found, record, trashed, back)
+        change = disk_life.made(node.keys, node.session.me, spec.id, held, found, record, ours, trashed, back)
         if not await node.commit(change):
             return False
         memory.new_disk = False

@@ -24,6 +24,7 @@ def made(
     held: Seen[Claim],
     found: Seen[Volume] | None,
     record: Volume,
+    cluster_id: str,
     trashed: Seen[Trashed] | None = None,
     extra: Extra = (),
 ) -> Change:
@@ -31,11 +32,12 @@ def made(
 
     Safety: after the storage said so. The claim is mine and unchanged, so nobody else makes or removes it; the
     record is as I read it, so a person's order to make it anew is never overwritten by an older answer.
-    ``trashed``: it came out of the trash, whose record goes with this.
+    ``cluster_id``: whose mark it bears now. ``trashed``: it came out of the trash, whose record goes with this.
     """
     key = keys.volume(record.project, record.uuid)
     guards = [unchanged(keys.claim(vm), held), unchanged(key, found), in_session(keys, me)]
-    effects: list[Put | Delete] = [Put(key, encode(msgspec.structs.replace(record, made=True)))]
+    whole = msgspec.structs.replace(record, made=True, cluster_id=cluster_id)
+    effects: list[Put | Delete] = [Put(key, encode(whole))]
     if trashed is not None:
         guards.append(unchanged(keys.trash(record.uuid), trashed))
         effects.append(Delete(keys.trash(record.uuid)))

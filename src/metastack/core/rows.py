@@ -207,7 +207,7 @@ def _status_whole(shape: VmStatus, names: tuple[str, ...], own: list[Any]) -> Vm
 def _volume_shared(volume: Volume) -> tuple[Any, ...]:
     return (
         volume.v, volume.project, volume.size_bytes, volume.image_uuid, volume.pool, volume.trash_retention_s,
-        volume.last_node, volume.made,
+        volume.last_node, volume.made, volume.cluster_id,
     )  # fmt: skip
 
 

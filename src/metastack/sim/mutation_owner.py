@@ -25,7 +25,7 @@ OWNER: Final[tuple[Mutation, ...]] = (
     Mutation(
         "made-written",
         "that a disk was made is written down before anything boots from it",
-        agent("vm_disk", "VmDisk.prepare", "record.made and trashed is None", "True"),
+        agent("vm_disk", "VmDisk.prepare", "record.made and marked and trashed is None", "True"),
         ("disk-renamed-by-hand",),
         evidence="destroyed",
     ),

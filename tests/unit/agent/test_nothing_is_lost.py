@@ -9,7 +9,7 @@ import asyncio
 from pathlib import Path
 
 import msgspec
-from agent_rig import CLUSTER, KEYS, Lab, lab_of, vm, vm_spec
+from agent_rig import CLUSTER, KEYS, STORAGE, Lab, lab_of, vm, vm_spec
 
 from metastack.agent.agent import SWEEP_EVERY_S
 from metastack.core.codec import decode, encode
@@ -251,6 +251,28 @@ def test_one_that_cannot_be_removed_keeps_no_other_and_is_told(tmp_path: Path) -
             del lab.pool.stuck[first]
             await lab.until("gone", lambda: not lab.pool.trash, 3 * SWEEP_EVERY_S)
             assert told not in _warnings(lab)
+
+    run(story())
+
+
+def test_a_cluster_without_an_id_removes_what_its_records_name(tmp_path: Path) -> None:
+    """And what it made before it got its id is marked on the way into the trash."""
+
+    async def story() -> None:
+        async with lab_of(tmp_path) as lab:
+            await lab.delete(KEYS.storage())
+            uuid = await _deleted(lab, "v", 1)
+            await lab.until("purged", lambda: not lab.pool.trash, 4 * SWEEP_EVERY_S)
+            assert uuid in lab.pool.purged
+            spec = await lab.want("w")
+            await lab.until("running", lambda: lab.where("w"))
+            assert lab.pool.disks[spec.volume_uuid].mark is None
+            await lab.put(KEYS.storage(), encode(STORAGE))
+            await lab.delete(KEYS.vm_spec(spec.id))
+            await lab.until("in the trash", lambda: spec.volume_uuid in lab.pool.trash)
+            mark = lab.pool.trash[spec.volume_uuid][0].mark
+            assert mark is not None and mark.cluster == CLUSTER
+            await lab.until("purged", lambda: not lab.pool.trash, 4 * SWEEP_EVERY_S)
 
     run(story())
 

@@ -156,6 +156,8 @@ class Volume(Record, frozen=True, kw_only=True):
     made: bool | None = None
     """The disk was made: from then on its absence is a loss, and it is made no second time. None: an older
     writer, who knows; as good as made, for the record is written in the claim's transaction."""
+    cluster_id: str = ""
+    """Whose mark the disk bears; empty: none yet, and one of ours without a mark may be marked and removed."""
 
 
 def resolved_claim(claim: Claim, mod_revision: int) -> Claim:
