@@ -22,6 +22,7 @@ from ..core.world import Seen, mod_of, seen
 from ..ports import Unavailable, UnknownOutcome
 from . import giveback
 from .boots import Boots
+from .drift import HELD_S, Drift
 from .guests import HEALTHY_S, Guests
 from .health import damaged
 from .look import look, status_of
@@ -44,6 +45,7 @@ class Reconciler:
         self._guests = Guests(node, boots)
         self._boots = boots
         self._taking = Taking(node, again)
+        self._drift = Drift(node)
         self.known: dict[VmId, set[str]] = {}
         """UUIDs of local domains by VM name, as last seen."""
 
@@ -68,8 +70,14 @@ class Reconciler:
                 self._boots.withdraw(vm)
             if isinstance(action, plan.Idle):
                 return await self._idle(view, action, memory)
-            if isinstance(action, plan.Publish):
+            if await self._drift.holds(view, action, memory):
                 await self._publish(view)
+                return HELD_S
+            if isinstance(action, plan.Publish):
+                memory.held_drift = False
+                await self._publish(view)
+                if view.spec is not None and await self._drift.look(view, memory):
+                    await self._publish(view)
                 if view.spec is not None and view.domains[0].state is DomainState.RUNNING:
                     await self._guests.gate.note_clients(view.spec.ok, view.domains[0], memory)
                 return self._watch_health(view, memory)
@@ -333,6 +341,12 @@ class Reconciler:
 
     # --- telling
 
+    async def refused(self, vm: VmId, why: str) -> None:
+        """A step of this VM is refused again and again: say so, though the step is still to be done."""
+        memory = self._node.memory.of(vm)
+        memory.refused = f"a step is refused again and again: {why}" if why else ""
+        await self._publish(await look(self._node, vm, await self._domains(vm)))
+
     async def _publish(self, view: View) -> None:
         """Publish the status if it differs from what is there."""
         node, held = self._node, view.claim
@@ -346,11 +360,15 @@ class Reconciler:
         if before == status:
             return
         moved = before is None or before.phase is not status.phase
-        extra = node.event(f"vm.{status.phase.value}", str(view.vm), status.message) if moved else ()
-        if (
-            await node.commit(changes.publish(node.keys, node.session.me, view.vm, held, status, extra))
-            and moved
-        ):
+        memory = node.memory.of(view.vm)
+        extra = [*(node.event(f"vm.{status.phase.value}", str(view.vm), status.message) if moved else ())]
+        if told_now := memory.tell:
+            extra += node.event("vm.ended", str(view.vm), told_now)
+        if not await node.commit(changes.publish(node.keys, node.session.me, view.vm, held, status, extra)):
+            return
+        if memory.tell == told_now:
+            memory.tell = ""
+        if moved:
             log.info(
                 status.phase.value,
                 vm=str(view.vm),

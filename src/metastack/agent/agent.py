@@ -35,6 +35,7 @@ from .past import Past
 from .patience import is_set_within, patiently
 from .queue import Queue
 from .readiness import AT_ONCE, Readiness
+from .refused import Refusals
 from .route import Key
 from .secrets import Secrets
 from .session import Session
@@ -129,6 +130,7 @@ class Agent:
             address=address, console=console, capacity=capacity, machine=machine,
             boot_id=boot_id,
         )  # fmt: skip
+        self._refusals = Refusals(name)
         self._sweeper, self._announced, self._macs = Sweeper(self.node), Announced(name), Macs(name)
         self._health.removals = self._sweeper.removal.stuck.said
 
@@ -239,7 +241,12 @@ class Agent:
             again_s = 0.0
             try:
                 again_s = await self._one(key)
+                if self._refusals.done(key):
+                    await self._tell_refused(key, "")
             except Refused as error:
+                mine = key[0] == "vm" and self.node.world.owner(VmId(key[1], key[2])) == self.node.name
+                if mine and self._refusals.note(key, error):
+                    await self._tell_refused(key, str(error))
                 log.debug("refused", key=key, error=str(error))
                 again_s = RETRY_S
             except Unavailable as error:
@@ -252,6 +259,14 @@ class Agent:
                 self._queue.done(key)
             if again_s > 0:
                 self._queue.add_after(key, again_s)
+
+    async def _tell_refused(self, key: Key, why: str) -> None:
+        """Say with a VM's status that a step of it is refused again and again; empty: not any more."""
+        if self.node.session.ready:
+            try:
+                await self._reconciler.refused(VmId(key[1], key[2]), why)
+            except (Refused, Unavailable) as error:
+                log.info("refusal_not_told", key=key, error=str(error))
 
     async def _one(self, key: Key) -> float:
         await self.node.caught_up()

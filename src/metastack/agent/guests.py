@@ -13,6 +13,7 @@ from collections.abc import Awaitable
 import structlog
 
 from ..core import plan
+from ..core.facts import EndReason
 from ..core.model import Claim, Fencing
 from ..core.plan import View
 from ..ports import (
@@ -31,6 +32,7 @@ from ..ports import (
 )
 from . import giveback
 from .boots import Boots
+from .drift import LOOK_EVERY_S as DRIFT_EVERY_S
 from .gate import Gate
 from .memory import VmMemory
 from .node import Node
@@ -157,6 +159,9 @@ class Guests:
         memory.failed, memory.message, memory.retry_at_s = False, "", 0.0
         memory.gate.passed()
         memory.healthy_from_s = asyncio.get_running_loop().time()
+        memory.drift_look_s = memory.healthy_from_s + DRIFT_EVERY_S
+        if memory.ended:
+            memory.message = f"{memory.ended}; started again"
         if memory.crashes:
             memory.message = f"crashed {memory.crashes} times; started again"
 
@@ -214,6 +219,11 @@ class Guests:
             await self.gate.leave(view.vm, domain.volume_uuid, domain.clients)
         else:
             node.session.killed(domain)
+        memory.drift, memory.elsewhere, memory.held_drift, memory.drift_look_s = (), "", False, 0.0
+        memory.ended = ""
+        if action.over and domain.end is EndReason.DESTROYED:
+            memory.ended = memory.tell = f"was destroyed by hand on {node.name} (virsh destroy)"
+            log.warning("destroyed_by_hand", vm=str(view.vm), node=node.name, uuid=action.uuid)
         if action.crashed:
             now_s = asyncio.get_running_loop().time()
             if memory.healthy_from_s is not None and now_s - memory.healthy_from_s > HEALTHY_S:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 
+from ..core import plan
 from ..core.facts import Domain, DomainState
 from ..core.model import Claim, Phase, Power, VmId, VmStatus
 from ..core.plan import View
 from . import giveback
+from .drift import held_words
 from .memory import VmMemory
 from .node import Node
 
@@ -60,7 +62,7 @@ def _phase(view: View, claim: Claim, memory: VmMemory, domain: Domain | None) ->
     if memory.stop_from_s is not None or (claim.to_release and domain is None):
         return Phase.STOPPING
     if domain is None or domain.state is DomainState.DEFINED:
-        if memory.failed or memory.lost:
+        if memory.failed or memory.lost or memory.held_drift or plan.saved(view):
             return Phase.FAILED
         return Phase.WAITING if memory.gate.since_s is not None else Phase.STARTING
     if domain.state is DomainState.RUNNING:
@@ -70,6 +72,21 @@ def _phase(view: View, claim: Claim, memory: VmMemory, domain: Domain | None) ->
     return Phase.PAUSED
 
 
+SAVED = (
+    "its memory was saved by hand (virsh managedsave): on {node}, virsh start goes on from there; "
+    "`metastack vm restart` throws it away and boots anew"
+)
+
+
+def by_hand(node: Node, view: View, memory: VmMemory) -> str:
+    """What somebody did to its domain that keeps this node from what the spec wants."""
+    if plan.saved(view):
+        return SAVED.format(node=node.name)
+    if memory.held_drift:
+        return held_words(memory.elsewhere, node.name)
+    return memory.refused
+
+
 def status_of(node: Node, view: View, domain: Domain | None) -> VmStatus:
     """What the claimant should publish about its VM right now."""
     memory = node.memory.of(view.vm)
@@ -77,8 +94,9 @@ def status_of(node: Node, view: View, domain: Domain | None) -> VmStatus:
     assert claim is not None
     spec = view.spec.record if view.spec is not None else None
     phase = _phase(view, claim, memory, domain)
-    message = memory.damaged or memory.lost or memory.message
-    if memory.node_faults and not (memory.damaged or memory.lost):
+    before_all = memory.damaged or memory.lost or by_hand(node, view, memory)
+    message = before_all or memory.message
+    if memory.node_faults and not before_all:
         message += giveback.told(node, view.vm, memory)
     if domain is not None and domain.state is DomainState.IO_ERROR and not memory.gate.held_by:
         message = "paused by an I/O error of its disk; it resumes when the storage answers"
@@ -112,6 +130,8 @@ def status_of(node: Node, view: View, domain: Domain | None) -> VmStatus:
         crashes=memory.crashes,
         ready=ready,
         disk_held_by=memory.gate.held_by,
+        drift=memory.drift if domain is not None else (),
+        elsewhere=memory.elsewhere if domain is not None else "",
         retry_at=(before.retry_at if same and before and before.retry_at else node.clock.stamp(view.retry_in_s))
         if retry
         else "",

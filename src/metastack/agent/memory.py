@@ -55,6 +55,20 @@ class VmMemory:
     """Clients of the storage that its QEMU here was, as its domain's metadata said last."""
     look_for_clients_s: float = 0.0
     """Not before then its QEMU's clients are looked for once more."""
+    ended: str = ""
+    """How the guest ended that ran before this one, when somebody ended it by hand."""
+    tell: str = ""
+    """To be told by an event with the next status."""
+    refused: str = ""
+    """The step that is refused again and again."""
+    drift: tuple[str, ...] = ()
+    """How the guest differs from its spec (:mod:`.drift`)."""
+    elsewhere: str = ""
+    """Where it writes, when that is not its disk."""
+    held_drift: bool = False
+    """For that it is not ended."""
+    drift_look_s: float = 0.0
+    """Not before then it is compared once more."""
     lost: str = ""
     """Its QEMU runs here and libvirtd does not know: nothing is started."""
     gate: AtGate = field(default_factory=lambda: AtGate())

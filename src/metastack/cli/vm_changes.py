@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from metastack.commands.views import VmView
     from metastack.core.model import VmId, VmSpec
 
+DiscardDrift = Annotated[
+    bool, typer.Option("--discard-drift", help="Also when it writes elsewhere than on its disk: that is lost.")
+]
+
 
 @verb(app)
 def start(
@@ -70,6 +74,7 @@ def stop(
     ctx: typer.Context,
     names: Names,
     force: Annotated[bool, typer.Option("--force", help="Pull the plug.")] = False,
+    discard_drift: DiscardDrift = False,
     project: Project = "",
     reason: Reason = "",
     no_wait: NoWait = False,
@@ -84,7 +89,7 @@ def stop(
         names,
         project,
         reason,
-        lambda c, d, vm: stop_vm(c, d, vm, force),
+        lambda c, d, vm: stop_vm(c, d, vm, force, discard_drift),
         Goal.STOPPED,
         no_wait,
         timeout,
@@ -97,6 +102,7 @@ def restart(
     ctx: typer.Context,
     names: Names,
     force: Annotated[bool, typer.Option("--force", help="Pull the plug first.")] = False,
+    discard_drift: DiscardDrift = False,
     project: Project = "",
     ignore_spare: IgnoreSpare = False,
     reason: Reason = "",
@@ -112,7 +118,7 @@ def restart(
         names,
         project,
         reason,
-        lambda c, d, vm: restart_vm(c, d, vm, force, ignore_spare),
+        lambda c, d, vm: restart_vm(c, d, vm, force, ignore_spare, discard_drift),
         Goal.RUNNING,
         no_wait,
         timeout,
@@ -195,6 +201,7 @@ def delete(
     names: Names,
     project: Project = "",
     yes: Yes = False,
+    discard_drift: DiscardDrift = False,
     reason: Reason = "",
     no_wait: NoWait = False,
     timeout: Timeout = TIMEOUT_S,
@@ -212,7 +219,7 @@ def delete(
     gone: dict[VmId, VmSpec | None] = {}
 
     async def write(cluster: Cluster, vm: VmId) -> None:
-        gone[vm] = await delete_vm(cluster, new_deed(reason), vm)
+        gone[vm] = await delete_vm(cluster, new_deed(reason), vm, discard_drift=discard_drift)
         note(frame, f"{vm}: deleted")
 
     async def wait(cluster: Cluster, vm: VmId, left_s: float) -> None:

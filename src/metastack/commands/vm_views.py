@@ -53,6 +53,8 @@ class VmView(Struct, kw_only=True):
     demands: list[str] = []
     """What it demands of its place, as the options that say it."""
     resources: dict[str, int] = {}
+    drift: list[str] = []
+    """How the guest differs from its spec, because somebody changed it by hand."""
     crashes: int | None = None
     retry_at: str | None = None
     taken_from: str | None = None
@@ -217,6 +219,7 @@ def _told(world: World, status: VmStatus, claim: Claim, spec: VmSpec, view: VmVi
     view.ips = list(status.ips)
     view.since = status.since or None
     view.crashes = status.crashes
+    view.drift = list(status.drift)
     view.retry_at = status.retry_at or None
     view.vnc = status.vnc or None
     if status.phase is Phase.RUNNING and (since := silent_since(world, claim.node)):

@@ -24,6 +24,7 @@ from .creation import NewVm, create_vm, create_vms
 from .deed import Cluster, Deed, Plan, commit, readable
 from .problem import conflict, not_found
 from .specs import Changed, Edit, edit_vm, halted, label_of
+from .vm_drift import refuse_drift
 
 __all__ = [
     "Changed",
@@ -73,8 +74,15 @@ async def _failed(cluster: Cluster, spec: VmSpec) -> bool:
     return bool((await cluster.store.list(keys.penalty_prefix(spec.id))).entries)
 
 
-async def stop_vm(cluster: Cluster, deed: Deed, vm: VmId, force: bool = False) -> Changed:
-    """Switch off: ask the guest, or with ``force`` pull the plug."""
+async def stop_vm(
+    cluster: Cluster, deed: Deed, vm: VmId, force: bool = False, discard_drift: bool = False
+) -> Changed:
+    """Switch off: ask the guest, or with ``force`` pull the plug.
+
+    ``discard_drift``: also when it writes elsewhere than on its disk; the plug is pulled then.
+    """
+    await refuse_drift(cluster, vm, discard_drift)
+    force = force or discard_drift
 
     async def edit(spec: VmSpec) -> Edit | None:
         if spec.power is Power.OFF and (spec.force or not force):
@@ -86,9 +94,16 @@ async def stop_vm(cluster: Cluster, deed: Deed, vm: VmId, force: bool = False) -
 
 
 async def restart_vm(
-    cluster: Cluster, deed: Deed, vm: VmId, force: bool = False, ignore_spare: bool = False
+    cluster: Cluster,
+    deed: Deed,
+    vm: VmId,
+    force: bool = False,
+    ignore_spare: bool = False,
+    discard_drift: bool = False,
 ) -> Changed:
-    """Stop what runs and start afresh; a VM that is off is started."""
+    """Stop what runs and start afresh; a VM that is off is started. ``discard_drift`` as in :func:`stop_vm`."""
+    await refuse_drift(cluster, vm, discard_drift)
+    force = force or discard_drift
 
     async def edit(spec: VmSpec) -> Edit | None:
         run = await _next_run(cluster, spec)
@@ -151,10 +166,13 @@ async def label_vm(cluster: Cluster, deed: Deed, vm: VmId, put: dict[str, str], 
     return await edit_vm(cluster, deed, vm, "vm.label", edit)
 
 
-async def delete_vm(cluster: Cluster, deed: Deed, vm: VmId, uuid: str = "") -> VmSpec | None:
+async def delete_vm(
+    cluster: Cluster, deed: Deed, vm: VmId, uuid: str = "", discard_drift: bool = False
+) -> VmSpec | None:
     """Remove the desired entry; the nodes destroy what exists. Answers the spec, None if it was unreadable."""
     object, keys = label_of(vm), cluster.keys
     names.reason(deed.reason)
+    await refuse_drift(cluster, vm, discard_drift)
 
     async def look() -> Plan[VmSpec | None]:
         entry = await cluster.store.get(keys.vm_spec(vm))

@@ -35,6 +35,8 @@ class EndReason(StrEnum):
     """QEMU died, or the guest panicked."""
     FAILED = "failed"
     """It never started."""
+    SAVED = "saved"
+    """Its memory was saved by hand (``virsh managedsave``, ``libvirt-guests``), and waits to go on."""
 
 
 class Domain(Struct, frozen=True, kw_only=True):
@@ -54,8 +56,23 @@ class Domain(Struct, frozen=True, kw_only=True):
     """Clients of the storage that its QEMU was seen to be, ``ADDRESS:PORT/NONCE``; empty: not looked at yet."""
     managed: bool = True
     """False: its metadata is not ours, or cannot be read; leave it alone."""
+    transient: bool = False
+    """It runs and is not defined any more (``virsh undefine``): ended, it would leave no trace."""
     damaged: bool = False
     """It is ours, and its metadata cannot be read: nobody knows which VM it is but by its UUID."""
+
+
+class Live(Struct, frozen=True, kw_only=True):
+    """What a domain is made of right now."""
+
+    disk: str
+    """Where its root disk writes: an absolute path, or ``pool/image``."""
+    others: tuple[str, ...] = ()
+    """Its other disks, as text."""
+    nics: tuple[tuple[str, str], ...] = ()
+    """MAC and bridge of each NIC."""
+    cpus: int = 0
+    memory_mib: int = 0
 
 
 class Opener(Struct, frozen=True, kw_only=True):

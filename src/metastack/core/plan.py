@@ -257,6 +257,9 @@ def _mine(view: View) -> Action:
     if spec is None or spec.uuid != claim.uuid:
         # Deleted, or made anew under the same name: the disk goes too, so there is nothing to save.
         return Kill(domain.uuid, "deleted") if domain is not None else Release(drop_halt=spec is None)
+    if saved(view) and not claim.to_release:
+        # What the guest had in memory is in a file here, by somebody's hand: it is not thrown away unasked.
+        return Idle("its memory was saved by hand")
     if not wants_on(view) or view.leave or claim.to_release:
         # Safety: to_release, it was taken over while it was off. Nobody reserved room for it here or proved its
         # groups: wished on again, it is released all the same, and claimed by whoever proves both.
@@ -285,7 +288,7 @@ def _mine(view: View) -> Action:
             return RecordHalt()
         crashed = domain.end in (EndReason.CRASHED, EndReason.FAILED)
         return Kill(domain.uuid, f"ended: {domain.end.value or 'never started'}", crashed=crashed, over=True)
-    if domain.session != claim.session:
+    if domain.session != claim.session or domain.transient:
         return Retag(domain.uuid)
     if domain.state is DomainState.IO_ERROR:
         if view.retry_in_s > 0:
@@ -300,6 +303,17 @@ def _mine(view: View) -> Action:
             return Idle("somebody else has its disk open", view.retry_in_s)
         return ResumeGuest(domain.uuid)
     return Publish()
+
+
+def saved(view: View) -> bool:
+    """Its guest's memory was saved by hand, and it is meant to run on as it was: nobody asked for a restart."""
+    domain, spec = (
+        view.domains[0] if view.domains else None,
+        view.spec.record if view.spec is not None else None,
+    )
+    if domain is None or spec is None or not wants_on(view) or domain.run < spec.run:
+        return False
+    return domain.state is DomainState.DEFINED and domain.end is EndReason.SAVED
 
 
 def _stop(view: View, spec: VmSpec, domain: Domain | None) -> Action | None:

@@ -192,7 +192,7 @@ def _status_own(status: VmStatus) -> tuple[Any, ...]:
 def _status_shared(status: VmStatus) -> tuple[Any, ...]:
     return (
         status.v, status.phase, status.node, status.session, status.run, status.crashes, status.ready,
-        status.disk_held_by,
+        status.disk_held_by, status.drift, status.elsewhere,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ import libvirt
 import msgspec
 import structlog
 
+from metastack.core.facts import Live
 from metastack.core.model import Resources
 from metastack.ports import (
     CannotStart,
@@ -39,7 +40,7 @@ from metastack.ports import (
     local_io,
 )
 
-from . import xml
+from . import live, xml
 from .barrier import barrier_trouble, forget_phantoms, run, systemd_restart
 from .connection import Connection
 from .console import Console
@@ -89,6 +90,10 @@ class LibvirtHypervisor:
         self._accel: Accel | None = None
         self._facts: HostFacts | None = None
         self._ends: dict[str, EndReason] = {}
+        self._transient: dict[str, Domain] = {}
+        """Domains that were seen to run without being defined."""
+        self._vanished: dict[str, Domain] = {}
+        """Those of them that switched themselves off, until they are cleared away."""
         self._emulators = Emulators(call_timeout_s)
 
     # --- life
@@ -222,9 +227,15 @@ class LibvirtHypervisor:
     async def domain(self, uuid: str) -> Domain | None:
         def look(virt: libvirt.virConnect) -> Domain | None:
             handle = _find(virt, uuid)
-            return None if handle is None else self._look(handle)
+            return self._vanished.get(uuid) if handle is None else self._look(handle)
 
         return await self._connection.call("look at domain", look)
+
+    async def live(self, uuid: str) -> Live:
+        def look(virt: libvirt.virConnect) -> str:
+            return str(virt.lookupByUUIDString(uuid).XMLDesc(0))
+
+        return live.parse(await self._connection.call("look at what a domain is made of", look))
 
     def _look(self, handle: libvirt.virDomain) -> Domain | None:
         """None when the domain went away while we looked."""
@@ -233,12 +244,18 @@ class LibvirtHypervisor:
             text = _metadata(handle)
             state, end = state_and_end(*handle.state())
             domain = xml.parse_metadata(uuid, handle.name(), text, state)
+            if domain.managed:
+                domain = _by_hand(handle, domain)
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
             raise
         if state is not DomainState.DEFINED:
             self._ends.pop(uuid, None)
+            if domain.transient:
+                self._transient[uuid] = domain
+            return domain
+        if domain.end is EndReason.SAVED:
             return domain
         if end is not EndReason.NONE:
             self._ends[uuid] = end
@@ -262,7 +279,15 @@ class LibvirtHypervisor:
     def _on_lifecycle(
         self, _virt: libvirt.virConnect, handle: libvirt.virDomain, event: int, detail: int, _opaque: object
     ) -> None:
-        self._post(DomainEvent(uuid=handle.UUIDString(), what=lifecycle(event, detail)))
+        uuid = handle.UUIDString()
+        off = event == libvirt.VIR_DOMAIN_EVENT_STOPPED and detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN
+        was = self._transient.pop(uuid, None) if event == libvirt.VIR_DOMAIN_EVENT_STOPPED else None
+        if was is not None and off:
+            # libvirt forgets a domain that was undefined with its end: that it switched itself off must not be.
+            self._vanished[uuid] = msgspec.structs.replace(
+                was, state=DomainState.DEFINED, end=EndReason.SHUTDOWN, transient=False
+            )
+        self._post(DomainEvent(uuid=uuid, what=lifecycle(event, detail)))
 
     def _on_reboot(self, _virt: libvirt.virConnect, handle: libvirt.virDomain, _opaque: object) -> None:
         self._post(DomainEvent(uuid=handle.UUIDString(), what="rebooted"))
@@ -284,6 +309,7 @@ class LibvirtHypervisor:
             if _find(virt, spec.uuid) is not None:
                 raise Exists(f"boot {spec.project}/{spec.name}: a domain of this UUID is still defined")
             self._ensure_secret(virt)
+            self._vanished.pop(spec.uuid, None)
             handle = virt.defineXMLFlags(text, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
             self._ends.pop(spec.uuid, None)
             try:
@@ -324,6 +350,7 @@ class LibvirtHypervisor:
         flags = 0 if self._accel.kind == "test" else _UNDEFINE  # the test driver knows none of them
 
         def kill(virt: libvirt.virConnect) -> None:
+            self._vanished.pop(uuid, None)
             handle = _find(virt, uuid)
             if handle is None:
                 return
@@ -363,6 +390,11 @@ class LibvirtHypervisor:
             flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
             if handle.isActive():
                 flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
+            if not handle.isPersistent():
+                # Somebody undefined it while it runs. Defined again it is what it was, and its end is seen.
+                shown = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+                handle.connect().defineXML(handle.XMLDesc(shown))
+                self._transient.pop(domain.uuid, None)
             handle.setMetadata(
                 libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, xml.NAMESPACE_KEY, xml.NAMESPACE, flags
             )
@@ -420,6 +452,17 @@ def _find(virt: libvirt.virConnect, uuid: str) -> libvirt.virDomain | None:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None
         raise
+
+
+def _by_hand(handle: libvirt.virDomain, domain: Domain) -> Domain:
+    """What somebody did to it with virsh, as far as that bears on its next start."""
+    if domain.state is not DomainState.DEFINED:
+        return domain if handle.isPersistent() else msgspec.structs.replace(domain, transient=True)
+    # The daemon forgets why a domain is off when it restarts; the saved image stays.
+    with _ignoring(libvirt.VIR_ERR_NO_SUPPORT):
+        if handle.hasManagedSaveImage(0):
+            return msgspec.structs.replace(domain, end=EndReason.SAVED)
+    return domain
 
 
 def _metadata(handle: libvirt.virDomain) -> str | None:

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from metastack.core.facts import Live
 from metastack.core.model import Resources
 from metastack.ports import (
     CephSecret,
@@ -72,6 +73,8 @@ class MemoryHypervisor(MemoryDaemon):
         self._consoles: dict[str, MemoryConsole] = {}
         self._streams: weakref.WeakValueDictionary[int, EventQueue] = weakref.WeakValueDictionary()
         self._opened = 0
+        self._changed: dict[str, Live] = {}
+        """What somebody made of a domain by hand."""
 
     # --- what a test or the simulator does to the host
 
@@ -129,6 +132,23 @@ class MemoryHypervisor(MemoryDaemon):
         """Somebody ends such a QEMU."""
         self._lost.pop(uuid, None)
 
+    def destroy(self, uuid: str) -> None:
+        """Somebody pulls a guest's plug by hand; it stays defined."""
+        self._ended(uuid, EndReason.DESTROYED)
+
+    def save(self, uuid: str) -> None:
+        """Somebody saves a guest's memory by hand, which ends it."""
+        self._ended(uuid, EndReason.SAVED)
+
+    def undefine(self, uuid: str) -> None:
+        """Somebody undefines a domain that runs."""
+        self._domains[uuid] = msgspec.structs.replace(self._must(uuid), transient=True)
+        self._post(uuid, "undefined")
+
+    def change(self, uuid: str, **more: object) -> None:
+        """Somebody changes a domain: ``disk="/var/lib/overlay"``."""
+        self._changed[uuid] = msgspec.structs.replace(self._live(uuid), **more)
+
     def add_foreign(self, uuid: str, name: str) -> None:
         """A domain that somebody else defined."""
         self._domains[uuid] = Domain(uuid=uuid, project="", name=name, state=DomainState.RUNNING, managed=False)
@@ -172,6 +192,20 @@ class MemoryHypervisor(MemoryDaemon):
 
     async def domain(self, uuid: str) -> Domain | None:
         return await self._call("domain", uuid, lambda: self._domains.get(uuid), changes=False)
+
+    async def live(self, uuid: str) -> Live:
+        return await self._call("live", uuid, lambda: self._live(uuid), changes=False)
+
+    def _live(self, uuid: str) -> Live:
+        self._must(uuid)
+        spec = self.specs[uuid]
+        made = Live(
+            disk=spec.disk.path,
+            nics=tuple((nic.mac, nic.bridge) for nic in spec.nics),
+            cpus=spec.cpus,
+            memory_mib=spec.memory_mib,
+        )
+        return self._changed.get(uuid, made)
 
     def events(self) -> AsyncIterator[DomainEvent]:
         stream = EventQueue()
@@ -261,7 +295,9 @@ class MemoryHypervisor(MemoryDaemon):
         def retag() -> None:
             if not self._must(uuid).managed:
                 raise Refused(f"retag {uuid}: no such domain of ours")
-            self._domains[uuid] = msgspec.structs.replace(self._domains[uuid], session=session, epoch=epoch)
+            self._domains[uuid] = msgspec.structs.replace(
+                self._domains[uuid], session=session, epoch=epoch, transient=False
+            )
 
         await self._call("retag", uuid, retag)
 
@@ -334,6 +370,7 @@ class MemoryHypervisor(MemoryDaemon):
         if self._domains.pop(uuid, None) is not None:
             self._post(uuid, "undefined")
         self.specs.pop(uuid, None)
+        self._changed.pop(uuid, None)
 
     def _post(self, uuid: str, what: str) -> None:
         for stream in list(self._streams.values()):

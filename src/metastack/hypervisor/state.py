@@ -13,6 +13,7 @@ _ENDS: Final[dict[int, EndReason]] = {
     libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: EndReason.DESTROYED,
     libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: EndReason.CRASHED,
     libvirt.VIR_DOMAIN_SHUTOFF_FAILED: EndReason.FAILED,
+    libvirt.VIR_DOMAIN_SHUTOFF_SAVED: EndReason.SAVED,
     # A daemon that came back and could not talk to this QEMU any more killed it.
     libvirt.VIR_DOMAIN_SHUTOFF_DAEMON: EndReason.CRASHED,
     # UNKNOWN: never started, or ended before the daemon's last start, which forgets the reason. The

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from ..core.facts import Domain
+from ..core.facts import Domain, Live
 from ..core.model import Resources
 from .storage import CephSecret, DiskSource
 
@@ -107,6 +107,10 @@ class Hypervisor(Protocol):
 
     async def domain(self, uuid: str) -> Domain | None: ...
 
+    async def live(self, uuid: str) -> Live:
+        """What a domain is made of right now, or was when it ended. Raises NotFound."""
+        ...
+
     def events(self) -> AsyncIterator[DomainEvent]:
         """Domain events for ever; a ``DomainEvent(uuid="", what="reconnected")`` means: look at everything.
 
@@ -134,7 +138,10 @@ class Hypervisor(Protocol):
     async def resume(self, uuid: str) -> None: ...
 
     async def retag(self, uuid: str, session: int, epoch: int) -> None:
-        """Write session and epoch into the metadata of a domain, live and persistent (adopt)."""
+        """Write session and epoch into the metadata of a domain, live and persistent (adopt).
+
+        One that somebody undefined while it runs is defined again: else its end would leave no trace.
+        """
         ...
 
     async def note_clients(self, uuid: str, clients: tuple[str, ...]) -> None:

@@ -88,6 +88,22 @@ def _remove_node(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     return nothing
 
 
+@fault("virsh", "node")
+def _virsh(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """Somebody uses virsh on a guest: ``virsh n1 save vm1``, ``undefine``, or ``snapshot`` to a local file."""
+    hypervisor = host_of(lab, args).hypervisor
+    found = [domain.uuid for domain in hypervisor.active() if domain.managed and domain.name == args[2]]
+    for uuid in found:
+        match args[1]:
+            case "save":
+                hypervisor.save(uuid)
+            case "undefine":
+                hypervisor.undefine(uuid)
+            case "snapshot":
+                hypervisor.change(uuid, disk="/var/lib/libvirt/images/overlay")
+    return nothing if found else None
+
+
 @fault("garble", "cluster", lasts=True)
 def _garble(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     """A record is overwritten with what no version reads: ``garble claim vm1``; at the end it is put back."""

@@ -1,4 +1,5 @@
-"""What keeps a removal from forgetting a node that somebody still needs to fence, as mutations.
+"""What keeps a removal from forgetting a node that somebody still needs to fence, and a guest's data from being
+left behind after somebody used virsh, as mutations.
 
 Owns: that part of the list. Refuses: knowing who notices; ``seen_by`` only says who is asked first.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .mutation import Mutation, Patch, agent
+from .mutation import Mutation, Patch, agent, plan
 
 _REMOVAL: Final = "core.removal"
 
@@ -27,6 +28,22 @@ TABLE: Final[tuple[Mutation, ...]] = (
         ("removal-arrives-behind-a-session",),
         evidence="expected",
         because="without its addresses nobody can fence it, and its VM waits until it returns",
+    ),
+    Mutation(
+        "drift-is-not-ended",
+        "a guest that writes elsewhere than on its disk is not ended unless that is given up",
+        agent("act", "Reconciler.reconcile", "if await self._drift.holds(view, action, memory):", "if False:"),
+        ("snapshot-by-hand-and-restarted",),
+        evidence="expected",
+        because="the disk itself is whole; what the guest wrote lies in a file that no judge looks at",
+    ),
+    Mutation(
+        "saved-is-kept",
+        "a memory that was saved by hand is not thrown away by a boot",
+        plan("if saved(view) and not claim.to_release:", "if False:", "_mine"),
+        ("saved-by-hand",),
+        evidence="expected",
+        because="the disk itself is whole; what the guest had in memory is gone",
     ),
     Mutation(
         "removal-fence-stays",

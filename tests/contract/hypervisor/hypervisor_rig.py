@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import libvirt
 from libvirt_host import LibvirtHost, read_until, spec
 
 from metastack.hypervisor.memory import MemoryHypervisor
@@ -33,6 +34,10 @@ class Rig(Protocol):
         """A host without the bridge that a guest is to have; a real one needs nothing for that."""
         ...
 
+    async def by_hand(self, uuid: str, what: str) -> None:
+        """``destroy``, ``save``, ``undefine`` or ``snapshot`` (disk only), as with virsh."""
+        ...
+
 
 class MemoryRig:
     def __init__(self, hypervisor: MemoryHypervisor) -> None:
@@ -53,6 +58,12 @@ class MemoryRig:
 
     def refuses_bridges(self) -> None:
         self._memory.fail = lambda what, _uuid: CannotStart("no such bridge") if what == "start" else None
+
+    async def by_hand(self, uuid: str, what: str) -> None:
+        if what == "snapshot":
+            self._memory.change(uuid, disk="/overlay")
+        else:
+            getattr(self._memory, what)(uuid)
 
 
 class LibvirtRig:
@@ -84,6 +95,28 @@ class LibvirtRig:
         await console.write(b"!")
         await read_until(console, b"!")
         await console.close()
+
+    async def by_hand(self, uuid: str, what: str) -> None:
+        virt = libvirt.open(self._host.uri)
+        try:
+            handle = virt.lookupByUUIDString(uuid)
+            match what:
+                case "destroy":
+                    handle.destroy()
+                case "save":
+                    handle.managedSave(0)
+                case "undefine":
+                    handle.undefineFlags(0)
+                case "snapshot":
+                    overlay = self._host.folder / f"{uuid}.overlay"
+                    text = (
+                        "<domainsnapshot><name>by-hand</name><disks><disk name='vda' snapshot='external'>"
+                        f"<source file='{overlay}'/></disk></disks></domainsnapshot>"
+                    )
+                    only = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+                    handle.snapshotCreateXML(text, only | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA)
+        finally:
+            virt.close()
 
 
 class Watcher:

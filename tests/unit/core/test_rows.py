@@ -149,7 +149,7 @@ def test_records_that_differ_in_any_field_are_told_apart(kind: Kind) -> None:
     }
     special: dict[str, Any] = {
         "phase": Phase.FAILED, "power": Power.OFF, "ips": ("10.0.0.1",), "labels": {"a": "b"},
-        "taken_before": ("n7",),
+        "taken_before": ("n7",), "drift": ("x",),
         "resources": {"gpu": 1}, "placement": Placement(node="n1"), "ha": Ha(priority=3),
         "made": True,
         "nics": (Nic(bridge="br1", mac="52:54:00:00:00:01"), Nic(bridge="br2", mac="52:54:00:00:00:02")),

@@ -1,4 +1,4 @@
-"""VMs that a node answers for, and that do not run. (Those that wait for a node: :mod:`.pending`.)"""
+"""VMs of a node that do not run, or not as they should. (Those that wait for a node: :mod:`.pending`.)"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from metastack.core.model import Phase, VmId
 
 from ..fence_view import briefly
 from ..views import VmView, vm_views
-from .facts import Facts, Finding, error
+from .facts import Facts, Finding, error, warning
 
 
 def check(facts: Facts) -> Iterator[Finding]:
@@ -24,6 +24,8 @@ def check(facts: Facts) -> Iterator[Finding]:
             # The brake has a check of its own.
             said = briefly(facts.world, view.node, view.message or "its node is lost")
             yield error(object, said, f"metastack fence show {view.node}")
+        elif view.drift:
+            yield warning(object, f"its guest was changed by hand: it {'; it '.join(view.drift)}", show)
 
 
 def _disk_held(facts: Facts, view: VmView) -> bool:

@@ -93,6 +93,10 @@ class VmStatus(Record, frozen=True, kw_only=True):
     vnc: str = ""
     ready: bool = True
     """False while the port that ``ha.ready_port`` names does not answer yet."""
+    drift: tuple[str, ...] = ()
+    """How the guest differs from its spec, because somebody changed it by hand."""
+    elsewhere: str = ""
+    """Where it writes, when that is not its disk: booted anew it would begin without what it wrote since."""
     disk_held_by: str = ""
     """Client that has its disk open, for which a start or a resume waits; empty: nobody is in the way."""
 
