@@ -16,7 +16,7 @@ import structlog
 from ..core.keys import Keys, Kind, ParsedKey, about_nodes, in_order
 from ..core.model import Resources, VmId
 from ..core.world import World
-from ..ports import Fenced, Hypervisor, Levelled, Network, Refused, Storage, Store, Unavailable
+from ..ports import Fenced, Hypervisor, Levelled, Network, Refused, Storage, Store, Unavailable, local_io
 from . import route
 from .act import Reconciler
 from .announce import Announcer
@@ -240,7 +240,8 @@ class Agent:
             self._idle.clear()
             again_s = 0.0
             try:
-                again_s = await self._one(key)
+                with local_io(f"working on {' '.join(key).strip()}"):  # what no adapter has a name for
+                    again_s = await self._one(key)
                 if self._refusals.done(key):
                     await self._tell_refused(key, "")
             except Refused as error:
@@ -359,10 +360,11 @@ class Agent:
         while True:
             await asyncio.sleep(self.node.world.config.full_look_s)
             try:
-                await self.node.mirror.look_if_due()
-                await self._note_domains()
-                await self._read_keys()
-                await self._check_blocked()
+                with local_io("looking at everything"):
+                    await self.node.mirror.look_if_due()
+                    await self._note_domains()
+                    await self._read_keys()
+                    await self._check_blocked()
             except (Unavailable, Refused) as error:
                 log.info("full_look_failed", error=str(error))
                 if self._health.silent:
@@ -425,6 +427,7 @@ class Agent:
             self._queue.add(route.ORPHANS)
             for sweep in self._sweeper.sweeps():
                 try:
-                    await sweep()
+                    with local_io(f"sweeping {sweep.__name__}"):
+                        await sweep()
                 except (Unavailable, Refused) as error:
                     log.info("sweep_failed", sweep=sweep.__name__, error=str(error))

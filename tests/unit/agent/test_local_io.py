@@ -8,13 +8,18 @@ import os
 from pathlib import Path
 
 import pytest
-from agent_rig import IMAGE, KEYS, lab_of, vm
+from agent_rig import IMAGE, KEYS, Lab, lab_of, vm
 
 from metastack.agent.marks import Marks
 from metastack.core.codec import decode, encode
 from metastack.core.model import Image, ImageState, NodeAlive, VmStatus
 from metastack.ports import BadState, LocalTrouble, NodeFault, Unavailable, local_io
 from metastack.sim.loop import run
+
+
+async def with_image(lab: Lab) -> None:
+    image = Image(name="debian", uuid=IMAGE, state=ImageState.READY, size_bytes=512)
+    await lab.put(KEYS.image("debian"), encode(image))
 
 
 def failing(marks: Marks, number: int) -> None:
@@ -95,8 +100,7 @@ def test_what_cannot_be_looked_at_ends_no_agent(tmp_path: Path) -> None:
 def test_a_disk_in_a_bad_state_is_its_vms_and_not_the_agents_end(tmp_path: Path) -> None:
     async def play() -> None:
         async with lab_of(tmp_path, nodes=2) as lab:
-            image = Image(name="debian", uuid=IMAGE, state=ImageState.READY, size_bytes=512)
-            await lab.put(KEYS.image("debian"), encode(image))
+            await with_image(lab)
             bad = "its snapshot is not protected"
             lab.pool.fail = lambda what, _address: BadState(bad) if what == "create_disk" else None
             await lab.want("a")
@@ -111,5 +115,21 @@ def test_a_disk_in_a_bad_state_is_its_vms_and_not_the_agents_end(tmp_path: Path)
             assert failed(), "it is the object's own: given back to nobody"
             lab.pool.fail = lambda _what, _address: None
             await lab.until("it runs", lambda: lab.where("a"), within_s=120)
+
+    run(play())
+
+
+def test_what_no_adapter_has_a_name_for_ends_no_agent(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with lab_of(tmp_path, nodes=1) as lab:
+            await with_image(lab)
+            full = OSError(errno.EMFILE, "Too many open files")
+            lab.hosts["n1"].hypervisor.fail = lambda what, _uuid: full if what == "domain" else None
+            lab.pool.fail = lambda what, _address: full if what in ("purge_trash", "images") else None
+            await lab.want("a")
+            await asyncio.sleep(150)
+            lab.hosts["n1"].hypervisor.fail = lambda _what, _uuid: None
+            lab.pool.fail = lambda _what, _address: None
+            await lab.until("it runs", lambda: lab.where("a") == "n1")
 
     run(play())
