@@ -173,7 +173,9 @@ class _Wait:
         if view.phase == Phase.STOPPED:
             why = "was stopped meanwhile" if view.power == Power.OFF else (view.message or "is stopped")
             raise Problem(Code.FAILED, object, why, f"`metastack vm start {vm}` starts it")
-        if view.phase == Phase.FAILED:
+        status = world.status(vm)
+        run = status.record.run if status is not None and status.record is not None else 0
+        if view.phase == Phase.FAILED and not 0 < run < self._spec.run:  # not what an earlier run came to
             crashes = view.crashes or 0
             if self._crashes < 0:
                 self._crashes = crashes

@@ -21,6 +21,7 @@ WITHOUT: Final = _judge("    found = [", "    return Go()\n    found = [")
 
 ABOUT: Final = frozenset(
     {
+        "break-lock-of-a-living-node-is-refused",
         "claim-deleted-of-a-hung-owner",
         "claim-deleted-of-a-living-owner",
         "disk-locked-by-hand",
@@ -31,11 +32,18 @@ ABOUT: Final = frozenset(
         "libvirtd-loses-a-guest-and-is-fenced",
         "libvirtd-loses-a-guest-that-is-stopped",
         "libvirtd-loses-a-running-guest",
+        "lock-by-hand-is-broken",
     }
 )
 """Scenarios in which only the gate keeps a second writer away."""
 
 GATE: Final[tuple[Mutation, ...]] = (
+    Mutation(
+        "control-gate",
+        "the protocol needs no gate: it is there for what comes from outside (that is what ABOUT lists)",
+        WITHOUT,
+        harmless=True,
+    ),
     Mutation(
         "gate-boot",
         "nothing is booted while a client that is not shut out has the disk open",

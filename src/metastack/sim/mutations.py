@@ -20,7 +20,7 @@ import msgspec
 
 from .mutant import RANKS
 from .mutation import Mutation
-from .mutation_gate import ABOUT
+from .mutation_gate import ABOUT, WITHOUT
 from .mutation_list import MUTATIONS as MUTATIONS
 from .run import source_of
 
@@ -58,7 +58,7 @@ def remembered(root: Path) -> dict[str, str]:
 def catchers(mutation: Mutation, root: Path, seeds: int) -> list[str]:
     """Everybody who might notice, the likeliest first."""
     scenarios = [f"scenario:{path.parent.name}" for path in sorted((root / "scenarios").glob("*/script"))]
-    if not (mutation.gate or mutation.harmless):
+    if not mutation.gate and (not mutation.harmless or mutation.patches == WITHOUT):
         scenarios = [name for name in scenarios if name.partition(":")[2] not in ABOUT]
     about = [name if ":" in name else f"scenario:{name}" for name in mutation.seen_by]
     last = remembered(root).get(mutation.name)

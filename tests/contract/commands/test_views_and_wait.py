@@ -32,6 +32,7 @@ from metastack.core.model import (
     Silenced,
     Ticket,
     VmId,
+    VmStatus,
 )
 
 VM_KEYS = (
@@ -349,6 +350,19 @@ async def test_running_means_the_run_that_was_asked_for(rig: Rig) -> None:
     assert stale.object == "vm default/hello"
     await rig.status("n1", session, Phase.RUNNING)
     await wait_vm(rig.cluster, HELLO, Goal.RUNNING, 20, asked)
+
+
+async def test_what_an_earlier_run_came_to_does_not_end_a_wait(rig: Rig) -> None:
+    await make(rig)
+    session = await rig.node("n1")
+    await rig.claim("n1", session, phase=Phase.FAILED)
+    spec = (await vms.restart_vm(rig.cluster, deed(), HELLO, force=True)).spec
+    entry = await rig.store.get(rig.keys.vm_status(HELLO))
+    assert entry is not None
+    assert decode(VmStatus, entry.value).run < spec.run
+    await problem(wait_vm(rig.cluster, HELLO, Goal.RUNNING, 0.3, spec), Code.TIMEOUT, "is failed")
+    await rig.status("n1", session, Phase.RUNNING)
+    await wait_vm(rig.cluster, HELLO, Goal.RUNNING, 20, spec)
 
 
 async def test_wait_times_out_saying_why(rig: Rig) -> None:
