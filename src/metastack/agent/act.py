@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from ..core import changes, locks, plan
-from ..core.facts import Domain, DomainState
+from ..core.facts import Domain, DomainState, of_another
 from ..core.model import Claim, Event, Halt, Phase, VmId, VmStatus
 from ..core.plan import View
 from ..core.plan import plan as decide
@@ -107,6 +107,7 @@ class Reconciler:
             domain
             for domain in found
             if domain is not None and domain.managed and (domain.project, domain.name) == (vm.project, vm.name)
+            if not of_another(domain, self._node.name)
         )
         await self._note_lost(vm, domains)
         if domains:
@@ -223,7 +224,7 @@ class Reconciler:
                 await self._guests.resume(view, action, memory)
             case plan.Retag():
                 claim = self._held(view).ok
-                await self._node.hypervisor.retag(action.uuid, claim.session, claim.epoch)
+                await self._node.hypervisor.retag(action.uuid, claim.session, claim.epoch, self._node.name)
             case plan.RecordHalt():
                 await self._halt(view)
             case plan.Release():

@@ -13,10 +13,23 @@ from typing import Final
 
 import structlog
 
+from ..core.facts import of_another
 from ..core.keys import Keys, Kind, ParsedKey, about_nodes, in_order
 from ..core.model import Resources, VmId
 from ..core.world import World
-from ..ports import Fenced, Hypervisor, Levelled, Network, Refused, Storage, Store, Unavailable, local_io
+from ..ports import (
+    Broken,
+    Fenced,
+    Hypervisor,
+    InUse,
+    Levelled,
+    Network,
+    Refused,
+    Storage,
+    Store,
+    Unavailable,
+    local_io,
+)
 from . import route
 from .act import Reconciler
 from .announce import Announcer
@@ -147,6 +160,7 @@ class Agent:
     async def run(self, stop: asyncio.Event, ready: Callable[[], None] = lambda: None) -> None:
         """Work until ``stop`` is set, then leave the guests running."""
         node = self.node
+        await patiently("libvirt's lock", self._take_libvirt, stop)
         await patiently("hypervisor", node.hypervisor.open, stop)
         if stop.is_set():
             return
@@ -184,6 +198,13 @@ class Agent:
         await node.network.close()
         await node.hypervisor.close()
         await node.storage.close()
+
+    async def _take_libvirt(self) -> None:
+        try:
+            await self.node.hypervisor.take(self.node.name)
+        except InUse as error:
+            # It ends before it touched anything there. One that waited would be there when the other restarts.
+            raise Broken(str(error)) from None
 
     async def _open_storage(self) -> None:
         """Connect; being shut out is no obstacle here: the session finds it and takes the way back."""
@@ -374,9 +395,9 @@ class Agent:
 
     async def _note_domains(self) -> None:
         domains = await self.node.hypervisor.domains()
-        self._health.saw(domains)
+        self._health.saw(domains, self.node.name)
         for domain in domains:
-            if domain.managed:
+            if domain.managed and not of_another(domain, self.node.name):
                 vm = VmId(domain.project, domain.name)
                 self._reconciler.known.setdefault(vm, set()).add(domain.uuid)
                 self._queue.add(("vm", vm.project, vm.name))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 import structlog
 from msgspec import Struct
@@ -18,6 +18,7 @@ from ..core.facts import Domain
 from ..core.model import NodeFacts
 from ..core.world import World
 from ..ports import Denied, Fenced, Refused, Storage, Unavailable
+from .occupied import strangers
 
 log = structlog.get_logger()
 
@@ -38,6 +39,8 @@ class Health(Struct, kw_only=True):
     """What the storage's user may not do and should, or may and should not."""
     damaged: tuple[str, ...] = ()
     """Domains of ours that do not say what they are."""
+    strangers: tuple[str, ...] = ()
+    """Domains of other nodes on this host."""
     console_why: str = ""
     """Why nobody can open a console here; empty: they can."""
     storage_why: str = ""
@@ -66,8 +69,13 @@ class Health(Struct, kw_only=True):
         for text in self.rights:
             log.warning("storage_rights", what=text)
 
-    def saw(self, domains: Iterable[Domain]) -> None:
-        """Note those that cannot be read, loudly."""
+    def saw(self, domains: Collection[Domain], me: str) -> None:
+        """Note those that cannot be read, and another node's, loudly."""
+        others = strangers(domains, me)
+        if others != self.strangers:
+            for text in others:
+                log.error("domain_of_another_node", what=text)
+        self.strangers = others
         found = tuple(sorted(damaged(domain) for domain in domains if domain.damaged))
         if found != self.damaged:
             for text in found:
@@ -131,6 +139,7 @@ def warnings(
     found = [
         *health.host,
         *health.damaged,
+        *health.strangers,
         *health.removals(),
         *(why for why in (health.console_why, health.settings) if why),
     ]

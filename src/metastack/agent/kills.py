@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import structlog
 
-from ..core.facts import Domain
+from ..core.facts import Domain, of_another
 from ..core.restored import uncovered
 from ..core.world import World
 from ..ports import Hypervisor, Refused
@@ -23,7 +23,9 @@ async def kill_lost(
 
     Returns the domains that were killed.
     """
-    domains, killed = await hypervisor.domains(), list[Domain]()
+    everything, killed = await hypervisor.domains(), list[Domain]()
+    # Safety: another node's guest is ended by that node, or by a person; this one is not ready meanwhile.
+    domains = [domain for domain in everything if not of_another(domain, me)]
     disowned = {domain.uuid for domain in uncovered(world, me, domains)}
     for domain in domains:
         if domain.damaged:
@@ -51,7 +53,7 @@ async def kill_lost(
         )
         await hypervisor.kill(domain.uuid)
         killed.append(domain)
-    await _kill_unknown(hypervisor, world, me, through, shut_out, {domain.uuid for domain in domains})
+    await _kill_unknown(hypervisor, world, me, through, shut_out, {domain.uuid for domain in everything})
     return killed
 
 

@@ -17,7 +17,7 @@ import structlog
 
 from ..core import changes
 from ..core.change import Committed, Lease
-from ..core.facts import Domain, DomainState
+from ..core.facts import Domain, DomainState, of_another
 from ..core.fences import under_way
 from ..core.keys import Keys
 from ..core.model import Event, Fence, NodeAlive, token
@@ -31,6 +31,7 @@ from .kills import kill_lost, refuse_damaged
 from .marks import Marks
 from .mirror import Mirror
 from .names import Names
+from .occupied import refuse_occupied
 from .refusal import Teller
 from .renewal import Renewal
 from .unfit import Unfit
@@ -96,7 +97,7 @@ class Session:
         self._teller = Teller(name, keys, store, hypervisor, mirror.past, marks, clock, addresses)
         self._renewal = Renewal(store, self.lose)
         self._end = asyncio.Event()
-        self._unfit = Unfit(self, store, mirror, describe, self._end)
+        self._unfit = Unfit(self, store, mirror, hypervisor, describe, self._end)
         self._why, self._unclean = "", True
         self._found = False
         """How the last agent left is known."""
@@ -271,6 +272,7 @@ class Session:
         self.generation, self.token = generation, token(generation, outcome.revision)
         log.info("registered", node=self.name, session=self.token)
         self._renewal.hold(lease)
+        await self._unfit.wait(lambda: refuse_occupied(self._hypervisor, self.name))
         await self._unfit.wait(self._write_down)
         await self._unblock()
         await self._unfit.wait(self._belonging.check)
@@ -308,7 +310,8 @@ class Session:
         Safety: by a listing of now. One that was restored since would give the next session a used number."""
         try:
             await self._mirror.look()
-            self._past.witness(await self._hypervisor.domains())
+            domains = await self._hypervisor.domains()
+            self._past.witness(domain for domain in domains if not of_another(domain, self.name))
         finally:
             if self._past.why:
                 await self._teller.tell()

@@ -17,9 +17,10 @@ import structlog
 from ..core import changes
 from ..core.change import Committed
 from ..core.model import NodeAlive
-from ..ports import Denied, LocalTrouble, Refused, Store
+from ..ports import Denied, Hypervisor, LocalTrouble, Refused, Store
 from .identity import Misconfigured
 from .mirror import Mirror
+from .occupied import Occupied, claimed_guests_run
 from .patience import is_set_within
 
 if TYPE_CHECKING:
@@ -55,10 +56,12 @@ class Unfit:
         session: Session,
         store: Store,
         mirror: Mirror,
+        hypervisor: Hypervisor,
         describe: Callable[[], NodeAlive],
         ended: asyncio.Event,
     ) -> None:
         self._session, self._store, self._mirror = session, store, mirror
+        self._hypervisor = hypervisor
         self._describe, self._ended = describe, ended
         self.rarely = Rarely()
 
@@ -77,7 +80,10 @@ class Unfit:
                     self._session.message = "starting"  # what was said is not so any more
                 return
             except (Misconfigured, Denied) as error:
-                if self._mirror.world.unfenced(self._session.name):
+                if self._mirror.world.unfenced(self._session.name) and not (
+                    # Its own guests are well, and a stranger beside them is no reason to end them.
+                    isinstance(error, Occupied) and await self._guests_run()
+                ):
                     raise
                 await self._say(str(error))
             except LocalTrouble as error:
@@ -86,6 +92,9 @@ class Unfit:
             if await is_set_within(self._ended, wait_s):
                 raise Refused("the session was lost before it became ready")
             wait_s = min(LONGEST_S, wait_s * 2)
+
+    async def _guests_run(self) -> bool:
+        return await claimed_guests_run(self._hypervisor, self._mirror.world, self._session.name)
 
     async def _say(self, why: str) -> None:
         session, world = self._session, self._mirror.world

@@ -54,12 +54,19 @@ class Domain(Struct, frozen=True, kw_only=True):
     volume_uuid: str = ""
     clients: tuple[str, ...] = ()
     """Clients of the storage that its QEMU was seen to be, ``ADDRESS:PORT/NONCE``; empty: not looked at yet."""
+    node: str = ""
+    """Whose guest it is; empty: written by an older version."""
     managed: bool = True
     """False: its metadata is not ours, or cannot be read; leave it alone."""
     transient: bool = False
     """It runs and is not defined any more (``virsh undefine``): ended, it would leave no trace."""
     damaged: bool = False
     """It is ours, and its metadata cannot be read: nobody knows which VM it is but by its UUID."""
+
+    @property
+    def active(self) -> bool:
+        """It runs, or could write."""
+        return self.state is not DomainState.DEFINED
 
 
 class Live(Struct, frozen=True, kw_only=True):
@@ -91,3 +98,8 @@ class Opener(Struct, frozen=True, kw_only=True):
     """The storage refuses what it sends."""
     pid: int = 0
     """Its process on this host; 0: unknown, or elsewhere."""
+
+
+def of_another(domain: Domain, me: str) -> bool:
+    """It is another node's, so it is none of mine, whatever its VM: nothing is done to it."""
+    return domain.managed and domain.node not in ("", me)

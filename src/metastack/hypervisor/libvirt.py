@@ -41,6 +41,7 @@ from metastack.ports import (
 )
 
 from . import live, xml
+from .alone import Alone
 from .barrier import barrier_trouble, forget_phantoms, run, systemd_restart
 from .connection import Connection
 from .console import Console
@@ -79,6 +80,7 @@ class LibvirtHypervisor:
         self._vnc_dir = vnc_dir
         self._probe_cache = probe_cache
         self._call_timeout_s = call_timeout_s
+        self._alone = Alone(uri)
         self._connection = Connection(
             uri,
             call_timeout_s=call_timeout_s,
@@ -114,8 +116,15 @@ class LibvirtHypervisor:
     async def close(self) -> None:
         await self._connection.close()
         self._emulators.close()
+        self._alone.let_go()
         for stream in list(self._streams):
             stream.close()
+
+    async def take(self, node: str) -> None:
+        self._alone.take(node)
+
+    async def let_go(self) -> None:
+        self._alone.let_go()
 
     async def quiesce(self) -> None:
         await self._connection.quiesce()
@@ -368,11 +377,12 @@ class LibvirtHypervisor:
         await self._change(f"kill {uuid}", kill)
         await self._emulators.end(uuid)
 
-    async def retag(self, uuid: str, session: int, epoch: int) -> None:
+    async def retag(self, uuid: str, session: int, epoch: int, node: str = "") -> None:
         domain = await self.domain(uuid)
         if domain is None or not domain.managed:
             raise Refused(f"retag {uuid}: no such domain of ours")
-        await self._write_metadata(msgspec.structs.replace(domain, session=session, epoch=epoch))
+        whose = domain.node or node
+        await self._write_metadata(msgspec.structs.replace(domain, session=session, epoch=epoch, node=whose))
 
     async def note_clients(self, uuid: str, clients: tuple[str, ...]) -> None:
         domain = await self.domain(uuid)
@@ -384,9 +394,8 @@ class LibvirtHypervisor:
         return await self._emulators.all()
 
     async def _write_metadata(self, domain: Domain) -> None:
-        text = xml.metadata_xml(domain)
-
         def write(handle: libvirt.virDomain) -> None:
+            text = xml.metadata_xml(domain, _metadata(handle))
             flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
             if handle.isActive():
                 flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE

@@ -75,6 +75,8 @@ class MemoryHypervisor(MemoryDaemon):
         self._opened = 0
         self._changed: dict[str, Live] = {}
         """What somebody made of a domain by hand."""
+        self._taken = ""
+        """Node whose agent works here; empty: none."""
 
     # --- what a test or the simulator does to the host
 
@@ -95,6 +97,7 @@ class MemoryHypervisor(MemoryDaemon):
 
     def client_dies(self) -> None:
         super().client_dies()
+        self._taken = ""
         self._streams.clear()
 
     def power_cut(self) -> None:
@@ -105,6 +108,11 @@ class MemoryHypervisor(MemoryDaemon):
         self._lost.clear()
         self.specs.clear()
         self.daemon_dies()
+
+    def left_by(self, node: str) -> None:
+        """The process of that node's agent is gone: what it held is free."""
+        if self._taken == node:
+            self._taken = ""
 
     def damage(self, uuid: str) -> None:
         """Somebody edits the metadata of a domain, and nobody can read it any more."""
@@ -168,7 +176,16 @@ class MemoryHypervisor(MemoryDaemon):
         if not self._daemon:
             raise Unavailable("open: the daemon is down")
 
+    async def take(self, node: str) -> None:
+        if self._taken and self._taken != node:
+            raise InUse(f"another agent works on this libvirt: that of node {self._taken}")
+        self._taken = node
+
+    async def let_go(self) -> None:
+        self._taken = ""
+
     async def close(self) -> None:
+        self._taken = ""
         for stream in list(self._streams.values()):
             stream.close()
 
@@ -291,12 +308,14 @@ class MemoryHypervisor(MemoryDaemon):
     async def resume(self, uuid: str) -> None:
         await self._call("resume", uuid, lambda: self._switch(uuid, DomainState.RUNNING, "resumed"))
 
-    async def retag(self, uuid: str, session: int, epoch: int) -> None:
+    async def retag(self, uuid: str, session: int, epoch: int, node: str = "") -> None:
         def retag() -> None:
-            if not self._must(uuid).managed:
+            domain = self._must(uuid)
+            if not domain.managed:
                 raise Refused(f"retag {uuid}: no such domain of ours")
+            whose = domain.node or node
             self._domains[uuid] = msgspec.structs.replace(
-                self._domains[uuid], session=session, epoch=epoch, transient=False
+                domain, session=session, epoch=epoch, node=whose, transient=False
             )
 
         await self._call("retag", uuid, retag)

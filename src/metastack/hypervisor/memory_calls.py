@@ -33,4 +33,5 @@ def defined(spec: DomainSpec) -> Domain:
         epoch=spec.epoch,
         run=spec.run,
         volume_uuid=spec.volume_uuid,
+        node=spec.claim_node,
     )

@@ -219,25 +219,35 @@ def secret_xml(uuid: str, name: str) -> str:
 # Our metadata
 
 
-def metadata_xml(domain: Domain) -> str:
-    """Our metadata element alone, as ``virDomainSetMetadata`` wants it: libvirt adds the namespace itself."""
+def metadata_xml(domain: Domain, before: str | None = None) -> str:
+    """Our metadata element alone, as ``virDomainSetMetadata`` wants it: libvirt adds the namespace itself.
+
+    ``before``: as it is now. What is in there and this version does not know is kept.
+    """
     for client in domain.clients:
         _match("client", client, _CLIENT)
-    return ET.tostring(
-        _vm_element(
-            None,
-            "vm",
-            project=domain.project,
-            name=domain.name,
-            session=domain.session,
-            epoch=domain.epoch,
-            run=domain.run,
-            volume=domain.volume_uuid,
-            end=domain.end.value,
-            clients=" ".join(domain.clients),
-        ),
-        encoding="unicode",
+    element = _vm_element(
+        None,
+        "vm",
+        project=domain.project,
+        name=domain.name,
+        session=domain.session,
+        epoch=domain.epoch,
+        run=domain.run,
+        volume=domain.volume_uuid,
+        node=domain.node,
+        end=domain.end.value,
+        clients=" ".join(domain.clients),
     )
+    try:
+        old = ET.fromstring(before) if before else None
+    except ET.ParseError:
+        old = None
+    if old is not None and old.tag in (f"{{{NAMESPACE}}}vm", "vm"):
+        known = set(_VM_ATTRIBUTES.split())
+        element.attrib.update({key: value for key, value in old.attrib.items() if key not in known})
+        element.extend(list(old))
+    return ET.tostring(element, encoding="unicode")
 
 
 def parse_metadata(uuid: str, libvirt_name: str, text: str | None, state: DomainState) -> Domain:
@@ -265,6 +275,7 @@ def parse_metadata(uuid: str, libvirt_name: str, text: str | None, state: Domain
         end=end if state is DomainState.DEFINED else EndReason.NONE,
         volume_uuid=element.get("volume", ""),
         clients=tuple(element.get("clients", "").split()),
+        node=element.get("node", ""),
         session=session,
         epoch=epoch,
         run=run,

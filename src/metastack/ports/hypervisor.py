@@ -77,6 +77,17 @@ class Hypervisor(Protocol):
 
     async def close(self) -> None: ...
 
+    async def take(self, node: str) -> None:
+        """Be the only agent of this libvirt for as long as this process lives; before any domain is looked at.
+
+        Raises InUse, naming the other one. Taken by this process already: fine.
+        """
+        ...
+
+    async def let_go(self) -> None:
+        """Let another agent take this libvirt: this one touches nothing here."""
+        ...
+
     async def quiesce(self) -> None:
         """Return when no libvirt call of ours is in flight."""
         ...
@@ -137,9 +148,10 @@ class Hypervisor(Protocol):
 
     async def resume(self, uuid: str) -> None: ...
 
-    async def retag(self, uuid: str, session: int, epoch: int) -> None:
+    async def retag(self, uuid: str, session: int, epoch: int, node: str = "") -> None:
         """Write session and epoch into the metadata of a domain, live and persistent (adopt).
 
+        Everything else in there stays, also what this version does not know; ``node`` only where none is.
         One that somebody undefined while it runs is defined again: else its end would leave no trace.
         """
         ...

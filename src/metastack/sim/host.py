@@ -166,6 +166,10 @@ class SimHost:
         self.hypervisor.add_foreign(FOREIGN, "somebody-elses")
         self.files: RbdPool | None = None
         """Where its agent keeps disks when its settings say files, whatever the others have."""
+        self.daemon = self.hypervisor
+        """The libvirt that its agent is at. Not its own, if somebody set it so."""
+        self.misplaced = False
+        """Its agent may end by itself: somebody set it wrongly."""
         self.process: Process | None = None
         self.agent: Agent | None = None
         self.store: MemoryStore | None = None
@@ -292,7 +296,7 @@ class SimHost:
             keys=lab.keys,
             store=store_of(lab, self.name, self.wire, self.understands),
             storage=self._storage,
-            hypervisor=cast(Hypervisor, WireHypervisor(self.hypervisor, steps, self._deed)),
+            hypervisor=cast(Hypervisor, WireHypervisor(self.daemon, steps, self._deed)),
             network=GuestNetwork(self),
             marks=marks,
             clock=Clock(
@@ -322,7 +326,10 @@ class SimHost:
             why = f"{type(error).__name__}: {error}"
         if process.dead:
             return
-        if why:
+        if why and self.misplaced:
+            self.lab.trace.add(self.name, f"ended: {why}")
+            self.lab.later(RESTART_S, self.start)
+        elif why:
             self.lab.violation("agent_died", f"{self.name}: {why}")
             self.lab.later(RESTART_S, self.start)
         self._ended()

@@ -36,3 +36,20 @@ def _clone(lab: Lab, args: tuple[str, ...]) -> Undo | None:
         lab.hosts.pop(copy.name, None)
 
     return end
+
+
+@fault("second-agent", "node", lasts=True)
+def _second_agent(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """An agent of another name is started on a node's libvirtd, until the end: ``second-agent n2 n9``."""
+    host, name = host_of(lab, args), args[1]
+    other = SimHost(lab, name, 100 + len(lab.hosts))
+    other.address, other.daemon, other.misplaced = host.address, host.hypervisor, True
+    lab.hosts[name] = other
+    other.start()
+
+    def end() -> None:
+        other.power_cut()
+        other.daemon.left_by(name)
+        lab.hosts.pop(name, None)
+
+    return end

@@ -10,6 +10,10 @@ from typing import Final
 
 from .mutation import Mutation, agent
 
+NOT_MINE: Final = (
+    *agent("act", "Reconciler._domains", "if not of_another(domain, self._node.name)", ""),
+    *agent("agent", "Agent._note_domains", "and not of_another(domain, self.node.name)", ""),
+)
 ONE_MACHINE: Final[tuple[Mutation, ...]] = (
     Mutation(
         "another-alive",
@@ -30,5 +34,24 @@ ONE_MACHINE: Final[tuple[Mutation, ...]] = (
         ("clone-with-the-same-settings-of-a-hung-host",),
         evidence="expected",
         because="the original's guests stopped at their first refused write, and its agent hangs",
+    ),
+    Mutation(
+        "one-libvirt",
+        "an agent of another name is refused, or at least no domain that names another node is its business",
+        (
+            *agent("agent", "Agent.run", 'await patiently("libvirt\'s lock", self._take_libvirt, stop)'),
+            *NOT_MINE,
+        ),
+        ("second-agent-on-a-libvirt",),
+        evidence="destroyed",
+        because="a guest that is ended writes nothing; where it is booted again is a matter of chance",
+    ),
+    Mutation(
+        "another-nodes-domain",
+        "a domain that names another node is not ended, when nobody holds that libvirt just now",
+        NOT_MINE,
+        ("second-agent-while-the-first-is-away",),
+        evidence="destroyed",
+        because="a guest that is ended writes nothing",
     ),
 )

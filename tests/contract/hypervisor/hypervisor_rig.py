@@ -13,6 +13,7 @@ from typing import Protocol
 import libvirt
 from libvirt_host import LibvirtHost, read_until, spec
 
+from metastack.hypervisor.libvirt import LibvirtHypervisor
 from metastack.hypervisor.memory import MemoryHypervisor
 from metastack.ports import CannotStart, Domain, DomainEvent, DomainSpec, Hypervisor
 
@@ -22,6 +23,10 @@ class Rig(Protocol):
 
     def spec(self) -> DomainSpec:
         """A VM with a new disk."""
+        ...
+
+    def beside(self) -> Hypervisor:
+        """Another agent's, of the same libvirt."""
         ...
 
     async def guest_powers_off(self, uuid: str) -> None: ...
@@ -46,6 +51,9 @@ class MemoryRig:
 
     def spec(self) -> DomainSpec:
         return spec(Path("/disks", str(uuid.uuid4())))
+
+    def beside(self) -> Hypervisor:
+        return self.hypervisor
 
     async def guest_powers_off(self, uuid: str) -> None:
         self._memory.guest_powers_off(uuid)
@@ -73,6 +81,9 @@ class LibvirtRig:
 
     def spec(self) -> DomainSpec:
         return spec(self._host.disk(str(uuid.uuid4())))
+
+    def beside(self) -> Hypervisor:
+        return LibvirtHypervisor(self._host.uri, force="qemu", vnc_dir="")
 
     async def guest_powers_off(self, uuid: str) -> None:
         console = await self.hypervisor.console(uuid)

@@ -137,6 +137,37 @@ async def test_retag_of_a_running_and_of_an_ended_domain(rig: Rig) -> None:
     assert (domain.session, domain.epoch, domain.end) == (3, 4, EndReason.CRASHED)
 
 
+async def test_a_domain_says_whose_it_is_and_keeps_that(rig: Rig) -> None:
+    spec = msgspec.structs.replace(rig.spec(), claim_node="n2")
+    await rig.hypervisor.boot(spec)
+    await rig.hypervisor.retag(spec.uuid, 3, 4, "n9")
+    domain = await rig.hypervisor.domain(spec.uuid)
+    assert domain is not None
+    assert (domain.node, domain.session) == ("n2", 3), "it is told once, at its boot"
+
+
+async def test_a_domain_of_an_older_version_is_told_at_its_next_retag(rig: Rig) -> None:
+    spec = msgspec.structs.replace(rig.spec(), claim_node="")
+    await rig.hypervisor.boot(spec)
+    await rig.hypervisor.retag(spec.uuid, 3, 4, "n2")
+    domain = await rig.hypervisor.domain(spec.uuid)
+    assert domain is not None
+    assert domain.node == "n2"
+
+
+async def test_one_libvirt_has_one_agent(rig: Rig) -> None:
+    other = rig.beside()
+    await rig.hypervisor.take("n2")
+    await rig.hypervisor.take("n2")
+    with pytest.raises(InUse, match="that of node n2"):
+        await other.take("n9")
+    await rig.hypervisor.let_go()
+    await other.take("n9")
+    with pytest.raises(InUse, match="that of node n9"):
+        await rig.hypervisor.take("n2")
+    await other.let_go()
+
+
 async def test_what_needs_a_domain_says_that_there_is_none(rig: Rig) -> None:
     absent = str(uuid.uuid4())
     assert await rig.hypervisor.domain(absent) is None

@@ -180,6 +180,19 @@ def test_metadata_comes_back() -> None:
     assert xml.parse_metadata(FILE.uuid, "x", text, DomainState.DEFINED) == domain
 
 
+def test_what_a_newer_version_wrote_into_the_metadata_is_kept() -> None:
+    before = (
+        f'<m:vm xmlns:m="{xml.NAMESPACE}" project="p" name="v" session="1" node="n2" end="crashed" new="x">'
+        "<client>10.0.0.1:0/7</client></m:vm>"
+    )
+    domain = xml.parse_metadata(FILE.uuid, "x", before, DomainState.RUNNING)
+    assert domain.node == "n2"
+    text = xml.metadata_xml(msgspec.structs.replace(domain, session=2), before)
+    element = ET.fromstring(text)
+    assert (element.get("new"), element.findtext("client")) == ("x", "10.0.0.1:0/7")
+    assert (element.get("session"), element.get("node"), element.get("end")) == ("2", "n2", None)
+
+
 @pytest.mark.parametrize(
     "text",
     [
