@@ -66,7 +66,8 @@ async def _towards(endpoint: str) -> str:
     if named is None:
         return ""
     host, port = named["v6"] or named["host"], int(named["port"] or 2379)
-    with suppress(OSError, TimeoutError):
+    # A name that no resolver takes, a port that none is: whoever connects to it says so.
+    with suppress(OSError, TimeoutError, UnicodeError, OverflowError):
         async with asyncio.timeout(LOOK_UP_S):
             for *_, target in await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM):
                 if address := _source(str(target[0]), port):

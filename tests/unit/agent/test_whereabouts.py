@@ -48,6 +48,11 @@ async def test_loopback_where_there_is_nothing_else(routes: dict[str, str]) -> N
     assert (await whereabouts(("http://127.0.0.1:2379",), "", "")).console == "127.0.0.1:7410"
 
 
+@pytest.mark.parametrize("endpoint", [f"http://{'x' * 70}.example:2379", "http://127.0.0.1:99999", "what?"])
+async def test_an_endpoint_that_is_none_ends_nothing(endpoint: str) -> None:
+    assert (await whereabouts((endpoint,), "", "")).address == "10.9.9.9"
+
+
 @pytest.mark.parametrize("listen", ["host:99", "1.2.3.4", "1.2.3.4:99999"])
 def test_a_wrong_setting_is_named(tmp_path: Path, listen: str) -> None:
     file = tmp_path / "agent.toml"
