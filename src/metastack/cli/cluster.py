@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import cluster_upgrade
+from . import cluster_storage, cluster_upgrade
 from .frame import Frame, frame_of, noun, verb
 from .session import confirm, note, with_cluster
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from .output import Printer
 
-app = noun("cluster", "The cluster as a whole: the end of an upgrade, a restored etcd.")
+app = noun("cluster", "The cluster as a whole: its storage, upgrades, a restored etcd.")
 
 
 @app.callback()
 def _cluster() -> None:
-    """The cluster as a whole: the end of an upgrade, a restored etcd."""
+    """The cluster as a whole: its storage, upgrades, a restored etcd."""
 
 
 def _printer(frame: Frame) -> Printer[RestoreView]:
@@ -92,3 +92,4 @@ def restore(
 
 
 cluster_upgrade.mount(app)
+app.add_typer(cluster_storage.app)

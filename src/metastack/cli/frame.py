@@ -131,11 +131,13 @@ class Noun(core.TyperGroup):
         self._infos: dict[str, CommandInfo] = {}
 
     def adopt(self, infos: list[CommandInfo]) -> None:
-        """Take the verbs, unbuilt."""
+        """Take the verbs, unbuilt; nouns inside this one are built already, and few."""
         for info in infos:
             assert info.callback is not None
             self._infos[info.name or get_command_name(info.callback.__name__)] = info
-        self.commands = dict.fromkeys(self._infos)  # type: ignore[assignment]
+        for inner in self.commands.values():
+            _told_whole(inner)
+        self.commands = {**self.commands, **dict.fromkeys(self._infos)}  # type: ignore[dict-item]
 
     def get_command(self, ctx: _click.Context, cmd_name: str) -> _click.Command | None:
         if cmd_name in self._infos:

@@ -28,7 +28,7 @@ Root.nouns = {
     "fence": Lazy("metastack.cli.fence", "Fences: who was shut out of the storage, when and how."),
     "image": Lazy("metastack.cli.image", "Images that disks are cloned from."),
     "project": Lazy("metastack.cli.project", "Projects: the rooms in which VM names are unique."),
-    "cluster": Lazy("metastack.cli.cluster", "The cluster as a whole: after a restore of etcd."),
+    "cluster": Lazy("metastack.cli.cluster", "The cluster as a whole: its storage, upgrades, a restored etcd."),
     "config": Lazy("metastack.cli.config", "The platform's configuration, live in etcd."),
     "context": Lazy("metastack.cli.context", "Clusters known on this machine."),
     "status": Lazy("metastack.cli.status", "Is the cluster fine?"),

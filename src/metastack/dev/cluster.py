@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +36,7 @@ Say = Callable[[str], None]
 POOL = "vms"
 MANAGEMENT_USER = "metastack"
 READY_TIMEOUT_S = 90.0
+INIT_S = 60.0
 
 
 def quiet(_text: str) -> None:
@@ -204,6 +207,7 @@ class Cluster:
             self.layout.save(state)
         path = contexts.save_context(context, select=select)
         step(f"context {state.name} in {path}")
+        self._name_storage()
         if agents:
             for host in self.hosts.values():
                 self._agent(host)
@@ -253,6 +257,17 @@ class Cluster:
                     await ceph.create_node_user(f"node-{host.name}", host.address, pool=POOL)
 
         asyncio.run(prepare(self.ceph))
+
+    def _name_storage(self) -> None:
+        """Record which storage this cluster has, and mark that: before any agent, and by no agent."""
+        verb = ("cluster", "storage", "init", "--reason", "made by dev up")
+        argv = [sys.executable, "-m", "metastack.cli.main", *verb, "--context", self.state.name]
+        # A program of its own: nothing may be forked here after gRPC is loaded.
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=INIT_S, check=False
+        )
+        if done.returncode:
+            raise Unavailable(f"the storage of {self.state.name} was not recorded: {done.stderr.strip()}")
 
     def _power_on_all(self) -> dict[str, Proc]:
         # Not recorded here, because another thread writes the record too; the marker finds them meanwhile.

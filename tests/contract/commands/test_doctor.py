@@ -15,6 +15,7 @@ from metastack import __version__
 from metastack.commands import doctor
 from metastack.commands.doctor import examine, grouped
 from metastack.commands.doctor.facts import NOBODYS_ADDRESS, Finding, Severity, ask_storage, collect
+from metastack.commands.storage import init_storage
 from metastack.commands.vms import NewVm, create_vm
 from metastack.core.change import Delete, Put
 from metastack.core.codec import encode
@@ -149,9 +150,10 @@ async def test_single_clients_that_are_blocked_no_more(rig: Rig) -> None:
 
 
 async def test_a_healthy_cluster_has_no_findings(rig: Rig) -> None:
+    pool = MemoryPool(fail=lambda what, _: Denied("no") if what == "unfence" else None)
+    await init_storage(rig.cluster, deed(), MemoryStorage(pool))
     for number in (1, 2, 3):
         await node(rig, f"n{number}", f"10.0.0.{number}")
-    pool = MemoryPool(fail=lambda what, _: Denied("no") if what == "unfence" else None)
     facts = await collect(rig.cluster, __version__, NOW)
     await ask_storage(facts, MemoryStorage(pool), "metastack")
     facts.members = (GOOD,)

@@ -35,13 +35,14 @@ from metastack.core.model import (
     Record,
     Refusal,
     StorageIdentity,
+    StoragePlace,
     Trashed,
     VmSpec,
     VmStatus,
     Volume,
 )
 from metastack.core.world import World
-from metastack.ports import Denied, Refused, Storage, Stray, TrashedDisk, Unavailable
+from metastack.ports import Denied, Refused, Storage, StorageOwner, Stray, TrashedDisk, Unavailable
 
 from ..deed import Cluster
 from ..reading import prefixes
@@ -107,6 +108,12 @@ class StorageFacts(Struct, kw_only=True):
     """Of the addresses that any node declared."""
     may_unblock_anyone: bool = False
     user: str = ""
+    here: StoragePlace | None = None
+    """Which storage it is."""
+    owner: StorageOwner | None = None
+    """Whose mark it bears."""
+    owner_why: str = ""
+    """Why that could not be read."""
     strays: tuple[Stray, ...] = ()
     """What has a name such as ours, and no record."""
     trash: tuple[TrashedDisk, ...] = ()
@@ -215,6 +222,11 @@ async def alarms(cluster: Cluster) -> frozenset[str]:
 async def ask_storage(facts: Facts, storage: Storage, user: str) -> None:
     """What the storage can tell. Raises Unavailable, Refused."""
     found = StorageFacts(kind=storage.kind, remote_fence=storage.remote_fence, user=user)
+    try:
+        found.owner = await storage.owner()
+        found.here = await storage.identity()
+    except Refused as error:
+        found.owner_why = str(error)
     if storage.remote_fence:
         found.blocked = await storage.blocked(declared(facts.world))
         try:

@@ -1,0 +1,114 @@
+"""Which storage a cluster has: recorded, marked, refused and adopted, on both stores."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from commands_rig import Rig, deed
+from msgspec.structs import replace
+
+from metastack.commands.doctor import examine
+from metastack.commands.doctor.facts import Severity, ask_storage, collect
+from metastack.commands.problem import Problem
+from metastack.commands.storage import adopt_storage, init_storage, look_at_storage
+from metastack.core.codec import decode
+from metastack.core.model import NodeAlive, StorageIdentity, StoragePlace
+from metastack.ports import StorageOwner
+from metastack.settings import StorageSettings
+from metastack.storage.file import FileStorage
+from metastack.storage.memory import MemoryPool, MemoryStorage
+
+
+def client(pool: MemoryPool) -> MemoryStorage:
+    return MemoryStorage(pool, "10.0.0.9")
+
+
+async def record(rig: Rig) -> StorageIdentity:
+    entry = await rig.store.get(rig.keys.storage())
+    assert entry is not None
+    return decode(StorageIdentity, entry.value)
+
+
+async def found(rig: Rig, pool: MemoryPool) -> list[tuple[str, Severity]]:
+    facts = await collect(rig.cluster, "1", datetime.now(UTC))
+    await ask_storage(facts, client(pool), "cli")
+    return [(f.object, f.severity) for f in examine(facts) if f.check == "storage_owner"]
+
+
+async def test_a_storage_of_nobody_is_recorded_and_marked_once(rig: Rig) -> None:
+    pool = MemoryPool()
+    assert (await look_at_storage(rig.cluster, client(pool))).state == "unnamed"
+    assert await found(rig, pool) == [("storage", Severity.WARNING)]
+    view = await init_storage(rig.cluster, deed("new"), client(pool))
+    assert (view.state, view.trouble) == ("ok", None)
+    said = await record(rig)
+    assert said.place == pool.place
+    assert pool.owner is not None
+    assert (pool.owner.cluster_id, pool.owner.root) == (said.cluster_id, rig.keys.root)
+    assert await found(rig, pool) == []
+    again = await init_storage(rig.cluster, deed("again"), client(pool))
+    assert (again.state, await record(rig)) == ("ok", said)
+
+
+async def test_what_died_between_record_and_mark_is_finished(rig: Rig) -> None:
+    pool = MemoryPool()
+    await init_storage(rig.cluster, deed(), client(pool))
+    said, pool.owner = await record(rig), None
+    assert await found(rig, pool) == [("storage", Severity.WARNING)]
+    assert (await init_storage(rig.cluster, deed(), client(pool))).state == "ok"
+    assert pool.owner is not None
+    assert pool.owner.cluster_id == said.cluster_id
+
+
+async def test_a_storage_of_another_cluster_is_taken_only_by_a_person_who_says_why(rig: Rig) -> None:
+    other = StorageOwner(id="pool-1", cluster_id="another", root="/elsewhere", by="root@old")
+    pool = MemoryPool(owner=other)
+    with pytest.raises(Problem, match="belongs to cluster another") as refused:
+        await init_storage(rig.cluster, deed(), client(pool))
+    assert "adopt" in refused.value.hint
+    assert await rig.store.get(rig.keys.storage()) is None
+    assert pool.owner == other
+    assert await found(rig, pool) == [("storage", Severity.ERROR)]
+    with pytest.raises(Problem, match="needs a reason"):
+        await adopt_storage(rig.cluster, deed(), client(pool))
+    view = await adopt_storage(rig.cluster, deed("etcd was rebuilt"), client(pool))
+    assert (view.state, view.reason) == ("ok", "etcd was rebuilt")
+    assert pool.owner is not None
+    assert (pool.owner.id, pool.owner.root) == ("pool-1", rig.keys.root)
+    assert pool.owner.cluster_id == (await record(rig)).cluster_id != "another"
+
+
+async def test_an_adopting_cluster_keeps_its_own_id(rig: Rig) -> None:
+    await init_storage(rig.cluster, deed(), client(MemoryPool()))
+    mine = (await record(rig)).cluster_id
+    elsewhere = MemoryPool(place=StoragePlace(kind="memory", fsid="other", pool="vms", pool_id=7))
+    with pytest.raises(Problem, match="is not the cluster's: fsid"):
+        await init_storage(rig.cluster, deed(), client(elsewhere))
+    assert (await look_at_storage(rig.cluster, client(elsewhere))).state == "unmarked"
+    assert (await adopt_storage(rig.cluster, deed("moved"), client(elsewhere))).state == "ok"
+    said = await record(rig)
+    assert (said.place, said.cluster_id) == (elsewhere.place, mine)
+
+
+async def test_a_context_with_another_storage_than_the_nodes_names_none(rig: Rig) -> None:
+    await rig.node("n1")
+    entry = await rig.store.get(rig.keys.node_alive("n1"))
+    assert entry is not None
+    alive = replace(decode(NodeAlive, entry.value), storage="ceph")
+    await rig.put(rig.keys.node_alive("n1"), alive)
+    for command in (init_storage, adopt_storage):
+        with pytest.raises(Problem, match="kind ceph for node n1"):
+            await command(rig.cluster, deed("why"), client(MemoryPool()))
+
+
+async def test_a_folder_gets_an_id_of_its_own(rig: Rig, tmp_path: Path) -> None:
+    storage = FileStorage(StorageSettings(kind="file", directory=str(tmp_path)))
+    await storage.open()
+    view = await init_storage(rig.cluster, deed(), storage)
+    said, owner = await record(rig), await storage.owner()
+    assert owner is not None
+    assert (view.state, said.place) == ("ok", StoragePlace(kind="file", fsid=owner.id))
+    assert await storage.identity() == said.place
+    await storage.close()
