@@ -28,6 +28,7 @@ from .health import damaged
 from .look import look, status_of
 from .memory import VmMemory
 from .node import Node
+from .quiet import domain_quiet
 from .taking import Taking
 
 log = structlog.get_logger()
@@ -316,7 +317,7 @@ class Reconciler:
         if memory.stray or memory.making:
             # Safety: a start that lands after the release would run a VM that nobody answers for.
             # Nor may a disk be made after the release: no record would lead to it.
-            await node.hypervisor.quiesce()
+            await domain_quiet(node.hypervisor, held.ok.uuid)
             await node.storage.quiesce()
             if await node.session.leave_if_astray():
                 return  # only the next session's barrier ends it

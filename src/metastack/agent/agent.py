@@ -45,8 +45,9 @@ from .marks import Marks
 from .mirror import Mirror
 from .node import Node
 from .past import Past
-from .patience import is_set_within, patiently
+from .patience import patiently
 from .queue import Queue
+from .quiet import drained, quiet_in_time
 from .readiness import AT_ONCE, Readiness
 from .refused import Refusals
 from .route import Key
@@ -196,8 +197,8 @@ class Agent:
         log.info("stopping", node=node.name)
         await node.session.leave()
         await node.network.close()
-        await node.hypervisor.close()
-        await node.storage.close()
+        await quiet_in_time("closing the hypervisor", node.hypervisor.close())
+        await quiet_in_time("closing the storage", node.storage.close())
 
     async def _take_libvirt(self) -> None:
         try:
@@ -368,13 +369,12 @@ class Agent:
             log.warning("keys_not_read", node=self.node.name, error=str(error))
 
     async def _drained(self) -> None:
-        """Return when no worker is in the middle of anything, however long that takes.
+        """Return when no worker is in the middle of anything."""
 
-        Safety: a worker that was decided in a lost session must not act in the next one. A node that cannot
-        drain stays out: that costs its capacity, never a disk.
-        """
-        while not await is_set_within(self._idle, 30):
+        def said() -> None:
             log.warning("drain_slow", node=self.node.name, busy=self._busy)
+
+        await drained(self.node.hypervisor, self._idle, said)
 
     async def _full_look(self) -> None:
         """The net under events: everything, every now and then."""

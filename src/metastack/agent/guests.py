@@ -36,6 +36,7 @@ from .drift import LOOK_EVERY_S as DRIFT_EVERY_S
 from .gate import Gate
 from .memory import VmMemory
 from .node import Node
+from .quiet import domain_quiet
 from .standing import Standing
 from .vm_disk import VmDisk
 
@@ -67,7 +68,7 @@ class Guests:
         with self._boots.place(vm):
             if memory.stray:
                 # Safety: an order without an answer (a kill, a shutdown) would land on the guest that starts.
-                await self._waited_for(memory)
+                await self._waited_for(memory, claim.uuid)
                 return False  # look again: it may have landed
             now = node.world.claim(vm)
             if now is None or now.mod != held.mod or not node.session.ready:
@@ -165,9 +166,9 @@ class Guests:
         if memory.crashes:
             memory.message = f"crashed {memory.crashes} times; started again"
 
-    async def _waited_for(self, memory: VmMemory) -> None:
-        """Wait until no order without an answer can land any more."""
-        await self._node.hypervisor.quiesce()
+    async def _waited_for(self, memory: VmMemory, uuid: str) -> None:
+        """Wait until no order without an answer can land any more; raises Unavailable while one can."""
+        await domain_quiet(self._node.hypervisor, uuid)
         memory.stray = await self._node.session.leave_if_astray()
 
     async def _break_old_locks(self, claim: Claim, memory: VmMemory) -> None:
@@ -210,7 +211,7 @@ class Guests:
         node = self._node
         if action.over and memory.stray:
             # A start without an answer: by now it may run what was seen defined, and is wanted.
-            await self._waited_for(memory)
+            await self._waited_for(memory, action.uuid)
             return  # look again
         await self._ordered(memory, node.hypervisor.kill(action.uuid))
         log.info("killed", vm=str(view.vm), node=node.name, uuid=action.uuid, why=action.why)

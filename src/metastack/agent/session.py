@@ -32,6 +32,7 @@ from .marks import Marks
 from .mirror import Mirror
 from .names import Names
 from .occupied import refuse_occupied
+from .quiet import quiet_in_time, starts_ended
 from .refusal import Teller
 from .renewal import Renewal
 from .unfit import Unfit
@@ -99,6 +100,8 @@ class Session:
         self._end = asyncio.Event()
         self._unfit = Unfit(self, store, mirror, hypervisor, describe, self._end)
         self._why, self._unclean = "", True
+        self._stuck = False
+        """A start hangs in libvirtd."""
         self._found = False
         """How the last agent left is known."""
         self._killed: list[Domain] = []
@@ -170,8 +173,10 @@ class Session:
         except (Unavailable, Refused) as error:
             log.info("lease_left_to_expire", error=str(error))
         await self._drained()
-        await self._quiesce()
-        if not await self._hypervisor.astray():
+        # Each with a bound: a guest that hangs must not hold the agent's end up until that lease is over.
+        quiet = await quiet_in_time("hypervisor", self._hypervisor.quiesce())
+        quiet = await quiet_in_time("storage", self._storage.quiesce()) and quiet
+        if quiet and not await self._hypervisor.astray():
             try:
                 self._marks.leave_clean_exit()
             except LocalTrouble as error:
@@ -217,12 +222,12 @@ class Session:
         self._changed()
 
     async def _quiesce(self) -> None:
-        """No call of an older session may land in the next one.
+        """No start of an older session may land in the next one, and nothing in the storage (:mod:`.quiet`).
 
         Safety: cancelling an await does not stop its thread; without this, a boot that was decided in a lost
         session could finish in the next (two writers in 57 of 60 seeds of DESIGN's probe).
         """
-        await self._hypervisor.quiesce()
+        self._stuck = self._stuck or not await starts_ended(self._hypervisor)
         await self._storage.quiesce()
 
     async def _join(self) -> None:
@@ -236,11 +241,11 @@ class Session:
         await asyncio.wait_for(self._mirror.looked.wait(), 3600)
         await self._believe()
         self._another.observe()
-        if self._unclean or await self._hypervisor.astray():
+        if self._unclean or self._stuck or await self._hypervisor.astray():
             # Safety: calls that a dead agent left queued in libvirtd would land after we looked (CE3). So would
             # our own in one that hung, once its connection has ended: no thread waits for them any more.
             await self._hypervisor.barrier()
-            self._unclean = False
+            self._unclean = self._stuck = False
             log.info("libvirtd_barrier", node=self.name)
         await self._belonging.come_back()
         await self._names.come_back(self._another.certain)

@@ -5,6 +5,9 @@ Refuses: knowing what a domain is.
 Rule: a call is counted from before it is handed to a thread until that thread has returned, whatever became
 of the await. ``quiesce`` waits for the count, never for the awaits. A call that a broken connection ended is
 not over: a daemon that only hung has it still. That is noted until a barrier (``astray``).
+
+An order to a domain is that domain's: it has a thread and a connection of its own (:mod:`.lines`), however long
+its QEMU does not answer. While nobody waits for it any more that domain gets no further order but its end.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
@@ -24,16 +28,36 @@ from metastack.ports import Unavailable, UnknownOutcome
 
 from .errors import connection_lost, translate
 from .events import EVENT_THREAD
+from .lines import KEEPALIVE_COUNT, KEEPALIVE_S, Lines
+from .threads import Threads
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
-_THREADS: Final = 8
 _FIRST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 2.0
-_KEEPALIVE_S: Final = 5
-_KEEPALIVE_COUNT: Final = 3
+MOST_BESIDE: Final = 16
+"""So many orders to one domain, and not even its end is ordered once more."""
+
+
+@dataclass(eq=False)
+class Call:
+    """One call, from before its thread has it until that has returned."""
+
+    what: str
+    changes: bool
+    uuid: str
+    """The domain that it is an order to; empty: none."""
+    boots: bool
+    ends: bool
+    """It ends the domain, so it may be given while others have no answer."""
+    main: libvirt.virConnect
+    """The main connection when it was begun."""
+    limit: asyncio.Timeout | None = None
+    """While somebody waits for it."""
+    given_up: bool = False
+    """Nobody does any more."""
 
 
 class Connection:
@@ -52,15 +76,14 @@ class Connection:
         self._on_connect = on_connect
         self._on_reconnected = on_reconnected
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._executor: ThreadPoolExecutor | None = None
+        self._executor: Threads | None = None
         self._virt: libvirt.virConnect | None = None
-        self._in_flight = 0
-        self._changing = 0
-        """Those of them that change something."""
+        self._lines: Lines | None = None
+        """For orders to domains; None: this driver has one connection for everything."""
+        self._calls: set[Call] = set()
         self.astray = False
         """A call that changes something lost its connection: it may be carried out yet."""
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._one_returned = asyncio.Event()
         self._up = asyncio.Event()
         self._lost = asyncio.Event()
         self._made = asyncio.Event()
@@ -73,11 +96,11 @@ class Connection:
         """Connect once (raises Unavailable), then keep connected until :meth:`close`."""
         self._loop = asyncio.get_running_loop()
         EVENT_THREAD.ensure()
-        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="libvirt")
+        self._executor = Threads("libvirt")
         try:
             await self._connect()
         except BaseException:
-            self._executor.shutdown(wait=False)
+            self._executor.close()
             self._executor = None
             raise
         self._keeper = asyncio.create_task(self._keep(), name="libvirt-keeper")
@@ -97,9 +120,11 @@ class Connection:
         if virt is not None:
             with suppress(Unavailable, TimeoutError):
                 await asyncio.wait_for(
-                    asyncio.wrap_future(executor.submit(_disconnect, virt)), self._call_timeout_s
+                    asyncio.wrap_future(executor.submit(partial(_disconnect, virt))), self._call_timeout_s
                 )
-        executor.shutdown(wait=False)
+        if self._lines is not None:
+            self._lines.forget()
+        executor.close()
 
     @property
     def connected(self) -> bool:
@@ -108,12 +133,22 @@ class Connection:
     @property
     def in_flight(self) -> int:
         """Calls whose thread has not returned."""
-        return self._in_flight
+        return len(self._calls)
 
-    async def quiesce(self) -> None:
-        """Return when no call is in flight."""
-        while self._in_flight:
-            await self._idle.wait()
+    async def quiesce(self, uuid: str = "", *, starts: bool = False) -> None:
+        """Return when no call is in flight; none that is an order to that domain; none that starts one."""
+        while any(
+            call for call in self._calls if (not uuid or call.uuid == uuid) and (call.boots or not starts)
+        ):
+            self._one_returned.clear()
+            await self._one_returned.wait()
+
+    def interrupt(self, starts: bool) -> None:
+        """Whoever waits for a call gets on as if its time were over. With ``starts`` also for a start."""
+        assert self._loop is not None
+        for call in self._calls:
+            if call.limit is not None and (starts or not call.boots):
+                call.limit.reschedule(self._loop.time())
 
     async def call(
         self,
@@ -121,58 +156,78 @@ class Connection:
         function: Callable[[libvirt.virConnect], T],
         *,
         changes: bool = False,
+        uuid: str = "",
+        boots: bool = False,
+        ends: bool = False,
         timeout_s: float | None = None,
     ) -> T:
-        """Run ``function(connection)`` in a thread and translate what it raises.
+        """Run ``function(connection)`` in a thread and translate what it raises. ``uuid``: of its domain.
 
         After ``timeout_s`` the caller gets on with UnknownOutcome (Unavailable for a pure look); the thread
         stays counted until libvirt lets it go.
         """
-        virt = self._virt
+        virt, timeout_s = self._virt, timeout_s or self._call_timeout_s
         if virt is None or not self._up.is_set() or self._executor is None:
             raise Unavailable(f"{what}: not connected to {self.uri}")
-        future = self._submit(function, virt, changes)
+        call = Call(what, changes, uuid, boots, ends, virt)
+        self._refuse_beside(call)
+        future = self._submit(call, function, virt)
         try:
-            async with asyncio.timeout(timeout_s or self._call_timeout_s):
+            async with asyncio.timeout(timeout_s) as call.limit:
                 return await asyncio.wrap_future(future)
         except TimeoutError:
+            call.given_up = True
             kind = UnknownOutcome if changes else Unavailable
-            raise kind(f"{what}: no answer within {timeout_s or self._call_timeout_s} s") from None
+            raise kind(f"{what}: no answer within {timeout_s} s") from None
+        except asyncio.CancelledError:
+            call.given_up = True
+            raise
         except libvirt.libvirtError as error:
             if connection_lost(error):
                 self._drop(virt)
             raise translate(error, changes=changes, what=what) from error
+        finally:
+            call.limit = None
+
+    def _refuse_beside(self, call: Call) -> None:
+        """Raise Unavailable for an order beside one to the same domain that has no answer."""
+        beside = [other for other in self._calls if call.uuid and other.uuid == call.uuid]
+        for other in beside:
+            if call.boots or (len(beside) >= MOST_BESIDE if call.ends else other.given_up):
+                raise Unavailable(f"{call.what}: no answer yet to {other.what}; nothing was sent")
 
     def _submit(
-        self, function: Callable[[libvirt.virConnect], T], virt: libvirt.virConnect, changes: bool
+        self, call: Call, function: Callable[[libvirt.virConnect], T], virt: libvirt.virConnect
     ) -> Future[T]:
         assert self._executor is not None
-        self._in_flight += 1
-        self._changing += changes
-        self._idle.clear()
+        self._calls.add(call)
+        work = partial(function, virt)
+        if call.uuid and self._lines is not None:
+            work = partial(_on_a_line, self._lines, call, function)
         try:
-            future = self._executor.submit(function, virt)
-        except BaseException:
-            self._returned(changes, False)
-            raise
-        future.add_done_callback(partial(self._done_in_thread, changes))
+            future = self._executor.submit(work)
+        except RuntimeError as error:
+            self._returned(call, False)
+            raise Unavailable(f"{call.what}: {error}; nothing was sent") from None
+        future.add_done_callback(partial(self._done_in_thread, call))
         return future
 
-    def _done_in_thread(self, changes: bool, future: Future[T]) -> None:
+    def _done_in_thread(self, call: Call, future: Future[T]) -> None:
         assert self._loop is not None
         # Here and not in call(), which may have given up on the thread long before.
         error = None if future.cancelled() else future.exception()
-        lost = changes and isinstance(error, libvirt.libvirtError) and connection_lost(error)
+        lost = call.changes and isinstance(error, libvirt.libvirtError) and connection_lost(error)
         with suppress(RuntimeError):  # the loop is closed: nobody counts any more
-            self._loop.call_soon_threadsafe(self._returned, changes, lost)
+            self._loop.call_soon_threadsafe(self._returned, call, lost)
 
-    def _returned(self, changes: bool, lost: bool) -> None:
+    def _returned(self, call: Call, lost: bool) -> None:
         # Safety: before the count, which quiesce waits for: whoever asks after it is told.
         self.astray = self.astray or lost
-        self._in_flight -= 1
-        self._changing -= changes
-        if not self._in_flight:
-            self._idle.set()
+        self._calls.discard(call)
+        self._one_returned.set()
+        if lost:
+            # An order's own connection ended: the main one is made anew, which tells everybody to look.
+            self._drop(call.main)
 
     # --- connecting
 
@@ -196,6 +251,8 @@ class Connection:
             raise Unavailable(f"connect {self.uri}: {error.get_error_message()}") from error
         except TimeoutError:
             raise Unavailable(f"connect {self.uri}: no answer within {self._call_timeout_s} s") from None
+        if self._lines is None and _has_many(virt):
+            self._lines = Lines(self.uri)
         self._virt = virt
         self._lost.clear()
         self.generation += 1
@@ -208,7 +265,7 @@ class Connection:
         virt = libvirt.open(self.uri)
         try:
             virt.registerCloseCallback(self._closed_in_thread, virt)
-            virt.setKeepAlive(_KEEPALIVE_S, _KEEPALIVE_COUNT)
+            virt.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
         except libvirt.libvirtError as error:
             # The test driver has neither; it cannot die either.
             if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
@@ -226,7 +283,9 @@ class Connection:
         self._closed_early = virt
         if self._virt is virt:
             # Safety: now, and not when their threads return: somebody may ask before that.
-            self.astray = self.astray or bool(self._changing)
+            self.astray = self.astray or any(call.changes for call in self._calls)
+            if self._lines is not None:
+                self._lines.forget()
             log.warning("libvirtd_lost", uri=self.uri, astray=self.astray)
             self._virt = None
             self._up.clear()
@@ -250,6 +309,28 @@ class Connection:
             wait_s = _FIRST_WAIT_S
             log.info("libvirtd_back", uri=self.uri)
             self._on_reconnected()
+
+
+def _has_many(virt: libvirt.virConnect) -> bool:
+    """Several connections show the same. A test driver with a file has its state in each of them."""
+    return str(virt.getType()) != "TEST"
+
+
+def _on_a_line(lines: Lines, call: Call, function: Callable[[libvirt.virConnect], T]) -> T:
+    """In a thread: an order on a connection of its own."""
+    virt, life = lines.take()
+    if call.given_up:
+        # A daemon that hung until now: whoever wanted this has been told, and looks again.
+        lines.give(virt, life)
+        raise Unavailable(f"{call.what}: libvirtd took too long; nothing was sent")
+    try:
+        result = function(virt)
+    except Exception as error:
+        if not (isinstance(error, libvirt.libvirtError) and connection_lost(error)):
+            lines.give(virt, life)
+        raise
+    lines.give(virt, life)
+    return result
 
 
 def _disconnect(virt: libvirt.virConnect) -> None:

@@ -126,8 +126,14 @@ class LibvirtHypervisor:
     async def let_go(self) -> None:
         self._alone.let_go()
 
-    async def quiesce(self) -> None:
-        await self._connection.quiesce()
+    async def quiesce(self, uuid: str = "") -> None:
+        await self._connection.quiesce(uuid)
+
+    async def quiesce_starts(self) -> None:
+        await self._connection.quiesce(starts=True)
+
+    async def interrupt(self, starts: bool = False) -> None:
+        self._connection.interrupt(starts)
 
     async def astray(self) -> bool:
         return self._connection.astray
@@ -149,7 +155,11 @@ class LibvirtHypervisor:
         if forget_phantoms(self._connection.uri):
             await self._restart(command)
         # Safety: calls of our own that were under way died with the daemon; none of their threads is left.
-        await self.quiesce()
+        try:
+            async with asyncio.timeout(self._call_timeout_s):
+                await self.quiesce()
+        except TimeoutError:
+            raise Unavailable("barrier: libvirtd was restarted, and calls of before have not ended") from None
         self._connection.astray = False
 
     async def _restart(self, command: tuple[str, ...]) -> None:
@@ -331,7 +341,7 @@ class LibvirtHypervisor:
                 raise
 
         try:
-            await self._change(f"boot {spec.project}/{spec.name}", start)
+            await self._change(f"boot {spec.project}/{spec.name}", start, spec.uuid, boots=True)
         except Refused as error:
             if isinstance(error, NodeFault | ObjectFault):
                 raise
@@ -374,7 +384,7 @@ class LibvirtHypervisor:
                 raise Unavailable(f"kill {uuid}: still defined after undefine")
             self._ends.pop(uuid, None)
 
-        await self._change(f"kill {uuid}", kill)
+        await self._change(f"kill {uuid}", kill, uuid, ends=True)
         await self._emulators.end(uuid)
 
     async def retag(self, uuid: str, session: int, epoch: int, node: str = "") -> None:
@@ -412,7 +422,8 @@ class LibvirtHypervisor:
 
     async def console(self, uuid: str) -> ConsoleStream:
         console = Console(self._connection, asyncio.get_running_loop())
-        await self._must(uuid, "console", console.attach)
+        # On the main connection, which its stream belongs to from then on.
+        await self._change(f"console {uuid}", lambda virt: console.attach(virt.lookupByUUIDString(uuid)))
         return console
 
     async def _ask(self, uuid: str, what: str, function: Callable[[libvirt.virDomain], object]) -> None:
@@ -424,14 +435,22 @@ class LibvirtHypervisor:
                 with _ignoring(libvirt.VIR_ERR_NO_DOMAIN), _ignoring(libvirt.VIR_ERR_OPERATION_INVALID):
                     function(handle)
 
-        await self._change(f"{what} {uuid}", run)
+        await self._change(f"{what} {uuid}", run, uuid)
 
     async def _must(self, uuid: str, what: str, function: Callable[[libvirt.virDomain], object]) -> None:
         """Something that needs the domain; raises NotFound or Refused."""
-        await self._change(f"{what} {uuid}", lambda virt: function(virt.lookupByUUIDString(uuid)))
+        await self._change(f"{what} {uuid}", lambda virt: function(virt.lookupByUUIDString(uuid)), uuid)
 
-    async def _change(self, what: str, function: Callable[[libvirt.virConnect], object]) -> None:
-        await self._connection.call(what, function, changes=True)
+    async def _change(
+        self,
+        what: str,
+        function: Callable[[libvirt.virConnect], object],
+        uuid: str = "",
+        *,
+        boots: bool = False,
+        ends: bool = False,
+    ) -> None:
+        await self._connection.call(what, function, changes=True, uuid=uuid, boots=boots, ends=ends)
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -106,6 +106,8 @@ class MemoryHypervisor(MemoryDaemon):
             self._unlock(uuid)
         self._domains.clear()
         self._lost.clear()
+        for uuid in list(self.hung):
+            self.thaws(uuid)
         self.specs.clear()
         self.daemon_dies()
 

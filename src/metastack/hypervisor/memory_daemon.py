@@ -12,13 +12,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
 from metastack.ports import Unavailable, UnknownOutcome
 
 from .memory_calls import seen
 
 T = TypeVar("T")
+
+
+_TO_QEMU: Final = frozenset({"pause", "resume", "shutdown", "retag"})
+"""Requests that QEMU itself has to answer."""
+SIGTERM_S: Final = 10.0
+"""How long libvirtd waits for a QEMU that it ends before it kills it."""
+
+
+@dataclass(eq=False)
+class _Call:
+    what: str
+    uuid: str
+    changes: bool
+    limit: asyncio.Timeout | None = None
+    given_up: bool = False
 
 
 class MemoryDaemon:
@@ -33,8 +49,10 @@ class MemoryDaemon:
         """How long a request takes more, seconds; asked with the call's name."""
         self.patience_s: float | None = None
         """How long a caller waits for a call, seconds; the call goes on. None: for ever."""
-        self._calls: dict[asyncio.Task[object], bool] = {}
-        """Under way, and whether each changes something."""
+        self._calls: dict[asyncio.Task[object], _Call] = {}
+        """Under way."""
+        self.hung: dict[str, asyncio.Event] = {}
+        """Guests whose QEMU is stopped (SIGSTOP): it carries no order out. Each with what ends the wait."""
         self._astray = False
         self._daemon = 1
         """Number of the daemon's life; 0 while it is down."""
@@ -56,6 +74,8 @@ class MemoryDaemon:
         """Every call fails from now on, and those under way have no effect; guests carry on."""
         self._lose()
         self._daemon = 0
+        for uuid in list(self.hung):
+            self._wake(uuid)
 
     def daemon_returns(self) -> None:
         self._lives += 1
@@ -70,9 +90,26 @@ class MemoryDaemon:
             self._broken = None
         self._post("", "reconnected")
 
+    def hangs(self, uuid: str) -> None:
+        """Its QEMU is stopped."""
+        self.hung.setdefault(uuid, asyncio.Event())
+
+    def thaws(self, uuid: str) -> None:
+        """Its QEMU goes on, or is gone."""
+        if (event := self.hung.pop(uuid, None)) is not None:
+            event.set()
+
+    def in_flight(self, uuid: str) -> bool:
+        """An order to that domain has not ended."""
+        return any(call.changes and call.uuid == uuid for call in self._calls.values())
+
+    def _wake(self, uuid: str) -> None:
+        self.hung[uuid].set()
+        self.hung[uuid] = asyncio.Event()
+
     def _lose(self) -> None:
         # As with libvirt: whether the daemon died or only the connection ended, this client cannot tell.
-        self._astray = self._astray or any(self._calls.values())
+        self._astray = self._astray or any(call.changes for call in self._calls.values())
 
     def client_dies(self) -> None:
         """SIGKILL of the process that called: its requests stay in the daemon, its threads are gone."""
@@ -80,10 +117,21 @@ class MemoryDaemon:
 
     # --- the port's
 
-    async def quiesce(self) -> None:
-        """Return when no call's thread is at work."""
-        while self._calls:
-            await asyncio.wait(list(self._calls))
+    async def quiesce(self, uuid: str = "") -> None:
+        """Return when no call's thread is at work; with ``uuid``, none for that domain."""
+        while left := [task for task, call in self._calls.items() if not uuid or call.uuid == uuid]:
+            await asyncio.wait(left)
+
+    async def quiesce_starts(self) -> None:
+        """Return when no start's thread is at work."""
+        while left := [task for task, call in self._calls.items() if call.what == "boot"]:
+            await asyncio.wait(left)
+
+    async def interrupt(self, starts: bool = False) -> None:
+        """Whoever waits for a call gets on; the call goes on."""
+        for call in self._calls.values():
+            if call.limit is not None and (starts or call.what != "boot"):
+                call.limit.reschedule(asyncio.get_running_loop().time())
 
     async def astray(self) -> bool:
         """Whether a request of this client may sit in the daemon with nobody waiting for it."""
@@ -114,15 +162,30 @@ class MemoryDaemon:
     ) -> T:
         if not self._daemon:
             raise Unavailable(f"{what} {uuid}: the daemon is down")
+        told = _Call(what, uuid, changes)
+        self._refuse_beside(told)
         call = asyncio.get_running_loop().create_task(self._thread(what, uuid, effect, changes, then))
-        self._calls[call] = changes
+        self._calls[call] = told
         call.add_done_callback(self._returned)
         try:
-            async with asyncio.timeout(self.patience_s):
+            async with asyncio.timeout(self.patience_s) as told.limit:
                 return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            told.given_up = True
+            raise
         except TimeoutError:
+            told.given_up = True
             error = UnknownOutcome if changes else Unavailable
             raise error(f"{what} {uuid}: no answer within {self.patience_s} s; it may still happen") from None
+        finally:
+            told.limit = None
+
+    def _refuse_beside(self, call: _Call) -> None:
+        for other in self._calls.values() if call.changes and call.uuid else ():
+            if other.uuid != call.uuid or not other.changes or "console" in (call.what, other.what):
+                continue
+            if call.what == "boot" or (call.what != "kill" and other.given_up):
+                raise Unavailable(f"{call.what} {call.uuid}: no answer yet to {other.what}; nothing was sent")
 
     async def _thread(
         self,
@@ -138,6 +201,11 @@ class MemoryDaemon:
 
         async def first() -> T:
             await asyncio.sleep(self.call_s + self.slow_s(what))
+            if what == "kill" and uuid in self.hung:
+                await asyncio.sleep(SIGTERM_S)
+                self.thaws(uuid)
+            while what in _TO_QEMU and uuid in self.hung and self._daemon == life:
+                await self.hung[uuid].wait()
             if self._daemon != life:
                 raise lost
             failure = self.fail(what, uuid)

@@ -88,8 +88,22 @@ class Hypervisor(Protocol):
         """Let another agent take this libvirt: this one touches nothing here."""
         ...
 
-    async def quiesce(self) -> None:
-        """Return when no libvirt call of ours is in flight."""
+    async def quiesce(self, uuid: str = "") -> None:
+        """Return when no libvirt call of ours is in flight; with ``uuid``, no order to that domain.
+
+        Perhaps never: a QEMU that is stopped answers no order. Whoever waits has a deadline.
+        """
+        ...
+
+    async def quiesce_starts(self) -> None:
+        """Return when no start of ours is in flight."""
+        ...
+
+    async def interrupt(self, starts: bool = False) -> None:
+        """Whoever waits for a call gets on at once as if its time were over: Unavailable, or UnknownOutcome.
+
+        The calls go on, and are counted. ``starts``: also whoever waits for a start.
+        """
         ...
 
     async def astray(self) -> bool:

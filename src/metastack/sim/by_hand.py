@@ -262,6 +262,17 @@ def _connection_ends(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     return nothing
 
 
+@fault("qemu-hangs", "host", lasts=True)
+def _qemu_hangs(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """The QEMU of a guest is stopped (SIGSTOP) there: it neither writes nor answers. ``qemu-hangs n1 vm1``."""
+    host = lab.hosts[args[0]]
+    found = next((d for d in host.hypervisor.guests() if d.managed and d.name == args[1]), None)
+    if found is None:
+        return None
+    host.hypervisor.hangs(found.uuid)
+    return lambda: host.hypervisor.thaws(found.uuid)
+
+
 @fault("storage-takes", "cluster", lasts=True)
 def _storage_takes(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     """Some storage calls take that many seconds: ``storage-takes create_disk=8``. The rest is quick."""

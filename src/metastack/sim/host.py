@@ -405,6 +405,8 @@ class SimHost:
         for domain in self.hypervisor.guests():
             if not domain.managed or domain.state not in (DomainState.RUNNING, DomainState.SHUTTING_DOWN):
                 continue
+            if domain.uuid in self.hypervisor.hung:
+                continue
             if cut:
                 self._stalled.setdefault(domain.uuid, (domain.epoch, domain.volume_uuid))
             elif not pool.write(

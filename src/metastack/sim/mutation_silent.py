@@ -63,5 +63,26 @@ SILENT: Final[tuple[Mutation, ...]] = (
         evidence="expected",
         because="no disk is in danger: of many that return, the last one would be fenced",
     ),
+    # --- a hung guest
+    Mutation(
+        "hung-workers",
+        "workers that wait for a QEMU get on when the session is lost",
+        (
+            Patch(
+                "agent.quiet", "drained", "await hypervisor.interrupt(loop.time() - begun_s > STARTS_S)", "pass"
+            ),
+        ),
+        ("hung-guest-and-its-lease-is-revoked",),
+        evidence="expected",
+        because="no disk is in danger: the node is fenced, and all its guests with it, for one that hangs",
+    ),
+    Mutation(
+        "hung-stop",
+        "a stop waits for calls in flight with a bound",
+        (Patch("agent.quiet", "quiet_in_time", "asyncio.timeout(STOP_S)", "asyncio.timeout(None)"),),
+        ("test:unit/agent/test_hung_guest.py",),
+        evidence="test",
+        because="no disk is in danger: the lease that a stopped agent leaves ends first",
+    ),
 )
 """Silent storages, and hung guests."""

@@ -170,13 +170,14 @@ class WireHypervisor:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._host, name)
-        if name == "events":
+        if name in ("events", "interrupt"):
             return method
 
         async def call(*args: Any, **more: Any) -> Any:
             if name in ("boot", "kill", "shutdown"):
                 self._told(name, args[0])
-            return await self._steps.during(name, method(*args, **more))
+            step = "quiesce" if name == "quiesce_starts" else name
+            return await self._steps.during(step, method(*args, **more))
 
         return call
 

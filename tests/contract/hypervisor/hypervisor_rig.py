@@ -43,6 +43,12 @@ class Rig(Protocol):
         """``destroy``, ``save``, ``undefine`` or ``snapshot`` (disk only), as with virsh."""
         ...
 
+    def qemu_stops(self, uuid: str) -> None:
+        """SIGSTOP."""
+        ...
+
+    def qemu_goes_on(self, uuid: str) -> None: ...
+
 
 class MemoryRig:
     def __init__(self, hypervisor: MemoryHypervisor) -> None:
@@ -73,6 +79,12 @@ class MemoryRig:
         else:
             getattr(self._memory, what)(uuid)
 
+    def qemu_stops(self, uuid: str) -> None:
+        self._memory.hangs(uuid)
+
+    def qemu_goes_on(self, uuid: str) -> None:
+        self._memory.thaws(uuid)
+
 
 class LibvirtRig:
     def __init__(self, hypervisor: Hypervisor, host: LibvirtHost) -> None:
@@ -84,6 +96,12 @@ class LibvirtRig:
 
     def beside(self) -> Hypervisor:
         return LibvirtHypervisor(self._host.uri, force="qemu", vnc_dir="")
+
+    def qemu_stops(self, uuid: str) -> None:
+        os.kill(self._host.qemu_pid(uuid), signal.SIGSTOP)
+
+    def qemu_goes_on(self, uuid: str) -> None:
+        os.kill(self._host.qemu_pid(uuid), signal.SIGCONT)
 
     async def guest_powers_off(self, uuid: str) -> None:
         console = await self.hypervisor.console(uuid)

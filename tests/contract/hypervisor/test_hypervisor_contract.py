@@ -20,6 +20,8 @@ from metastack.ports import (
     NodeFault,
     NotFound,
     Refused,
+    Unavailable,
+    UnknownOutcome,
 )
 
 
@@ -203,10 +205,62 @@ async def test_the_console_echoes_and_is_taken_over(rig: Rig) -> None:
     await first.close()
 
 
+async def test_an_order_that_has_no_answer_is_its_domains_alone(rig: Rig) -> None:
+    """One stopped QEMU with a pause in flight had its whole node fenced."""
+    hung, well = rig.spec(), rig.spec()
+    for spec in (hung, well):
+        await rig.hypervisor.boot(spec)
+    rig.qemu_stops(hung.uuid)
+    pauses = [asyncio.create_task(rig.hypervisor.pause(hung.uuid)) for _ in range(8)]
+    await asyncio.sleep(0.2)
+    async with asyncio.timeout(15):  # on one connection, with eight orders in it: 30 s and more
+        assert len(await rig.hypervisor.domains()) == 2
+        await rig.hypervisor.pause(well.uuid)
+        await rig.hypervisor.resume(well.uuid)
+        await rig.hypervisor.quiesce(well.uuid)
+        await rig.hypervisor.quiesce_starts()
+        assert not any(pause.done() for pause in pauses)
+        await rig.hypervisor.interrupt()
+        outcomes = await asyncio.gather(*pauses, return_exceptions=True)
+    assert all(isinstance(outcome, UnknownOutcome) for outcome in outcomes), outcomes
+    with pytest.raises(Unavailable, match="nothing was sent"):
+        await rig.hypervisor.resume(hung.uuid)
+    with pytest.raises(Unavailable, match="nothing was sent"):
+        await rig.hypervisor.boot(hung)
+    for whose in ("", hung.uuid):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await rig.hypervisor.quiesce(whose)
+    assert not await rig.hypervisor.astray()
+    async with asyncio.timeout(20):  # libvirtd waits 10 s for a QEMU before it kills it
+        await rig.hypervisor.kill(hung.uuid)
+        await rig.hypervisor.quiesce()
+    assert [domain.uuid for domain in await rig.hypervisor.domains()] == [well.uuid]
+
+
+async def test_a_barrier_ends_orders_to_a_qemu_that_hangs(rig: Rig) -> None:
+    spec = rig.spec()
+    await rig.hypervisor.boot(spec)
+    rig.qemu_stops(spec.uuid)
+    pauses = [asyncio.create_task(rig.hypervisor.pause(spec.uuid)) for _ in range(8)]
+    await asyncio.sleep(0.2)
+    async with asyncio.timeout(15):
+        await rig.hypervisor.barrier()
+        await rig.hypervisor.quiesce()
+        outcomes = await asyncio.gather(*pauses, return_exceptions=True)
+    assert all(isinstance(outcome, UnknownOutcome) for outcome in outcomes), outcomes
+    assert not await rig.hypervisor.astray()
+    assert [domain.uuid for domain in await rig.hypervisor.domains()] == [spec.uuid]
+    rig.qemu_goes_on(spec.uuid)
+    await rig.hypervisor.kill(spec.uuid)
+
+
 async def test_a_cancelled_boot_is_still_in_flight_until_it_has_landed(rig: Rig) -> None:
     spec = rig.spec()
+    watcher = Watcher(rig.hypervisor)
     boot = asyncio.create_task(rig.hypervisor.boot(spec))
-    await asyncio.sleep(0.005)
+    await watcher.wait(spec.uuid, "defined")
+    await watcher.close()
     boot.cancel()
     await asyncio.gather(boot, return_exceptions=True)
     await rig.hypervisor.quiesce()

@@ -1,0 +1,74 @@
+"""Threads for calls that may never return, as many as are needed.
+
+Owns: starting them, and keeping a few for the next call. Refuses: counting calls, and waiting for any.
+Rule: they are daemons. A thread in a call to a QEMU that is stopped ends with the process, and holds its end up
+not for a moment; a pool of Python's own would be joined at the end, for ever.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+
+KEPT: Final = 8
+"""Idle threads that wait for another call."""
+MOST: Final = 256
+"""More calls than that are refused: something is very wrong by then."""
+
+
+class Threads:
+    """Runs calls, each at once."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._idle = 0
+        """Threads that wait, less the calls that are queued for them."""
+        self._all = 0
+        self._closed = False
+
+    def submit(self, call: Callable[[], T]) -> Future[T]:
+        """Run it in a thread; raises RuntimeError when there are too many, or after :meth:`close`."""
+        future: Future[T] = Future()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(f"{self._name}: closed")
+            if self._idle:
+                self._idle -= 1
+            else:
+                if self._all >= MOST:
+                    raise RuntimeError(f"{self._name}: {self._all} calls have not returned")
+                self._all += 1
+                threading.Thread(target=self._run, name=f"{self._name}-{self._all}", daemon=True).start()
+            self._work.put((future, call))
+        return future
+
+    def close(self) -> None:
+        """No new calls; idle threads end now, others after their call."""
+        with self._lock:
+            self._closed = True
+            for _ in range(self._all):
+                self._work.put(None)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            future, call = work
+            if future.set_running_or_notify_cancel():
+                try:
+                    result = call()
+                except BaseException as error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+            del work, future, call
+            with self._lock:
+                if self._idle >= KEPT and not self._closed:
+                    self._all -= 1
+                    return
+                self._idle += 1
