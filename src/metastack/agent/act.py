@@ -17,7 +17,6 @@ from ..core.facts import Domain, DomainState, of_another
 from ..core.model import Claim, Event, Halt, Phase, VmId, VmStatus
 from ..core.plan import View
 from ..core.plan import plan as decide
-from ..core.versions import told
 from ..core.world import Seen, mod_of, seen
 from ..ports import Unavailable, UnknownOutcome
 from . import giveback
@@ -355,8 +354,6 @@ class Reconciler:
         if held is None or held.record is None or held.record.session != node.session.token:
             return
         status = status_of(node, view, view.domains[0] if view.domains else None)
-        # While the cluster writes an older release's records, a newer phase is read back as an older one.
-        status = told(status, node.world.level)
         old = node.world.status(view.vm)
         before = old.record if old is not None else None
         if before == status:

@@ -11,6 +11,7 @@ from ..core import plan
 from ..core.facts import Domain, DomainState
 from ..core.model import Claim, Phase, Power, VmId, VmStatus
 from ..core.plan import View
+from ..core.versions import told
 from . import giveback
 from .drift import held_words
 from .memory import VmMemory
@@ -87,13 +88,23 @@ def by_hand(node: Node, view: View, memory: VmMemory) -> str:
     return memory.refused
 
 
+def _said(phase: Phase, claim: Claim, level: int) -> Phase:
+    """The phase as readers find it: an older release's records may have no word for it.
+
+    It is compared with what is there, like all that follows from it: were it another, the status would be
+    published at every look, for ever.
+    """
+    status = VmStatus(uuid=claim.uuid, phase=phase, node=claim.node, session=claim.session, epoch=claim.epoch)
+    return told(status, level).phase
+
+
 def status_of(node: Node, view: View, domain: Domain | None) -> VmStatus:
     """What the claimant should publish about its VM right now."""
     memory = node.memory.of(view.vm)
     claim = view.claim.ok if view.claim is not None else None
     assert claim is not None
     spec = view.spec.record if view.spec is not None else None
-    phase = _phase(view, claim, memory, domain)
+    phase = _said(_phase(view, claim, memory, domain), claim, node.world.level)
     before_all = memory.damaged or memory.lost or by_hand(node, view, memory)
     message = before_all or memory.message
     if memory.node_faults and not before_all:
