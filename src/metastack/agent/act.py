@@ -78,7 +78,8 @@ class Reconciler:
                 await self._publish(view)
                 if view.spec is not None and await self._drift.look(view, memory):
                     await self._publish(view)
-                if view.spec is not None and view.domains[0].state is DomainState.RUNNING:
+                # A paused guest that an older agent started is resumed only when its client is known.
+                if view.spec is not None and view.domains[0].state in (DomainState.RUNNING, DomainState.PAUSED):
                     await self._guests.gate.note_clients(view.spec.ok, view.domains[0], memory)
                 return self._watch_health(view, memory)
             try:
