@@ -11,7 +11,9 @@ import heapq
 from collections.abc import Callable
 
 import structlog
+from msgspec.structs import replace
 
+from ..core.change import Change, Delete, Snapshot
 from ..core.keys import Keys, Kind, ParsedKey
 from ..core.model import ClusterConfig
 from ..core.pace import looks_a_list
@@ -152,6 +154,8 @@ class Mirror:
         floor = self.past.floor
         snapshot = await self._store.list(*listed_prefixes(self._keys))
         self.looked.set()
+        if snapshot.term < self.past.known.term and snapshot.cluster_id == self.past.known.cluster_id:
+            snapshot = await self._of_its_term(snapshot)
         # Safety: claims that a restored etcd has forgotten must not look like claims that were released.
         if not self.past.judge(snapshot, floor):
             self._begin_anew()
@@ -169,6 +173,17 @@ class Mirror:
         self._wake()
         if changed:
             self._changed(changed)
+
+    async def _of_its_term(self, snapshot: Snapshot) -> Snapshot:
+        """The listing with the term that its etcd really has: that of a write.
+
+        A member that was caught up by a snapshot says the term of before until it has applied something.
+        An older term alone proves nothing; one that a write was given is of another history.
+        """
+        nothing = Change(name="probe", guards=(), effects=(Delete(self._keys.nothing()),))
+        outcome = await self._store.commit(nothing)
+        log.info("older_term_said", said=snapshot.term, known=self.past.known.term, true=outcome.term)
+        return replace(snapshot, term=max(snapshot.term, outcome.term))
 
     async def reached(self, revision: int, timeout_s: float = 10.0) -> None:
         """Return when the world is at least as new as ``revision``; raises Unavailable after the timeout."""

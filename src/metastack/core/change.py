@@ -69,6 +69,8 @@ class Committed(Struct, frozen=True):
     revision: int
     cluster_id: int = 0
     """Of the etcd that answered; 0: it does not say."""
+    term: int = 0
+    """Its raft term: that of the very entry, so no older one."""
 
 
 class Lost(Struct, frozen=True):
@@ -76,6 +78,7 @@ class Lost(Struct, frozen=True):
 
     revision: int
     cluster_id: int = 0
+    term: int = 0
 
 
 Outcome = Committed | Lost
@@ -100,7 +103,10 @@ class Snapshot(Struct, frozen=True):
     cluster_id: int = 0
     """Of the etcd that answered. One that was restored from a backup may have another, or the same."""
     term: int = 0
-    """Its raft term, which only grows in one cluster, and begins anew in one that was restored."""
+    """Its raft term, which only grows in one cluster, and begins anew in one that was restored.
+
+    A member that was caught up by a snapshot says an older one until it has applied a write.
+    """
 
 
 class KeyEvent(Struct, frozen=True):

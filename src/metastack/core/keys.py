@@ -147,6 +147,10 @@ class Keys:
                 raise ValueError(f"{name!r} cannot be part of a key")
         return "/".join((self.root, kind.value, *names))
 
+    def nothing(self) -> str:
+        """A key that never exists: to delete it is a write that changes nothing."""
+        return f"{self.root}/nothing"
+
     def cluster(self) -> str:
         return self._key(Kind.CLUSTER)
 

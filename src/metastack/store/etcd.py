@@ -130,7 +130,7 @@ class EtcdStore:
         answer = await self._channels.ask(f"commit {change.name}", send, twice=False)
         header = answer.response.header
         kind = Committed if answer.response.succeeded else Lost
-        return kind(header.revision, header.cluster_id)
+        return kind(header.revision, header.cluster_id, header.raft_term)
 
     async def watch(
         self, prefix: str, after_revision: int, without: tuple[str, ...] = ()

@@ -56,7 +56,7 @@ class MemoryStore:
 
         def read() -> Snapshot:
             entries = tuple(entry for prefix in prefixes for entry in self._cluster.under(prefix))
-            return Snapshot(self._cluster.revision, entries, self._cluster.id, self._cluster.term)
+            return Snapshot(self._cluster.revision, entries, self._cluster.id, self._cluster.said_term)
 
         return (await self._ask(f"list {named(prefixes)}", read))[0]
 

@@ -60,6 +60,8 @@ class MemoryCluster:
         """As in a response's header; a restored cluster may have another one."""
         self.term = 2
         """Of the first leader."""
+        self.says_term: int | None = None
+        """An older term that is said until the next write: this member was caught up by a snapshot."""
         self.era = 0
         """How often its history was exchanged: every stream broke then."""
         self.compacted = 0
@@ -82,14 +84,20 @@ class MemoryCluster:
     def get(self, key: str) -> Entry | None:
         return self._entries.get(key)
 
+    @property
+    def said_term(self) -> int:
+        """The term that reads are answered with."""
+        return self.term if self.says_term is None else self.says_term
+
     def under(self, prefix: str) -> tuple[Entry, ...]:
         return tuple(self._entries[key] for key in sorted(self._entries) if key.startswith(prefix))
 
     def apply(self, change: Change) -> Outcome:
         """One transaction, in etcd's order: sizes, guards, lease, space, effects."""
         check(change)
+        self.says_term = None
         if not all(self._holds(guard) for guard in change.guards):
-            return Lost(self.revision, self.id)
+            return Lost(self.revision, self.id, self.term)
         puts = [effect for effect in change.effects if isinstance(effect, Put)]
         if any(put.leased for put in puts) and change.lease not in self._leases:
             raise LeaseGone(f"{change.name}: lease {change.lease:x} does not exist")
@@ -103,7 +111,7 @@ class MemoryCluster:
             else:
                 events.extend(self._delete(sorted(k for k in self._entries if covers(effect, k)), revision))
         self._record(revision, events)
-        return Committed(self.revision, self.id)
+        return Committed(self.revision, self.id, self.term)
 
     def grant(self, ttl_s: int) -> int:
         self._next_lease += 1

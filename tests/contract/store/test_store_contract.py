@@ -425,6 +425,9 @@ async def test_every_answer_says_which_cluster_it_is_of(backend: Backend, store:
     snapshot = await store.list(backend.root)
     assert snapshot.cluster_id > 0
     assert snapshot.term >= 2  # the first leader's
+    nothing = Change(name="probe", guards=(), effects=(Delete("/nothing"),))
+    answer = await store.commit(nothing)
+    assert (answer.term, answer.revision) == (snapshot.term, snapshot.revision), "a write that changes nothing"
     watch = aiter(store.watch(backend.root, snapshot.revision))
     outcome = await store.commit(change(Put(key, b"v")))
     assert isinstance(outcome, Committed)
