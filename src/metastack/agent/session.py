@@ -32,6 +32,7 @@ from .marks import Marks
 from .mirror import Mirror
 from .names import Names
 from .occupied import refuse_occupied
+from .place import AWAY_S, Place
 from .quiet import quiet_in_time, starts_ended
 from .refusal import Teller
 from .renewal import Renewal
@@ -94,6 +95,7 @@ class Session:
         self._names = Names(name, keys, store, storage, mirror, marks, clock, addresses, boot_id)
         self._another = Another(name, store, mirror, boot_id)
         self._belonging = Belonging(name, keys, storage, mirror)
+        self._place = Place(name, mirror, hypervisor)
         self._past = mirror.past
         self._teller = Teller(name, keys, store, hypervisor, mirror.past, marks, clock, addresses)
         self._renewal = Renewal(store, self.lose)
@@ -130,6 +132,7 @@ class Session:
                 await self._join()
                 backoff_s = 0.2
                 await self._hold()
+                await self._stay_away()
             except (Unavailable, Refused) as error:
                 if self._unfit.rarely(str(error)):
                     log.warning("session_retry", error=str(error), retry_in_s=backoff_s)
@@ -138,8 +141,23 @@ class Session:
                 if isinstance(error, Taken):
                     await asyncio.sleep(error.again_s)
                     continue
+                if isinstance(error, Unavailable):
+                    self._place.waits()  # for a storage, a libvirt or an etcd that does not answer
+                await self._stay_away()
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(5.0, backoff_s * 2)
+
+    async def _stay_away(self) -> None:
+        """After a session: for a moment; or long enough to be fenced, when this place was held in vain."""
+        away_s = await self._place.away_s()
+        if away_s >= AWAY_S:
+            log.error("place_given_up", node=self.name, away_s=away_s, why=self.message or self._why)
+            with suppress(Unavailable, Refused):
+                entry = await self._store.get(self._keys.node_alive(self.name))
+                if entry is not None and entry.lease and self._another.mine(seen(NodeAlive, entry)):
+                    await self._store.revoke(Lease(entry.lease, 0, 0.0))
+        if away_s:
+            await asyncio.sleep(away_s)
 
     def lose(self, why: str) -> None:
         """End this session now; the next one takes the whole way back."""
@@ -277,6 +295,7 @@ class Session:
         self.generation, self.token = generation, token(generation, outcome.revision)
         log.info("registered", node=self.name, session=self.token)
         self._renewal.hold(lease)
+        self._place.registered()
         await self._unfit.wait(lambda: refuse_occupied(self._hypervisor, self.name))
         await self._unfit.wait(self._write_down)
         await self._unblock()
@@ -401,6 +420,7 @@ class Session:
             log.warning("waiting_for_pending_unblock", seconds=PENDING_UNBLOCK_S)
             await asyncio.sleep(PENDING_UNBLOCK_S)
             # Safety: and a monitor that was frozen all the while carries it out when it thaws.
+            self._place.waits()
             if why := await self._storage.unsettled():
                 raise Refused(f"an unblock of an earlier agent may still land: {why}; start it, or remove it")
         if blocked := await self.shut_out():
@@ -455,6 +475,7 @@ class Session:
             raise Refused("the session was lost before it became ready")
         await self._mirror.reached(outcome.revision)
         self.ready, self.message = True, ""
+        self._place.ready()
         log.info("ready", node=self.name, session=self.token)
         self._changed()
 
