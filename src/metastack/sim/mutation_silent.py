@@ -67,11 +67,7 @@ SILENT: Final[tuple[Mutation, ...]] = (
     Mutation(
         "hung-workers",
         "workers that wait for a QEMU get on when the session is lost",
-        (
-            Patch(
-                "agent.quiet", "drained", "await hypervisor.interrupt(loop.time() - begun_s > STARTS_S)", "pass"
-            ),
-        ),
+        (Patch("agent.quiet", "drained", "await hypervisor.interrupt(late)", "pass"),),
         ("hung-guest-and-its-lease-is-revoked",),
         evidence="expected",
         because="no disk is in danger: the node is fenced, and all its guests with it, for one that hangs",
