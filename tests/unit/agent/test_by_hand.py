@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from agent_rig import KEYS, Lab, lab_of
 from msgspec.structs import replace
 
@@ -12,6 +13,7 @@ from metastack.core.codec import decode, encode
 from metastack.core.facts import Live
 from metastack.core.keys import Kind
 from metastack.core.model import Event, Nic, Phase, Power, VmSpec, VmStatus
+from metastack.ports import Refused
 
 
 def _status(lab: Lab, spec: VmSpec) -> VmStatus | None:
@@ -118,3 +120,26 @@ def test_drift_in_words() -> None:
         ),
         "/o",
     )
+
+
+async def test_a_step_refused_three_times_is_told_until_it_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuses(uuid: str) -> None:
+        raise Refused("pause: no persistent domain")
+
+    async with lab_of(tmp_path, nodes=1) as lab:
+        spec = await _running(lab)
+        status = _status(lab, spec)
+        assert status is not None
+        epoch = lab.hosts["n1"].agent.node.world.claim(spec.id)
+        assert epoch is not None
+        host = lab.hosts["n1"].hypervisor
+        with monkeypatch.context() as patched:
+            patched.setattr(host, "pause", refuses)
+            await lab.put(KEYS.vm_spec(spec.id), encode(replace(spec, paused_epoch=epoch.ok.epoch)))
+            await _until(lab, spec, "a step is refused again and again: pause: no persistent domain")
+        await _until(lab, spec, "", Phase.PAUSED)
+        status = _status(lab, spec)
+        assert status is not None
+        await lab.until("taken back", lambda: "refused" not in (_status(lab, spec) or status).message, 20)
