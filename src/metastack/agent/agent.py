@@ -38,6 +38,7 @@ from .boots import Boots
 from .clock import Clock
 from .fencer import Fencer
 from .health import Health
+from .keeping import Keeping
 from .leaving import Leaving
 from .machine import Machine
 from .macs import Macs
@@ -144,7 +145,7 @@ class Agent:
             address=address, console=console, capacity=capacity, machine=machine,
             boot_id=boot_id,
         )  # fmt: skip
-        self._refusals = Refusals(name)
+        self._refusals, self._keeping = Refusals(name), Keeping(name, keys, store, boot_id)
         self._sweeper, self._announced, self._macs = Sweeper(self.node), Announced(name), Macs(name)
         self._health.removals = self._sweeper.removal.stuck.said
 
@@ -166,7 +167,10 @@ class Agent:
         if stop.is_set():
             return
         self._announcer.learn(await node.hypervisor.facts())
-        await patiently("storage", self._open_storage, stop)
+        async with asyncio.TaskGroup() as group:
+            keeping = group.create_task(self._keeping.run())
+            await patiently("storage", self._open_storage, stop)
+            keeping.cancel()
         if stop.is_set():
             return
         await node.network.open(node.network.bridges())

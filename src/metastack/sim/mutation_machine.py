@@ -36,6 +36,22 @@ ONE_MACHINE: Final[tuple[Mutation, ...]] = (
         because="the original's guests stopped at their first refused write, and its agent hangs",
     ),
     Mutation(
+        "place-kept",
+        "an agent that waits for its storage keeps the place of the one before",
+        agent("keeping", "Keeping._keep", "if found.record is None or", "if True or"),
+        ("agent-restarts-while-the-monitors-are-away",),
+        evidence="expected",
+        because="a node that is fenced without need loses its guests, and no disk a writer",
+    ),
+    Mutation(
+        "place-given-up",
+        "it gives the place up when the storage answers others",
+        agent("keeping", "Keeping._alone", "return bool(lost_s) and", "return False and"),
+        ("agent-restarts-and-only-its-storage-is-away",),
+        evidence="expected",
+        because="a VM that stays where it cannot run is down, and harms nobody",
+    ),
+    Mutation(
         "one-libvirt",
         "an agent of another name is refused, or at least no domain that names another node is its business",
         (
