@@ -5,7 +5,7 @@ Refuses: doing anything in that session.
 Rule: an upgrade of the agent in an outage of the monitors fences nobody; a node that alone has no storage gives
 its place up after ``storage_lost_s``.
 
-# Safety: only one agent runs on a machine (libvirt's lock), so an alive key of this boot is one of an agent that
+# Safety: only one agent runs on a machine (libvirt's lock), so an alive key of this boot is of an agent that
 has ended. Kept alive, it claims, boots and resumes nothing; its guests run on, as they did before the upgrade.
 Its session ends as ever when this agent registers: its own key is retired before.
 """

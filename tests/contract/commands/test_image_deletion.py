@@ -144,7 +144,7 @@ async def test_purge_leaves_what_a_person_put_into_the_trash(rig: Rig, storage: 
     await storage.delete_disk(disk, 0)
     with pytest.raises(Problem, match=r"was put into the trash by hand: remove it by hand"):
         await delete_image(rig.cluster, storage, deed(), "tiny", purge=True)
-    assert [one.uuid for one in await storage.trash()] == [disk]
+    assert disk in [one.uuid for one in await storage.trash()]  # others' of this pool may be there
 
 
 async def test_purge_leaves_the_disk_of_a_vm(rig: Rig, storage: Storage, image: Image) -> None:
@@ -154,7 +154,7 @@ async def test_purge_leaves_the_disk_of_a_vm(rig: Rig, storage: Storage, image: 
     await rig.store.commit(Change(name="by hand", guards=(), effects=(named,)))
     with pytest.raises(Problem, match=r"is the one of a VM: start the VM, which takes it out"):
         await delete_image(rig.cluster, storage, deed(), "tiny", purge=True)
-    assert [one.uuid for one in await storage.trash()] == [disk]
+    assert disk in [one.uuid for one in await storage.trash()]  # others' of this pool may be there
 
 
 async def test_a_disk_that_is_not_deleted_is_waited_for(rig: Rig, storage: Storage, image: Image) -> None:
@@ -178,7 +178,7 @@ async def test_waiting_ends_with_the_retention(
     rig: Rig, storage: Storage, other: Storage, image: Image
 ) -> None:
     disk = await deleted_disk(rig, storage, image, retention_s=2)
-    ident = (await storage.trash())[0].ident
+    ident = next(one.ident for one in await storage.trash() if one.uuid == disk)
     told = asyncio.Event()
     deleting = asyncio.ensure_future(
         delete_image(rig.cluster, storage, deed(), "tiny", wait=True, progress=lambda _text: told.set())

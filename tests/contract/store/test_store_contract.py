@@ -144,7 +144,8 @@ async def test_a_lost_change_writes_nothing(backend: Backend, store: Store) -> N
     revision = await put(store, key)
     guards = (Guard(key, "mod", revision), Guard(other, "mod", revision))
     lost = await store.commit(change(Put(other, b"x"), Delete(key), guards=guards))
-    assert lost == Lost(revision, lost.cluster_id)
+    assert lost == Lost(revision, lost.cluster_id, lost.term)
+    assert lost.term > 0
     assert (await store.list(backend.root)).revision == revision
     assert await store.get(other) is None
 
@@ -153,7 +154,8 @@ async def test_one_change_is_one_revision_and_one_batch(backend: Backend, store:
     a, b, c = (backend.root + name for name in "abc")
     before = await put(store, c)
     outcome = await store.commit(change(Put(a, b"1"), Put(b, b"2"), Delete(c)))
-    assert outcome == Committed(before + 1, outcome.cluster_id)
+    assert outcome == Committed(before + 1, outcome.cluster_id, outcome.term)
+    assert outcome.term > 0
     watch = store.watch(backend.root, before)
     batch = await asyncio.wait_for(anext(watch), SOON_S)
     assert [(e.key, e.revision, e.entry is None) for e in batch.events] == [
@@ -165,9 +167,10 @@ async def test_one_change_is_one_revision_and_one_batch(backend: Backend, store:
 
 async def test_deleting_nothing_makes_no_revision(backend: Backend, store: Store) -> None:
     before = await put(store, backend.root + "k")
-    id_ = (await store.list(backend.root)).cluster_id
-    assert await store.commit(change(Delete(backend.root + "absent"))) == Committed(before, id_)
-    assert await store.commit(change()) == Committed(before, id_)
+    listed = await store.list(backend.root)
+    nothing = Committed(before, listed.cluster_id, listed.term)
+    assert await store.commit(change(Delete(backend.root + "absent"))) == nothing
+    assert await store.commit(change()) == nothing
 
 
 async def test_delete_range(backend: Backend, store: Store) -> None:
@@ -391,7 +394,7 @@ async def test_random_changes_give_the_same_history(backend: Backend, store: Sto
         ]
         outcome = await store.commit(change(*effects, guards=guards, lease=lease.id))
         if guards[0].value != truth:
-            assert outcome == Lost(revision, outcome.cluster_id)
+            assert outcome == Lost(revision, outcome.cluster_id, outcome.term)
             continue
         done: list[KeyEvent] = []
         for effect in effects:
@@ -411,7 +414,7 @@ async def test_random_changes_give_the_same_history(backend: Backend, store: Sto
                 done.append(KeyEvent(effect.key, revision + 1, None))
         revision += bool(done)
         expected += done
-        assert outcome == Committed(revision, outcome.cluster_id)
+        assert outcome == Committed(revision, outcome.cluster_id, outcome.term)
     listed = {e.key: e for e in (await store.list(*keys)).entries}
     assert listed == model
     assert await events(store.watch(backend.root, start), len(expected)) == expected
