@@ -246,7 +246,12 @@ class Reconciler:
             return False
         if held.record.node != node.name or held.record.session != node.session.token:
             return False
-        what, message = await self._guests.gate.break_lock(view, memory, found)
+        try:
+            what, message = await self._guests.gate.break_lock(view, memory, found)
+        except Unavailable as error:
+            # The request stays; whatever else the VM needs goes on.
+            log.info("break_lock_waits", vm=str(view.vm), node=node.name, error=str(error))
+            return False
         request = found.record
         ident = request.request_id if request is not None else node.clock.ident()[:12]
         event = Event(

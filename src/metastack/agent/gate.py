@@ -143,7 +143,7 @@ class Gate:
         at_gate.tries = at_gate.tries + 1 if late and not soon else 0
         again_s = min(AGAIN_MAX_S, AGAIN_S * 2 ** min(10, at_gate.tries))
         memory.retry_at_s = now_s + again_s
-        todo = f"; {gate.WHAT_TO_DO.format(name=spec.name)}" if late and opener.address else ""
+        todo = f"; {gate.WHAT_TO_DO.format(name=spec.id)}" if late and opener.address else ""
         memory.message = f"{what}{todo}"
         memory.failed = late
 
@@ -185,9 +185,12 @@ class Gate:
         memory.look_for_clients_s = now_s + LOOK_AGAIN_S
         here = await node.session.seen_at()
         found = [one for one in await self._openers(spec.volume_uuid) if one.address in here]
-        mine = [one.client for one in found if one.watching and not (one.by_hand or one.shut_out)]
+        here_open = [one for one in found if not (one.by_hand or one.shut_out)]
+        # A guest that waited for its storage for long may have lost its watch, and holds its lock still.
+        mine = [one.client for one in here_open if one.watching] or [one.client for one in here_open]
         if len(mine) == 1:
-            await node.hypervisor.note_clients(domain.uuid, (mine[0],))
+            memory.clients = (mine[0],)
+            await node.hypervisor.note_clients(domain.uuid, memory.clients)
 
     async def leave(self, vm: VmId, volume: str, clients: tuple[str, ...]) -> None:
         """After a kill: clear away what its QEMU left in the storage, so that nobody waits for it.

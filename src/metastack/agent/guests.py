@@ -272,6 +272,11 @@ class Guests:
                 raise Refused("this node is shut out of the storage")
             memory.retry_at_s = asyncio.get_running_loop().time() + IO_RETRY_S
         assert view.spec is not None
+        domain = next((domain for domain in view.domains if domain.uuid == action.uuid), None)
+        if domain is not None and not domain.clients:
+            # An older agent started it, or it stopped before anybody looked: nothing says which client it is.
+            memory.look_for_clients_s = 0.0
+            await self.gate.note_clients(view.spec.ok, domain, memory)
         if not await self.gate.passes(view.spec.ok, memory, resuming=True):
             # Safety: while it was paused its VM may have been started elsewhere.
             return

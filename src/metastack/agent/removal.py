@@ -138,6 +138,8 @@ class Removal:
             if info is not None:
                 # Before anything is written: what is not ours gets no record of ours.
                 refuse_to_remove(f"disk {uuid}", info.mark, info.ident, mark, unmarked)
+                if await node.storage.locked(uuid):
+                    raise InUse(f"disk {uuid} is open: nothing is written down until it is closed")
                 going = await self._going(record, info.ident, mark.cluster)
                 entry = await node.store.get(node.keys.trash(uuid))
                 old = seen(Trashed, entry) if entry is not None else None

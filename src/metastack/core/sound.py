@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from .model import (
+    BreakLock,
     Claim,
     ClusterConfig,
     Counted,
@@ -87,6 +88,12 @@ def flaw(record: Record, key: str) -> str:
                 _between("until_ms", record.until_ms, 0, 1 << 53),
                 _between("retention_s", record.retention_s, 0, 1 << 32),
                 _between("counted_s", record.counted_s, 0, 1 << 53),
+            )
+        case BreakLock():
+            # They become the key of the event that answers it.
+            return _first(
+                _idents(uuid=record.uuid, request_id=record.request_id),
+                _between("at_ms", record.at_ms, 0, 10**14 - 1),
             )
         case Counted():
             return _between("seconds", record.seconds, 0, 1 << 53)

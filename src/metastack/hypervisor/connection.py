@@ -148,7 +148,8 @@ class Connection:
         assert self._loop is not None
         for call in self._calls:
             if call.limit is not None and (starts or not call.boots):
-                call.limit.reschedule(self._loop.time())
+                with suppress(RuntimeError):  # its time is over in this very turn of the loop
+                    call.limit.reschedule(self._loop.time())
 
     async def call(
         self,

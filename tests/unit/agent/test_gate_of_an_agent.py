@@ -93,7 +93,7 @@ async def test_it_waits_then_fails_and_starts_when_the_client_is_gone(tmp_path: 
         assert status is not None
         assert status.message == (
             "its disk is open by 10.0.0.77:0/7 at 10.0.0.77; close it there; of a client that is gone for "
-            "good: metastack vm break-lock a --yes --reason WHY"
+            "good: metastack vm break-lock default/a --yes --reason WHY"
         )
         asked = len(pool.asked)
         pool.others = []
@@ -205,3 +205,21 @@ def test_a_paused_guest(resumes: bool, tmp_path: Path) -> None:
             await lab.until("runs", lambda: _phase(lab) == Phase.RUNNING)
 
     run(play())
+
+
+@story
+async def test_a_guest_of_an_older_agent_that_stopped_is_resumed(tmp_path: Path) -> None:
+    """No metadata says which client it is: one client of this host is its own."""
+    async with lab_of(tmp_path, nodes=1) as lab:
+        Pool(lab)
+        host = lab.hosts["n1"]
+        await _wanted(lab)
+        await lab.until("noted", lambda: any(domain.clients for domain in host.hypervisor.active()))
+        await host.crash()
+        (domain,) = host.hypervisor.active()
+        await host.hypervisor.note_clients(domain.uuid, ())
+        await host.hypervisor.pause(domain.uuid)
+        host.start()
+        await lab.until("it runs on", lambda: _phase(lab) == Phase.RUNNING)
+        await lab.until("resumed", lambda: host.hypervisor.active()[0].state is DomainState.RUNNING)
+        assert host.hypervisor.active()[0].epoch == domain.epoch, "the same guest"
