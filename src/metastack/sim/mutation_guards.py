@@ -10,6 +10,15 @@ from typing import Final
 
 from .mutation import CHANGES, SESSION, Mutation, Patch, agent, fence_guard, guard
 
+_CLAIM_VOLUME: Final = (
+    Patch(CHANGES, "claim", "guards.append(_absent(keys.volume(volume.project, volume.uuid)))", "pass"),
+)
+_STRANGE_CLAIM: Final = agent("taking", "Taking.claim", "self._refuse_strange_disk(spec, memory)")
+_STRANGE_BOOT: Final = agent(
+    "guests", "Guests.boot", "stranger := node.disks.stranger(spec)", "stranger := None"
+)
+"""Alone it is ``strange-disk-boot``: two projects' specs, which no claim sees."""
+
 GUARDS: Final[tuple[Mutation, ...]] = (
     # --- the transactions' guards
     Mutation(
@@ -174,14 +183,30 @@ GUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "claim-volume",
         "claim: the disk has no record yet, so that two specs that name one are never both claimed",
-        (Patch(CHANGES, "claim", "guards.append(_absent(keys.volume(volume.project, volume.uuid)))", "pass"),),
+        _CLAIM_VOLUME,
         ("two-specs-name-one-disk",),
+        evidence="stuck",
+        because="the look right before a boot refuses one of the two: the disk's own VM, for good",
+    ),
+    Mutation(
+        "claim-volume-and-boot",
+        "the same, and the look right before a boot: each keeps a second writer away",
+        (*_CLAIM_VOLUME, *_STRANGE_BOOT),
+        ("two-specs-name-one-disk-and-all-go",),
     ),
     Mutation(
         "strange-disk",
         "a spec that names the disk of another VM is refused",
-        agent("taking", "Taking.claim", "self._refuse_strange_disk(spec, memory)"),
+        _STRANGE_CLAIM,
         ("two-specs-name-one-disk",),
+        evidence="stuck",
+        because="the look right before a boot refuses one of the two: the disk's own VM, for good",
+    ),
+    Mutation(
+        "strange-disk-and-boot",
+        "the same, and the look right before a boot: each keeps a second writer away",
+        (*_STRANGE_CLAIM, *_STRANGE_BOOT),
+        ("two-specs-name-one-disk-and-all-go",),
     ),
     Mutation(
         "halt-guards",
