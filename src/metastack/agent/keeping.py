@@ -30,6 +30,8 @@ log = structlog.get_logger()
 
 EVERY_S: Final = 1.0
 """A lease of the shortest allowed TTL, 2 s, is renewed in time."""
+QUICK_S: Final = 0.5
+"""A storage that answers within this needs nothing kept."""
 TRY_S: Final = 4
 """So long one renewal may take, seconds."""
 WAITS: Final = "its agent was restarted and waits for the storage; its guests run on"
@@ -45,6 +47,7 @@ class Keeping:
 
     async def run(self) -> None:
         """Keep it until cancelled, or until it has to be given up."""
+        await asyncio.sleep(QUICK_S)
         while self._boot_id:
             try:
                 if not await self._keep():

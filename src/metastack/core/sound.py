@@ -92,7 +92,7 @@ def flaw(record: Record, key: str) -> str:
         case BreakLock():
             # They become the key of the event that answers it.
             return _first(
-                _idents(uuid=record.uuid, request_id=record.request_id),
+                _idents(uuid=record.uuid, request_id=record.request_id or "none"),
                 _between("at_ms", record.at_ms, 0, 10**14 - 1),
             )
         case Counted():
