@@ -151,7 +151,7 @@ ACTS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "orphan-claim",
-        "a disk that a claim names is no orphan",
+        "a disk that a claim names is no orphan, nor one whose UUID any claim contains",
         (
             Patch("agent.sweeper", "orphaned", "claim is not None and", "False and"),
             Patch(
@@ -160,6 +160,7 @@ ACTS: Final[tuple[Mutation, ...]] = (
                 "claim = await node.store.get(node.keys.claim(vm))",
                 "claim = None",
             ),
+            *agent("sweeper", "Sweeper.disk", "if await self.removal.used(uuid):", "if False:"),
         ),
         ("deleted-while-its-disk-is-made",),
         evidence="stuck",
@@ -322,8 +323,17 @@ ACTS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "kill-stray",
-        "a kill or shutdown without an answer is waited for before the guest is started again",
-        agent("guests", "Guests.boot", "if memory.stray:", "if False:"),
+        "a kill or shutdown without an answer is waited for before the guest is started again, and the adapter"
+        " (here the simulation's; one contract test for both) starts nothing beside such an order",
+        (
+            *agent("guests", "Guests.boot", "if memory.stray:", "if False:"),
+            Patch(
+                "hypervisor.memory_daemon",
+                "MemoryDaemon._refuse_beside",
+                'if call.what == "boot" or (call.what != "kill" and other.given_up):',
+                'if call.what not in ("boot", "kill") and other.given_up:',
+            ),
+        ),
         ("kill-unanswered-then-started",),
     ),
     Mutation(

@@ -23,7 +23,7 @@ HOSTS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "astray-exit",
         "an agent that stops with a call astray leaves no mark of a clean exit",
-        agent("session", "Session.leave", "if not await self._hypervisor.astray():", "if True:"),
+        agent("session", "Session.leave", "if quiet and not await self._hypervisor.astray():", "if quiet:"),
         ("kill-left-in-a-hung-libvirtd-and-stopped",),
     ),
     Mutation(

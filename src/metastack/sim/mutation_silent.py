@@ -33,9 +33,9 @@ SILENT: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "silent-too-many",
-        "nobody is fenced for a silent storage while that of most nodes is silent",
+        "nobody is fenced for a silent storage when most nodes fell silent or went since the last look",
         _silent("if view.too_many:", "if False:"),
-        ("storage-silent-for-most-nodes",),
+        ("storage-silent-and-others-go-meanwhile",),
         evidence="expected",
         because="no disk is in danger: a network's fault would empty one node after the other",
     ),
