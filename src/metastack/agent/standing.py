@@ -66,7 +66,11 @@ async def lifted(world: World, storage: Storage, names: tuple[str, ...]) -> dict
         fence = world.fence(name)
         record = fence.record if fence is not None else None
         if fence is None or (record is not None and record.receipt is None and not record.through):
-            # Nobody has a record of it any more: a person removed the node, and vouched for it.
+            continue
+        if record is not None and world.facts(name) is None:
+            # Safety: ``node remove`` forgets the facts of a node that is lost, fenced and has no claim; its
+            # fence stays. The person who did that vouched for it. Nor could it be fenced again: its addresses
+            # are not known any more, and another node may have them.
             continue
         if record is None:
             found[name] = f"its fence record cannot be read: {fence.why}"

@@ -1,0 +1,48 @@
+"""Whether fences still stand: of a node that was removed nothing is asked."""
+
+from __future__ import annotations
+
+from metastack.agent.standing import lifted
+from metastack.core.change import Entry, Snapshot
+from metastack.core.codec import Record, encode
+from metastack.core.keys import Keys
+from metastack.core.model import Fence, FenceReceipt, NodeFacts
+from metastack.core.world import World
+from metastack.sim.loop import run
+from metastack.storage.memory import PLACE, MemoryPool, MemoryStorage
+
+KEYS = Keys()
+DONE = Fence(
+    through=9,
+    receipt=FenceReceipt(at="t", by="n2", method="ceph-blocklist", addresses=("10.0.0.1",), storage=PLACE),
+)
+FACTS = KEYS.node_facts("n1"), NodeFacts(name="n1", uuid="u", storage_addresses=("10.0.0.1",))
+
+
+def _world(*records: tuple[str, Record]) -> World:
+    world = World(KEYS)
+    world.load(Snapshot(20, tuple(Entry(key, encode(record), 5, 5, 1) for key, record in records)))
+    return world
+
+
+def test_a_lifted_block_counts_for_a_node_that_is_known_and_not_for_one_that_was_removed() -> None:
+    async def story() -> None:
+        storage, fence = MemoryStorage(MemoryPool(), "10.0.0.9"), (KEYS.fence("n1"), DONE)
+        await storage.open()
+        found = await lifted(_world(FACTS, fence), storage, ("n1",))
+        assert found == {"n1": "10.0.0.1 is not blocked any more"}
+        assert await lifted(_world(fence), storage, ("n1",)) == {}
+
+    run(story())
+
+
+def test_a_fence_of_a_removed_node_that_was_opened_again_holds_nothing_up() -> None:
+    """A release before this asked for one, and nobody can make it: the addresses are forgotten."""
+
+    async def story() -> None:
+        storage = MemoryStorage(MemoryPool(), "10.0.0.9")
+        await storage.open()
+        opened = Fence(through=9, receipt=DONE.receipt, intent=True, intent_by="n2", intent_session=7)
+        assert await lifted(_world((KEYS.fence("n1"), opened)), storage, ("n1",)) == {}
+
+    run(story())
