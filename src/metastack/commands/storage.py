@@ -101,14 +101,15 @@ async def _settle(cluster: Cluster, deed: Deed, storage: Storage, *, adopt: bool
             fsid=here.fsid,
             pool=here.pool,
             pool_id=here.pool_id,
-            # Kept where it can be: what this cluster marked with it stays this cluster's.
-            cluster_id=agreed.cluster_id if agreed is not None else fresh,
+            cluster_id=_cluster_id(agreed, owner, root) or fresh,
             created=deed.at,
             by=deed.by,
             reason=deed.reason,
             request_id=deed.request_id,
         )
-        told = f" instead of that of cluster {owner.cluster_id}" if owner is not None else ""
+        told = ""
+        if owner is not None and owner.cluster_id != record.cluster_id:
+            told = f" instead of that of cluster {owner.cluster_id}"
         return Plan(
             guards=(unchanged(cluster.keys.storage(), met.found),),
             effects=(Put(cluster.keys.storage(), encode(record)),),
@@ -121,6 +122,17 @@ async def _settle(cluster: Cluster, deed: Deed, storage: Storage, *, adopt: bool
     agreed = await commit(cluster, deed, look)
     await _mark(cluster, deed, storage, agreed, adopt=adopt)
     return await look_at_storage(cluster, storage)
+
+
+def _cluster_id(agreed: StorageIdentity | None, owner: StorageOwner | None, root: str) -> str:
+    """Kept where it can be: what was marked with it stays this cluster's. Empty: a new one.
+
+    Where no record tells it (a backup of before ``init``, an etcd made anew), the storage's own mark does, if
+    it names this root: a person says that this etcd is that one's successor.
+    """
+    if agreed is not None:
+        return agreed.cluster_id
+    return owner.cluster_id if owner is not None and owner.root == root else ""
 
 
 async def _mark(

@@ -13,6 +13,7 @@ from metastack.commands.doctor import examine
 from metastack.commands.doctor.facts import Severity, ask_storage, collect
 from metastack.commands.problem import Problem
 from metastack.commands.storage import adopt_storage, init_storage, look_at_storage
+from metastack.core.change import Change, Delete, Put
 from metastack.core.codec import decode
 from metastack.core.model import NodeAlive, StorageIdentity, StoragePlace
 from metastack.ports import StorageOwner
@@ -80,6 +81,15 @@ async def test_a_storage_of_another_cluster_is_taken_only_by_a_person_who_says_w
     assert pool.owner.cluster_id == (await record(rig)).cluster_id != "another"
 
 
+async def test_a_storage_of_another_cluster_with_the_same_root_keeps_a_cluster_its_own_id(rig: Rig) -> None:
+    await init_storage(rig.cluster, deed(), client(MemoryPool()))
+    mine = (await record(rig)).cluster_id
+    pool = MemoryPool(owner=StorageOwner(id="pool-1", cluster_id="another", root=rig.keys.root, by="root@old"))
+    assert (await adopt_storage(rig.cluster, deed("why"), client(pool))).state == "ok"
+    assert pool.owner is not None
+    assert pool.owner.cluster_id == (await record(rig)).cluster_id == mine
+
+
 async def test_an_adopting_cluster_keeps_its_own_id(rig: Rig) -> None:
     await init_storage(rig.cluster, deed(), client(MemoryPool()))
     mine = (await record(rig)).cluster_id
@@ -90,6 +100,21 @@ async def test_an_adopting_cluster_keeps_its_own_id(rig: Rig) -> None:
     assert (await adopt_storage(rig.cluster, deed("moved"), client(elsewhere))).state == "ok"
     said = await record(rig)
     assert (said.place, said.cluster_id) == (elsewhere.place, mine)
+
+
+@pytest.mark.parametrize("unreadable", [False, True])
+async def test_an_etcd_of_before_its_storage_was_recorded_gets_its_id_back(rig: Rig, unreadable: bool) -> None:
+    pool = MemoryPool()
+    await init_storage(rig.cluster, deed(), client(pool))
+    mine, owner = (await record(rig)).cluster_id, pool.owner
+    effect = Put(rig.keys.storage(), b"{") if unreadable else Delete(rig.keys.storage())
+    await rig.store.commit(Change(name="restored", guards=(), effects=(effect,)))
+    with pytest.raises(Problem, match=r"belongs to cluster|cannot be read"):
+        await init_storage(rig.cluster, deed(), client(pool))
+    assert (await adopt_storage(rig.cluster, deed("restored"), client(pool))).state == "ok"
+    assert ((await record(rig)).cluster_id, pool.owner) == (mine, owner)
+    said = [event.message for event in await rig.events() if event.what == "cluster.storage_adopt"]
+    assert "instead of" not in said[-1]
 
 
 async def test_a_context_with_another_storage_than_the_nodes_names_none(rig: Rig) -> None:
