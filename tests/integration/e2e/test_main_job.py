@@ -197,7 +197,7 @@ def test_stop_start_restart_pause_resume(lab: Lab) -> None:
     assert lab.boots("busy") == 3
 
 
-def test_one_create_is_at_most_four_write_transactions(lab: Lab) -> None:
+def test_one_create_is_at_most_five_write_transactions(lab: Lab) -> None:
     def revision() -> int:
         return lab.keys("/metastack/config/")[0]
 
@@ -209,4 +209,5 @@ def test_one_create_is_at_most_four_write_transactions(lab: Lab) -> None:
     lab.until("nothing is written", settled, 60)
     before = revision()
     lab.create("counted", "--network", "none")
-    assert revision() - before <= 4
+    # The spec, the claim, that the disk was made, that the guest boots, that it runs.
+    assert revision() - before <= 5
