@@ -178,12 +178,17 @@ async def rig(etcd: EtcdCluster, tmp_path: Path) -> AsyncIterator[Rig]:
     await store.close()
 
 
+def _plain() -> dict[str, str]:
+    """The environment without a context that another test chose."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("METASTACK_")}
+
+
 def old_status(tree: Path, endpoint: str) -> dict[str, object]:
     """What the CLI of the release before says."""
     done = subprocess.run(
         [sys.executable, "-m", "metastack.cli.main", "status", "-o", "json"],
         capture_output=True, text=True, check=False, timeout=60,
-        env={**os.environ, "PYTHONPATH": f"{tree}/src", "METASTACK_ENDPOINTS": endpoint},
+        env={**_plain(), "PYTHONPATH": f"{tree}/src", "METASTACK_ENDPOINTS": endpoint},
     )  # fmt: skip
     assert done.stdout, done.stderr
     return json.loads(done.stdout)  # type: ignore[no-any-return]
