@@ -39,8 +39,12 @@ class Belonging:
             except Fenced:
                 pass  # it cannot read the mark: first it has to lift its block
 
-    async def check(self) -> None:
-        """Raise Misconfigured when this node must not be ready."""
+    async def check(self, *, running: bool = False) -> None:
+        """Raise Misconfigured when this node must not be ready.
+
+        ``running``: it is. Then a folder without its mark is no other storage: it is marked after the record,
+        and a mark may be lost. An agent that starts there might have its folder not mounted.
+        """
         world, agreed = self._mirror.world, None
         found = world.storage_identity()
         if found is not None:
@@ -48,6 +52,8 @@ class Belonging:
             if agreed is None:
                 raise Misconfigured(f"which storage this cluster has cannot be read: {found.why}")
             here = world.storage_here = await self._storage.identity()
+            if running and not here.fsid and here.kind == agreed.place.kind == "file":
+                return
             if why := differs(agreed.place, here):
                 raise Misconfigured(
                     f"this node's storage is not the cluster's: {why}; correct [storage] in the agent's "

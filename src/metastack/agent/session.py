@@ -404,7 +404,7 @@ class Session:
         """Now and then, and when it is news: the storage must still be this cluster's."""
         token = self.token
         try:
-            await self._belonging.check()
+            await self._belonging.check(running=True)
         except Misconfigured as error:
             if token and token == self.token and self._mirror.world.storage_readable:
                 self.lose(str(error))

@@ -208,7 +208,8 @@ class _Removal:
             found = await cluster.read(Trashed, key)
             if found is None or found.record is None or found.record.ident != disk.ident:
                 kept.append(
-                    f"disk {disk.uuid} ({disk.ident}) was put into the trash by hand: remove it by hand"
+                    f"disk {disk.uuid} ({disk.ident}) lies in the trash without a record: a release before this"
+                    " put it there, or a hand; remove it by hand"
                 )
             elif any(disk.uuid.encode() in entry.value for entry in listed.entries):
                 kept.append(

@@ -15,6 +15,8 @@ import os
 import re
 import select
 import signal
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
@@ -38,6 +40,12 @@ class Emulators:
     def __init__(self, timeout_s: float, proc: str = "/proc") -> None:
         self._timeout_s, self._proc = timeout_s, proc
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="emulators")
+        self._lock = threading.Lock()
+        self._reading: dict[int, tuple[float, threading.Event]] = {}
+        """Since when a process is being read, and its end."""
+        self._known: dict[int, tuple[str, str]] = {}
+        """Start and UUID of the QEMUs that were read: for when one hangs."""
+        self._said: set[int] = set()
 
     def close(self) -> None:
         self._threads.shutdown(wait=False)
@@ -66,7 +74,47 @@ class Emulators:
         return found
 
     def _uuid_of(self, pid: int) -> str:
-        """The domain's UUID on a QEMU's command line; empty: it is no QEMU, or has ended."""
+        """The domain's UUID on a QEMU's command line; empty: it is no QEMU, or has ended.
+
+        A process whose command line hangs costs one thread: whoever looks after the first one's time is over
+        goes by what was read of it before.
+        """
+        with self._lock:
+            under_way = self._reading.get(pid)
+        if under_way is not None:
+            begun_s, ended = under_way
+            if not ended.wait(max(0.0, begun_s + self._timeout_s - time.monotonic())):
+                return self._uuid_before(pid)
+        ended = threading.Event()
+        with self._lock:
+            self._reading[pid] = (time.monotonic(), ended)
+        try:
+            found = self._read(pid)
+        finally:
+            with self._lock:
+                self._reading.pop(pid, None)
+            ended.set()
+        if found:
+            self._known[pid] = (self._start(pid), found)
+        return found
+
+    def _uuid_before(self, pid: int) -> str:
+        start, uuid = self._known.get(pid, ("", ""))
+        if pid not in self._said:
+            self._said.add(pid)
+            log.warning("process_does_not_answer", pid=pid, uuid=uuid, what="its command line cannot be read")
+        return uuid if start and start == self._start(pid) else ""
+
+    def _start(self, pid: int) -> str:
+        """When the process started, in ticks since boot; empty: it has ended."""
+        try:
+            with open(f"{self._proc}/{pid}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            return ""
+        return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else ""
+
+    def _read(self, pid: int) -> str:
         try:
             with open(f"{self._proc}/{pid}/cmdline", "rb") as file:
                 words = file.read(_READ_BYTES).split(b"\0")
