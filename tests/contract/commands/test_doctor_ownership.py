@@ -64,12 +64,3 @@ async def test_a_disk_that_belongs_to_another(rig: Rig) -> None:
     pool.new_disk(spec.volume_uuid, 1, "x")
     ((severity, _, meaning),) = await _told(rig, pool)
     assert severity is Severity.WARNING and "belongs to default/other" in meaning
-
-
-async def test_a_disk_in_the_trash_without_a_record_is_told(rig: Rig) -> None:
-    pool, uuid = MemoryPool(), "77777777-0000-4000-8000-000000000000"
-    pool.new_disk(uuid, 1, "x")
-    pool.trash[uuid] = (pool.disks.pop(uuid), asyncio.get_running_loop().time())
-    ((severity, object, meaning),) = await _told(rig, pool)
-    assert (severity, object) == (Severity.INFO, "storage")
-    assert f"in the trash without a record: {uuid}" in meaning

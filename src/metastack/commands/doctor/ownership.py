@@ -20,18 +20,6 @@ def check(facts: Facts) -> Iterator[Finding]:
             "storage",
             f"no record names {names}{more}: no node uses or removes that; when it is nobody's, do it by hand",
         )
-    if storage is not None:
-        wanted = {record.uuid for _, record in _volumes(facts)}
-        ours = {(uuid, trashed.ident) for uuid, trashed in facts.trashed.items()}
-        lies = [d for d in storage.trash if (d.uuid, d.ident) not in ours and d.uuid not in wanted]
-        if lies:
-            names = ", ".join(f"{disk.uuid} ({disk.ident})" for disk in lies[:SHOWN])
-            more = f" and {len(lies) - SHOWN} more" if len(lies) > SHOWN else ""
-            yield info(
-                "storage",
-                f"disks lie in the trash without a record: {names}{more}; an older release put them there, "
-                "or a hand; no node purges them: remove them by hand (rbd trash rm)",
-            )
     for spec, record in _volumes(facts):
         if (record.project, record.vm) != (spec.project, spec.name):
             yield warning(
