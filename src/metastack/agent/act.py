@@ -24,10 +24,10 @@ from .boots import Boots
 from .drift import HELD_S, Drift
 from .guests import HEALTHY_S, Guests
 from .health import damaged
+from .in_flight import domain_quiet
 from .look import look, status_of
 from .memory import VmMemory
 from .node import Node
-from .quiet import domain_quiet
 from .taking import Taking
 
 log = structlog.get_logger()
@@ -330,7 +330,7 @@ class Reconciler:
             return  # look again: it may have landed
         if await self._guests.end_lost(view, held.ok.uuid, held.ok.volume_uuid, memory):
             return  # look again
-        if not await self._guests.standing.proven(view.vm, held.ok, memory, anew=False):
+        if not await self._guests.fence_check.proven(view.vm, held.ok, memory, again=False):
             # Safety: whoever claims it then looks at no fence of those who had it before.
             raise Unavailable(f"{view.vm}: {memory.message}")
         if action.penalty:

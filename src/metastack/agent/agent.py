@@ -38,7 +38,8 @@ from .boots import Boots
 from .clock import Clock
 from .fencer import Fencer
 from .health import Health
-from .keeping import Keeping
+from .in_flight import drained, quiet_in_time
+from .lease_keeper import LeaseKeeper
 from .leaving import Leaving
 from .machine import Machine
 from .macs import Macs
@@ -48,14 +49,13 @@ from .node import Node
 from .past import Past
 from .patience import patiently
 from .queue import Queue
-from .quiet import drained, quiet_in_time
 from .readiness import AT_ONCE, Readiness
-from .refused import Refusals
 from .route import Key
 from .secrets import Secrets
 from .session import Session
 from .silence import Silence
 from .silent_others import SilentOthers
+from .stuck_steps import StuckSteps
 from .sweeper import Sweeper, orphans
 from .whereabouts import Whereabouts
 
@@ -145,7 +145,7 @@ class Agent:
             address=address, console=console, capacity=capacity, machine=machine,
             boot_id=boot_id,
         )  # fmt: skip
-        self._refusals, self._keeping = Refusals(name), Keeping(name, keys, store, boot_id)
+        self._stuck_steps, self._lease_keeper = StuckSteps(name), LeaseKeeper(name, keys, store, boot_id)
         self._sweeper, self._announced, self._macs = Sweeper(self.node), Announced(name), Macs(name)
         self._health.removals = self._sweeper.removal.stuck.said
 
@@ -168,7 +168,7 @@ class Agent:
             return
         self._announcer.learn(await node.hypervisor.facts())
         async with asyncio.TaskGroup() as group:
-            keeping = group.create_task(self._keeping.run())
+            keeping = group.create_task(self._lease_keeper.run())
             await patiently("storage", self._open_storage, stop)
             keeping.cancel()
         if stop.is_set():
@@ -268,11 +268,11 @@ class Agent:
             try:
                 with local_io(f"working on {' '.join(key).strip()}"):  # what no adapter has a name for
                     again_s = await self._one(key)
-                if self._refusals.done(key):
+                if self._stuck_steps.done(key):
                     await self._tell_refused(key, "")
             except Refused as error:
                 mine = key[0] == "vm" and self.node.world.owner(VmId(key[1], key[2])) == self.node.name
-                if mine and self._refusals.note(key, error):
+                if mine and self._stuck_steps.note(key, error):
                     await self._tell_refused(key, str(error))
                 log.debug("refused", key=key, error=str(error))
                 again_s = RETRY_S

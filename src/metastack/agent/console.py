@@ -2,7 +2,7 @@
 
 Owns: one TCP listener, and where it says that it listens.
 Refuses: anyone without a ticket; a ticket is for one VM and one use, consumed by a guarded delete.
-Rule: who has shown no ticket stands in the door (:mod:`doormen`) and takes no place of those who have.
+Rule: who has shown no ticket stands in the door (:mod:`.console_places`) and takes no place of those who have.
 Protocol: the client sends one JSON line ``{"v":1,"ticket":"ID"}``, the server answers one JSON line
 ``{"ok":true}`` or ``{"ok":false,"message":"..."}``, then bytes flow both ways until either side closes.
 """
@@ -21,7 +21,7 @@ from ..core.change import Change, Committed, Delete, Entry, Guard
 from ..core.codec import Unreadable, decode
 from ..core.model import Ticket, VmId
 from ..ports import ConsoleStream, Refused, Unavailable
-from .doormen import Doormen, Visitor, origin_of
+from .console_places import ConsolePlaces, Visitor, origin_of
 from .node import Node
 from .whereabouts import Whereabouts, listening_socket, with_port
 
@@ -57,7 +57,7 @@ class ConsoleServer:
         self._node, self._where, self._reached = node, where, reached
         self._trouble = trouble
         """Told why nobody can reach a console here; empty: they can."""
-        self._doormen = Doormen()
+        self._places_at_the_door = ConsolePlaces()
         self._open = 0
 
     async def run(self) -> None:
@@ -100,7 +100,7 @@ class ConsoleServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         visitor = Visitor(origin_of(writer.get_extra_info("peername")), writer.close)
-        if not self._doormen.admit(visitor):
+        if not self._places_at_the_door.admit(visitor):
             await self._refuse(writer, "too many connections are being looked at: try again")
             return
         _notice_death(writer)
@@ -118,7 +118,7 @@ class ConsoleServer:
             await self._refuse(writer, "the greeting was not understood in time")
             return
         finally:
-            self._doormen.leave(visitor)
+            self._places_at_the_door.leave(visitor)
         self._open += 1
         log.info("console_opened", vm=str(vm), node=self._node.name)
         try:

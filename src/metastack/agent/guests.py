@@ -33,11 +33,11 @@ from ..ports import (
 from . import giveback
 from .boots import Boots
 from .drift import LOOK_EVERY_S as DRIFT_EVERY_S
+from .fence_check import FenceCheck
 from .gate import Gate
+from .in_flight import domain_quiet
 from .memory import VmMemory
 from .node import Node
-from .quiet import domain_quiet
-from .standing import Standing
 from .vm_disk import VmDisk
 
 log = structlog.get_logger()
@@ -56,7 +56,7 @@ class Guests:
     def __init__(self, node: Node, boots: Boots) -> None:
         self._node, self.gate = node, Gate(node)
         self._boots = boots
-        self.standing = Standing(node)
+        self.fence_check = FenceCheck(node)
         self._disk = VmDisk(node)
 
     async def boot(self, view: View, memory: VmMemory) -> bool:
@@ -84,7 +84,7 @@ class Guests:
                 if not await self._disk.prepare(spec, held, memory):
                     return False
                 source = await node.storage.disk_source(spec.volume_uuid)
-                if not await self.standing.proven(vm, claim, memory, anew=True):
+                if not await self.fence_check.proven(vm, claim, memory, again=True):
                     return False
                 await node.session.prove_address()
                 if not await self.gate.passes(spec, memory):

@@ -18,7 +18,7 @@ from ..core.facts import Domain
 from ..core.model import NodeFacts
 from ..core.world import World
 from ..ports import Denied, Fenced, Refused, Storage, Unavailable
-from .occupied import strangers
+from .foreign_guests import strangers
 
 log = structlog.get_logger()
 

@@ -75,7 +75,7 @@ def _phase(view: View, claim: Claim, memory: VmMemory, domain: Domain | None) ->
 
 SAVED = (
     "its memory was saved by hand (virsh managedsave): on {node}, virsh start goes on from there; "
-    "`metastack vm restart` throws it away and boots anew"
+    "`metastack vm restart` throws it away and boots it again"
 )
 
 

@@ -23,11 +23,11 @@ from ..telemetry import logs
 from ..telemetry.syslog import Syslog
 from . import garbage
 from .agent import Agent
-from .another import read_boot_id
 from .clock import Clock
 from .console import ConsoleServer
 from .machine import machine
 from .marks import Marks
+from .other_boot import read_boot_id
 from .patience import patiently
 from .settings import AgentSettings
 from .systemd import Notifier

@@ -11,8 +11,8 @@ import asyncio
 from typing import Final
 
 from ..ports import Hypervisor, Unavailable
+from .foreign_guests import claimed_guests_run
 from .mirror import Mirror
-from .occupied import claimed_guests_run
 
 USELESS_S: Final = 60.0
 """Registered for so long, in however many sessions, and none of them ready for :data:`STABLE_S`."""

@@ -23,17 +23,17 @@ from ..core.keys import Keys
 from ..core.model import Event, Fence, NodeAlive, token
 from ..core.world import Seen, seen
 from ..ports import Denied, Hypervisor, LocalTrouble, Refused, Storage, Store, Unavailable
-from .another import Another, Taken
 from .belonging import Belonging
 from .clock import Clock
+from .foreign_guests import refuse_occupied
 from .identity import Misconfigured, believed_generation, refuse_generation, refuse_namesake, refuse_shared
+from .in_flight import quiet_in_time, starts_ended
 from .kills import kill_lost, refuse_damaged
 from .marks import Marks
 from .mirror import Mirror
 from .names import Names
-from .occupied import refuse_occupied
+from .other_boot import OtherBoot, Taken
 from .place import AWAY_S, Place
-from .quiet import quiet_in_time, starts_ended
 from .refusal import Teller
 from .renewal import Renewal
 from .unfit import Unfit
@@ -93,7 +93,7 @@ class Session:
         self._addresses = addresses
         self._describe, self._drained, self._changed = describe, drained, changed
         self._names = Names(name, keys, store, storage, mirror, marks, clock, addresses, boot_id)
-        self._another = Another(name, store, mirror, boot_id)
+        self._other_boot = OtherBoot(name, store, mirror, boot_id)
         self._belonging = Belonging(name, keys, storage, mirror)
         self._place = Place(name, mirror, hypervisor)
         self._past = mirror.past
@@ -154,7 +154,7 @@ class Session:
             log.error("place_given_up", node=self.name, away_s=away_s, why=self.message or self._why)
             with suppress(Unavailable, Refused):
                 entry = await self._store.get(self._keys.node_alive(self.name))
-                if entry is not None and entry.lease and self._another.mine(seen(NodeAlive, entry)):
+                if entry is not None and entry.lease and self._other_boot.mine(seen(NodeAlive, entry)):
                     await self._store.revoke(Lease(entry.lease, 0, 0.0))
         if away_s:
             await asyncio.sleep(away_s)
@@ -240,7 +240,7 @@ class Session:
         self._changed()
 
     async def _quiesce(self) -> None:
-        """No start of an older session may land in the next one, and nothing in the storage (:mod:`.quiet`).
+        """No start of an older session may land in the next one, nor a storage call (:mod:`.in_flight`).
 
         Safety: cancelling an await does not stop its thread; without this, a boot that was decided in a lost
         session could finish in the next (two writers in 57 of 60 seeds of DESIGN's probe).
@@ -258,7 +258,7 @@ class Session:
         self._why = ""
         await asyncio.wait_for(self._mirror.looked.wait(), 3600)
         await self._believe()
-        self._another.observe()
+        self._other_boot.observe()
         if self._unclean or self._stuck or await self._hypervisor.astray():
             # Safety: calls that a dead agent left queued in libvirtd would land after we looked (CE3). So would
             # our own in one that hung, once its connection has ended: no thread waits for them any more.
@@ -266,11 +266,11 @@ class Session:
             self._unclean = self._stuck = False
             log.info("libvirtd_barrier", node=self.name)
         await self._belonging.come_back()
-        await self._names.come_back(self._another.certain)
+        await self._names.come_back(self._other_boot.certain)
         fence = await self._fence_record()
         await self._kill_fenced(fence)
         await self._refuse_full_disk()
-        await self._another.refuse()
+        await self._other_boot.refuse()
         lease = await self._store.grant(self._mirror.world.config.lease_ttl_s)
         # Last before the registration: between the two I look dead, and the others wait only for the grace.
         await self._retire_old_key()
@@ -348,7 +348,7 @@ class Session:
         """Delete the alive key that an earlier process of this node left (CE8: its session would go on)."""
         entry = await self._store.get(self._keys.node_alive(self.name))
         await refuse_namesake(self.name, self._store, self._mirror, self._marks, alive=entry is not None)
-        if entry is not None and not self._another.mine(seen(NodeAlive, entry)):
+        if entry is not None and not self._other_boot.mine(seen(NodeAlive, entry)):
             # Safety: of another machine, perhaps. It came since I looked, and its session is not mine to end.
             raise Refused("another boot of this node has registered: looking again")
         if entry is not None and entry.lease:

@@ -19,10 +19,10 @@ from ..core.tokens import Tokens
 from ..ports import Refused, UnknownOutcome
 from .claims import Claims
 from .disks import belongs
+from .fence_check import earlier
 from .look import was_paused
 from .memory import VmMemory
 from .node import Node
-from .standing import earlier
 from .vm_disk import volume_of
 
 log = structlog.get_logger()

@@ -18,9 +18,9 @@ from ..core import changes
 from ..core.change import Committed
 from ..core.model import NodeAlive
 from ..ports import Denied, Hypervisor, LocalTrouble, Refused, Store
+from .foreign_guests import HostOccupied, claimed_guests_run
 from .identity import Misconfigured
 from .mirror import Mirror
-from .occupied import Occupied, claimed_guests_run
 from .patience import is_set_within
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Unfit:
             except (Misconfigured, Denied) as error:
                 if self._mirror.world.unfenced(self._session.name) and not (
                     # Its own guests are well, and a stranger beside them is no reason to end them.
-                    isinstance(error, Occupied) and await self._guests_run()
+                    isinstance(error, HostOccupied) and await self._guests_run()
                 ):
                     raise
                 await self._say(str(error))

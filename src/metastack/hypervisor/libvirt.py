@@ -41,12 +41,12 @@ from metastack.ports import (
 )
 
 from . import live, xml
-from .alone import Alone
 from .barrier import barrier_trouble, forget_phantoms, run, systemd_restart
 from .connection import Connection
 from .console import Console
 from .emulators import Emulators
 from .events import RECONNECTED, EventStream, lifecycle
+from .host_lock import HostLock
 from .kvm import Accel, probe
 from .state import state_and_end
 
@@ -80,7 +80,7 @@ class LibvirtHypervisor:
         self._vnc_dir = vnc_dir
         self._probe_cache = probe_cache
         self._call_timeout_s = call_timeout_s
-        self._alone = Alone(uri)
+        self._host_lock = HostLock(uri)
         self._connection = Connection(
             uri,
             call_timeout_s=call_timeout_s,
@@ -116,15 +116,15 @@ class LibvirtHypervisor:
     async def close(self) -> None:
         await self._connection.close()
         self._emulators.close()
-        self._alone.let_go()
+        self._host_lock.let_go()
         for stream in list(self._streams):
             stream.close()
 
     async def take(self, node: str) -> None:
-        self._alone.take(node)
+        self._host_lock.take(node)
 
     async def let_go(self) -> None:
-        self._alone.let_go()
+        self._host_lock.let_go()
 
     async def quiesce(self, uuid: str = "") -> None:
         await self._connection.quiesce(uuid)

@@ -18,13 +18,13 @@ ONE_MACHINE: Final[tuple[Mutation, ...]] = (
     Mutation(
         "another-alive",
         "an alive key of another boot is not revoked as this machine's own, nor is its session gone on with",
-        agent("another", "Another.mine", 'in ("", self.boot_id)', "is not None"),
+        agent("other_boot", "OtherBoot.mine", 'in ("", self.boot_id)', "is not None"),
         ("clone-of-a-hung-host",),
     ),
     Mutation(
         "another-fenced-first",
         "a machine of another boot leaves the claims of the one before it to the others' fence first",
-        agent("another", "Another._refuse_soon", "if not self.rebooted or", "if True or"),
+        agent("other_boot", "OtherBoot._refuse_soon", "if not self.rebooted or", "if True or"),
         ("clone-of-a-hung-host",),
     ),
     Mutation(
@@ -38,7 +38,7 @@ ONE_MACHINE: Final[tuple[Mutation, ...]] = (
     Mutation(
         "place-kept",
         "an agent that waits for its storage keeps the place of the one before",
-        agent("keeping", "Keeping._keep", "if found.record is None or", "if True or"),
+        agent("lease_keeper", "LeaseKeeper._keep", "if found.record is None or", "if True or"),
         ("agent-restarts-while-the-monitors-are-away",),
         evidence="expected",
         because="a node that is fenced without need loses its guests, and no disk a writer",
@@ -46,7 +46,7 @@ ONE_MACHINE: Final[tuple[Mutation, ...]] = (
     Mutation(
         "place-given-up",
         "it gives the place up when the storage answers others",
-        agent("keeping", "Keeping._alone", "return bool(lost_s) and", "return False and"),
+        agent("lease_keeper", "LeaseKeeper._alone", "return bool(lost_s) and", "return False and"),
         ("agent-restarts-and-only-its-storage-is-away",),
         evidence="expected",
         because="a VM that stays where it cannot run is down, and harms nobody",

@@ -67,7 +67,7 @@ SILENT: Final[tuple[Mutation, ...]] = (
     Mutation(
         "hung-workers",
         "workers that wait for a QEMU get on when the session is lost",
-        (Patch("agent.quiet", "drained", "await hypervisor.interrupt(late)", "pass"),),
+        (Patch("agent.in_flight", "drained", "await hypervisor.interrupt(late)", "pass"),),
         ("hung-guest-and-its-lease-is-revoked",),
         evidence="expected",
         because="no disk is in danger: the node is fenced, and all its guests with it, for one that hangs",
@@ -75,7 +75,7 @@ SILENT: Final[tuple[Mutation, ...]] = (
     Mutation(
         "hung-stop",
         "a stop waits for calls in flight with a bound",
-        (Patch("agent.quiet", "quiet_in_time", "asyncio.timeout(STOP_S)", "asyncio.timeout(None)"),),
+        (Patch("agent.in_flight", "quiet_in_time", "asyncio.timeout(STOP_S)", "asyncio.timeout(None)"),),
         ("test:unit/agent/test_hung_guest.py",),
         evidence="test",
         because="no disk is in danger: the lease that a stopped agent leaves ends first",

@@ -46,7 +46,7 @@ STORAGE: Final[tuple[Mutation, ...]] = (
     Mutation(
         "boot-standing",
         "before a boot the storage says that what a fence reached is still blocked",
-        agent("guests", "Guests.boot", "await self.standing.proven(vm, claim, memory, anew=True)", "True"),
+        agent("guests", "Guests.boot", "await self.fence_check.proven(vm, claim, memory, again=True)", "True"),
         ("block-lifted-before-the-boot",),
     ),
     Mutation(
@@ -55,7 +55,7 @@ STORAGE: Final[tuple[Mutation, ...]] = (
         agent(
             "act",
             "Reconciler._release",
-            "await self._guests.standing.proven(view.vm, held.ok, memory, anew=False)",
+            "await self._guests.fence_check.proven(view.vm, held.ok, memory, again=False)",
             "True",
         ),
         ("block-lifted-before-a-release",),

@@ -17,12 +17,13 @@ from msgspec.structs import replace
 from ..commands.reading import prefixes
 from ..commands.upgrade import NEEDED
 from ..commands.upgrade_view import upgrade_view
-from ..core.change import Batch, Change, Entry, KeyEvent, Lease, Outcome, Put, Snapshot
+from ..core.change import Batch, Change, Entry, KeyEvent, Outcome, Put, Snapshot
 from ..core.keys import Keys
 from ..core.model import ClusterConfig
 from ..core.versions import LEVEL
 from ..core.world import World
 from ..ports import Store
+from ..ports.wrapped_store import WrappedStore
 from .etcd import RESTORED
 from .older import Older, older
 from .script import Script, Step
@@ -39,11 +40,12 @@ _GARBLED: Final = b'{"v":99}'
 """What a script writes to break a record for everybody."""
 
 
-class OlderStore:
+class OlderStore(WrappedStore):
     """The Store port with the codec of an older release between it and the agent."""
 
     def __init__(self, inner: Store, codec: Older, keys: Keys, refused: Callable[[str], None]) -> None:
-        self._inner, self._codec, self._keys, self._refused = inner, codec, keys, refused
+        super().__init__(inner)
+        self._codec, self._keys, self._refused = codec, keys, refused
         self._said: dict[str, tuple[bytes, bytes]] = {}
         """What it published last, as it is in etcd and as the agent said it."""
 
@@ -83,21 +85,6 @@ class OlderStore:
     ) -> AsyncGenerator[Batch, None]:
         async for batch in self._inner.watch(prefix, after_revision, without):
             yield replace(batch, events=tuple(map(self._event, batch.events)))
-
-    async def grant(self, ttl_s: int) -> Lease:
-        return await self._inner.grant(ttl_s)
-
-    async def renew(self, lease: Lease) -> Lease:
-        return await self._inner.renew(lease)
-
-    async def left_s(self, lease_id: int) -> float:
-        return await self._inner.left_s(lease_id)
-
-    async def revoke(self, lease: Lease) -> None:
-        await self._inner.revoke(lease)
-
-    async def close(self) -> None:
-        await self._inner.close()
 
 
 def store_of(lab: Lab, node: str, wire: Store, understands: int) -> Store:

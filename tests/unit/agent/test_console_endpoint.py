@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from agent_rig import KEYS, Lab, lab_of
 
-from metastack.agent import doormen
 from metastack.agent.agent import Agent
 from metastack.agent.console import ConsoleServer
+from metastack.agent.console_places import MOST_OF_ONE, MOST_WAITING, ConsolePlaces, Visitor, origin_of
 from metastack.agent.whereabouts import Whereabouts
 from metastack.core.codec import decode, encode
 from metastack.core.model import NodeAlive, Ticket
@@ -118,26 +118,26 @@ async def test_strangers_keep_no_ticket_holder_out(tmp_path: Path) -> None:
 
 
 def test_places_in_the_door() -> None:
-    door, gone = doormen.Doormen(), []
+    door, gone = ConsolePlaces(), []
 
-    def come(origin: str, silent: bool = True) -> tuple[doormen.Visitor, bool]:
-        visitor = doormen.Visitor(origin, lambda: gone.append(visitor), silent)
+    def come(origin: str, silent: bool = True) -> tuple[Visitor, bool]:
+        visitor = Visitor(origin, lambda: gone.append(visitor), silent)
         return visitor, door.admit(visitor)
 
     first, _ = come("a")
-    for _ in range(doormen.MOST_OF_ONE - 1):
+    for _ in range(MOST_OF_ONE - 1):
         come("a", silent=False)
     assert (come("b")[1], gone) == (True, [])
     assert (come("a", silent=False)[1], gone) == (True, [first])
     assert not come("a")[1], "all of them are being looked up"
     while len(gone) < 2:
         come(f"c{len(gone)}")
-        for number in range(doormen.MOST_WAITING):
+        for number in range(MOST_WAITING):
             come(f"d{number}")
     assert [visitor.origin for visitor in gone[1:2]] == ["b"], "the oldest silent one"
-    assert doormen.origin_of(("::ffff:10.0.0.1", 1, 0, 0)) == "10.0.0.1"
-    assert doormen.origin_of(("fd00::1:2:3:4", 1, 0, 0)) == doormen.origin_of(("fd00::9", 2, 0, 0))
-    assert doormen.origin_of(("10.0.0.1", 1)) != doormen.origin_of(("10.0.0.2", 1))
+    assert origin_of(("::ffff:10.0.0.1", 1, 0, 0)) == "10.0.0.1"
+    assert origin_of(("fd00::1:2:3:4", 1, 0, 0)) == origin_of(("fd00::9", 2, 0, 0))
+    assert origin_of(("10.0.0.1", 1)) != origin_of(("10.0.0.2", 1))
 
 
 async def test_ipv6_and_every_address_of_the_host(tmp_path: Path) -> None:

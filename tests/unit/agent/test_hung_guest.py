@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 from agent_rig import KEYS, Host, Lab, lab_of
 
-from metastack.agent.quiet import STOP_S
+from metastack.agent.in_flight import STOP_S
 from metastack.agent.session import AWAY_TTL_S
 from metastack.core.codec import encode
 from metastack.core.model import Placement, VmSpec

@@ -9,6 +9,7 @@ SOURCE = Path(__file__).parents[3] / "src" / "metastack"
 SEAMS = {
     "commands/deed.py": "Cluster.commit, which rewrites the change itself",
     "ports/levelled.py": "the seam",
+    "ports/wrapped_store.py": "what the seam is made from",
     "sim/upgrading.py": "the codec of an older release, below the seam",
     "sim/wire.py": "the simulated wire, below the seam",
 }

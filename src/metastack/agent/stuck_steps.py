@@ -17,7 +17,7 @@ log = structlog.get_logger()
 REPORT_AT: Final = 3
 
 
-class Refusals:
+class StuckSteps:
     """Counts refusals in a row."""
 
     def __init__(self, node: str) -> None:

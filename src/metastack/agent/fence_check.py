@@ -91,19 +91,19 @@ async def lifted(world: World, storage: Storage, names: tuple[str, ...]) -> dict
     return found
 
 
-class Standing:
+class FenceCheck:
     """Asks, and has a fence that does not stand made again."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    async def proven(self, vm: VmId, claim: Claim, memory: VmMemory, *, anew: bool) -> bool:
+    async def proven(self, vm: VmId, claim: Claim, memory: VmMemory, *, again: bool) -> bool:
         """Nothing that a fence of this claim reached can write; else ``memory`` says why not.
 
-        ``anew``: also when that was found before in this epoch. Raises Unavailable.
+        ``again``: also when that was found before in this epoch. Raises Unavailable.
         """
         names = victims(claim)
-        if not names or (memory.proven == claim.epoch and not anew):
+        if not names or (memory.proven == claim.epoch and not again):
             return True
         node = self._node
         found = await lifted(node.world, node.storage, names)

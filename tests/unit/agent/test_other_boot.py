@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from metastack.agent.another import Another, Taken, read_boot_id
 from metastack.agent.marks import Marks
 from metastack.agent.mirror import Mirror
+from metastack.agent.other_boot import OtherBoot, Taken, read_boot_id
 from metastack.agent.past import Past
 from metastack.core.change import Change, Lease, Put
 from metastack.core.codec import encode
@@ -30,7 +30,7 @@ class World:
         self.cluster = MemoryCluster()
         self.store = MemoryStore(self.cluster)
         self.mirror = Mirror(self.store, KEYS, Past("n1", KEYS, Marks(folder)), lambda _keys: None)
-        self.another = Another("n1", self.store, self.mirror, boot_id)
+        self.another = OtherBoot("n1", self.store, self.mirror, boot_id)
 
     async def alive(self, boot_id: str, ttl_s: int = 5) -> Lease:
         lease = await self.store.grant(ttl_s)
@@ -137,7 +137,7 @@ def test_claims_of_another_boot_are_left_for_others_to_fence_first(tmp_path: Pat
         )
         other = World(tmp_path)
         other.store, other.mirror = world.store, world.mirror
-        other.another = Another("n1", world.store, world.mirror, "mine")
+        other.another = OtherBoot("n1", world.store, world.mirror, "mine")
         assert 9 < await other.comes_after() < 11, "beside a node that can fence: longer"
 
     run(story())

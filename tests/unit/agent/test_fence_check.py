@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metastack.agent.standing import lifted
+from metastack.agent.fence_check import lifted
 from metastack.core.change import Entry, Snapshot
 from metastack.core.codec import Record, encode
 from metastack.core.keys import Keys

@@ -28,7 +28,7 @@ class Visitor(Struct, eq=False):
     """It has sent nothing yet."""
 
 
-class Doormen:
+class ConsolePlaces:
     """Who stands in the door, the oldest first."""
 
     def __init__(self) -> None:

@@ -36,7 +36,7 @@ def lock_path(uri: str) -> Path | None:
     return Path("/run/libvirt") / FILE
 
 
-class Alone:
+class HostLock:
     """The lock of one connection's libvirt."""
 
     def __init__(self, uri: str) -> None:

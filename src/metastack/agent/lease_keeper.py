@@ -37,7 +37,7 @@ TRY_S: Final = 4
 WAITS: Final = "its agent was restarted and waits for the storage; its guests run on"
 
 
-class Keeping:
+class LeaseKeeper:
     """Keeps one place; ``boot_id`` "": this machine cannot tell its own keys, and keeps none."""
 
     def __init__(self, name: str, keys: Keys, store: Store, boot_id: str) -> None:

@@ -14,21 +14,21 @@ from ..ports import Hypervisor, InUse
 from .identity import Misconfigured
 
 
-class Occupied(Misconfigured):
+class HostOccupied(Misconfigured):
     """Somebody else's libvirt."""
 
 
 async def refuse_occupied(hypervisor: Hypervisor, me: str) -> None:
-    """Raise Occupied while another agent works on this libvirt, or another node's guest is here."""
+    """Raise HostOccupied while another agent works on this libvirt, or another node's guest is here."""
     try:
         await hypervisor.take(me)
     except InUse as error:
-        raise Occupied(str(error)) from None
+        raise HostOccupied(str(error)) from None
     found = strangers(await hypervisor.domains(), me)
     if found:
         # Their own agent may come back for them: this one must not stand in its way.
         await hypervisor.let_go()
-        raise Occupied(found[0])
+        raise HostOccupied(found[0])
 
 
 def strangers(domains: Iterable[Domain], me: str) -> tuple[str, ...]:

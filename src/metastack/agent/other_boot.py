@@ -53,7 +53,7 @@ def read_boot_id(path: str) -> str:
     return found
 
 
-class Another:
+class OtherBoot:
     """What this process saw of the other boots of its node; without a boot id of its own it sees none."""
 
     def __init__(self, name: str, store: Store, mirror: Mirror, boot_id: str) -> None:
