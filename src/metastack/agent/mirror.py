@@ -117,7 +117,7 @@ class Mirror:
 
     def _begin_anew(self) -> None:
         """The watch is of a history that is not believed any more."""
-        if self._stream is not None:
+        if self._stream is not None and not self._stream.expired():
             self._stream.reschedule(asyncio.get_running_loop().time())
 
     def restart(self) -> None:

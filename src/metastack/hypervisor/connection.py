@@ -147,9 +147,8 @@ class Connection:
         """Whoever waits for a call gets on as if its time were over. With ``starts`` also for a start."""
         assert self._loop is not None
         for call in self._calls:
-            if call.limit is not None and (starts or not call.boots):
-                with suppress(RuntimeError):  # its time is over in this very turn of the loop
-                    call.limit.reschedule(self._loop.time())
+            if call.limit is not None and not call.limit.expired() and (starts or not call.boots):
+                call.limit.reschedule(self._loop.time())
 
     async def call(
         self,

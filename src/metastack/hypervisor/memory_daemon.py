@@ -130,8 +130,9 @@ class MemoryDaemon:
     async def interrupt(self, starts: bool = False) -> None:
         """Whoever waits for a call gets on; the call goes on."""
         for call in self._calls.values():
-            if call.limit is not None and (starts or call.what != "boot"):
-                call.limit.reschedule(asyncio.get_running_loop().time())
+            limit = call.limit
+            if limit is not None and not limit.expired() and (starts or call.what != "boot"):
+                limit.reschedule(asyncio.get_running_loop().time())
 
     async def astray(self) -> bool:
         """Whether a request of this client may sit in the daemon with nobody waiting for it."""
