@@ -162,7 +162,11 @@ class Rounds:
         for vm, volume in self.stage.volumes.items():
             acks = self.stage.ears.acks(vm)
             fresh: list[Ack] = acks[self._judged[vm] :]
-            ring = self.stage.disks.ring(volume)
+            try:
+                ring = self.stage.disks.ring(volume)
+            except Unavailable as error:
+                done.violations.append(Violation(crime=Crime.STUCK, vm=vm, what=f"its disk: {error}"))
+                continue
             records, damaged = parse(ring)
             done.violations += judge(vm, records, damaged, fresh, self._known[vm])
             done.violations += order(vm, acks)
@@ -180,6 +184,8 @@ class Rounds:
             _copy(host.folder / "log" / "libvirtd.log", folder / f"{name}.libvirtd.log")
         for member in self.stage.cluster.etcd.members:
             _copy(member.directory / "etcd.log", folder / f"{member.name}.etcd.log")
+        for log in (self.stage.cluster.layout.ceph / "log").glob("*.log"):
+            _copy(log, folder / log.name)
         _copy(consoles, folder / "consoles.log")
         for vm, volume in self.stage.volumes.items():
             try:
