@@ -114,6 +114,16 @@ class Marks:
     def keep_etcd(self, text: str) -> None:
         self._write("etcd-seen.json", text)
 
+    def place(self) -> str:
+        """What earlier agents of this node did with its place (agent/place_mark); empty: nothing."""
+        return self._read("place.json") if self._exists("place.json") else ""
+
+    def keep_place(self, text: str) -> None:
+        self._write("place.json", text)
+
+    def forget_place(self) -> None:
+        self._remove("place.json")
+
     def node_uuid(self, fresh: str) -> str:
         """This node's identity, made once."""
         if not self._exists("node-uuid"):

@@ -34,6 +34,7 @@ from .mirror import Mirror
 from .names import Names
 from .other_boot import OtherBoot, Taken
 from .place import AWAY_S, Place
+from .place_mark import PlaceMark
 from .refusal import Teller
 from .renewal import Renewal
 from .unfit import Unfit
@@ -95,7 +96,7 @@ class Session:
         self._names = Names(name, keys, store, storage, mirror, marks, clock, addresses, boot_id)
         self._other_boot = OtherBoot(name, store, mirror, boot_id)
         self._belonging = Belonging(name, keys, storage, mirror)
-        self._place = Place(name, mirror, hypervisor)
+        self._place = Place(name, mirror, hypervisor, PlaceMark(marks, boot_id))
         self._past = mirror.past
         self._teller = Teller(name, keys, store, hypervisor, mirror.past, marks, clock, addresses)
         self._renewal = Renewal(store, self.lose)
@@ -123,10 +124,17 @@ class Session:
         """Have a session for as long as this process lives."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._renewal.run())
+            group.create_task(self._place.run())
             group.create_task(self._cycle())
 
     async def _cycle(self) -> None:
         backoff_s = 0.2
+        if away_s := self._place.begin():
+            self.message = (
+                "an agent that died gave the place up: this one stays away, so that others take its VMs"
+            )
+            log.warning("place_given_up_before", node=self.name, away_s=round(away_s, 1))
+            await asyncio.sleep(away_s)
         while True:
             try:
                 await self._join()
@@ -176,6 +184,7 @@ class Session:
 
     async def leave(self) -> None:
         """Graceful stop: claims stay and guests run on, under a lease long enough for an upgrade."""
+        self._place.forget()  # whoever stops it may have mended what was wrong
         # First the lease, which nobody renews any more: a call that takes longer than the TTL would have this
         # node fenced, and its guests with it, for being restarted.
         lease = self._renewal.lease
@@ -271,6 +280,8 @@ class Session:
         await self._kill_fenced(fence)
         await self._refuse_full_disk()
         await self._other_boot.refuse()
+        if await self._place.useless():
+            raise Refused("it held its place in vain: its agents died, or none of their sessions stayed ready")
         lease = await self._store.grant(self._mirror.world.config.lease_ttl_s)
         # Last before the registration: between the two I look dead, and the others wait only for the grace.
         await self._retire_old_key()
@@ -296,11 +307,12 @@ class Session:
         log.info("registered", node=self.name, session=self.token)
         self._renewal.hold(lease)
         self._place.registered()
-        await self._unfit.wait(lambda: refuse_occupied(self._hypervisor, self.name))
-        await self._unfit.wait(self._write_down)
-        await self._unblock()
-        await self._unfit.wait(self._belonging.check)
-        await self._become_ready()
+        async with self._place.watched():
+            await self._unfit.wait(lambda: refuse_occupied(self._hypervisor, self.name))
+            await self._unfit.wait(self._write_down)
+            await self._unblock()
+            await self._unfit.wait(self._belonging.check)
+            await self._become_ready()
 
     async def _write_down(self) -> None:
         """What this session needs on the disk and in etcd before it is used.
@@ -418,10 +430,11 @@ class Session:
         if self._marks.unblock_pending():
             # Safety (CE7): an unblock that a dead agent sent could land after a later fence.
             log.warning("waiting_for_pending_unblock", seconds=PENDING_UNBLOCK_S)
-            await asyncio.sleep(PENDING_UNBLOCK_S)
+            with self._place.waiting():
+                await asyncio.sleep(PENDING_UNBLOCK_S)
             # Safety: and a monitor that was frozen all the while carries it out when it thaws.
-            self._place.waits()
             if why := await self._storage.unsettled():
+                self._place.waits()
                 raise Refused(f"an unblock of an earlier agent may still land: {why}; start it, or remove it")
         if blocked := await self.shut_out():
             if set(blocked) & set(self._addresses):

@@ -31,6 +31,18 @@ def _state_full(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     return end
 
 
+@fault("dies-in", "node", lasts=True)
+def _dies_in(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """Every agent of a machine dies in that step, and is started again: ``dies-in n1 declare``."""
+    host, step = host_of(lab, args), args[1]
+    host.dies_in = step
+
+    def end() -> None:
+        host.dies_in = ""
+
+    return end
+
+
 @fault("start-fails", "node", lasts=True)
 def _start_fails(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     """QEMU does not start on a machine, and says so; with VMs' names only theirs: ``start-fails n1 vm1``."""

@@ -174,6 +174,8 @@ class SimHost:
         self.agent: Agent | None = None
         self.store: MemoryStore | None = None
         self.steps: Steps | None = None
+        self.dies_in = ""
+        """Its agents die in that step, each of them; empty: in none."""
         self.started_s = 0.0
         """When the agent of now was started."""
         self.lost_events = False
@@ -274,7 +276,7 @@ class SimHost:
         lab, life = self.lab, next(self._lives)
         self.process = process = Process(f"{self.name}#{life}")
         self.configured = self.copied_address or self.seen
-        self.steps = steps = Steps(process, lambda step: lab.entered(self, step))
+        self.steps = steps = Steps(process, self._entered)
         self.store = MemoryStore(lab.cluster, latency_s=self._latency_s)
         self.wire = WireStore(self.store, steps, lab.linear)
         self._storage = WireStorage(
@@ -309,6 +311,15 @@ class SimHost:
         )
         self._stop = asyncio.Event()
         lab.loop.start_process(process, self._main(self.agent, process))
+
+    def _entered(self, step: str) -> None:
+        if step == self.dies_in:
+            self.lab.later(0.0, self._dies)
+        self.lab.entered(self, step)
+
+    def _dies(self) -> None:
+        if self.crash():
+            self.lab.later(RESTART_S, self.start)
 
     def _deed(self, what: str, about: Any) -> None:
         if self.process is None or self.process.dead:

@@ -16,6 +16,7 @@ from .mutation_guards import GUARDS
 from .mutation_hosts import HOSTS
 from .mutation_machine import ONE_MACHINE
 from .mutation_owner import OWNER
+from .mutation_place import PLACE
 from .mutation_restored import RESTORED
 from .mutation_silent import SILENT
 from .mutation_steps import STEPS
@@ -96,6 +97,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *RESTORED,
     *HOSTS,
     *OWNER,
+    *PLACE,
     *AVAIL,
     *ONE_MACHINE,
     *GATE,
