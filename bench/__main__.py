@@ -18,7 +18,7 @@ from bench.harness import RESULTS, Row, keep, say, table
 BENCHES = {
     "boot": "create to running on three nodes, against a bare virsh create",
     "failover": "power cut to running elsewhere, at TTL 3 s and 5 s, step by step",
-    "gate": "what asking the disk itself adds to a start",
+    "gate": "what asking the disk itself adds to a start, whole creates and failovers (minutes)",
     "idle": "CPU and memory of an agent when nothing happens",
     "cli": "CPU time of `vm list` with 200 VMs, and of --help",
     "outage": "what guests notice of 10 minutes (--runs N: N minutes) without etcd",

@@ -1,8 +1,9 @@
-"""What the last gate adds to a start: the last steps of a boot with and without it, in turns, on a real Ceph.
+"""What the last gate adds to a start: to whole creates and failovers (:mod:`bench.gate_whole`), and by itself.
 
-Without it: the look at this node's address that every boot takes right before. With it: that look, the QEMU
-processes of this host, and the question who has the disk open. Of a failover the disk's last client was killed,
-shut out and had its lock broken before, as a takeover does.
+By itself: the last steps of a boot with and without it, in turns, on a real Ceph. Without it: the look at this
+node's address that every boot takes right before. With it: that look, the QEMU processes of this host, and the
+question who has the disk open. Of a failover the disk's last client was killed, shut out and had its lock
+broken before, as a takeover does.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 import uuid
 from pathlib import Path
 
+from bench import gate_whole
 from bench.harness import Result, row, say
 from metastack.dev.ceph import MiniCeph, new_address
 from metastack.hypervisor.emulators import Emulators
@@ -21,11 +23,20 @@ from metastack.settings import StorageSettings
 from metastack.storage.main import build
 
 RUNS = 60
+CUTS = 12
+"""Power cuts, of 4 VMs each."""
 MIB = 1 << 20
 
 
 def run(runs: int | None = None) -> Result:
-    return asyncio.run(_run(runs or RUNS))
+    """``runs``: pairs of starts, and pairs of whole creates; a fifth as many power cuts."""
+    return asyncio.run(_both(runs or RUNS))
+
+
+async def _both(runs: int) -> Result:
+    steps = await _run(runs)
+    whole = await gate_whole.measure(runs, max(2, runs * CUTS // RUNS))
+    return Result(rows=steps.rows + whole.rows, raw=steps.raw | whole.raw)
 
 
 async def _run(runs: int) -> Result:

@@ -109,13 +109,15 @@ class Lab:
 
 
 @asynccontextmanager
-async def lab(*, ttl_s: int = 5, storage: str = "ceph", nodes: int = 3) -> AsyncIterator[Lab]:
+async def lab(
+    *, ttl_s: int = 5, storage: str = "ceph", nodes: int = 3, kind: type[Cluster] = Cluster
+) -> AsyncIterator[Lab]:
     """A fresh cluster with an image; gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="msb", dir="/tmp"))
     kept = {key: os.environ.get(key) for key in ("METASTACK_DEV_STATE", "METASTACK_CONFIG")}
     os.environ["METASTACK_DEV_STATE"] = str(folder)
     os.environ["METASTACK_CONFIG"] = str(folder / "config.toml")
-    cluster = Cluster("b")
+    cluster = kind("b")
     try:
         await asyncio.to_thread(cluster.up, nodes, 1, storage, ttl_s)
         cache = Path(tempfile.gettempdir()) / "metastack-guest"

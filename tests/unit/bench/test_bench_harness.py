@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from bench import __main__ as entry
+from bench.gate_whole import added
 from bench.harness import Result, percentile, row, table
 
 
@@ -97,3 +98,10 @@ def test_an_unknown_bench_is_a_usage_error() -> None:
     with pytest.raises(SystemExit) as left:
         entry.main(["tides"])
     assert left.value.code == 2
+
+
+def test_the_interval_of_a_difference_holds_it_and_forgets_what_blocks_share() -> None:
+    blocks = [([shared + 0.1, shared + 0.11], [shared, shared + 0.01]) for shared in (1.0, 2.0, 3.0, 4.0, 5.0)]
+    middle, low, high = added(blocks)
+    assert (middle, low, high) == tuple(pytest.approx(0.1, abs=0.011) for _ in range(3))
+    assert added([([1.0], [1.0]), ([2.0], [2.0])]) == (0.0, 0.0, 0.0)
