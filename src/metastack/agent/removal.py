@@ -135,7 +135,9 @@ class Removal:
         mark, unmarked = node.mark("disk", uuid), not record.cluster_id
         try:
             info = await node.storage.disk(uuid)
-            if info is not None:
+            if info is None:
+                await self._prove_gone(volume)
+            else:
                 # Before anything is written: what is not ours gets no record of ours.
                 refuse_to_remove(f"disk {uuid}", info.mark, info.ident, mark, unmarked)
                 if await node.storage.locked(uuid):
@@ -158,6 +160,24 @@ class Removal:
         if await node.commit(changes.forget_volume(node.keys, node.session.me, volume, vm, extra)):
             log.info("disk_removed", volume=uuid, vm=str(vm), node=node.name)
         return 0.0
+
+    async def _prove_gone(self, volume: Seen[Volume]) -> None:
+        """See that a disk which was not found is gone, or finish its move to the trash; raises Refused.
+
+        Safety: librbd says "not found" of a part of a disk too, and with its record nobody would find it again.
+        A move is finished only when its record in the trash is there, and while the volume's is unchanged.
+        """
+        node, record = self._node, volume.ok
+        if record.uuid not in await node.storage.disks():
+            return
+        entry = await node.store.get(node.keys.trash(record.uuid))
+        going = seen(Trashed, entry) if entry is not None else None
+        if going is None or going.record is None:
+            raise Refused("the storage lists it and cannot read it: its record stays, and it is tried again")
+        if not await node.commit(disk_life.trash(node.keys, node.session.me, volume, going.record, going)):
+            raise Refused("its record changed as it was to be moved: it is looked at again")
+        mark, unmarked = node.mark("disk", record.uuid), not record.cluster_id
+        await node.storage.delete_disk(record.uuid, record.trash_retention_s, mark, unmarked=unmarked)
 
     async def _going(self, record: Volume, ident: str, cluster_id: str) -> Trashed:
         node, counted = self._node, await self._counted()

@@ -246,7 +246,7 @@ class Storage(Protocol):
         ...
 
     async def disk(self, uuid: str) -> DiskInfo | None:
-        """Facts about a disk, or None."""
+        """Facts about a disk; None when it was not found, which only :meth:`disks` proves."""
         ...
 
     async def disks(self) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import rbd
 
-from metastack.ports import Mark, NotFound, Stray, TrashedDisk
+from metastack.ports import Mark, NotFound, Stray, TrashedDisk, Unavailable
 from metastack.ports.ownership import Found, refuse_to_remove, told
 
 from . import ceph_marks
@@ -62,7 +62,7 @@ def purge(handle: Handle, uuid: str, ident: str, mark: Mark, early: bool) -> boo
         with mapped(f"removing {name} ({ident}) from the trash"):
             rbd.RBD().trash_remove(handle.ioctx, ident, early)
     except NotFound:
-        return False  # another node was faster
+        return _prove_gone(handle, uuid, ident)  # another node was faster
     return True
 
 
@@ -75,8 +75,20 @@ def restore(handle: Handle, uuid: str, ident: str, mark: Mark) -> bool:
         with mapped(f"taking {name} ({ident}) out of the trash"):
             rbd.RBD().trash_restore(handle.ioctx, ident, name)
     except NotFound:
-        return False
+        return _prove_gone(handle, uuid, ident)
     return True
+
+
+def _prove_gone(handle: Handle, uuid: str, ident: str) -> bool:
+    """False when that object is not in the trash any more; raises Unavailable while it is.
+
+    Safety: librbd says "not found" also of a part of an object, and its record is dropped for this answer.
+    """
+    if _is_there(handle, uuid, ident):
+        raise Unavailable(
+            f"{DISK}{uuid} ({ident}) is still in the trash: Ceph did not find a part of it; try again"
+        )
+    return False
 
 
 def _is_there(handle: Handle, uuid: str, ident: str) -> bool:
