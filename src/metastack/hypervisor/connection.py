@@ -25,11 +25,11 @@ import libvirt
 import structlog
 
 from metastack.ports import Unavailable, UnknownOutcome
+from metastack.ports.threads import Threads
 
 from .errors import connection_lost, translate
 from .events import EVENT_THREAD
 from .lines import KEEPALIVE_COUNT, KEEPALIVE_S, Lines
-from .threads import Threads
 
 log = structlog.get_logger()
 

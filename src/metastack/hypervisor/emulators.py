@@ -18,12 +18,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 import structlog
 
 from metastack.ports import Unavailable
+from metastack.ports.threads import Threads
 
 log = structlog.get_logger()
 
@@ -39,7 +39,7 @@ class Emulators:
 
     def __init__(self, timeout_s: float, proc: str = "/proc") -> None:
         self._timeout_s, self._proc = timeout_s, proc
-        self._threads = ThreadPoolExecutor(4, thread_name_prefix="emulators")
+        self._threads = Threads("emulators")
         self._lock = threading.Lock()
         self._reading: dict[int, tuple[float, threading.Event]] = {}
         """Since when a process is being read, and its end."""
@@ -48,7 +48,7 @@ class Emulators:
         self._said: set[int] = set()
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False)
+        self._threads.close()
 
     async def all(self) -> dict[str, int]:
         """UUID to process id; of several with one UUID the oldest."""
@@ -60,8 +60,12 @@ class Emulators:
 
     async def _run(self, what: str, call: Callable[[], T]) -> T:
         try:
+            future = self._threads.submit(call)
+        except RuntimeError as error:
+            raise Unavailable(f"{what}: not started: {error}") from None
+        try:
             async with asyncio.timeout(self._timeout_s):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+                return await asyncio.wrap_future(future)
         except TimeoutError:
             raise Unavailable(f"{what}: /proc does not answer within {self._timeout_s:g} s") from None
 

@@ -12,6 +12,7 @@ from .mutation import FENCES, SESSION, Mutation, Patch, agent, fence_guard, guar
 from .mutation_acts import ACTS
 from .mutation_avail import AVAIL
 from .mutation_gate import GATE
+from .mutation_gone import GONE
 from .mutation_guards import GUARDS
 from .mutation_hosts import HOSTS
 from .mutation_machine import ONE_MACHINE
@@ -105,6 +106,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *TABLE,
     *VERSIONS,
     *SILENT,
+    *GONE,
     # --- controls
     Mutation("control-nothing", "no step is taken away", (), harmless=True),
     Mutation(

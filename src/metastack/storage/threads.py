@@ -1,6 +1,6 @@
-"""The adapters' own threads, with every call counted.
+"""The storage adapters' threads, with every call counted.
 
-Owns: one small pool of threads and the number of calls in it. Refuses: more waiting calls than its bound.
+Owns: a few threads and the number of calls in them. Refuses: more waiting calls than its bound.
 Rule: a call counts from submission until its *thread* is done, whatever became of the await that wanted it:
 cancelling an await does not stop a thread.
 """
@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 from metastack.ports import Unavailable, UnknownOutcome
+from metastack.ports.threads import Threads
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ class Workers:
 
     def __init__(self, name: str, threads: int) -> None:
         self._name = name
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._pool = Threads(name, threads)
         self._lock = threading.Lock()
         self._calls = 0
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
@@ -36,7 +37,11 @@ class Workers:
             if self._calls >= MAX_CALLS:
                 raise Unavailable(f"{self._name}: {self._calls} calls are waiting already; {what} not started")
             self._calls += 1
-        future = self._pool.submit(call)
+        try:
+            future = self._pool.submit(call)
+        except RuntimeError as error:
+            self._done()
+            raise Unavailable(f"{self._name}: {what} not started: {error}") from None
         future.add_done_callback(self._done)
         try:
             async with asyncio.timeout(timeout_s):
@@ -58,10 +63,10 @@ class Workers:
         await waiter
 
     def shutdown(self) -> None:
-        """No new calls; running ones end by themselves."""
-        self._pool.shutdown(wait=False)
+        """No new calls; running ones end by themselves, or with the process."""
+        self._pool.close()
 
-    def _done(self, _future: Future[T]) -> None:
+    def _done(self, _future: Future[T] | None = None) -> None:
         with self._lock:
             self._calls -= 1
             waiters, self._waiters = (self._waiters, []) if self._calls == 0 else ([], self._waiters)

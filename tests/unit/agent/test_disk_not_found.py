@@ -10,7 +10,6 @@ from agent_rig import KEYS, lab_of, vm
 from metastack.core.codec import decode
 from metastack.core.model import Phase, VmStatus
 from metastack.ports import DiskInfo, Mark, Unavailable
-from metastack.ports.ownership import UNMARKED
 from metastack.sim.loop import run
 from metastack.storage.memory import MemoryStorage
 
@@ -55,14 +54,12 @@ def test_a_move_to_the_trash_that_died_halfway_is_finished(
             async def look(self: MemoryStorage, uuid: str) -> DiskInfo | None:
                 return None if half[0] else await disk(self, uuid)
 
-            async def move(
-                self: MemoryStorage, uuid: str, retention_s: int, mark: Mark = UNMARKED, *, unmarked: bool = True
-            ) -> None:
+            async def move(self: MemoryStorage, uuid: str, keep_s: int, mark: Mark, *, unmarked: bool) -> None:
                 moves[0] += 1
                 half[0] = moves[0] == 1
                 if half[0]:
                     raise Unavailable("the client died in the midst of it")
-                await delete(self, uuid, retention_s, mark, unmarked=unmarked)
+                await delete(self, uuid, keep_s, mark, unmarked=unmarked)
 
             await lab.until("it runs", lambda: lab.where("a") == "n1")
             monkeypatch.setattr(MemoryStorage, "disk", look)

@@ -1,8 +1,9 @@
-"""Threads for calls that may never return, as many as are needed.
+"""The adapters' threads, for calls that may never return.
 
-Owns: starting them, and keeping a few for the next call. Refuses: counting calls, and waiting for any.
-Rule: they are daemons. A thread in a call to a QEMU that is stopped ends with the process, and holds its end up
-not for a moment; a pool of Python's own would be joined at the end, for ever.
+Owns: starting them, as many as are needed or as are allowed, and keeping a few for the next call.
+Refuses: counting calls, and waiting for any.
+Rule: they are daemons. A thread in a call to a QEMU that is stopped, or in a removal that takes an hour, ends
+with the process and never delays its end. Python joins the threads of its own pools, without a limit.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ MOST: Final = 256
 
 
 class Threads:
-    """Runs calls, each at once."""
+    """Runs calls, each at once; or so many ``at_once``, and the others after them."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, at_once: int = 0) -> None:
+        self._name, self._at_once = name, at_once
         self._lock = threading.Lock()
         self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._idle = 0
-        """Threads that wait, less the calls that are queued for them."""
+        """Threads that wait, less the calls that are queued for them: below zero, calls wait for a thread."""
         self._all = 0
         self._closed = False
 
@@ -39,13 +40,14 @@ class Threads:
         with self._lock:
             if self._closed:
                 raise RuntimeError(f"{self._name}: closed")
-            if self._idle:
+            if self._idle > 0 or self._all == self._at_once > 0:
                 self._idle -= 1
+            elif self._all >= MOST:
+                raise RuntimeError(f"{self._name}: {self._all} calls have not returned")
             else:
-                if self._all >= MOST:
-                    raise RuntimeError(f"{self._name}: {self._all} calls have not returned")
+                name = f"{self._name}-{self._all + 1}"
+                threading.Thread(target=self._run, name=name, daemon=True).start()
                 self._all += 1
-                threading.Thread(target=self._run, name=f"{self._name}-{self._all}", daemon=True).start()
             self._work.put((future, call))
         return future
 
