@@ -194,6 +194,21 @@ class MiniCeph:
         if daemon := self._daemon(name):
             os.kill(daemon.pid, how)
 
+    async def thaw(self, name: str, pool: str) -> None:
+        """Let a frozen daemon go on.
+
+        An OSD that was frozen for longer than its read lease (16 s) may never serve that pool again: reads stay
+        "waiting for readable". In a real cluster its peers have it marked down, and it comes back as another
+        instance; a single OSD has no peers, so one that lists no objects within 6 s is started again.
+        """
+        self.signal(name, signal.SIGCONT)
+        if name.startswith("osd."):
+            try:
+                await self.run("rados", "-c", str(self.conf), "-p", pool, "ls", timeout_s=6)
+            except Unavailable:
+                self.kill(name)
+                await self.start()
+
     async def destroy(self) -> None:
         """Stop, then remove the folder."""
         await self.stop()

@@ -6,6 +6,7 @@ Rule: every wait ends by a deadline, and what was seen meanwhile is part of what
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -20,7 +21,7 @@ from typing import Final
 
 from metastack.ports import Refused, Unavailable
 
-from ..cluster import Cluster
+from ..cluster import POOL, Cluster
 from ..fabric import tool_environment
 from ..host import Host
 from ..plan import ROOT
@@ -127,7 +128,7 @@ class Orders:
             ceph.signal(daemon, signal.SIGSTOP)
 
         def back() -> None:
-            ceph.signal(daemon, signal.SIGCONT)
+            asyncio.run(ceph.thaw(daemon, POOL))
             self._cluster.start_node(node)
 
         then = f"while {fencer} fences it" if fencer else f"although {NOBODY}"
