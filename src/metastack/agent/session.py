@@ -33,6 +33,7 @@ from .marks import Marks
 from .mirror import Mirror
 from .names import Names
 from .other_boot import OtherBoot, Taken
+from .patience import is_set_within
 from .place import AWAY_S, Place
 from .place_mark import PlaceMark
 from .refusal import Teller
@@ -46,6 +47,9 @@ AWAY_TTL_S = 60
 
 LEAVE_S = 5.0
 """For so long a returning node waits to have a client of a killed guest shut out by itself."""
+
+LISTED_S = 60.0
+"""So long an agent that begins waits for its first list of etcd, until it says so and waits again."""
 
 QUICK_UNBLOCK_S = 2.0
 """An unblock that is answered within this was sent once: Ceph's clients leave a silent monitor after 3 s."""
@@ -265,7 +269,8 @@ class Session:
         # Only now: what a call of the last session had to say (its boot was refused) does not end the next one.
         self._end.clear()
         self._why = ""
-        await asyncio.wait_for(self._mirror.looked.wait(), 3600)
+        if not await is_set_within(self._mirror.looked, LISTED_S):
+            raise Unavailable("etcd has not been listed yet: see that it answers at the agent's endpoints")
         await self._believe()
         self._other_boot.observe()
         if self._unclean or self._stuck or await self._hypervisor.astray():
