@@ -20,6 +20,7 @@ from metastack.core.keys import Kind
 from metastack.core.model import Image, ImageState, Trashed, VmSpec
 from metastack.core.world import mod_of, seen
 from metastack.ports import InUse, Refused, Storage, Unavailable
+from metastack.ports.ownership import same_object
 
 from . import names
 from .deed import Cluster, Deed, Kept, Plan, commit, readable, rfc3339
@@ -206,7 +207,7 @@ class _Removal:
         for disk in await self._storage.trashed(self._image.uuid):
             key = cluster.keys.trash(disk.uuid)
             found = await cluster.read(Trashed, key)
-            if found is None or found.record is None or found.record.ident != disk.ident:
+            if found is None or found.record is None or not same_object(found.record.ident, disk.ident):
                 kept.append(
                     f"disk {disk.uuid} ({disk.ident}) lies in the trash without a record: a release before this"
                     " put it there, or a hand; remove it by hand"

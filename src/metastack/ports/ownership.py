@@ -69,11 +69,23 @@ def parsed(text: bytes | str | None) -> Found | None:
         return Found(cluster="a text that cannot be read", kind="", record="", ident="")
 
 
+def same_object(one: str, other: str) -> bool:
+    """Whether two ids are of one object.
+
+    A file's is ``INODE-BIRTH``, with a birth of 0 where the file system does not tell it. That depends on the
+    host's kernel and on how it mounts the folder, so then the inode alone counts.
+    """
+    if one == other:
+        return True
+    (inode, dash, birth), (other_inode, other_dash, other_birth) = one.partition("-"), other.partition("-")
+    return bool(dash and other_dash) and inode == other_inode and "0" in (birth, other_birth)
+
+
 def standing(found: Found | None, ident: str, mark: Mark) -> Standing:
     """What an object of that id, with that mark, is to whoever expects this one."""
     if found is None:
         return Standing.NONE
-    if found.ident and found.ident != ident:
+    if found.ident and not same_object(found.ident, ident):
         return Standing.COPY
     same = (found.cluster, found.kind, found.record) == (mark.cluster, mark.kind, mark.record)
     return Standing.OURS if same and mark.cluster else Standing.OTHER

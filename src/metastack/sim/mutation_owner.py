@@ -94,7 +94,7 @@ OWNER: Final[tuple[Mutation, ...]] = (
     Mutation(
         "mark-of-its-own-id",
         "a mark counts on the object that it was written for",
-        (Patch(_MARKS, "standing", "if found.ident and found.ident != ident:", "if False:"),),
+        (Patch(_MARKS, "standing", "if found.ident and not same_object(found.ident, ident):", "if False:"),),
         ("test:unit/storage/test_marks.py",),
         evidence="test",
         because="nobody copies a disk in the simulated pool",

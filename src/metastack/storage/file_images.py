@@ -340,12 +340,15 @@ def delete_disk(folder: Folder, uuid: str, retention_s: int, mark: Mark, unmarke
     disk = folder.disk(uuid)
     if locked(folder, uuid):
         raise InUse(f"{disk} is open for writing in a QEMU")
-    with mapped(f"moving disk {uuid} to the trash"):
+    with mapped(f"moving disk {uuid} to the trash"), folder.exclusive():
         if _refuse_strange(folder, "disk", uuid, disk, mark, unmarked):
             # Of before marks, and a record names it.
             folder.marks.write(uuid, mark, disk)
         expiry = int(time.time()) + max(0, retention_s)
         with contextlib.suppress(FileNotFoundError):
+            for left in folder.trash.glob(f"{uuid}.*.qcow2"):
+                if left.samefile(disk):
+                    left.unlink()  # of a restore that died between its two steps
             os.rename(disk, folder.trash / f"{uuid}.{expiry}.qcow2")
             sync(folder.trash)
             sync(folder.disks)

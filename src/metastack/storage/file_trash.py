@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from metastack.ports import Denied, Exists, InUse, InvalidImage, Mark, Stray, TrashedDisk
-from metastack.ports.ownership import refuse_to_remove, told
+from metastack.ports.ownership import refuse_to_remove, same_object, told
 
 from .file_images import Folder, header, mapped, sync
 from .file_lock import write_locked
@@ -54,7 +54,8 @@ def trashed(folder: Folder, image_uuid: str) -> list[TrashedDisk]:
 
 
 def _find(folder: Folder, uuid: str, its: str) -> Path | None:
-    return next((file for file, disk in _files(folder) if (disk.uuid, disk.ident) == (uuid, its)), None)
+    found = (file for file, disk in _files(folder) if disk.uuid == uuid and same_object(disk.ident, its))
+    return next(found, None)
 
 
 def purge(folder: Folder, uuid: str, its: str, mark: Mark, early: bool) -> bool:
@@ -82,7 +83,8 @@ def restore(folder: Folder, uuid: str, its: str, mark: Mark) -> bool:
         try:
             os.link(file, folder.disk(uuid))
         except FileExistsError:
-            raise Exists(f"{folder.disk(uuid)} exists: move it away by hand, or give up {file}") from None
+            if not folder.disk(uuid).samefile(file):  # else a restore died after its first step
+                raise Exists(f"{folder.disk(uuid)} exists: move it away by hand, or give up {file}") from None
         file.unlink(missing_ok=True)
         sync(folder.disks)
         sync(folder.trash)
@@ -118,6 +120,6 @@ def _why(folder: Folder, kind: str, uuid: str, file: Path) -> str:
     if found is None:
         return "it bears no mark"
     try:
-        return told(found) if found.ident == ident(file) else "it is a copy that was made by hand"
+        return told(found) if same_object(found.ident, ident(file)) else "it is a copy that was made by hand"
     except FileNotFoundError:
         return "it is gone meanwhile"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from metastack.core.model import VmId, Volume
+from metastack.ports.ownership import same_object
 
 from .facts import Facts, Finding, error, info, warning
 
@@ -35,7 +36,7 @@ def _missing(facts: Facts, vm: VmId, record: Volume) -> Iterator[Finding]:
     assert facts.storage is not None
     lies = [disk for disk in facts.storage.trash if disk.uuid == record.uuid]
     trashed = facts.trashed.get(record.uuid)
-    if trashed is not None and any(disk.ident == trashed.ident for disk in lies):
+    if trashed is not None and any(same_object(disk.ident, trashed.ident) for disk in lies):
         yield info(
             f"vm {vm}",
             f"its disk {record.uuid} lies in the trash since {trashed.at}; its start takes it out",
