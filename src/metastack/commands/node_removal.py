@@ -107,7 +107,24 @@ def _may_go(world: World, node: str) -> tuple[Seen[NodeFacts], Seen[Fence], Seen
         raise conflict(object, "is being fenced right now", f"`metastack fence show {node}`")
     if fence is None or record is None or not record.through or returned(world, node):
         raise _not_fenced(node)
+    if (why := _braked(world)) and (others := [n for n in world.nodes() if _waits(world, n) and n != node]):
+        raise conflict(
+            object,
+            f"{why}: with one node less on the list, {', '.join(others)} would be fenced at once",
+            f"bring {others[0]} back, or fence it by name: `metastack node fence {others[0]}`",
+        )
     return facts, fence, world.node_spec(node)
+
+
+def _braked(world: World) -> str:
+    """What a living node says of the brake."""
+    alive = (world.alive(name) for name in world.nodes())
+    return next((a.record.brake for a in alive if a is not None and a.record and a.record.brake), "")
+
+
+def _waits(world: World, node: str) -> bool:
+    """Lost, and not shut out of the storage."""
+    return world.alive(node) is None and world.unfenced(node) > 0
 
 
 def _names(claim: Seen, node: str) -> bool:  # type: ignore[type-arg]

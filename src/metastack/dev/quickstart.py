@@ -55,6 +55,8 @@ class Story:
 
     def __init__(self, name: str) -> None:
         self.cluster = Cluster(name)
+        self.was_there = self.cluster.layout.state_file.exists()
+        """The cluster is older than this run: it may hold what others made."""
         self.begun = time.monotonic()
 
     def step(self, text: str, work: Callable[[], T]) -> T:
@@ -183,6 +185,21 @@ class Story:
         self.step("the guest boots from the same disk", lambda: self.hear(2))
         self.step(f"switch {node} on again", lambda: self._back(node))
 
+    def leave(self) -> None:
+        """Take the cluster down; one that was there before stays when it holds VMs of others. Raises Failed."""
+        name = self.cluster.layout.name
+        if self.was_there and (others := sorted(self._vms() - self._vms("--label", "=".join(MADE_BY)))):
+            raise Failed(
+                f"cluster {name} was there before, with VMs that the quickstart did not make: "
+                f"{', '.join(others[:3])}{' …' if len(others) > 3 else ''}. It stays; "
+                f"'metastack dev down --name {name} --yes' removes all of it"
+            )
+        self.step("take everything down", lambda: self.cluster.down(self.say))
+
+    def _vms(self, *options: str) -> set[str]:
+        rows = json.loads(self.metastack("vm", "list", *options, "-o", "json", show=False))
+        return {f"{row['project']}/{row['name']}" for row in rows}
+
     def _back(self, node: str) -> None:
         self.cluster.start_node(node)
         self.cluster.wait_ready()
@@ -281,10 +298,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if options.exit:
             try:
-                story.step("take everything down", lambda: story.cluster.down(story.say))
+                story.leave()
             except NotFound:
                 pass
-            except (Unavailable, Refused, OSError) as error:
+            except (Failed, Unavailable, Refused, OSError) as error:
                 print(f"error: {error}", file=sys.stderr)
                 status = 1
     if status:

@@ -17,7 +17,7 @@ from metastack.commands.views import cluster_view, node_infos
 from metastack.commands.vms import NewVm, create_vm
 from metastack.core import changes, fences
 from metastack.core.change import Change, Committed, Delete
-from metastack.core.model import Fence, FenceReceipt, NodeAlive, NodeFacts, Placement
+from metastack.core.model import Claim, Fence, FenceReceipt, NodeAlive, NodeFacts, Placement
 from metastack.core.world import World
 from metastack.storage.memory import MemoryPool, MemoryStorage
 
@@ -64,6 +64,23 @@ async def test_it_leaves_the_list_and_its_fence_stays(rig: Rig) -> None:
     assert [(e.what, e.object, e.reason) for e in await rig.events()][-1] == ("node.remove", "node n1", "sold")
     assert await rig.store.get(rig.keys.removal("n1")) is None
     await refused(rig, "n9", Code.NOT_FOUND, "does not exist")
+
+
+async def test_a_brake_that_holds_another_node_keeps_it_on_the_list(rig: Rig) -> None:
+    """Forgetting one of two lost nodes released the brake, and the other was fenced by itself."""
+    await gone(rig)
+    lost = await rig.node("n2")
+    claim = Claim(node="n2", session=lost, uuid="u", volume_uuid="v", claim_id="c", epoch=9)
+    await rig.put(rig.keys.claim(HELLO), claim)
+    await rig.lose("n2")
+    await rig.node("n3")
+    n3 = (await world_of(rig)).alive("n3")
+    assert n3 is not None
+    assert n3.record is not None
+    await rig.put(rig.keys.node_alive("n3"), replace(n3.record, brake="brake: 2 of 3 nodes vanished"))
+    await refused(rig, "n1", Code.CONFLICT, "brake: 2 of 3 nodes vanished: .* n2 would be fenced at once")
+    await rig.put(rig.keys.fence("n2"), Fence(through=await rig.write(), receipt=DONE))
+    await remove_node(rig.cluster, deed(), "n1")
 
 
 async def test_its_block_can_be_lifted_afterwards(rig: Rig) -> None:

@@ -59,6 +59,8 @@ def test_with_files_and_twice(lab: Path) -> None:
     metastack("vm", "label", "hello", "made-by-")
     assert "did not make" in story("--storage", "file", "--name", "qs", status=1)
     assert json.loads(metastack("vm", "show", "hello", "-o", "json"))["uuid"] == uuid, "not its own: it stays"
+    assert "It stays" in story("--exit", "--storage", "file", "--name", "qs", status=1)
+    assert json.loads(metastack("vm", "show", "hello", "-o", "json"))["uuid"] == uuid, "nor with --exit"
     metastack("vm", "label", "hello", "made-by=quickstart")
     said = story("--exit", "--storage", "file", "--name", "qs")
     print(said)
