@@ -54,6 +54,8 @@ def registered_since(world: World, node: str, through: int) -> bool:
     facts = world.facts(node)
     if facts is None or facts.record is None or not facts.record.storage_addresses:
         return False
+    if not facts.record.uuid:
+        return False  # an unblock by hand wrote them: no machine did
     generation = facts.record.generation
     return generation == world.generation and token(generation, facts.mod) > through
 

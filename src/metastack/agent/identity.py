@@ -53,7 +53,7 @@ async def refuse_shared(name: str, addresses: tuple[str, ...], keys: Keys, store
         if shared := set(other.storage_addresses) & set(addresses):
             raise Misconfigured(
                 f"node {other.name} has the storage address {', '.join(sorted(shared))} too: give each its "
-                f"own; if that node is gone for good: metastack node unfence {other.name}"
+                f"own; if that node is gone for good: metastack node remove {other.name}"
             )
 
 

@@ -114,6 +114,8 @@ def returned(world: World, node: str) -> bool:
     receipt = fence.record.receipt if fence is not None and fence.record is not None else None
     if facts is None or facts.record is None or (receipt is not None and receipt.method == fences.UNBLOCKED):
         return False
+    if not facts.record.uuid:
+        return False  # an unblock of a removed node wrote them: no machine did
     generation = facts.record.generation
     return generation == world.generation and token(generation, facts.mod) > through
 

@@ -13,11 +13,9 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from metastack.core import fences
-from metastack.core.change import Put
-from metastack.core.codec import encode
 from metastack.core.keys import Kind
 from metastack.core.model import Fence, FenceReceipt, NodeFacts
-from metastack.core.world import Seen, World, seen
+from metastack.core.world import Seen, World
 from metastack.ports import Denied, Refused, Storage, Unavailable
 
 from . import names
@@ -25,6 +23,7 @@ from .deed import Cluster, Deed, Kept, Plan, commit, readable
 from .fence_view import FenceView, fence_view, ready_nodes, unfenced
 from .problem import Code, Problem, conflict, from_storage, not_found, usage
 from .reading import Follower, follow, prefixes, read_world
+from .shared_block import refuse_shared
 
 FENCES = (
     *(Kind.FENCE, Kind.NODE_ALIVE, Kind.NODE_FACTS, Kind.CLAIM, Kind.GENERATION, Kind.CLUSTER),
@@ -156,27 +155,38 @@ async def unfence_node(cluster: Cluster, deed: Deed, node: str, storage: Storage
     and the unblock the node may have come back, lifted its own block and been fenced anew; then the second
     record fails, and what this unblocked is blocked again. Nothing was written meanwhile by an old guest of
     that host unless the person was wrong about it.
+
+    Another node may have one of the addresses: if this one was removed, or both declared it. Then the block is
+    that node's, too, and stays. The first record has this node hold its addresses, removed or not; whoever
+    declares one behind it sees that and boots nothing. Who declared one before is seen by the look behind it.
     """
     object = check_reason(node, deed.reason, "lifting a fence")
 
-    async def first() -> Plan[tuple[str, ...]]:
+    async def first() -> Plan[Fence]:
         world = await read_world(cluster, prefixes(cluster.keys, FENCES))
-        facts = _may_be_lifted(world, node)
-        found = world.fence(node)
-        before = found.ok.receipt if found is not None else None
-        change = fences.lifted(cluster.keys, node, found, _about_to_lift(before, deed), world.generation)
+        facts, found = _may_be_lifted(world, node), world.fence(node)
+        before = found.ok if found is not None else Fence()
+        receipt = _about_to_lift(before.receipt, deed)
+        change = fences.lifted(cluster.keys, node, found, world.facts(node), receipt, facts, world.generation)
         return Plan(
             guards=change.guards,
             effects=change.effects,
             what="node.unfence",
             object=object,
             message=f"asked for by hand: {' '.join(facts.storage_addresses)}",
-            answer=facts.storage_addresses,
+            answer=before,
         )
 
-    addresses = await commit(cluster, deed, first, step="1")
-    entry = await cluster.store.get(cluster.keys.fence(node))
-    mark: Seen[Fence] | None = seen(Fence, entry) if entry is not None else None
+    before = await commit(cluster, deed, first, step="1")
+    world = await read_world(cluster, prefixes(cluster.keys, FENCES))
+    mark, held = world.fence(node), world.facts(node)
+    try:
+        addresses = _may_be_lifted(world, node).storage_addresses
+        if held is None or mark is None or mark.ok.through != before.through:
+            raise conflict(object, "changed while it was looked at; nothing was lifted", "look at it")
+    except Problem:
+        await _give_back(cluster, node, mark, held, before)
+        raise
     try:
         blocked = await storage.blocked(addresses)
         if blocked:
@@ -193,7 +203,8 @@ async def unfence_node(cluster: Cluster, deed: Deed, node: str, storage: Storage
         raise from_storage(error, object) from error
 
     async def second() -> Plan[None]:
-        facts = await cluster.read(NodeFacts, cluster.keys.node_facts(node))
+        if unfenced(await read_world(cluster, prefixes(cluster.keys, FENCES)), node):
+            raise conflict(object, "took VMs meanwhile", "look at it")
         receipt = FenceReceipt(
             at=deed.at,
             by=deed.by,
@@ -202,15 +213,14 @@ async def unfence_node(cluster: Cluster, deed: Deed, node: str, storage: Storage
             verified="read back: not blocked",
             reason=deed.reason,
         )
-        change = fences.lifted(cluster.keys, node, mark, receipt)
-        effects = list(change.effects)
-        if facts is not None and facts.record is not None:
-            # Another node may have the addresses now; should this one return, it declares its own again.
-            gone = NodeFacts(name=node, uuid=facts.record.uuid, joined=facts.record.joined)
-            effects.append(Put(cluster.keys.node_facts(node), encode(gone)))
+        # Another node may have the addresses now; should this one return, it declares its own again.
+        gone = None
+        if not _was_removed(held.ok):
+            gone = NodeFacts(name=node, uuid=held.ok.uuid, joined=held.ok.joined)
+        change = fences.lifted(cluster.keys, node, mark, held, receipt, gone)
         return Plan(
             guards=change.guards,
-            effects=tuple(effects),
+            effects=change.effects,
             what="node.unfenced",
             object=object,
             message=" ".join(addresses),
@@ -229,6 +239,21 @@ async def unfence_node(cluster: Cluster, deed: Deed, node: str, storage: Storage
     view = fence_view(world, node)
     assert view is not None
     return view
+
+
+def _was_removed(facts: NodeFacts) -> bool:
+    """Only an unblock of a removed node writes facts without the identity of a machine."""
+    return not facts.uuid
+
+
+async def _give_back(
+    cluster: Cluster, node: str, mark: Seen[Fence] | None, held: Seen[NodeFacts] | None, before: Fence
+) -> None:
+    """Nothing is lifted: a node that was removed leaves the list again, and its receipt is as it was."""
+    if mark is None or held is None or mark.record is None or held.record is None or before.receipt is None:
+        return
+    if _was_removed(held.record) and mark.record.through == before.through and not mark.record.intent:
+        await cluster.commit(fences.lifted(cluster.keys, node, mark, held, before.receipt, None))
 
 
 def _about_to_lift(before: FenceReceipt | None, deed: Deed) -> FenceReceipt:
@@ -261,6 +286,9 @@ def _may_be_lifted(world: World, node: str) -> NodeFacts:
         )
     if facts is None and receipt is not None:
         # It was removed: what stays blocked is in the receipt.
-        return NodeFacts(name=node, uuid="", storage_addresses=receipt.addresses)
-    assert facts is not None
-    return readable(facts, object)
+        known = NodeFacts(name=node, uuid="", storage_addresses=receipt.addresses)
+    else:
+        assert facts is not None
+        known = readable(facts, object)
+    refuse_shared(world, node, known.storage_addresses)
+    return known

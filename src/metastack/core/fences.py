@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import msgspec
 
-from .change import Change, Put
+from .change import Change, Delete, Put
 from .codec import encode
 from .fence_proof import UNBLOCKED as UNBLOCKED
 from .keys import Keys
-from .model import Fence, FenceReceipt, resolved_intent
+from .model import Fence, FenceReceipt, NodeFacts, resolved_intent
 from .proof import Extra, Me, in_session, ride, unchanged
 from .proof import absent as _absent
 from .world import Seen
@@ -205,21 +205,41 @@ def done(keys: Keys, victim: str, mine: Seen[Fence], receipt: FenceReceipt, extr
 
 
 def lifted(
-    keys: Keys, node: str, found: Seen[Fence] | None, receipt: FenceReceipt, generation: int = 0
+    keys: Keys,
+    node: str,
+    found: Seen[Fence] | None,
+    facts: Seen[NodeFacts] | None,
+    receipt: FenceReceipt,
+    declared: NodeFacts | None,
+    generation: int = 0,
 ) -> Change:
     """Record that a person lifts, or lifted, the block of a node that will not come back by itself.
 
-    Safety: the node is not alive, no fence of it is open, and the record is the one that was looked at.
+    Safety: the node is not alive, no fence of it is open, and the records are those that were looked at.
     ``through`` stays: no session up to it may ever act again. What no transaction can prove is that no QEMU of
     that node lives; the person vouches for it. Written before the block is lifted and again after it, the
     second time over the first one's revision: a fence that was done in between makes it fail, and then the
-    addresses are blocked once more (:mod:`metastack.commands.fences`).
+    addresses are blocked once more (:mod:`metastack.commands.fences`). So does a declaration: who came back,
+    and is lost, keeps the addresses that the next fence reads.
+
+    ``declared`` is what the node's facts are from here on; none: it has none. The first time they hold the
+    addresses, also for a node that was removed: whoever else declares one of them from then on is not ready.
+    The caller looks for those who declared one before.
     """
     old = found.ok if found is not None else Fence()
     if under_way(old, generation):
         raise ValueError(f"a fence of {node} is open")
+    key = keys.node_facts(node)
+    effects: list[Put | Delete] = [
+        Put(keys.fence(node), encode(msgspec.structs.replace(closed(old), receipt=receipt)))
+    ]
+    # Put once more as they are, they would look like a declaration of a later session.
+    if declared is not None and (facts is None or facts.record != declared):
+        effects.append(Put(key, encode(declared)))
+    elif declared is None and facts is not None:
+        effects.append(Delete(key))
     return Change(
         name="lifted",
-        guards=(_absent(keys.node_alive(node)), unchanged(keys.fence(node), found)),
-        effects=(Put(keys.fence(node), encode(msgspec.structs.replace(closed(old), receipt=receipt))),),
+        guards=(_absent(keys.node_alive(node)), unchanged(keys.fence(node), found), unchanged(key, facts)),
+        effects=tuple(effects),
     )

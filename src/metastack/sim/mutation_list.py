@@ -19,6 +19,7 @@ from .mutation_machine import ONE_MACHINE
 from .mutation_owner import OWNER
 from .mutation_place import PLACE
 from .mutation_restored import RESTORED
+from .mutation_review import REVIEW
 from .mutation_silent import SILENT
 from .mutation_steps import STEPS
 from .mutation_storage import STORAGE
@@ -107,6 +108,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *VERSIONS,
     *SILENT,
     *GONE,
+    *REVIEW,
     # --- controls
     Mutation("control-nothing", "no step is taken away", (), harmless=True),
     Mutation(

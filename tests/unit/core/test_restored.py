@@ -143,12 +143,13 @@ def test_a_persons_fence_takes_the_place_of_one_that_the_backup_has_open() -> No
     assert isinstance(put, Put)
     written = decode(Fence, put.value)
     assert (written.intent_by, written.generation, written.through) == (fences.BY_HAND, 1, 7)
-    lifted = fences.lifted(KEYS, "n1", old, FenceReceipt(at="", by="", method=fences.UNBLOCKED), 1).effects[0]
+    receipt = FenceReceipt(at="", by="", method=fences.UNBLOCKED)
+    lifted = fences.lifted(KEYS, "n1", old, None, receipt, None, 1).effects[0]
     assert isinstance(lifted, Put)
     assert not decode(Fence, lifted.value).intent
     for refused in (
         lambda: fences.intent_by_hand(KEYS, "n1", old, 0, "now", "it is off"),
-        lambda: fences.lifted(KEYS, "n1", old, FenceReceipt(at="", by="", method=fences.UNBLOCKED), 0),
+        lambda: fences.lifted(KEYS, "n1", old, None, receipt, None, 0),
     ):
         with pytest.raises(ValueError, match="is open"):
             refused()

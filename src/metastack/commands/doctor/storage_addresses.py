@@ -37,7 +37,7 @@ def check(facts: Facts) -> Iterator[Finding]:
             yield error(
                 f"address {address}",
                 f"is shared by {', '.join(names)}: none of them can be fenced, their VMs would not move. Give "
-                f"each its own; is one gone for good: metastack node unfence {names[0]}; must they share it, "
+                f"each its own; is one gone for good: metastack node remove {names[0]}; must they share it, "
                 "single clients can be blocked, which is weaker (docs/safety.md)",
                 "metastack config set fencing=client",
             )
