@@ -67,20 +67,25 @@ async def lifted(world: World, storage: Storage, names: tuple[str, ...]) -> dict
     for name in names:
         fence = world.fence(name)
         record = fence.record if fence is not None else None
-        if fence is None or (record is not None and record.receipt is None and not record.through):
-            continue
-        if record is not None and world.facts(name) is None:
+        if fence is not None and record is None:
+            found[name] = f"its fence record cannot be read: {fence.why}"
+        elif world.facts(name) is None:
             # Safety: ``node remove`` forgets the facts of a node that is lost, fenced and has no claim; its
             # fence stays. The person who did that vouched for it. Nor could it be fenced again: its addresses
             # are not known any more, and another node may have them.
             continue
-        if record is None:
-            found[name] = f"its fence record cannot be read: {fence.why}"
+        elif record is None or (record.receipt is None and not record.through):
+            # Safety: somebody deleted it, since a takeover compares it. Only a session tells more: it had none
+            # while it was fenced, so one that it has now is later.
+            if not world.session(name):
+                found[name] = "the record of its fence is gone"
         elif registered_since(world, name, record.through):
             continue
         elif flaw := world.fence_flaw(name):
             found[name] = flaw
-        elif record.receipt is not None and record.receipt.method != UNBLOCKED:
+        elif record.receipt is None:
+            found[name] = "the record of its fence has no receipt"
+        elif record.receipt.method != UNBLOCKED:
             # Not its guests' user: only its own node may read that one's rights. docs/safety.md has the rest.
             wanted[name] = (*record.receipt.addresses, *record.receipt.clients)
     if not storage.remote_fence:

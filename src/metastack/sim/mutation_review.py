@@ -50,4 +50,12 @@ REVIEW: Final[tuple[Mutation, ...]] = (
         evidence="test",
         because="nobody lifts a block by hand in the simulated cluster",
     ),
+    Mutation(
+        "fence-record-gone",
+        "a fence of which no record is left proves nothing",
+        (Patch("agent.fence_check", "lifted", "if not world.session(name):", "if False:"),),
+        ("test:unit/agent/test_fence_check.py",),
+        evidence="test",
+        because="nobody deletes a fence in the simulated cluster",
+    ),
 )

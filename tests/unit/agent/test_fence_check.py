@@ -6,7 +6,7 @@ from metastack.agent.fence_check import lifted
 from metastack.core.change import Entry, Snapshot
 from metastack.core.codec import Record, encode
 from metastack.core.keys import Keys
-from metastack.core.model import Fence, FenceReceipt, NodeFacts
+from metastack.core.model import Fence, FenceReceipt, NodeAlive, NodeFacts
 from metastack.core.world import World
 from metastack.sim.loop import run
 from metastack.storage.memory import PLACE, MemoryPool, MemoryStorage
@@ -44,5 +44,25 @@ def test_a_fence_of_a_removed_node_that_was_opened_again_holds_nothing_up() -> N
         await storage.open()
         opened = Fence(through=9, receipt=DONE.receipt, intent=True, intent_by="n2", intent_session=7)
         assert await lifted(_world((KEYS.fence("n1"), opened)), storage, ("n1",)) == {}
+
+    run(story())
+
+
+def test_a_fence_record_that_is_gone_proves_nothing() -> None:
+    """Deleted, emptied, or without a receipt: who took a VM over cannot know that the node is out."""
+
+    async def story() -> None:
+        storage = MemoryStorage(MemoryPool(), "10.0.0.9")
+        await storage.open()
+        key = KEYS.fence("n1")
+        gone = {"n1": "the record of its fence is gone"}
+        assert await lifted(_world(FACTS), storage, ("n1",)) == gone
+        assert await lifted(_world(FACTS, (key, Fence())), storage, ("n1",)) == gone
+        bare = {"n1": "the record of its fence has no receipt"}
+        assert await lifted(_world(FACTS, (key, Fence(through=9))), storage, ("n1",)) == bare
+        # It was absent while it was fenced: a session that it has now is later.
+        alive = KEYS.node_alive("n1"), NodeAlive(name="n1")
+        assert await lifted(_world(FACTS, alive), storage, ("n1",)) == {}
+        assert await lifted(_world(), storage, ("n1",)) == {}, "and it was removed"
 
     run(story())
