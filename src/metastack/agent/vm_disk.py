@@ -106,7 +106,7 @@ class VmDisk:
             return said
         return (
             f"{said}: if it was renamed, give it back its name; if it is lost, `metastack vm rebuild "
-            f"{spec.id} --from-image --yes` makes an empty one from its image"
+            f"{spec.id} --from-image --yes --reason WHY` makes an empty one from its image"
         )
 
 

@@ -36,18 +36,22 @@ def rebuild(
     """
     from metastack.commands.problem import usage
     from metastack.commands.reading import look_at_vm
-    from metastack.commands.rebuild import rebuild_vm
+    from metastack.commands.rebuild import check_reason, rebuild_vm
     from metastack.commands.vms import label_of
 
     vm, frame, deed = vm_id(name, project), frame_of(ctx), new_deed(reason)
     if not from_image:
         raise usage(label_of(vm), "what its new disk begins with must be said", "say --from-image")
+    check_reason(vm, reason)
     confirm(f"Make a new disk of VM {vm} from its image, and give up what was on the lost one?", yes)
 
     async def work(cluster: Cluster, storage: Storage) -> VmView | None:
         changed = await rebuild_vm(cluster, storage, deed, vm)
         note(frame, f"{vm}: its next start makes its disk" if changed.changed else f"{vm}: is so already")
-        return await look_at_vm(cluster, vm)
+        view = await look_at_vm(cluster, vm)
+        if view is not None and changed.changed and view.phase == "failed":
+            view.message = "its next start makes its disk"  # its node still says what was wrong before
+        return view
 
     view = with_storage(frame, work, label_of(vm))
     if view is not None:

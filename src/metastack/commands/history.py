@@ -7,6 +7,7 @@ Rule: a version's time is its event's; when that is gone (``event_retention_days
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -52,12 +53,15 @@ async def vm_history(cluster: Cluster, vm: VmId) -> list[VmVersion]:
             label_of(vm), "`metastack vm list` shows the VMs; `metastack events` what became of others"
         )
     times: dict[str, str] = {}
+    told: dict[str, str] = {}
     for entry in events.entries:
         try:
             event = decode(Event, entry.value, entry.key)
         except Unreadable:
             continue
         times[event.request_id] = event.at
+        if event.what == "vm.rebuild":  # it changes nothing in the spec
+            told[event.request_id] = event.message
     found, before = [], None
     for entry in versions.entries:
         number = int(entry.key.rpartition("/")[2])
@@ -73,13 +77,18 @@ async def vm_history(cluster: Cluster, vm: VmId) -> list[VmVersion]:
                 at=times.get(spec.request_id) or (spec.created if number == 1 else None) or None,
                 by=spec.by or None,
                 reason=spec.reason or None,
-                changes=differences(before, spec, number),
+                changes=differences(before, spec, number) or _done(told, spec),
                 request_id=spec.request_id or None,
                 uuid=spec.uuid,
             )
         )
         before = spec
     return found
+
+
+def _done(told: Mapping[str, str], spec: VmSpec) -> list[str]:
+    """What its command did besides, when nothing in the spec differs."""
+    return [told[spec.request_id]] if told.get(spec.request_id) else []
 
 
 def differences(before: VmSpec | None, after: VmSpec, version: int) -> list[str]:

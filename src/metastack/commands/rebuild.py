@@ -16,13 +16,22 @@ from metastack.core.model import Image, ImageState, Phase, Trashed, VmId, VmSpec
 from metastack.core.world import mod_of, seen
 from metastack.ports import Refused, Storage, Unavailable
 
+from . import names
 from .deed import Cluster, Deed, readable
-from .problem import conflict, from_storage
+from .problem import conflict, from_storage, usage
 from .specs import Changed, Edit, edit_vm, label_of
+
+
+def check_reason(vm: VmId, reason: str) -> None:
+    """Raise Problem for a bad or missing reason, before a person is asked anything."""
+    names.reason(reason)
+    if not reason:
+        raise usage(label_of(vm), "to give its disk up needs a reason", 'say --reason "why"')
 
 
 async def rebuild_vm(cluster: Cluster, storage: Storage, deed: Deed, vm: VmId) -> Changed:
     """Say that the VM's lost disk is to be made from its image; the node that has the VM does it."""
+    check_reason(vm, deed.reason)
 
     async def edit(spec: VmSpec) -> Edit | None:
         key = cluster.keys.volume(spec.project, spec.volume_uuid)

@@ -133,11 +133,29 @@ class _Wait:
     def _look(self, world: World) -> VmView | None:
         view = vm_view(world, self._spec.id, lambda: self._board)
         before, self._view = self._view, view
+        if view is not None and self._before_its_disk(world, view):
+            view.message = "its disk is made from its image" if self._to_make(world) else "its disk is there"
         if view is not None and self._progress is not None:
             told = (view.phase, view.node, view.message)
             if before is None or told != (before.phase, before.node, before.message):
                 self._progress(view)
         return view
+
+    def _to_make(self, world: World) -> bool:
+        disk = world.volume(self._spec.project, self._spec.volume_uuid) if self._spec.volume_uuid else None
+        return disk is not None and disk.record is not None and disk.record.made is False
+
+    def _before_its_disk(self, world: World, view: VmView) -> bool:
+        """Whether it failed before its disk was given up (``vm rebuild``) or made: its node tries once more."""
+        status, vm = world.status(self._spec.id), self._spec
+        disk = world.volume(vm.project, vm.volume_uuid) if vm.volume_uuid else None
+        return (
+            view.phase == Phase.FAILED
+            and self._mine(view)
+            and status is not None
+            and disk is not None
+            and status.mod < disk.mod
+        )
 
     def _mine(self, view: VmView | None) -> bool:
         return view is not None and view.uuid == self._spec.uuid
@@ -175,6 +193,8 @@ class _Wait:
             raise Problem(Code.FAILED, object, why, f"`metastack vm start {vm}` starts it")
         status = world.status(vm)
         run = status.record.run if status is not None and status.record is not None else 0
+        if self._before_its_disk(world, view):
+            return
         if view.phase == Phase.FAILED and not 0 < run < self._spec.run:  # not what an earlier run came to
             crashes = view.crashes or 0
             if self._crashes < 0:

@@ -7,10 +7,13 @@ from collections.abc import Awaitable
 
 import pytest
 from commands_rig import HELLO, Rig, deed
+from msgspec.structs import replace
 
 from metastack.commands import history, rebuild, vms
 from metastack.commands.problem import Code, Problem
+from metastack.commands.views import VmView
 from metastack.commands.vms import NewVm
+from metastack.commands.wait import Goal, wait_vm
 from metastack.core.change import Change, Put
 from metastack.core.codec import encode
 from metastack.core.model import Image, ImageState, Phase, Record, Trashed, VmSpec, VmStatus, Volume
@@ -53,15 +56,53 @@ async def test_the_next_start_makes_it_and_the_history_tells(rig: Rig) -> None:
     spec, storage = await _vm(rig), MemoryStorage(MemoryPool())
     changed = await rebuild.rebuild_vm(rig.cluster, storage, deed("its pool was lost"), HELLO)
     assert changed.changed and await _made(rig, spec) is False
-    assert not (await rebuild.rebuild_vm(rig.cluster, storage, deed(), HELLO)).changed
+    assert not (await rebuild.rebuild_vm(rig.cluster, storage, deed("again"), HELLO)).changed
     versions = await history.vm_history(rig.cluster, HELLO)
     assert [version.reason for version in versions].count("its pool was lost") == 1
+    assert versions[-1].changes == [
+        f"disk {spec.volume_uuid} is made from image tiny: what was on it is given up"
+    ]
+
+
+async def test_a_wait_does_not_take_the_words_of_before_for_the_end(rig: Rig) -> None:
+    """``vm rebuild`` and then ``vm wait``: the node says "failed" until it looks at the disk again."""
+    spec, storage = await _vm(rig), MemoryStorage(MemoryPool())
+    session = await rig.node("n1")
+    await rig.claim("n1", session, phase=None)
+    volume = Volume(
+        uuid=spec.volume_uuid, project="default", vm="hello", vm_uuid=spec.uuid, size_bytes=1,
+        image_uuid=IMAGE, made=True,
+    )  # fmt: skip
+    key = rig.keys.volume("default", spec.volume_uuid)
+    await _put(rig, key, volume)
+    await rig.status("n1", session, Phase.FAILED, message="it lies in the trash")
+    with pytest.raises(Problem, match="it lies in the trash"):
+        await wait_vm(rig.cluster, HELLO, Goal.RUNNING, 5)
+    await rebuild.rebuild_vm(rig.cluster, storage, deed("lost"), HELLO)
+    told: list[str | None] = []
+    waits = asyncio.Event()
+
+    def progress(view: VmView) -> None:
+        told.append(view.message)
+        waits.set()
+
+    task = asyncio.create_task(wait_vm(rig.cluster, HELLO, Goal.RUNNING, 5, progress=progress))
+    async with asyncio.timeout(5):
+        await waits.wait()
+    await _put(rig, key, replace(volume, made=True, cluster_id="c"))
+    await rig.status("n1", session, Phase.RUNNING)
+    view = await task
+    assert view is not None and view.phase == "running"
+    assert told[0] == "its disk is made from its image"
+    await rig.status("n1", session, Phase.FAILED, message="its image is bad")
+    with pytest.raises(Problem, match="its image is bad"):
+        await wait_vm(rig.cluster, HELLO, Goal.RUNNING, 5)
 
 
 async def test_a_disk_that_is_there_is_never_made_anew(rig: Rig) -> None:
     spec, pool = await _vm(rig), MemoryPool()
     pool.new_disk(spec.volume_uuid, 512, IMAGE)
-    call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(pool), deed(), HELLO)
+    call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(pool), deed("lost"), HELLO)
     assert (await _refused(rig, spec, call, "there is nothing to rebuild")).code is Code.CONFLICT
 
 
@@ -69,7 +110,7 @@ async def test_a_disk_in_the_trash_is_taken_out_instead(rig: Rig) -> None:
     spec, pool = await _vm(rig), MemoryPool()
     info = pool.new_disk(spec.volume_uuid, 512, IMAGE)
     pool.trash[spec.volume_uuid] = (pool.disks.pop(spec.volume_uuid), asyncio.get_running_loop().time())
-    call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(pool), deed(), HELLO)
+    call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(pool), deed("lost"), HELLO)
     by_hand = await _refused(rig, spec, call, "it lies in the trash")
     assert "bring it back, or remove it" in by_hand.hint
     record = Trashed(
@@ -77,7 +118,7 @@ async def test_a_disk_in_the_trash_is_taken_out_instead(rig: Rig) -> None:
         ident=info.ident,
     )  # fmt: skip
     await _put(rig, rig.keys.trash(spec.volume_uuid), record)
-    call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(pool), deed(), HELLO)
+    call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(pool), deed("lost"), HELLO)
     assert "vm start" in (await _refused(rig, spec, call, "a start takes it out")).hint
 
 
@@ -85,7 +126,7 @@ async def test_a_guest_that_runs_and_an_image_that_is_gone_stand_in_the_way(rig:
     spec, storage = await _vm(rig), MemoryStorage(MemoryPool())
     status = VmStatus(uuid=spec.uuid, phase=Phase.RUNNING, node="n1", session=1, epoch=1)
     await _put(rig, rig.keys.vm_status(HELLO), status)
-    call = rebuild.rebuild_vm(rig.cluster, storage, deed(), HELLO)
+    call = rebuild.rebuild_vm(rig.cluster, storage, deed("lost"), HELLO)
     assert "vm stop" in (await _refused(rig, spec, call, "is running on n1")).hint
     await _put(
         rig,
@@ -94,5 +135,11 @@ async def test_a_guest_that_runs_and_an_image_that_is_gone_stand_in_the_way(rig:
     )
     gone = Image(name="tiny", uuid=IMAGE, state=ImageState.DELETING, size_bytes=512)
     await _put(rig, rig.keys.image("tiny"), gone)
-    call = rebuild.rebuild_vm(rig.cluster, storage, deed(), HELLO)
+    call = rebuild.rebuild_vm(rig.cluster, storage, deed("lost"), HELLO)
     await _refused(rig, spec, call, "which is not there any more")
+
+
+async def test_it_needs_a_reason(rig: Rig) -> None:
+    spec = await _vm(rig)
+    call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(MemoryPool()), deed(), HELLO)
+    assert "--reason" in (await _refused(rig, spec, call, "needs a reason")).hint

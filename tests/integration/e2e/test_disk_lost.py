@@ -35,7 +35,7 @@ def test_a_disk_that_is_renamed_or_trashed_is_told_and_comes_back(lab: Lab) -> N
     lab.do("vm", "start", "keep", "--no-wait")
     found = lab.until_vm("keep", phase="failed")
     assert found["message"].startswith(f"its disk vm-{vm['volume_uuid']} is missing in pool vms")
-    assert "metastack vm rebuild default/keep --from-image --yes" in found["message"]
+    assert "metastack vm rebuild default/keep --from-image --yes --reason WHY" in found["message"]
     rbd(lab, "rename", "vms/elsewhere", disk)
     lab.until_vm("keep", phase="running")
     assert lab.boots("keep") == 2, "not the same disk"
@@ -44,7 +44,7 @@ def test_a_disk_that_is_renamed_or_trashed_is_told_and_comes_back(lab: Lab) -> N
     rbd(lab, "trash", "mv", disk)
     lab.do("vm", "start", "keep", "--no-wait")
     found = lab.until_vm("keep", phase="failed", message=lambda text: "trash restore" in (text or ""))
-    refused = lab.run("vm", "rebuild", "keep", "--from-image", "--yes")
+    refused = lab.run("vm", "rebuild", "keep", "--from-image", "--yes", "--reason", "lost")
     assert refused.returncode == 4 and "rbd trash restore" in refused.stderr
     time.sleep(65)  # a whole sweep
     assert "image-golden" in rbd(lab, "ls", "vms")
@@ -57,11 +57,12 @@ def test_a_disk_that_is_renamed_or_trashed_is_told_and_comes_back(lab: Lab) -> N
 def test_a_lost_disk_is_given_up_by_a_person_alone(lab: Lab) -> None:
     vm = lab.create("gone")
     assert lab.boots("gone") == 1
-    there = lab.run("vm", "rebuild", "gone", "--from-image", "--yes")
+    there = lab.run("vm", "rebuild", "gone", "--from-image", "--yes", "--reason", "lost")
     assert there.returncode == 4 and "stop it first" in there.stderr
     lab.do("vm", "stop", "gone", "--force")
     assert lab.run("vm", "rebuild", "gone", "--yes").returncode == 2
-    assert "nothing to rebuild" in lab.run("vm", "rebuild", "gone", "--from-image", "--yes").stderr
+    there = lab.run("vm", "rebuild", "gone", "--from-image", "--yes", "--reason", "lost")
+    assert "nothing to rebuild" in there.stderr
     rbd(lab, "rm", f"vms/vm-{vm['volume_uuid']}")
     lab.do("vm", "rebuild", "gone", "--from-image", "--yes", "--reason", "its OSDs burnt")
     lab.do("vm", "start", "gone")

@@ -120,7 +120,8 @@ def test_a_disk_that_was_renamed_is_missing_and_not_made_anew(tmp_path: Path) ->
             await lab.want("v", run=2)
             await lab.until("told", lambda: (s := _status(lab, "v")) is not None and s.phase is Phase.FAILED)
             status = _status(lab, "v")
-            assert status is not None and "metastack vm rebuild default/v --from-image --yes" in status.message
+            assert status is not None
+            assert "metastack vm rebuild default/v --from-image --yes --reason WHY" in status.message
             await asyncio.sleep(120)
             assert not lab.pool.disks and not lab.where("v")
             lab.pool.disks[spec.volume_uuid] = moved

@@ -50,7 +50,7 @@ def _missing(facts: Facts, vm: VmId, record: Volume) -> Iterator[Finding]:
         yield error(
             f"vm {vm}",
             f"its disk {record.uuid} is missing: bring it back under its name, or give it up",
-            f"metastack vm rebuild {vm} --from-image --yes",
+            f"metastack vm rebuild {vm} --from-image --yes --reason WHY",
         )
 
 
