@@ -158,9 +158,8 @@ def remove(
         return
     print(f"node {name} removed")
     if gone.blocked:
-        stays = (
-            f"stays blocked in the storage: {' '.join(gone.blocked)}; `metastack node unfence {name}` lifts it"
-        )
+        lifts = f"`metastack node unfence {name} --reason WHY` lifts it"
+        stays = f"stays blocked in the storage: {' '.join(gone.blocked)}; {lifts}"
         note(frame, f"node {name}: {stays}")
     if gone.pinned:
         note(frame, f"node {name}: {', '.join(gone.pinned)} may run only there: `metastack vm unpin`")

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from metastack.core.codec import Unreadable, decode
 from metastack.core.keys import Kind
-from metastack.core.model import Event, Ha, Placement, Power, VmId, VmSpec, token_revision
+from metastack.core.model import Event, Ha, Phase, Placement, Power, VmId, VmSpec, token_revision
 from metastack.core.placement import (
     Board,
     GroupRule,
@@ -28,6 +28,7 @@ from metastack.core.world import World, wants_on
 from .admission import admit
 from .deed import Cluster, Deed, broken
 from .demands import demands_text
+from .locks import in_the_way, what_to_do
 from .problem import Problem, not_found
 from .reading import read_board_world
 from .reasons import main_reason
@@ -300,6 +301,11 @@ def _sits(board: Board, spec: VmSpec, view: VmExplanation, message: str | None) 
     if board.world.alive(node) is None:
         return message or f"node {node} is lost"
     told = f"is on {node}" + (f", taken over from {view.taken_from}" if view.taken_from else "")
+    client = in_the_way(board.world, spec.id)
+    if message and (client or view.phase in (Phase.WAITING, Phase.FAILED)):
+        told += f", {view.phase}: {message}"
+        if client and "break-lock" not in message:
+            told += f"; {what_to_do(client, spec.id)}"
     for going in departures(board, node):
         if going.vm == spec.id:
             why = "the node is draining" if going.why == "drain" else f"it is to move to {spec.placement.node}"

@@ -8,11 +8,14 @@ Rule: the request names the client that the person saw: no other one is shut out
 from __future__ import annotations
 
 import asyncio
+import re
+from typing import Final
 
 from msgspec import Struct
 
 from metastack.core import locks
 from metastack.core.codec import Unreadable, decode
+from metastack.core.gate import WHAT_TO_DO
 from metastack.core.keys import Kind
 from metastack.core.model import BreakLock, Event, VmId
 from metastack.core.world import World
@@ -22,6 +25,9 @@ from .deed import Cluster, Deed, Plan, commit
 from .problem import Code, Problem, conflict, not_found, usage
 from .reading import follow, prefixes_of_vm, read_world
 from .vms import label_of
+
+_ADDRESS: Final = re.compile(r".*:[0-9]+/[0-9]+").fullmatch
+"""A client of Ceph; of a file it is a process."""
 
 
 class LockView(Struct, kw_only=True):
@@ -35,6 +41,20 @@ class LockView(Struct, kw_only=True):
     result: str
     """``asked``, ``done`` or ``gone`` (it closed the disk by itself)."""
     message: str = ""
+
+
+def in_the_way(world: World, vm: VmId) -> str:
+    """Client that keeps the VM from its disk, as its node says; empty: none does."""
+    status, claim = world.status(vm), world.claim(vm)
+    if status is None or status.record is None or claim is None or claim.record is None:
+        return ""
+    mine = (status.record.uuid, status.record.node) == (claim.record.uuid, claim.record.node)
+    return status.record.disk_held_by if mine else ""
+
+
+def what_to_do(client: str, vm: VmId) -> str:
+    """What helps against a client that is in the way; of a process that has a file open only its end."""
+    return WHAT_TO_DO.format(name=vm) if _ADDRESS(client) else f"end it there: {client} has its disk open"
 
 
 def check_reason(vm: VmId, reason: str) -> None:

@@ -17,6 +17,7 @@ from metastack.core.placement import Board
 from metastack.core.world import World
 
 from .deed import Cluster
+from .locks import in_the_way, what_to_do
 from .problem import Code, Problem, conflict, not_found
 from .reading import EVERYTHING, Follower, explains, follow, prefixes, prefixes_of_vm, read_world
 from .views import VmView, vm_view
@@ -110,6 +111,7 @@ class _Wait:
         self._progress = progress
         self._board: Board | None = None
         self._view: VmView | None = None
+        self._held_by = ""
         self._crashes = -1
 
     async def run(self, follower: Follower) -> VmView | None:
@@ -133,6 +135,7 @@ class _Wait:
     def _look(self, world: World) -> VmView | None:
         view = vm_view(world, self._spec.id, lambda: self._board)
         before, self._view = self._view, view
+        self._held_by = in_the_way(world, self._spec.id)
         if view is not None and self._before_its_disk(world, view):
             view.message = "its disk is made from its image" if self._to_make(world) else "its disk is there"
         if view is not None and self._progress is not None:
@@ -251,4 +254,6 @@ class _Wait:
             return f"`metastack status` and `metastack node show {view.node}` say what its node does"
         if view is not None and self._goal is Goal.STOPPED:
             return f"a guest that does not listen is ended by `metastack vm stop {vm} --force`"
+        if self._held_by:
+            return f"{what_to_do(self._held_by, vm)}; `metastack vm explain {vm}` says who has its disk open"
         return f"`metastack vm show {vm}` shows the whole state"

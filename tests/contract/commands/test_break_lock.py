@@ -8,9 +8,11 @@ import pytest
 from commands_rig import HELLO, Rig, deed
 from msgspec.structs import replace
 
+from metastack.commands.explanation import explain_vm
 from metastack.commands.locks import LockView, break_lock, check_break_lock, check_reason, wait_answer
 from metastack.commands.problem import Code, Problem
 from metastack.commands.vms import NewVm, create_vm
+from metastack.commands.wait import Goal, wait_vm
 from metastack.core import changes, locks
 from metastack.core.change import Lost
 from metastack.core.model import BreakLock, Claim, Event, Phase, VmStatus
@@ -29,6 +31,26 @@ async def _waits(rig: Rig, client: str = CLIENT) -> int:
     assert entry is not None
     await rig.put(rig.keys.vm_status(HELLO), replace(seen(VmStatus, entry).ok, disk_held_by=client))
     return session
+
+
+async def test_explain_and_a_wait_say_who_is_in_the_way_and_what_helps(rig: Rig) -> None:
+    """At once, and not only when the wait has become a failure."""
+    session = await _waits(rig)
+    said = f"its disk is locked by hand by {CLIENT}"
+    await rig.status("n1", session, Phase.WAITING, message=said, disk_held_by=CLIENT)
+    summary = (await explain_vm(rig.cluster, HELLO)).summary
+    assert summary.startswith(f"is on n1, waiting: {said}; close it there")
+    assert "metastack vm break-lock default/hello --yes --reason WHY" in summary
+    with pytest.raises(Problem, match="is waiting") as late:
+        await wait_vm(rig.cluster, HELLO, Goal.RUNNING, 0.1)
+    assert "metastack vm break-lock default/hello --yes --reason WHY" in late.value.hint
+    process = "qemu-nbd (process 7)"
+    await rig.status(
+        "n1", session, Phase.WAITING, message=f"its disk is open by {process}", disk_held_by=process
+    )
+    assert "break-lock" not in (await explain_vm(rig.cluster, HELLO)).summary
+    await rig.status("n1", session, Phase.FAILED, message="its image is bad")
+    assert "is on n1, failed: its image is bad" in (await explain_vm(rig.cluster, HELLO)).summary
 
 
 async def _answer(rig: Rig, session: int, what: str, message: str) -> bool:
