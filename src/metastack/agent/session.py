@@ -46,7 +46,7 @@ AWAY_TTL_S = 60
 """Life of the lease that a gracefully stopped agent leaves behind: the time that an upgrade may take."""
 
 LEAVE_S = 5.0
-"""For so long a returning node waits to have a client of a killed guest shut out by itself."""
+"""For so long a returning node waits to have the clients of killed guests shut out by themselves."""
 
 LISTED_S = 60.0
 """So long an agent that begins waits for its first list of etcd, until it says so and waits again."""
@@ -112,7 +112,7 @@ class Session:
         self._found = False
         """How the last agent left is known."""
         self._killed: list[Domain] = []
-        """Domains that were killed on the way back: their clients stay shut out when this node is let in."""
+        """Domains that were killed on this way back: their clients stay shut out when this node is let in."""
 
     @property
     def me(self) -> changes.Me:
@@ -471,15 +471,23 @@ class Session:
     async def _leave_killed(self) -> None:
         """Shut the clients of what was killed out by themselves: who starts those VMs need not wait for them.
 
-        For comfort: their processes have ended, and a start elsewhere finds out by itself.
+        For comfort: their processes have ended, and a start elsewhere finds out by itself. So all of them
+        together hold the way back up for one bound.
         """
         killed, self._killed = self._killed, []
-        for volume, client in ((one.volume_uuid, client) for one in killed for client in one.clients):
-            try:
-                async with asyncio.timeout(LEAVE_S):
-                    await self._storage.evict(volume, client, dead=True)
-            except (TimeoutError, Unavailable, Refused) as error:
-                log.warning("client_left_behind", node=self.name, client=client, error=str(error))
+        left = [(one.volume_uuid, client) for one in killed for client in one.clients]
+        try:
+            async with asyncio.timeout(LEAVE_S), asyncio.TaskGroup() as group:
+                for volume, client in left:
+                    group.create_task(self._leave_one(volume, client))
+        except TimeoutError:
+            log.warning("clients_left_behind", node=self.name, of=len(left), within_s=LEAVE_S)
+
+    async def _leave_one(self, volume: str, client: str) -> None:
+        try:
+            await self._storage.evict(volume, client, dead=True)
+        except (Unavailable, Refused) as error:
+            log.warning("client_left_behind", node=self.name, client=client, error=str(error))
 
     async def _refuse_shared(self) -> None:
         await refuse_shared(self.name, self._addresses, self._keys, self._store)
@@ -493,6 +501,7 @@ class Session:
             raise Refused("the session was lost before it became ready")
         await self._mirror.reached(outcome.revision)
         self.ready, self.message = True, ""
+        self._killed.clear()  # the storage forgets their clients by itself, long before another unblock
         self._place.ready()
         log.info("ready", node=self.name, session=self.token)
         self._changed()
