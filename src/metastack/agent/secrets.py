@@ -2,13 +2,14 @@
 
 Owns: when that is done. Refuses: keeping a key: the storage adapter has it, and libvirt.
 Rule: whoever rotates a key replaces it in Ceph and in its file, in whatever order, and restarts no agent.
+The adapter replaces a refused key by itself: so what is in use is compared with what was told.
 """
 
 from __future__ import annotations
 
 import structlog
 
-from ..ports import Denied, Hypervisor, Refused, Storage, Unavailable
+from ..ports import CephSecret, Denied, Hypervisor, Refused, Storage, Unavailable
 from .health import Health
 from .session import Session
 
@@ -23,12 +24,17 @@ class Secrets:
         self._session, self._health = session, health
         self._due = False
         """Other keys are in use, and not everybody was told."""
+        self._taught: CephSecret | None = None
+        """What libvirt was taught last."""
+        self._told = ""
+        """The client of the storage that was declared last."""
 
     async def teach(self) -> None:
         """Teach libvirt the key; raises Unavailable, Refused."""
         secret = self._storage.libvirt_secret()
         if secret is not None:
             await self._hypervisor.teach_secret(secret)
+        self._taught = secret
 
     async def refused(self) -> bool:
         """A guest's start was refused: read the keys again, and teach libvirt. True: it is worth another try.
@@ -45,17 +51,20 @@ class Secrets:
         return changed
 
     async def look(self) -> bool:
-        """Read the keys again; true when they changed, and are in use now."""
+        """Read the keys again; true when others are in use now than libvirt was taught."""
         try:
             changed = await self._storage.read_keys_again()
         except Denied as error:
             self._health.keys_why = str(error)
             raise
         self._health.keys_why = ""
-        self._due = self._due or changed
+        changed = changed or self._storage.libvirt_secret() != self._taught
+        client = await self._storage.own_client()
+        # A session on its way declares its client itself.
+        self._due = self._due or changed or (self._session.ready and client != self._told)
         if self._due:
             # The agent is another client of the storage now, and whoever fences this node has to know it.
             await self._session.declare()
             await self.teach()
-            self._due = False
+            self._due, self._told = False, client
         return changed

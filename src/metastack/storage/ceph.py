@@ -345,13 +345,12 @@ class CephStorage:
         log.warning("keys_read_again", user=self._settings.user, guest_user=self._settings.guest_user)
         return True
 
-    async def _other_keys(self) -> bool:
+    async def _other_keys(self) -> None:
         """A call was refused: perhaps for a key that was replaced since it was read."""
         try:
-            return await self.read_keys_again()
+            await self.read_keys_again()
         except (Denied, Unavailable) as error:
             log.info("keys_not_replaced", error=str(error))
-            return False
 
     async def rights(self) -> tuple[str, ...]:
         return await self._on(self._control, "trying what this user may do", ceph_fence.rights)
@@ -393,7 +392,10 @@ class CephStorage:
         try:
             return await workers.run(what, lambda: _with(handle, call), deadline_s)
         except Denied:
-            if not await self._other_keys():
+            if self._handle is handle:
+                await self._other_keys()
+            # Also when another call that was refused had it replaced: what was refused was not applied.
+            if self._handle is handle:
                 raise
         fresh = self._opened()
         return await workers.run(what, lambda: _with(fresh, call), deadline_s)

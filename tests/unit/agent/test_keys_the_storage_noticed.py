@@ -1,0 +1,35 @@
+"""A rotated key that a call of the storage notices first is told to everybody all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent_rig import KEYS, lab_of
+
+from metastack.core.codec import decode
+from metastack.core.model import NodeFacts
+from metastack.ports import CephSecret
+from metastack.sim.loop import run
+from metastack.storage.memory import MemoryStorage
+
+
+def test_who_fences_and_libvirt_hear_of_what_the_adapter_did_by_itself(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with lab_of(tmp_path, nodes=1) as lab:
+            agent = lab.hosts["n1"].agent
+            assert agent is not None
+            storage = agent.node.storage
+            assert isinstance(storage, MemoryStorage)
+            # As Ceph's adapter does it when its own probe is refused: another handle, with the keys of now.
+            new = CephSecret(uuid="s", name="client.n", key=b"new")
+            storage.keyring = storage.secret = new
+            storage._client = lab.pool.new_client("10.0.0.1")
+
+            def told() -> bool:
+                raw = lab.entry(KEYS.node_facts("n1"))
+                declared = decode(NodeFacts, raw).storage_clients if raw is not None else ()
+                return lab.hosts["n1"].hypervisor.secret == new and storage._client in declared
+
+            await lab.until("both were told", told, within_s=200)
+
+    run(play())
