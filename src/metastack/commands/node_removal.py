@@ -111,7 +111,7 @@ def _may_go(world: World, node: str) -> tuple[Seen[NodeFacts], Seen[Fence], Seen
         raise conflict(
             object,
             f"{why}: with one node less on the list, {', '.join(others)} would be fenced at once",
-            f"bring {others[0]} back, or fence it by name: `metastack node fence {others[0]}`",
+            f'bring {others[0]} back, or fence it by name: `metastack node fence {others[0]} --reason "…"`',
         )
     return facts, fence, world.node_spec(node)
 

@@ -208,7 +208,7 @@ def test_a_node_with_the_address_of_another_lifts_no_block(tmp_path: Path) -> No
             assert agent is not None
             await asyncio.sleep(60)
             assert not agent.node.session.ready
-            assert "node remove ghost" in agent.node.session.message
+            assert "node remove ghost" in agent.node.session.message, agent.node.session.message
             assert host.address in lab.pool.blocked
             await lab.delete(KEYS.node_facts("ghost"))
             await lab.until("ready", lambda: agent.node.session.ready, 30)
