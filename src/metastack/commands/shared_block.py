@@ -26,7 +26,8 @@ def refuse_shared(world: World, node: str, addresses: tuple[str, ...]) -> None:
             f"node {other} has {', '.join(shared)} too: the block there may be that node's, whose guests could "
             "write again",
             (f"to forget {node}: `metastack node remove {node}`; " if known else "")
-            + f'{other} lifts its block when it returns; is it gone for good: `metastack node unfence {other} --reason "…"`',
+            + f"{other} lifts its block when it returns; is it gone for good: "
+            + f'`metastack node unfence {other} --reason "…"`',
         )
 
 
