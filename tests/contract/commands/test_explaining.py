@@ -205,7 +205,13 @@ async def test_the_doctor_sees_what_waits_what_nobody_would_take_and_what_has_no
     [(severity, meaning)] = (await said("pending")).values()
     assert severity == "info", "it is young"
     assert "no node takes it: needs 9000 MiB of memory" in meaning
-    assert await said("unplaceable") == {}, "room is another matter"
+    assert list(await said("unplaceable")) == ["vm default/waits"]
+    assert "(too large even for the empty node)" in (await said("unplaceable"))["vm default/waits"][1]
+    await create_vm(rig.cluster, deed(), new("late", memory_mib=6000))
+    await rig.claim("n1", sessions["n1"], vm("late"))
+    assert list(await said("unplaceable")) == ["vm default/waits"], "what others use is another matter"
+    await vms.delete_vm(rig.cluster, deed(), vm("late"))
+    await rig.release(vm("late"))
     assert await said("spare") == {}
     spec = await rig.spec(vm("waits"))
     await rig.put(rig.keys.vm_spec(vm("waits")), replace(spec, created="2026-01-01T00:00:00Z"))

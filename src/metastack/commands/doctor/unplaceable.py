@@ -1,4 +1,4 @@
-"""VMs that no node would take even if it were empty: labels, taints, processors, pins that nobody meets.
+"""VMs that no node would take even if it were empty: labels, taints, processors, pins, a size.
 
 A VM that runs may be one of them: it runs on until its node is lost, and then nowhere. Once its own node would
 not take it anew, group rules count, too: what keeps it from the others may be who runs there.
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from metastack.core.model import NodeState, VmId, VmSpec
 from metastack.core.placement import Board, NodeView, node_view
-from metastack.core.placement.filters import lasting_refusals
+from metastack.core.placement.filters import lasting_refusals, too_large
 from metastack.core.placement.order import shape_of
 from metastack.core.world import wants_on
 
@@ -51,8 +51,8 @@ def check(facts: Facts) -> Iterator[Finding]:
 
 
 def _why(spec: VmSpec, nodes: list[NodeView]) -> str:
-    """Why every node refuses such a VM for good; empty when one would take it."""
-    reasons = {node.name: lasting_refusals(spec, node) for node in nodes}
+    """Why every node refuses such a VM for good, its size among it; empty when one would take it."""
+    reasons = {node.name: lasting_refusals(spec, node) + too_large(spec, node) for node in nodes}
     return main_reason(reasons) if all(reasons.values()) else ""
 
 

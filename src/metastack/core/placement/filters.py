@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..model import Effect, NodeExpression, NodeState, Operator, Penalty, VmSpec
+from msgspec.structs import replace
+
+from ..model import Effect, NodeExpression, NodeState, Operator, Penalty, Resources, VmSpec
 from .nodes import NodeView
 
 
@@ -98,6 +100,11 @@ def room_refusals(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
             free = f"{max(0, left)} of {whole} are free{_never(needed > whole)}"
             reasons.append(f"needs {needed} {what}, {free if whole else 'the node has none'}")
     return tuple(reasons)
+
+
+def too_large(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
+    """What the node would have too little of even if nothing ran on it."""
+    return room_refusals(spec, replace(node, promised=Resources()))
 
 
 def _never(too_large: bool) -> str:
