@@ -159,17 +159,17 @@ class Gate:
         if held is None or spec is None or request.claim != held.mod or request.uuid != spec.uuid:
             return refused, "its claim has changed since: look again who has the disk open"
         running = any(domain.state is not DomainState.DEFINED for domain in view.domains)
-        asked = await self._ask(spec, memory, running)
-        opener = next((one for one in asked.openers if one.client == request.client), None)
-        if opener is None:
-            return "vm.break-lock.gone", f"{request.client} has closed the disk by itself"
-        if why := gate.may_break(asked, opener):
-            return refused, why
         try:
+            asked = await self._ask(spec, memory, running)
+            opener = next((one for one in asked.openers if one.client == request.client), None)
+            if opener is None:
+                return "vm.break-lock.gone", f"{request.client} has closed the disk by itself"
+            if why := gate.may_break(asked, opener):
+                return refused, why
             why = f"asked for by {request.by}: {request.reason}"
             await self._evict(spec.id, spec.volume_uuid, opener.client, dead=False, why=why)
         except Refused as error:
-            return refused, str(error)
+            return refused, str(error)  # answered: else it would stand before all that the VM needs
         return "vm.break-lock.done", f"{opener.client} is shut out, and its lock is broken"
 
     # --- its own clients

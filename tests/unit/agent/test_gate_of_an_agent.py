@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from agent_rig import IMAGE, KEYS, Lab, lab_of, vm, vm_spec
 
+from metastack.core.codec import decode, encode
 from metastack.core.facts import DomainState, Opener
-from metastack.core.model import Phase, Power, VmStatus
+from metastack.core.keys import Kind
+from metastack.core.model import BreakLock, Event, Phase, Power, VmSpec, VmStatus
 from metastack.core.world import seen
-from metastack.ports import DiskInfo, Unavailable
+from metastack.ports import Denied, DiskInfo, Unavailable
 from metastack.sim.loop import run
 
 HOST = "10.0.0.1"
@@ -68,12 +70,12 @@ def stranger(address: str, number: int = 7, **more: object) -> Opener:
     return Opener(client=f"{address}:0/{number}", address=address, **{"locking": True, **more})  # type: ignore[arg-type]
 
 
-async def _wanted(lab: Lab) -> None:
+async def _wanted(lab: Lab) -> VmSpec:
     spec = vm_spec("a")
     lab.pool.disks[spec.volume_uuid] = DiskInfo(
         uuid=spec.volume_uuid, size_bytes=spec.disk_bytes, parent_image_uuid=IMAGE
     )
-    await lab.want("a")
+    return await lab.want("a")
 
 
 @story
@@ -223,3 +225,25 @@ async def test_a_guest_of_an_older_agent_that_stopped_is_resumed(tmp_path: Path)
         await lab.until("it runs on", lambda: _phase(lab) == Phase.RUNNING)
         await lab.until("resumed", lambda: host.hypervisor.active()[0].state is DomainState.RUNNING)
         assert host.hypervisor.active()[0].epoch == domain.epoch, "the same guest"
+
+
+@story
+async def test_a_request_that_cannot_be_judged_is_answered_and_holds_nothing_up(tmp_path: Path) -> None:
+    async with lab_of(tmp_path, nodes=1) as lab:
+        Pool(lab)
+        spec = await _wanted(lab)
+        await lab.until("it runs", lambda: _phase(lab) == Phase.RUNNING)
+        lab.pool.fail = lambda what, _: Denied("may not list watchers") if what == "openers" else None
+        claim = lab.cluster.get(KEYS.claim(spec.id))
+        assert claim is not None
+        asked = BreakLock(
+            uuid=spec.uuid, claim=claim.mod_revision, client="10.0.0.77:0/7", at_ms=1, by="me", reason="x",
+            request_id="r",
+        )  # fmt: skip
+        await lab.put(KEYS.break_lock(spec.id), encode(asked))
+        await lab.want("a", power=Power.OFF, force=True)
+        await lab.until("it is stopped", lambda: lab.where("a") == "", 20)
+        assert lab.entry(KEYS.break_lock(spec.id)) is None
+        events = [decode(Event, e.value) for e in lab.cluster.under(KEYS.prefix(Kind.EVENT))]
+        told = [event.message for event in events if event.what == "vm.break-lock.refused"]
+        assert told == ["may not list watchers"]
