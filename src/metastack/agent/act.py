@@ -348,10 +348,15 @@ class Reconciler:
 
     # --- telling
 
-    async def refused(self, vm: VmId, why: str) -> None:
-        """A step of this VM is refused again and again: say so, though the step is still to be done."""
-        memory = self._node.memory.of(vm)
-        memory.refused = f"a step is refused again and again: {why}" if why else ""
+    def note_refused(self, vm: VmId, why: str) -> None:
+        """A step of this VM is refused again and again, or, empty, not any more: its next status says so."""
+        if why:
+            self._node.memory.of(vm).refused = f"a step is refused again and again: {why}"
+        elif vm in self._node.memory.vms:
+            self._node.memory.of(vm).refused = ""
+
+    async def publish(self, vm: VmId) -> None:
+        """Publish its status now, though a step is still to be done."""
         await self._publish(await look(self._node, vm, await self._domains(vm)))
 
     async def _publish(self, view: View) -> None:

@@ -272,8 +272,8 @@ class Agent:
                     await self._tell_refused(key, "")
             except Refused as error:
                 mine = key[0] == "vm" and self.node.world.owner(VmId(key[1], key[2])) == self.node.name
-                if mine and self._stuck_steps.note(key, error):
-                    await self._tell_refused(key, str(error))
+                if mine and self._stuck_steps.note(key, error) and await self._tell_refused(key, str(error)):
+                    self._stuck_steps.told(key)
                 log.debug("refused", key=key, error=str(error))
                 again_s = RETRY_S
             except Unavailable as error:
@@ -287,13 +287,21 @@ class Agent:
             if again_s > 0:
                 self._queue.add_after(key, again_s)
 
-    async def _tell_refused(self, key: Key, why: str) -> None:
-        """Say with a VM's status that a step of it is refused again and again; empty: not any more."""
-        if self.node.session.ready:
-            try:
-                await self._reconciler.refused(VmId(key[1], key[2]), why)
-            except (Refused, Unavailable) as error:
-                log.info("refusal_not_told", key=key, error=str(error))
+    async def _tell_refused(self, key: Key, why: str) -> bool:
+        """Say with a VM's status that a step of it is refused again and again; empty: not any more.
+
+        False when it could not be published. What is remembered is right all the same, for the next status.
+        """
+        vm = VmId(key[1], key[2])
+        self._reconciler.note_refused(vm, why)
+        if not self.node.session.ready:
+            return False
+        try:
+            await self._reconciler.publish(vm)
+        except (Refused, Unavailable) as error:
+            log.info("refusal_not_told", key=key, error=str(error))
+            return False
+        return True
 
     async def _one(self, key: Key) -> float:
         await self.node.caught_up()
