@@ -23,7 +23,6 @@ from .mirror import Mirror
 
 log = structlog.get_logger()
 
-BOOT_ID_FILE: Final = "/proc/sys/kernel/random/boot_id"
 WAIT_AGAIN_S: Final = 0.5
 REFUSED_AGAIN_S: Final = 5.0
 GAP_S: Final = 3.0

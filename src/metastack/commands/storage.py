@@ -9,7 +9,6 @@ that have another kind of storage forbid it.
 from __future__ import annotations
 
 import uuid
-from contextlib import suppress
 
 import msgspec
 
@@ -86,7 +85,7 @@ async def _settle(cluster: Cluster, deed: Deed, storage: Storage, *, adopt: bool
 
     async def look() -> Plan[StorageIdentity] | Kept[StorageIdentity]:
         met = await _meet(cluster, storage)
-        _refuse_others(met)
+        _refuse_others(met, adopt=adopt)
         if not adopt:
             _refuse_init(met, root)
         agreed, owner = met.agreed, met.owner
@@ -185,19 +184,25 @@ def _refuse_init(met: Met, root: str) -> None:
         raise conflict(OBJECT, f"is not the cluster's: {why}", f"correct the context, or: {ADOPT}")
 
 
-def _refuse_others(met: Met) -> None:
-    """Living nodes that have another kind of storage would all have to leave their VMs."""
+def _refuse_others(met: Met, *, adopt: bool) -> None:
+    """Living nodes that have another kind of storage would all have to leave their VMs.
+
+    One of them is enough for ``init``: whether it or this command has the wrong settings nobody knows. A person
+    who adopts says which; but not against most nodes.
+    """
     kinds: dict[str, str] = {}
     for node in met.world.nodes():
         alive = met.world.alive(node)
-        with suppress(AttributeError):
-            if alive is not None and alive.record is not None and alive.record.ready and alive.record.storage:
-                kinds[node] = alive.record.storage
+        if alive is not None and alive.record is not None and alive.record.ready and alive.record.storage:
+            kinds[node] = alive.record.storage
     other = {node: kind for node, kind in kinds.items() if kind != met.here.kind}
-    if kinds and len(other) == len(kinds):
-        node, kind = next(iter(other.items()))
-        raise conflict(
-            OBJECT,
-            f"is of kind {met.here.kind} for this command, and of kind {kind} for node {node}",
-            "use a context that names the storage that the nodes have: metastack context list -o wide",
-        )
+    if not other or (adopt and 2 * len(other) <= len(kinds)):
+        return
+    node, kind = next(iter(sorted(other.items())))
+    whose = f"node {node}" if len(other) == 1 else f"{len(other)} of {len(kinds)} nodes, such as {node}"
+    raise conflict(
+        OBJECT,
+        f"is of kind {met.here.kind} for this command, and of kind {kind} for {whose}",
+        "use a context that names the storage that the nodes have: metastack context list -o wide; or correct "
+        f"the settings of that node: metastack node show {node}",
+    )

@@ -137,3 +137,24 @@ async def test_a_folder_gets_an_id_of_its_own(rig: Rig, tmp_path: Path) -> None:
     assert (view.state, said.place) == ("ok", StoragePlace(kind="file", fsid=owner.id))
     assert await storage.identity() == said.place
     await storage.close()
+
+
+async def test_one_node_that_differs_forbids_init_and_more_than_half_adopt(rig: Rig) -> None:
+    kind = MemoryPool().place.kind
+
+    async def is_of(name: str, kind: str) -> None:
+        await rig.node(name)
+        entry = await rig.store.get(rig.keys.node_alive(name))
+        assert entry is not None
+        await rig.put(rig.keys.node_alive(name), replace(decode(NodeAlive, entry.value), storage=kind))
+
+    await is_of("n1", kind)
+    await is_of("n2", "other")
+    with pytest.raises(Problem, match="kind other for node n2"):
+        await init_storage(rig.cluster, deed("why"), client(MemoryPool()))
+    await is_of("n3", "other")
+    with pytest.raises(Problem, match="kind other for 2 of 3 nodes, such as n2"):
+        await adopt_storage(rig.cluster, deed("why"), client(MemoryPool()))
+    assert await rig.store.get(rig.keys.storage()) is None
+    await is_of("n4", kind)
+    assert (await adopt_storage(rig.cluster, deed("why"), client(MemoryPool()))).state == "ok"
