@@ -23,7 +23,7 @@ from metastack.ports import Exists, Refused, Storage, StorageOwner, Unavailable
 
 from . import names
 from .deed import Cluster, Deed, Kept, Plan, commit
-from .problem import conflict, from_storage, usage
+from .problem import Problem, conflict, from_storage, usage
 from .reading import prefixes, read_world
 from .storage_view import OBJECT, StorageView, storage_view
 
@@ -119,7 +119,15 @@ async def _settle(cluster: Cluster, deed: Deed, storage: Storage, *, adopt: bool
         )
 
     agreed = await commit(cluster, deed, look)
-    await _mark(cluster, deed, storage, agreed, adopt=adopt)
+    try:
+        await _mark(cluster, deed, storage, agreed, adopt=adopt)
+    except Problem as error:
+        raise Problem(
+            error.code,
+            error.object,
+            f"config/storage is written, and the storage is not marked: {error.message}",
+            f"{error.hint}; then run the same command again: with files a restarted node is not ready",
+        ) from error
     return await look_at_storage(cluster, storage)
 
 

@@ -16,7 +16,7 @@ from metastack.commands.storage import adopt_storage, init_storage, look_at_stor
 from metastack.core.change import Change, Delete, Put
 from metastack.core.codec import decode
 from metastack.core.model import NodeAlive, StorageIdentity, StoragePlace
-from metastack.ports import StorageOwner
+from metastack.ports import Denied, StorageOwner
 from metastack.settings import StorageSettings
 from metastack.storage.file import FileStorage
 from metastack.storage.memory import MemoryPool, MemoryStorage
@@ -158,3 +158,17 @@ async def test_one_node_that_differs_forbids_init_and_more_than_half_adopt(rig: 
     assert await rig.store.get(rig.keys.storage()) is None
     await is_of("n4", kind)
     assert (await adopt_storage(rig.cluster, deed("why"), client(MemoryPool()))).state == "ok"
+
+
+async def test_a_mark_that_fails_behind_the_record_is_told_with_what_to_do(rig: Rig) -> None:
+    pool = MemoryPool()
+    storage = client(pool)
+
+    async def mark(_new: StorageOwner, _before: StorageOwner | None) -> None:
+        raise Denied("marking: Permission denied")
+
+    storage.mark = mark  # type: ignore[method-assign]
+    with pytest.raises(Problem, match="config/storage is written, and the storage is not marked") as raised:
+        await init_storage(rig.cluster, deed("new"), storage)
+    assert "run the same command again" in raised.value.hint
+    assert (await init_storage(rig.cluster, deed("new"), client(pool))).state == "ok"
