@@ -14,7 +14,7 @@ import typer
 from . import fence
 from .complete import node_names
 from .frame import Frame, Output, frame_of, noun, verb
-from .session import confirm, note, with_cluster
+from .session import confirm, interrupted, note, with_cluster
 
 if TYPE_CHECKING:
     from metastack.commands.deed import Cluster, Deed
@@ -240,14 +240,24 @@ def drain(
         with_cluster(frame, lambda cluster: _show(cluster, name))
     confirm(f"Drain node {name}? Its VMs are stopped, one at a time, and started on other nodes.", yes)
 
+    drains = False
+
     async def work(cluster: Cluster) -> NodeInfo:
+        nonlocal drains
         changed = await drain_node(cluster, deed, name)
+        drains = True
         note(frame, f"node {name}: drains" if changed else f"node {name}: drains already")
         if wait:
             await wait_drained(cluster, name, timeout, lambda told: note(frame, f"node {name}: {told}"))
         return await _show(cluster, name)
 
-    _printer(frame).one(with_cluster(frame, work))
+    try:
+        info = with_cluster(frame, work)
+    except KeyboardInterrupt:
+        if drains:
+            interrupted(frame, f"node {name}", f"the drain goes on; `metastack node undrain {name}` ends it")
+        raise
+    _printer(frame).one(info)
 
 
 @verb(app)

@@ -197,6 +197,18 @@ def note(frame: Frame, text: str) -> None:
         sys.stderr.flush()
 
 
+def interrupted(frame: Frame, object: str, stays: str) -> None:
+    """After Ctrl-C: what stays. Also with machine output, for no other word of it comes."""
+    if frame.output is Output.JSON:
+        import json
+
+        error = {"code": "interrupted", "object": object, "message": f"interrupted; {stays}", "hint": None}
+        sys.stderr.write(printable(json.dumps({"error": error}, ensure_ascii=False)) + "\n")
+    else:
+        sys.stderr.write(clean(f"{object}: interrupted; {stays}") + "\n")
+    sys.stderr.flush()
+
+
 def vm_progress(frame: Frame) -> Callable[[VmView], None]:
     """Progress of a wait."""
 

@@ -11,7 +11,7 @@ import typer
 
 from .demands import IgnoreSpare
 from .frame import Output, frame_of, verb
-from .session import confirm, note, vm_progress, with_cluster
+from .session import confirm, interrupted, note, vm_progress, with_cluster
 from .vm_many import change_vms, each, fail, in_time, vm_ids
 from .vm_options import (
     TIMEOUT_S,
@@ -244,7 +244,12 @@ def delete(
             problems += await in_time(list(gone), timeout, lambda vm, left: wait(cluster, vm, left))
         return [await last_word(cluster, vm) for vm in gone], problems
 
-    views, problems = with_cluster(frame, work)
+    try:
+        views, problems = with_cluster(frame, work)
+    except KeyboardInterrupt:
+        if gone:
+            interrupted(frame, f"vm {', '.join(map(str, gone))}", "its removal goes on by itself")
+        raise
     if len(vms) == 1:
         fail(problems)
     if frame.output in (Output.TABLE, Output.WIDE):

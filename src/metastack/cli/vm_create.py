@@ -27,7 +27,7 @@ from .demands import (
     Toleration,
 )
 from .frame import Frame, Output, frame_of, verb
-from .session import note, size_of, vm_progress, with_cluster
+from .session import interrupted, note, size_of, vm_progress, with_cluster
 from .vm_options import (
     TIMEOUT_S,
     NoWait,
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from metastack.commands.views import VmView
     from metastack.commands.vms import Changed
     from metastack.commands.wait import Goal
+    from metastack.core.model import VmId
 
 
 @verb(app)
@@ -222,8 +223,14 @@ def _create_many(
 
     deed, ends = new_deed(reason), time.monotonic() + (timeout or 0)
 
+    begun = False
+    written: list[VmId] = []
+
     async def work(cluster: Cluster) -> tuple[list[VmView], list[Problem]]:
+        nonlocal begun, written
+        begun = True
         created = await create_vms(cluster, deed, news, ignore_spare)
+        written = [spec.id for spec in created.specs]
         note(frame, f"{len(created.specs)} of {len(news)} VMs created")
         problems = [created.problem] if created.problem is not None else []
         for spec in created.specs if timeout is not None else ():
@@ -236,7 +243,16 @@ def _create_many(
         views = [vm_view(world, spec.id) for spec in created.specs]
         return [view for view in views if view is not None], problems
 
-    views, problems = with_cluster(frame, work)
+    try:
+        views, problems = with_cluster(frame, work)
+    except KeyboardInterrupt:
+        names = " ".join(map(str, written))
+        if written:
+            stays = f"{len(written)} VMs stay; `metastack vm delete {names}` removes them"
+            interrupted(frame, f"vm {', '.join(map(str, written))}", stays)
+        elif begun:
+            interrupted(frame, f"vm {news[0].vm}", "what was written already stays: `metastack vm list`")
+        raise
     vm_printer(frame).list(views)
     if problems:
         raise _all_of(problems, len(views), len(news))

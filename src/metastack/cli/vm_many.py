@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .frame import Frame
-from .session import note, vm_progress, with_cluster
+from .session import interrupted, note, vm_progress, with_cluster
 from .vm_options import change_vm, new_deed, vm_id, vm_printer
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def change_vms(
     try:
         views, problems = with_cluster(frame, both)
     except KeyboardInterrupt:
-        for vm in changed:
-            note(frame, f"{vm}: interrupted; the change stays wanted")
+        if changed:
+            interrupted(frame, f"vm {', '.join(map(str, changed))}", "the change stays wanted")
         raise
     vm_printer(frame).list(views)
     fail(problems)

@@ -12,7 +12,7 @@ import typer
 
 from .complete import project_names, vm_names
 from .frame import Frame, noun
-from .session import note, vm_progress, with_cluster
+from .session import interrupted, note, vm_progress, with_cluster
 
 if TYPE_CHECKING:
     from metastack.commands.deed import Cluster, Deed
@@ -105,13 +105,14 @@ def change_vm(
     done: str,
 ) -> None:
     """Write a change, wait for it, print the VM."""
-    deed, written = new_deed(reason), False
+    deed, begun, written = new_deed(reason), False, False
 
     async def both(cluster: Cluster) -> VmView | None:
         from metastack.commands.reading import look_at_vm
         from metastack.commands.wait import wait_vm
 
-        nonlocal written
+        nonlocal begun, written
+        begun = True
         changed = await work(cluster, deed)
         written = True
         note(frame, f"{vm}: {done}" if changed.changed else f"{vm}: is so already")
@@ -126,7 +127,9 @@ def change_vm(
             stays = "the change stays wanted"
             if done == "created":
                 stays = f"the VM stays; `metastack vm delete {vm}` removes it"
-            note(frame, f"{vm}: interrupted; {stays}")
+            interrupted(frame, f"vm {vm}", stays)
+        elif begun:
+            interrupted(frame, f"vm {vm}", f"it may be written already: `metastack vm show {vm}`")
         raise
     if view is not None:
         vm_printer(frame).one(view)

@@ -360,6 +360,42 @@ async def test_interrupted_while_waiting_it_says_what_stays(program: Program, ri
     assert answer.out == ""
 
 
+async def test_interrupted_with_machine_output_it_says_so_too(program: Program, rig: Rig) -> None:
+    await rig.image()
+    process = await program.start("vm", "create", "hello", "--image", "tiny", "-o", "json")
+    await until_written(rig)
+    process.send_signal(signal.SIGINT)
+    answer = await finish(process)
+    assert (answer.status, answer.out) == (130, "")
+    assert answer.error()["code"] == "interrupted"
+    assert answer.error()["object"] == "vm default/hello"
+    # It was told to stop just when its VM was there: it may not know that yet.
+    assert re.search("delete default/hello` removes it|may be written already", answer.error()["message"])
+
+
+async def test_interrupted_many_and_a_drain_say_what_stays(program: Program, rig: Rig) -> None:
+    await rig.image()
+    many = ("--count", "2", "--name-template", "m-{n}")
+    process = await program.start("vm", "create", *many, "--image", "tiny")
+    assert process.stderr is not None
+    async with asyncio.timeout(DEADLINE_S):
+        await process.stderr.readuntil(b"pending")
+    process.send_signal(signal.SIGINT)
+    answer = await finish(process)
+    assert answer.status == 130
+    assert "2 VMs stay; `metastack vm delete default/m-1 default/m-2` removes them" in answer.err
+    session = await one_vm(rig)
+    assert session
+    process = await program.start("node", "drain", "n1", "--yes", "--wait")
+    assert process.stderr is not None
+    async with asyncio.timeout(DEADLINE_S):
+        await process.stderr.readuntil(b"left")
+    process.send_signal(signal.SIGINT)
+    answer = await finish(process)
+    assert answer.status == 130
+    assert "node n1: interrupted; the drain goes on; `metastack node undrain n1` ends it" in answer.err
+
+
 async def test_endpoints_from_the_environment(program: Program, rig: Rig, cli_etcd: EtcdCluster) -> None:
     await one_vm(rig)
     answer = await program(
