@@ -48,6 +48,8 @@ class Names:
         """Where the storage saw a new client of this machine last; empty: it does not tell."""
         self._declared: frozenset[str] = frozenset()
         """Addresses that this session knows to be declared: nobody takes one away while it lives."""
+        self._told = ""
+        """The client that was declared last."""
         self._one = asyncio.Lock()
 
     @property
@@ -115,6 +117,11 @@ class Names:
         old = known.storage_addresses if known is not None else ()
         clients = (*(c for c in before if c != mine), *((mine,) if mine else ()))[-CLIENTS_KEPT:]
         await self._write(me, (*old, *self._addresses), clients)
+        self._told = mine
+
+    async def client_is_declared(self) -> bool:
+        """Whether what was declared last is the client that this agent is now."""
+        return not self._addresses or self._told == await self._storage.own_client()
 
     async def settle(self, me: changes.Me, hypervisor: Hypervisor) -> None:
         """Last before *ready*: the storage must see this node where it said. What no client can be under goes.

@@ -26,8 +26,6 @@ class Secrets:
         """Other keys are in use, and not everybody was told."""
         self._taught: CephSecret | None = None
         """What libvirt was taught last."""
-        self._told = ""
-        """The client of the storage that was declared last."""
 
     async def teach(self) -> None:
         """Teach libvirt the key; raises Unavailable, Refused."""
@@ -59,12 +57,10 @@ class Secrets:
             raise
         self._health.keys_why = ""
         changed = changed or self._storage.libvirt_secret() != self._taught
-        client = await self._storage.own_client()
-        # A session on its way declares its client itself.
-        self._due = self._due or changed or (self._session.ready and client != self._told)
+        self._due = self._due or changed or not await self._session.client_is_declared()
         if self._due:
             # The agent is another client of the storage now, and whoever fences this node has to know it.
             await self._session.declare()
             await self.teach()
-            self._due, self._told = False, client
+            self._due = False
         return changed

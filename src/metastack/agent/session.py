@@ -417,6 +417,10 @@ class Session:
         if self.token:
             await self._names.declare(self.me)
 
+    async def client_is_declared(self) -> bool:
+        """Whether others know the client that this agent is now; a session on its way declares it itself."""
+        return not self.ready or await self._names.client_is_declared()
+
     async def prove_storage(self) -> None:
         """Now and then, and when it is news: the storage must still be this cluster's."""
         token = self.token
