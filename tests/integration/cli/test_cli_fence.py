@@ -32,7 +32,7 @@ async def test_a_node_is_removed(program: Program, rig: Rig) -> None:
     assert (await program("node", "remove", "n1")).status == 2, "nobody can be asked"
     done = await program("node", "remove", "n1", "--yes")
     assert (done.status, done.out) == (0, "node n1 removed\n")
-    assert "10.0.0.1" in done.err and "metastack node remove n1" in done.err
+    assert "10.0.0.1" in done.err and "metastack node unfence n1 --reason" in done.err
     assert (await program("node", "list", "-o", "name")).out == "n2\n"
     assert (await program("status")).status == 0
 
