@@ -21,7 +21,7 @@ from metastack.ports import Denied, Refused, Storage, Unavailable
 from . import names
 from .deed import Cluster, Deed, Kept, Plan, commit, readable
 from .fence_view import FenceView, fence_view, ready_nodes, unfenced
-from .problem import Code, Problem, conflict, from_storage, not_found, usage
+from .problem import Code, Problem, conflict, from_storage, not_found
 from .reading import Follower, follow, prefixes, read_world
 from .shared_block import refuse_shared
 
@@ -40,9 +40,7 @@ Progress = Callable[[str], None]
 def check_reason(node: str, reason: str, what: str) -> str:
     """Raise Problem for a bad name or reason, before a person is asked anything; what errors call the node."""
     names.name("node", node)
-    names.reason(reason)
-    if not reason:
-        raise usage(f"node {node}", f"{what} needs a reason", 'say --reason "why"')
+    names.needed_reason(reason, f"node {node}", what)
     return f"node {node}"
 
 

@@ -22,7 +22,7 @@ from metastack.core.world import World
 
 from . import names
 from .deed import Cluster, Deed, Plan, commit
-from .problem import Code, Problem, conflict, not_found, usage
+from .problem import Code, Problem, conflict, not_found
 from .reading import follow, prefixes_of_vm, read_world
 from .vms import label_of
 
@@ -59,9 +59,7 @@ def what_to_do(client: str, vm: VmId) -> str:
 
 def check_reason(vm: VmId, reason: str) -> None:
     """Raise Problem for a bad or missing reason, before a person is asked anything."""
-    names.reason(reason)
-    if not reason:
-        raise usage(label_of(vm), "to have a lock broken needs a reason", 'say --reason "why"')
+    names.needed_reason(reason, label_of(vm), "to have a lock broken")
 
 
 async def check_break_lock(cluster: Cluster, vm: VmId) -> str:

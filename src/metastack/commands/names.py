@@ -140,6 +140,13 @@ def reason(value: str) -> str:
     return value
 
 
+def needed_reason(value: str, object: str, what: str) -> None:
+    """Raise Problem for a bad or missing reason, before a person is asked anything; ``what`` needs it."""
+    reason(value)
+    if not value:
+        raise usage(object, f"{what} needs a reason", 'say --reason "why"')
+
+
 def sha256(value: str) -> str:
     """A checksum in hex, as ``sha256sum`` prints it; empty stays empty."""
     found = value.strip().lower().removeprefix("sha256:")

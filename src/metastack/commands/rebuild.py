@@ -18,15 +18,13 @@ from metastack.ports import Refused, Storage, Unavailable
 
 from . import names
 from .deed import Cluster, Deed, readable
-from .problem import conflict, from_storage, usage
+from .problem import conflict, from_storage
 from .specs import Changed, Edit, edit_vm, label_of
 
 
 def check_reason(vm: VmId, reason: str) -> None:
     """Raise Problem for a bad or missing reason, before a person is asked anything."""
-    names.reason(reason)
-    if not reason:
-        raise usage(label_of(vm), "to give its disk up needs a reason", 'say --reason "why"')
+    names.needed_reason(reason, label_of(vm), "to give its disk up")
 
 
 async def rebuild_vm(cluster: Cluster, storage: Storage, deed: Deed, vm: VmId) -> Changed:

@@ -23,7 +23,7 @@ from metastack.ports import Exists, Refused, Storage, StorageOwner, Unavailable
 
 from . import names
 from .deed import Cluster, Deed, Kept, Plan, commit
-from .problem import Problem, conflict, from_storage, usage
+from .problem import Problem, conflict, from_storage
 from .reading import prefixes, read_world
 from .storage_view import OBJECT, StorageView, storage_view
 
@@ -74,9 +74,7 @@ async def init_storage(cluster: Cluster, deed: Deed, storage: Storage) -> Storag
 
 async def adopt_storage(cluster: Cluster, deed: Deed, storage: Storage) -> StorageView:
     """Make this storage the cluster's, whatever the record and the mark say now."""
-    names.reason(deed.reason)
-    if not deed.reason:
-        raise usage(OBJECT, "adopting a storage needs a reason", 'say --reason "why"')
+    names.needed_reason(deed.reason, OBJECT, "adopting a storage")
     return await _settle(cluster, deed, storage, adopt=True)
 
 
