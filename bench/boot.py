@@ -16,10 +16,10 @@ from pathlib import Path
 
 from bench.harness import Result, row, say
 from bench.lab import IMAGE, Lab, lab
-from metastack.cli.netns import inside
-from metastack.core.keys import Kind
+from metastack.core.state.keys import Kind
+from metastack.lab.netns import inside
 from metastack.ports import Storage
-from metastack.storage.main import build
+from metastack.storage.choose import build
 
 RUNS = 30
 MARGIN_S = 0.3

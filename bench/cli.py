@@ -13,9 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.harness import TOP, Result, row, say
-from metastack.core.change import Change, Committed, Put
-from metastack.core.codec import encode
-from metastack.core.keys import Keys
 from metastack.core.model import (
     Claim,
     Nic,
@@ -28,9 +25,12 @@ from metastack.core.model import (
     VmStatus,
     token,
 )
-from metastack.dev.etcd import EtcdCluster
+from metastack.core.protocol.transaction import Committed, Put, Transaction
+from metastack.core.state.codec import encode
+from metastack.core.state.keys import Keys
+from metastack.lab.dev.etcd import EtcdCluster
 from metastack.settings import StoreSettings
-from metastack.store.etcd import EtcdStore
+from metastack.store.etcd.store import EtcdStore
 
 RUNS = 40
 VMS = 200
@@ -116,7 +116,7 @@ async def fill(store: EtcdStore) -> None:
 
 async def put(store: EtcdStore, values: Mapping[str, bytes]) -> None:
     effects = tuple(Put(key, value) for key, value in values.items())
-    outcome = await store.commit(Change(name="bench", guards=(), effects=effects))
+    outcome = await store.commit(Transaction(name="bench", guards=(), effects=effects))
     if not isinstance(outcome, Committed):
         raise RuntimeError(f"not written: {outcome}")
 

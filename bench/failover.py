@@ -7,9 +7,9 @@ import time
 
 from bench.harness import Result, Row, row, say
 from bench.lab import Lab, lab
-from metastack.core.codec import decode
-from metastack.core.keys import Kind
 from metastack.core.model import Fence, VmId
+from metastack.core.state.codec import decode
+from metastack.core.state.keys import Kind
 
 RUNS = 10
 TTLS_S = (3, 5)

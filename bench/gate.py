@@ -16,11 +16,11 @@ from pathlib import Path
 
 from bench import gate_whole
 from bench.harness import Result, row, say
-from metastack.dev.ceph import MiniCeph, new_address
 from metastack.hypervisor.emulators import Emulators
+from metastack.lab.dev.ceph import MiniCeph, new_address
 from metastack.ports import Storage
 from metastack.settings import StorageSettings
-from metastack.storage.main import build
+from metastack.storage.choose import build
 
 RUNS = 60
 CUTS = 12

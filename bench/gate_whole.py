@@ -16,11 +16,11 @@ from pathlib import Path
 
 from bench.harness import Result, Row, percentile, row, say
 from bench.lab import Lab, lab
-from metastack.core.codec import decode
-from metastack.core.keys import Kind
 from metastack.core.model import Phase, VmId, VmStatus
-from metastack.dev.cluster import Cluster
-from metastack.dev.host import Host
+from metastack.core.state.codec import decode
+from metastack.core.state.keys import Kind
+from metastack.lab.dev.cluster import Cluster
+from metastack.lab.dev.host import Host
 
 UNGATED = Path(__file__).with_name("ungated")
 CREATE_S, FAILOVER_S = 0.030, 0.050

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from bench.harness import Result, row, say
 from bench.lab import Lab, lab
-from metastack.core.change import Change, Put
-from metastack.core.codec import encode
 from metastack.core.model import ClusterConfig
-from metastack.core.versions import LEVEL
+from metastack.core.protocol.transaction import Put, Transaction
+from metastack.core.state.codec import encode
+from metastack.core.state.record_versions import LEVEL
 
 VMS = 12
 WINDOW_S = 10.0
@@ -66,7 +66,7 @@ def _agent_pid(cluster: Lab) -> int:
 async def _room_for_many(cluster: Lab) -> None:
     config = ClusterConfig(record_version=LEVEL, lease_ttl_s=5, overcommit_cpu=32.0, default_network="br0")
     put = Put(cluster.person.keys.cluster(), encode(config))
-    await cluster.person.store.commit(Change(name="bench", guards=(), effects=(put,)))
+    await cluster.person.store.commit(Transaction(name="bench", guards=(), effects=(put,)))
 
 
 async def _cpu(pid: int, windows: int) -> list[float]:

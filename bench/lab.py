@@ -14,17 +14,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from metastack.commands.deed import Cluster as Person
-from metastack.commands.deed import new_deed
-from metastack.commands.images import import_image
-from metastack.commands.vms import NewVm, create_vm, delete_vm
-from metastack.core.change import KeyEvent
-from metastack.core.keys import Keys
+from metastack.commands.image.import_ import import_image
+from metastack.commands.request import Cluster as Person
+from metastack.commands.request import new_request
+from metastack.commands.vm.change import NewVm, create_vm, delete_vm
 from metastack.core.model import VmId
-from metastack.core.world import World
-from metastack.dev import guest
-from metastack.dev.cluster import Cluster
-from metastack.store.etcd import EtcdStore
+from metastack.core.protocol.transaction import KeyEvent
+from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.keys import Keys
+from metastack.lab.dev import guest
+from metastack.lab.dev.cluster import Cluster
+from metastack.store.etcd.store import EtcdStore
 
 IMAGE = "tiny"
 
@@ -35,7 +35,7 @@ class Lab:
     def __init__(self, cluster: Cluster, store: EtcdStore) -> None:
         self.cluster = cluster
         self.person = Person(store, Keys())
-        self.world = World(Keys())
+        self.world = ClusterState(Keys())
         self.log: list[tuple[float, KeyEvent]] = []
         self._store = store
         self._changed = asyncio.Event()
@@ -82,7 +82,7 @@ class Lab:
     async def create(self, name: str, *, node: str = "", memory_mib: int = 96, network: str = "none") -> VmId:
         vm = VmId("default", name)
         new = NewVm(vm=vm, image=IMAGE, memory_mib=memory_mib, node=node, network=network)
-        await create_vm(self.person, new_deed(), new)
+        await create_vm(self.person, new_request(), new)
         return vm
 
     def phase(self, vm: VmId) -> str:
@@ -98,7 +98,7 @@ class Lab:
 
     async def delete(self, vm: VmId) -> None:
         """Delete and wait until claim and disk are gone."""
-        await delete_vm(self.person, new_deed(), vm)
+        await delete_vm(self.person, new_request(), vm)
         await self.until(
             f"{vm} gone",
             lambda: (
@@ -145,14 +145,14 @@ async def lab(
 
 
 async def _import(cluster: Cluster, store: EtcdStore, image: Path) -> None:
-    from metastack.cli.netns import inside
-    from metastack.storage.main import build
+    from metastack.lab.netns import inside
+    from metastack.storage.choose import build
 
     netns = str(cluster.layout.fabric) if cluster.fabric else ""
     with inside(netns):
         storage = build(cluster.storage_settings())
         await storage.open()
         try:
-            await import_image(Person(store, Keys()), storage, new_deed(), IMAGE, str(image))
+            await import_image(Person(store, Keys()), storage, new_request(), IMAGE, str(image))
         finally:
             await storage.close()

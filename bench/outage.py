@@ -11,8 +11,8 @@ import time
 from itertools import pairwise
 
 from bench.harness import Result, row, say
-from metastack.dev.chaos.run import Round, Rounds
-from metastack.dev.chaos.stage import Stage, stage
+from metastack.lab.dev.chaos.run import Round, Rounds
+from metastack.lab.dev.chaos.stage import Stage, stage
 
 MINUTES = 10
 VMS = 3

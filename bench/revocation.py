@@ -14,10 +14,10 @@ import time
 from dataclasses import dataclass, field
 
 from bench.harness import Result, row, say
-from metastack.dev.chaos.run import Round, Rounds
-from metastack.dev.chaos.stage import Stage, stage
-from metastack.dev.fabric import tool_environment
-from metastack.dev.records import Records
+from metastack.lab.dev.chaos.run import Round, Rounds
+from metastack.lab.dev.chaos.stage import Stage, stage
+from metastack.lab.dev.fabric import tool_environment
+from metastack.lab.dev.records import Records
 
 RUNS = 30
 VMS = 3

@@ -16,9 +16,6 @@ from typing import Any
 
 from bench.harness import Row, percentile, say
 from bench.placement.loads import OFTEN, SHAPES
-from metastack.core.change import Batch, Entry, KeyEvent, Snapshot
-from metastack.core.codec import encode
-from metastack.core.keys import Keys
 from metastack.core.model import (
     Claim,
     ClusterConfig,
@@ -33,8 +30,11 @@ from metastack.core.model import (
     VmStatus,
     token,
 )
-from metastack.core.placement import Board
-from metastack.core.world import World
+from metastack.core.placement import PlacementEngine
+from metastack.core.protocol.transaction import Batch, Entry, KeyEvent, Snapshot
+from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.codec import encode
+from metastack.core.state.keys import Keys
 
 VMS = 10_000
 MEASURED = 2000
@@ -142,18 +142,18 @@ def measure(rows: list[Row], rounds: int | None = None) -> dict[str, Any]:
 def _cpu(nodes: int) -> dict[str, dict[str, float]]:
     """A cluster that fills up, one VM after the other; the last thousand are timed."""
     source = _Source(nodes, {})
-    world = World(source.keys)
+    world = ClusterState(source.keys)
     world.load(Snapshot(1, ()))
     for batch in source.cluster():
         world.apply(batch)
-    board = Board(world)
+    engine = PlacementEngine(world)
     samples: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
 
     def step(kind: str, batch: Batch, timed: bool) -> None:
         began = time.thread_time_ns()
         touched = world.apply(batch)
         applied = time.thread_time_ns()
-        board.update(touched)
+        engine.update(touched)
         ended = time.thread_time_ns()
         if timed:
             samples[kind].append(((applied - began) / 1000, (ended - applied) / 1000))
@@ -164,7 +164,7 @@ def _cpu(nodes: int) -> dict[str, dict[str, float]]:
         for n in range(VMS):
             spec, timed = source.spec(n), n >= VMS - MEASURED
             step("spec", source.put(source.keys.vm_spec(spec.id), spec), timed)
-            head, assigned = board.waiting[spec.id].head, source.random.random() >= BY_ANOTHER
+            head, assigned = engine.waiting[spec.id].head, source.random.random() >= BY_ANOTHER
             node = head[0 if assigned else 1]
             step("claim, as assigned" if assigned else "claim, by another", source.claim(spec, node), timed)
             step("status", source.status(spec, node), timed)
@@ -185,19 +185,19 @@ def _cpu(nodes: int) -> dict[str, dict[str, float]]:
 def _memory(nodes: int) -> float:
     """Bytes that the view grows by with each VM: world and board, everything they keep alive."""
     source = _Source(nodes, {})
-    world = World(source.keys)
+    world = ClusterState(source.keys)
     world.load(Snapshot(1, ()))
     for batch in source.cluster():
         world.apply(batch)
-    board = Board(world)
+    engine = PlacementEngine(world)
 
     def add(first: int, count: int) -> None:
         for n in range(first, first + count):
             spec = source.spec(n)
-            board.update(world.apply(source.put(source.keys.vm_spec(spec.id), spec)))
-            node = board.waiting[VmId("default", f"vm-{n:05d}")].head[0]
-            board.update(world.apply(source.claim(spec, node)))
-            board.update(world.apply(source.status(spec, node)))
+            engine.update(world.apply(source.put(source.keys.vm_spec(spec.id), spec)))
+            node = engine.waiting[VmId("default", f"vm-{n:05d}")].head[0]
+            engine.update(world.apply(source.claim(spec, node)))
+            engine.update(world.apply(source.status(spec, node)))
 
     add(0, 500)  # caches are warm, tables have their first size
     gc.collect()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from metastack.agent.lag import SAMPLES, Lag
+from metastack.agent.cache.lag import SAMPLES, Lag
 
 _Z99 = 2.3263478740408408
 """The 99th percentile of the standard normal distribution."""

@@ -18,16 +18,16 @@ import numpy as np
 
 from bench.placement.model import Delivery, Model, Stream
 from bench.placement.truth import Job, Machine, Score, Truth
-from metastack.core.keys import Keys, Kind, ParsedKey
 from metastack.core.model import Claim, ClusterConfig, NodeAlive, NodeFacts, Record, Resources, VmId, VmSpec
-from metastack.core.placement import Board
-from metastack.core.world import Seen, World
+from metastack.core.placement import PlacementEngine
+from metastack.core.state.cluster_state import ClusterState, Seen
+from metastack.core.state.keys import Keys, Kind, ParsedKey
 
 AGAIN_S = 0.25
 """How often everybody looks again at a VM that waits although all of its head has had its time."""
 
 
-class Fed(World):
+class Fed(ClusterState):
     """A world that takes records as they are: coding and decoding is another measurement's business."""
 
     def feed(self, key: ParsedKey, found: Seen[Record] | None, revision: int) -> None:
@@ -63,8 +63,8 @@ class _Open:
 class _Agent:
     """One that keeps a board of its own."""
 
-    def __init__(self, number: int, world: Fed, board: Board) -> None:
-        self.number, self.world, self.board = number, world, board
+    def __init__(self, number: int, world: Fed, engine: PlacementEngine) -> None:
+        self.number, self.world, self.engine = number, world, engine
         self.inbox: list[tuple[float, ParsedKey, Seen[Record] | None, int]] = []
         self.busy_s = 0.0
         self.told: dict[VmId, tuple[str, ...]] = {}
@@ -105,9 +105,9 @@ class Ranked:
         self._heap: list[tuple[float, int, str, Any]] = []
         self._count = 0
         self._world = self._begin()
-        self._board = Board(self._world)
+        self._engine = PlacementEngine(self._world)
         mine = sorted(self._stream.lagging | set(range(min(own, len(machines)))))
-        self._agents = {n: _Agent(n, world, Board(world)) for n in mine for world in [self._begin()]}
+        self._agents = {n: _Agent(n, world, PlacementEngine(world)) for n in mine for world in [self._begin()]}
 
     # --- the world
 
@@ -154,8 +154,8 @@ class Ranked:
         found = None if record is None else Seen(record, self._revision, self._revision)
         told = self._stream.send(at)
         self._world.feed(key, found, self._revision)
-        self._board.update((key,))
-        for vm_waiting, wait in self._board.waiting.items():
+        self._engine.update((key,))
+        for vm_waiting, wait in self._engine.waiting.items():
             state = self._by_vm[vm_waiting]
             if wait.head and (not state.heads or state.heads[-1][1] is not wait.head):
                 self._head(state, told, wait.head)
@@ -171,12 +171,12 @@ class Ranked:
         if len(state.heads) == 1:
             late_s = float(np.median(told.done)) - told.at
             state.began_s = told.at + late_s
-            self._push(state.began_s + self._board.delay_ms(state.vm, 1) / 1000, "look", state)
+            self._push(state.began_s + self._engine.delay_ms(state.vm, 1) / 1000, "look", state)
         for rank, name in enumerate(head):
             agent = self._numbers[name]
             if agent in self._agents or agent in self._stream.deaf:
                 continue
-            delay_s = self._board.delay_ms(state.vm, rank) / 1000
+            delay_s = self._engine.delay_ms(state.vm, rank) / 1000
             self._push(float(told.done[agent]), "heard", (state, agent, len(state.heads) - 1, delay_s, False))
 
     # --- the run
@@ -210,7 +210,7 @@ class Ranked:
     def _delete(self, at: float, n: int) -> None:
         state = self._open[n]
         if state.node < 0:
-            wait = self._board.waiting.get(state.vm)
+            wait = self._engine.waiting.get(state.vm)
             if (wait is not None and wait.head) or state.tries:
                 self._push(at + 0.01, "delete", n)  # somebody is about to take it; it is deleted when it runs
                 return
@@ -251,7 +251,7 @@ class Ranked:
         newer = [told for told, _, n in state.heads if n > number and told.done[agent] <= at]
         if newer:
             return  # another head: whoever is in it has another time
-        if state.claimed is None and self._board.fits(state.vm, self._machines[agent].name):
+        if state.claimed is None and self._engine.fits(state.vm, self._machines[agent].name):
             return
         self._try(at, state, agent)
 
@@ -300,7 +300,7 @@ class Ranked:
             agent.busy_s = at + len(batch) * self._model.agent_cpu_s
             for _, key, found, revision in batch:
                 agent.world.feed(key, found, revision)
-            agent.board.update(dict.fromkeys(key for _, key, _, _ in batch))
+            agent.engine.update(dict.fromkeys(key for _, key, _, _ in batch))
             self._push(agent.busy_s, "hear", agent)
         elif agent.inbox:
             self._push(agent.inbox[0][0], "hear", agent)
@@ -309,11 +309,11 @@ class Ranked:
         """Whatever has this agent in its head since the last slice: its time runs from now."""
         me = self._machines[agent.number].name
         now: dict[VmId, tuple[str, ...]] = {}
-        for vm, wait in agent.board.waiting.items():
+        for vm, wait in agent.engine.waiting.items():
             if me in wait.head and (drained or me == wait.head[0]):
                 now[vm] = wait.head
                 if agent.told.get(vm) is not wait.head:
-                    delay_s = agent.board.delay_ms(vm, wait.head.index(me)) / 1000
+                    delay_s = agent.engine.delay_ms(vm, wait.head.index(me)) / 1000
                     self._push(at + delay_s, "turn", (agent, vm, wait.head))
         agent.told = now
 
@@ -323,10 +323,10 @@ class Ranked:
         if at < agent.busy_s or (behind and self._machines[agent.number].name != head[0]):
             self._push(max(agent.busy_s, at + self._model.agent_cpu_s), "turn", which)
             return
-        wait = agent.board.waiting.get(vm)
+        wait = agent.engine.waiting.get(vm)
         if wait is None or wait.head is not head:
             return
-        if agent.board.fits(vm, self._machines[agent.number].name):
+        if agent.engine.fits(vm, self._machines[agent.number].name):
             return
         state = self._by_vm.get(vm)
         if state is None:
@@ -338,17 +338,17 @@ class Ranked:
 
     def _look(self, at: float, state: _Open) -> None:
         """The head has had its time: those behind it try, one rank delay after the other."""
-        wait = self._board.waiting.get(state.vm)
+        wait = self._engine.waiting.get(state.vm)
         if state.node >= 0 or state.gone or wait is None:
             return
-        due_s = state.began_s + self._board.delay_ms(state.vm, len(wait.head)) / 1000
+        due_s = state.began_s + self._engine.delay_ms(state.vm, len(wait.head)) / 1000
         if wait.head and due_s > at:
             self._push(min(due_s, at + self._model.rank_delay_s), "look", state)
             return
         if not wait.head:
             self._push(at + AGAIN_S, "look", state)
             return
-        for name in self._board.behind(wait):
+        for name in self._engine.behind(wait):
             agent = self._numbers[name]
             if agent not in self._stream.deaf and agent not in state.asked:
                 state.asked.add(agent)

@@ -25,8 +25,8 @@ SOURCES = (
     *(f"bench/placement/{name}.py" for name in ("model", "loads", "truth", "crowd", "ranked")),
     "src/metastack/core/placement",
     "src/metastack/core/model",
-    "src/metastack/core/world.py",
-    "src/metastack/agent/lag.py",
+    "src/metastack/core/state/cluster_state.py",
+    "src/metastack/agent/cache/lag.py",
 )
 
 

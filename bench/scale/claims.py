@@ -16,8 +16,8 @@ from typing import Any
 from bench.harness import say
 from bench.scale import load
 from bench.scale.stage import Stage, cpu_s, stage
-from metastack.core.change import Change
-from metastack.core.keys import Kind
+from metastack.core.protocol.transaction import Transaction
+from metastack.core.state.keys import Kind
 
 PROFILE = os.environ.get("METASTACK_BENCH_PROFILE", "")
 """A file for the profile of the first process, while its agents claim."""
@@ -97,7 +97,7 @@ async def agents(count: int, before: int, trials: Sequence[Trial], **settings: o
         return told
 
 
-async def _place(one: Stage, wishes: list[Change], after: int, vms: int, window: int) -> int:
+async def _place(one: Stage, wishes: list[Transaction], after: int, vms: int, window: int) -> int:
     """Write wishes as VMs are taken; the revision at which the last one was."""
     taken: set[str] = set()
     written = 0

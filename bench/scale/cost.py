@@ -21,13 +21,13 @@ from bench.harness import say
 from bench.placement.cost import BY_ANOTHER
 from bench.scale import load
 from bench.scale.stage import Process, Stage, stage
-from metastack.agent.mirror import listed_prefixes
-from metastack.core.change import Batch, Change, Entry, KeyEvent, Put
-from metastack.core.codec import encode
+from metastack.agent.cache.informer import listed_prefixes
 from metastack.core.model import NodeSpec
-from metastack.core.placement import Board
-from metastack.core.proof import Me
-from metastack.core.world import World
+from metastack.core.placement import PlacementEngine
+from metastack.core.protocol.guards import OwnSession
+from metastack.core.protocol.transaction import Batch, Entry, KeyEvent, Put, Transaction
+from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.codec import encode
 
 PROFILE = os.environ.get("METASTACK_BENCH_PROFILE", "")
 """A file for a profile of the follower in bursts."""
@@ -49,7 +49,7 @@ async def follow(nodes: int, before: int, vms: int, paced: int) -> dict[str, Any
         await one.write([load.config(rank_delay_ms=1000)])
         others = await one.nodes([load.node(n) for n in range(1, nodes)], cordoned=False)
         shut = Put(load.KEYS.node_spec(load.node(0)), encode(NodeSpec(cordoned=True)))
-        await one.write([Change(name="cordon", guards=(), effects=(shut,))])
+        await one.write([Transaction(name="cordon", guards=(), effects=(shut,))])
         await one.write(load.settled(range(before), others))
         worker = await one.worker()
         await worker.ask("agents", first=0, count=1, endpoint=one.endpoint, most=16, boot_s=-1.0)
@@ -92,7 +92,13 @@ class Spent:
         self.messages, self.agent_s, self.bare_s = 0, 0.0, 0.0
 
     async def burst(
-        self, one: Stage, worker: Process, bare: Process, changes: Sequence[Change], *, behind: bool = False
+        self,
+        one: Stage,
+        worker: Process,
+        bare: Process,
+        changes: Sequence[Transaction],
+        *,
+        behind: bool = False,
     ) -> list[int]:
         """Write them; their revisions. ``behind``: while both stand still, so that all are there at once."""
         before = _cpu(worker, bare)
@@ -142,49 +148,49 @@ def _cpu(*workers: Process) -> list[float]:
 class Writer:
     """Commands and agents of others, with the board that those would have."""
 
-    def __init__(self, one: Stage, world: World, nodes: Sequence[Me]) -> None:
-        self._one, self._world, self._board = one, world, Board(world)
+    def __init__(self, one: Stage, world: ClusterState, nodes: Sequence[OwnSession]) -> None:
+        self._one, self._world, self._engine = one, world, PlacementEngine(world)
         self._nodes = {me.node: me for me in nodes}
         self._claims = 0
 
     @classmethod
-    async def of(cls, one: Stage, nodes: Sequence[Me]) -> Writer:
-        world = World(load.KEYS)
+    async def of(cls, one: Stage, nodes: Sequence[OwnSession]) -> Writer:
+        world = ClusterState(load.KEYS)
         world.load(await one.store.list(*listed_prefixes(load.KEYS)))
         return cls(one, world, nodes)
 
-    def wish(self, n: int) -> Change:
+    def wish(self, n: int) -> Transaction:
         return load.wishes([n])[0]
 
-    def claim(self, n: int) -> Change:
-        head = self._board.waiting[load.spec(n).id].head
+    def claim(self, n: int) -> Transaction:
+        head = self._engine.waiting[load.spec(n).id].head
         self._claims += 1
         by_another = self._claims % round(1 / BY_ANOTHER) == 0
         # Compares are the writers' business: what is measured are the messages.
         change = load.claim(n, self._nodes[head[1 if by_another else 0]], 0)
-        return Change(name="claim", guards=(), effects=change.effects, lease=change.lease)
+        return Transaction(name="claim", guards=(), effects=change.effects, lease=change.lease)
 
-    def status(self, n: int) -> Change:
+    def status(self, n: int) -> Transaction:
         claim = self._world.claim(load.spec(n).id)
         assert claim is not None
         me = self._nodes[claim.ok.node]
         status = load.status(n, me, epoch=claim.ok.epoch)
         event = load.told(n, me, "vm.running")
-        return Change(
+        return Transaction(
             name="publish",
             guards=(),
             effects=(Put(load.KEYS.vm_status(load.spec(n).id), encode(status), leased=True), event),
             lease=me.lease,
         )
 
-    def saw(self, changes: Sequence[Change], revisions: Sequence[int]) -> None:
+    def saw(self, changes: Sequence[Transaction], revisions: Sequence[int]) -> None:
         """Take in what was written, in the order in which etcd took it: that is the order of the line, and
         who writes several at a time is not asked for it."""
         for revision, change in sorted(zip(revisions, changes, strict=True), key=itemgetter(0)):
             puts = [effect for effect in change.effects if isinstance(effect, Put)]
             entries = [Entry(put.key, put.value, revision, revision, 1) for put in puts]
             batch = Batch(revision, tuple(KeyEvent(entry.key, revision, entry) for entry in entries))
-            self._board.update(self._world.apply(batch))
+            self._engine.update(self._world.apply(batch))
 
 
 async def _paced(
@@ -192,7 +198,7 @@ async def _paced(
     worker: Process,
     bare: Process,
     writer: Writer,
-    each: Sequence[tuple[Callable[[int], Change], int]],
+    each: Sequence[tuple[Callable[[int], Transaction], int]],
 ) -> dict[str, Any]:
     """CPU when each message finds the agent idle, without what it uses when nothing comes."""
     loop, spent, started = asyncio.get_running_loop(), Spent(), _cpu(worker, bare)

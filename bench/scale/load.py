@@ -12,10 +12,6 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from bench.placement.loads import OFTEN, SHAPES
-from metastack.core import changes
-from metastack.core.change import Change, Delete, Put
-from metastack.core.codec import encode
-from metastack.core.keys import Keys
 from metastack.core.model import (
     Claim,
     ClusterConfig,
@@ -33,9 +29,13 @@ from metastack.core.model import (
     Volume,
     token_revision,
 )
-from metastack.core.proof import Me
-from metastack.core.versions import LEVEL
-from metastack.core.world import Seen
+from metastack.core.protocol import claims as changes
+from metastack.core.protocol.guards import OwnSession
+from metastack.core.protocol.transaction import Delete, Put, Transaction
+from metastack.core.state.cluster_state import Seen
+from metastack.core.state.codec import encode
+from metastack.core.state.keys import Keys
+from metastack.core.state.record_versions import LEVEL
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ def spec(n: int, apart: str = "") -> VmSpec:
     )  # fmt: skip
 
 
-def config(**more: object) -> Change:
+def config(**more: object) -> Transaction:
     """Settings; looks at everything and losses of nodes are no part of what is measured."""
     fields: dict[str, object] = {
         "record_version": LEVEL, "lease_ttl_s": 60, "full_look_s": 3600, "brake_percent": 0,
@@ -92,7 +92,7 @@ def config(**more: object) -> Change:
         **more,
     }  # fmt: skip
     record = ClusterConfig(**fields)  # type: ignore[arg-type]
-    return Change(name="config", guards=(), effects=(Put(KEYS.cluster(), encode(record)),))
+    return Transaction(name="config", guards=(), effects=(Put(KEYS.cluster(), encode(record)),))
 
 
 def _alive(name: str) -> NodeAlive:
@@ -102,15 +102,15 @@ def _alive(name: str) -> NodeAlive:
     )  # fmt: skip
 
 
-def places(count: int) -> list[Change]:
+def places(count: int) -> list[Transaction]:
     """In which rack each node is."""
     puts = [
         Put(KEYS.node_spec(node(n)), encode(NodeSpec(labels={"rack": f"r{n % RACKS}"}))) for n in range(count)
     ]
-    return [Change(name="places", guards=(), effects=tuple(some)) for some in _by(puts, 100)]
+    return [Transaction(name="places", guards=(), effects=tuple(some)) for some in _by(puts, 100)]
 
 
-def nodes(names: Sequence[str], lease: int, *, cordoned: bool) -> list[Change]:
+def nodes(names: Sequence[str], lease: int, *, cordoned: bool) -> list[Transaction]:
     """Nodes without an agent: their records, alive as long as that lease."""
     found = []
     for name in names:
@@ -123,12 +123,12 @@ def nodes(names: Sequence[str], lease: int, *, cordoned: bool) -> list[Change]:
             effects.append(Put(KEYS.node_spec(name), encode(NodeSpec(cordoned=True, by="admin"))))
         found.append(effects)
     return [
-        Change(name="nodes", guards=(), effects=tuple(e for effects in some for e in effects), lease=lease)
+        Transaction(name="nodes", guards=(), effects=tuple(e for effects in some for e in effects), lease=lease)
         for some in _by(found, 30)
     ]
 
 
-def wishes(numbers: Iterable[int], apart: str = "") -> list[Change]:
+def wishes(numbers: Iterable[int], apart: str = "") -> list[Transaction]:
     """New VMs as commands write them, several in a transaction: spec, first version, event."""
     found = []
     for some in _by(list(numbers), AT_ONCE):
@@ -141,11 +141,11 @@ def wishes(numbers: Iterable[int], apart: str = "") -> list[Change]:
                 Put(KEYS.history(wish.id, 1), encode(wish)),
                 Put(KEYS.event(n, f"w{n:06d}"), encode(event)),
             ]
-        found.append(Change(name="create", guards=(), effects=tuple(effects)))
+        found.append(Transaction(name="create", guards=(), effects=tuple(effects)))
     return found
 
 
-def claim(n: int, me: Me, spec_revision: int, apart: str = "") -> Change:
+def claim(n: int, me: OwnSession, spec_revision: int, apart: str = "") -> Transaction:
     """What that node writes to take that VM: the agent's own transaction, with its own compares."""
     wish = spec(n, apart)
     new = Claim(
@@ -165,17 +165,17 @@ def claim(n: int, me: Me, spec_revision: int, apart: str = "") -> Change:
     )  # fmt: skip
 
 
-def told(n: int, me: Me, what: str) -> Put:
+def told(n: int, me: OwnSession, what: str) -> Put:
     """An event of that VM."""
     event = Event(at=AT, by=f"node/{me.node}", what=what, object=str(spec(n).id))
     return Put(KEYS.event(n, f"{what}{n:06d}"), encode(event))
 
 
-def status(n: int, me: Me, phase: Phase = Phase.RUNNING, epoch: int = 0) -> VmStatus:
+def status(n: int, me: OwnSession, phase: Phase = Phase.RUNNING, epoch: int = 0) -> VmStatus:
     return VmStatus(uuid=spec(n).uuid, phase=phase, node=me.node, session=me.session, epoch=epoch, since=AT)
 
 
-def settled(numbers: Iterable[int], at: Sequence[Me]) -> list[Change]:
+def settled(numbers: Iterable[int], at: Sequence[OwnSession]) -> list[Transaction]:
     """VMs that are there already: spec, claim, status and disk, spread over these nodes."""
     found = []
     for some in _by(list(numbers), AT_ONCE):
@@ -185,7 +185,7 @@ def settled(numbers: Iterable[int], at: Sequence[Me]) -> list[Change]:
             lease = me.lease
             effects.append(Put(KEYS.vm_spec(wish.id), encode(wish)))
             effects += [e for e in claim(n, me, 0).effects if "/events/" not in e.key]
-        found.append(Change(name="settled", guards=(), effects=tuple(effects), lease=lease))
+        found.append(Transaction(name="settled", guards=(), effects=tuple(effects), lease=lease))
     return found
 
 

@@ -28,10 +28,10 @@ from aetcd import rpc
 from bench.scale import load
 from bench.scale.stage import stage
 from bench.scale.wire import Wire
-from metastack.core.change import Change
-from metastack.store.channel import OPTIONS
-from metastack.store.messages import key_of, prefix_end
-from metastack.store.wire import Wire as ShippedWire
+from metastack.core.protocol.transaction import Transaction
+from metastack.store.etcd.channel import OPTIONS
+from metastack.store.etcd.messages import key_of, prefix_end
+from metastack.store.etcd.wire import Wire as ShippedWire
 
 BURSTS, BURST, WARM = 14, 50, 2
 PREFIX = load.KEYS.prefix()
@@ -215,7 +215,7 @@ async def measure(names: list[str]) -> dict[str, list[float]]:
         for burst in range(BURSTS):
             before = {name: await tell(child) for name, child in children.items()}
             claims = [load.claim(n, me, 0).effects for n in range(burst * BURST, (burst + 1) * BURST)]
-            changes = [Change(name="claim", guards=(), effects=one, lease=me.lease) for one in claims]
+            changes = [Transaction(name="claim", guards=(), effects=one, lease=me.lease) for one in claims]
             last = max(await one.write(changes, at_once=8))
             for name, child in children.items():
                 async with asyncio.timeout(30):

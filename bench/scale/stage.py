@@ -21,11 +21,11 @@ from typing import Any
 
 from bench.harness import TOP
 from bench.scale import load
-from metastack.core.change import Change, Committed
-from metastack.core.proof import Me
-from metastack.dev.etcd import EtcdCluster, free_ports
+from metastack.core.protocol.guards import OwnSession
+from metastack.core.protocol.transaction import Committed, Transaction
+from metastack.lab.dev.etcd import EtcdCluster, free_ports
 from metastack.settings import StoreSettings
-from metastack.store.etcd import EtcdStore
+from metastack.store.etcd.store import EtcdStore
 
 BYSTANDERS = 20
 LEASE_S = 3600
@@ -87,7 +87,7 @@ class Stage:
     def etcd_pid(self) -> int:
         return self.cluster.members[0].pid
 
-    async def write(self, changes: Sequence[Change], at_once: int = 8) -> list[int]:
+    async def write(self, changes: Sequence[Transaction], at_once: int = 8) -> list[int]:
         """Commit them all, several at a time; the revisions."""
         revisions = [0] * len(changes)
         todo = iter(list(enumerate(changes)))
@@ -102,7 +102,7 @@ class Stage:
         await asyncio.gather(*(work() for _ in range(at_once)))
         return revisions
 
-    async def nodes(self, names: Sequence[str], *, cordoned: bool) -> list[Me]:
+    async def nodes(self, names: Sequence[str], *, cordoned: bool) -> list[OwnSession]:
         """Nodes without agents; who they are."""
         lease = await self.store.grant(LEASE_S)
         await self.write(load.nodes(names, lease.id, cordoned=cordoned))
@@ -110,7 +110,7 @@ class Stage:
             *(load.KEYS.node_alive(name) for name in names[:1]), "/metastack/actual/nodes/"
         )
         created = {entry.key: entry.create_revision for entry in snapshot.entries}
-        return [Me(node=n, session=created[load.KEYS.node_alive(n)], lease=lease.id) for n in names]
+        return [OwnSession(node=n, session=created[load.KEYS.node_alive(n)], lease=lease.id) for n in names]
 
     async def settle(self, vms: int, **settings: object) -> None:
         """A cluster with so many VMs on nodes that take no others."""

@@ -14,7 +14,7 @@ from typing import Any
 from bench.harness import percentile, say
 from bench.scale import load
 from bench.scale.stage import Stage, cpu_s, stage
-from metastack.core.change import Change
+from metastack.core.protocol.transaction import Transaction
 
 WORKERS = 2
 PER_S = 25.0
@@ -44,7 +44,7 @@ async def traffic(
         changes = []
         for n in range(before, before + 2 * writes):
             claim = load.claim(n, at[0], 0)
-            changes.append(Change(name="claim", guards=(), effects=claim.effects, lease=claim.lease))
+            changes.append(Transaction(name="claim", guards=(), effects=claim.effects, lease=claim.lease))
         root = load.KEYS.prefix()
         prefixes = [root + part for part in NARROW] if narrow else [root]
         if not proxied:
@@ -54,7 +54,7 @@ async def traffic(
 
 
 async def _measured(
-    one: Stage, endpoint: str, proxy: int, prefixes: list[str], streams: int, changes: list[Change]
+    one: Stage, endpoint: str, proxy: int, prefixes: list[str], streams: int, changes: list[Transaction]
 ) -> dict[str, Any]:
     for worker in range(WORKERS):
         process = await one.worker()

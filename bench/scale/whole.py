@@ -28,7 +28,7 @@ from bench.harness import RESULTS, TOP, Result, Row, commit, say
 from bench.scale import claims, cost, plots, watch
 from bench.scale.claims import Trial
 from bench.scale.stage import about
-from metastack.core.keys import DEFAULT_ROOT
+from metastack.core.state.keys import DEFAULT_ROOT
 
 VMS = 10_000
 EVERYTHING = (f"{DEFAULT_ROOT}/",)

@@ -14,7 +14,7 @@ from typing import Final, cast
 
 from aetcd import rpc
 
-from metastack.store.messages import key_of, prefix_end
+from metastack.store.etcd.messages import key_of, prefix_end
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _SETTINGS, _PING, _WINDOW = 0, 1, 4, 6, 8

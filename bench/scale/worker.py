@@ -27,24 +27,24 @@ from aetcd import rpc
 
 from bench.scale import load
 from bench.scale.wire import Followed, Wire
-from metastack.agent import claims as agent_claims
-from metastack.agent import garbage
-from metastack.agent import lag as agent_lag
-from metastack.agent import node as agent_node
+from metastack.agent import context as agent_node
 from metastack.agent.agent import Agent
+from metastack.agent.cache import lag as agent_lag
+from metastack.agent.cache.informer import Informer
 from metastack.agent.clock import Clock
-from metastack.agent.marks import Marks
-from metastack.agent.mirror import Mirror
-from metastack.core.change import Batch, Change, Committed, KeyEvent, Outcome, merged
-from metastack.core.proof import Me
-from metastack.hypervisor.memory import MemoryHypervisor
-from metastack.network.memory import MemoryNetwork
+from metastack.agent.reconcile import claim_batch as agent_claims
+from metastack.agent.session.state_files import StateFiles
+from metastack.agent.upkeep import gc_tuning as garbage
+from metastack.core.protocol.guards import OwnSession
+from metastack.core.protocol.transaction import Batch, Committed, KeyEvent, Outcome, Transaction, merged
+from metastack.hypervisor.twin.hypervisor import MemoryHypervisor
+from metastack.network.twin import MemoryNetwork
 from metastack.ports import DomainSpec
 from metastack.settings import StoreSettings
-from metastack.storage.memory import MemoryPool, MemoryStorage
-from metastack.store.channel import OPTIONS, Channels
-from metastack.store.etcd import EtcdStore
-from metastack.store.messages import key_of, prefix_end, txn_of
+from metastack.storage.twin import MemoryPool, MemoryStorage
+from metastack.store.etcd.channel import OPTIONS, Channels
+from metastack.store.etcd.messages import key_of, prefix_end, txn_of
+from metastack.store.etcd.store import EtcdStore
 
 PATIENCE_S = 120.0
 _DIE_WITH_PARENT = 1
@@ -57,7 +57,7 @@ def patient() -> None:
     """Time-outs that mean "etcd is not well" where an agent has a machine mean "the others' turn" here."""
     assert Channels.ask.__kwdefaults__ is not None
     Channels.ask.__kwdefaults__["attempt_s"] = PATIENCE_S
-    Mirror.reached.__defaults__ = (PATIENCE_S,)
+    Informer.reached.__defaults__ = (PATIENCE_S,)
     agent_node.LOST_WAIT_S = PATIENCE_S
     # Every agent is as late as all that share its core; said aloud, each would come after the others in turn.
     agent_lag.LEAST_MS = 1 << 30  # type: ignore[misc]
@@ -70,7 +70,7 @@ class CountingStore(EtcdStore):
         super().__init__(StoreSettings(endpoints=(endpoint,)), total_timeout_s=PATIENCE_S)
         self._counts = counts
 
-    async def commit(self, change: Change) -> Outcome:
+    async def commit(self, change: Transaction) -> Outcome:
         self._counts[f"{change.name} sent"] += 1
         outcome = await super().commit(change)
         if not isinstance(outcome, Committed):
@@ -154,7 +154,7 @@ class Worker:
 
     def _agent(self, n: int, endpoint: str, boot_s: float) -> Agent:
         name, address = load.node(n), f"10.8.{n >> 8}.{n & 255}"
-        marks = Marks(self._folder / name)
+        marks = StateFiles(self._folder / name)
         marks.lock()
         marks.node_uuid(f"uuid-of-{name}")
         hypervisor = MemoryHypervisor(uuid=f"0-{n}", capacity=load.ROOM, boot_s=max(0.0, boot_s))
@@ -200,11 +200,11 @@ class Worker:
         """Wish and claim these VMs as fast as it goes; the last revision."""
         channel = grpc.aio.insecure_channel(endpoint.removeprefix("http://"), options=OPTIONS)
         txn = rpc.KVStub(channel).Txn
-        mes = [Me(node=name, session=session, lease=lease) for name, session, lease in nodes]
+        mes = [OwnSession(node=name, session=session, lease=lease) for name, session, lease in nodes]
         chunks = iter([numbers[at : at + load.AT_ONCE] for at in range(0, len(numbers), load.AT_ONCE)])
         last = 0
 
-        async def send(change: Change) -> int:
+        async def send(change: Transaction) -> int:
             nonlocal last
             answer = await txn(txn_of(change))
             if not answer.succeeded:
@@ -230,7 +230,7 @@ class Worker:
     async def do_reached(self, revision: int) -> dict[str, Any]:
         """When the last of them has been delivered that revision, on the clock that processes share."""
         for agent in self._agents:
-            await agent.node.mirror.reached(revision)
+            await agent.node.informer.reached(revision)
         for bare in self._bare:
             await bare.reached(revision)
         return {"at_s": time.monotonic(), "streams": len(self._bare)}

@@ -10,14 +10,14 @@ import json
 import os
 import time
 
-from metastack.agent.gate import Gate
-from metastack.agent.memory import VmMemory
+from metastack.agent.reconcile.boot_gate import BootGate
+from metastack.agent.reconcile.vm_memory import VmMemory
 from metastack.core.model import VmSpec
 
-asked = Gate.passes
+asked = BootGate.passes
 
 
-async def passes(self: Gate, spec: VmSpec, memory: VmMemory, *, resuming: bool = False) -> bool:
+async def passes(self: BootGate, spec: VmSpec, memory: VmMemory, *, resuming: bool = False) -> bool:
     began_s = time.monotonic()
     if spec.name.endswith("-free"):
         memory.gate.passed()
@@ -31,4 +31,4 @@ async def passes(self: Gate, spec: VmSpec, memory: VmMemory, *, resuming: bool =
     return passed
 
 
-Gate.passes = passes  # type: ignore[method-assign]
+BootGate.passes = passes  # type: ignore[method-assign]

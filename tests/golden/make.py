@@ -11,8 +11,8 @@ import sys
 from typing import Any
 
 import msgspec
-
 from metastack.core.codec import current
+
 from metastack.core.model import RECORDS
 
 

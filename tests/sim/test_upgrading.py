@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from metastack.sim.lab import play
-from metastack.sim.run import script_of
-from metastack.sim.script import parse
+from metastack.lab.sim.engine.lab import play
+from metastack.lab.sim.engine.run import script_of
+from metastack.lab.sim.script.script import parse
 
 OLD = """
 until 30

@@ -45,9 +45,9 @@ ROOTS: Final[dict[str, str]] = {
     "scheduler.cli": "the scheduler's own verbs, mounted by the CLI by name; starts scheduler.main",
     "cli.main": "mounts the verbs of dev and agent by name",
     "cli.session": "opens the store and the storage that a context names, at the first use",
+    "cli.vm.console": "steps into the namespace of a one-machine cluster (lab.netns), at the first use",
     "cli.complete": "opens the store for live names, with a patience of its own and without a message",
-    "dev": "the one-machine cluster: starts whole agents and servers, for people and for tests",
-    "sim": "the simulator: the agent on in-memory adapters and a virtual clock",
+    "lab": "tools that ship: the one-machine cluster: whole agents and servers; and the simulator",
 }
 """Composition roots, a module or a whole part each, and why."""
 
@@ -84,17 +84,17 @@ CLOCK_MODULES: Final = frozenset({"agent.clock", "agent.main"})
 """In the agent only these know clocks and randomness: the simulator runs the rest on a virtual one."""
 
 TASKS: Final[dict[str, str]] = {
-    "cli.console": "the ends of one console; none may end the others by raising; all awaited in its finally",
-    "hypervisor.connection": "the keeper of the connection, owned by open() and close()",
-    "hypervisor.memory_daemon": "models a libvirt call that outlives the await that started it",
-    "sim.loop": "starts the main task of a simulated process; bury() ends whatever is left",
-    "sim.wire": "a request on its way, which outlives the process that sent it; bury() ends what is left",
-    "storage.memory": "models a storage call that outlives the await that started it",
-    "store.watch": "one outstanding read of the stream, kept across timeouts, ended by close()",
+    "cli.vm.console": "the ends of one console; none may end the others by raising; all awaited in its finally",
+    "hypervisor.libvirt.connection": "the keeper of the connection, owned by open() and close()",
+    "hypervisor.twin.daemon": "models a libvirt call that outlives the await that started it",
+    "lab.sim.engine.loop": "starts the main task of a simulated process; bury() ends whatever is left",
+    "lab.sim.engine.wire": "a request on its way, which outlives its sender; bury() ends what is left",
+    "storage.twin": "models a storage call that outlives the await that started it",
+    "store.etcd.watch": "one outstanding read of the stream, kept across timeouts, ended by close()",
 }
 """Modules that may start a task without a TaskGroup, and why."""
 
-THREADS: Final = ("hypervisor", "storage", "dev", "sim", "ports.threads")
+THREADS: Final = ("hypervisor", "storage", "lab", "ports.threads")
 """Parts, or modules of others, that may start threads."""
 LINES: Final = 600
 LONG: Final[dict[str, int]] = {}
@@ -165,7 +165,7 @@ def check(source: str, module: str, package: bool = False) -> list[str]:
                 wrong.append(f"{module}:{line}: core is pure, it must not import {top}")
             elif top not in sys.stdlib_module_names and top != "msgspec":
                 wrong.append(f"{module}:{line}: core imports the standard library and msgspec, not {top}")
-        elif top in ONLY_IN and part not in (ONLY_IN[top], "dev"):
+        elif top in ONLY_IN and part not in (ONLY_IN[top], "lab"):
             wrong.append(f"{module}:{line}: only {ONLY_IN[top]} may import {top}")
         elif part == "agent" and top in CLOCKS and module not in CLOCK_MODULES:
             wrong.append(f"{module}:{line}: in the agent only clock may import {top}")
@@ -248,33 +248,37 @@ def test_no_names_that_say_nothing() -> None:
         ("core.plan", "from .. import ports", "core must not import ports"),
         ("ports", "from .agent.main import run", "ports must not import agent"),
         ("ports", "from . import store", "ports must not import store"),
-        ("store.etcd", "from metastack.agent import session", "store must not import agent"),
-        ("store.etcd", "from metastack.hypervisor.libvirt import X", "store must not import hypervisor"),
+        ("store.etcd.store", "from metastack.agent import session", "store must not import agent"),
+        (
+            "store.etcd.store",
+            "from metastack.hypervisor.libvirt.hypervisor import X",
+            "store must not import hypervisor",
+        ),
         ("store.etcd", "from ..telemetry import logs", "store must not import telemetry"),
-        ("agent.act", "from ..store.etcd import EtcdStore", "agent must not import store"),
-        ("agent.act", "def f():\n    from ..hypervisor import libvirt", "agent must not import hypervisor"),
-        ("agent.act", "if TYPE_CHECKING:\n    from ..storage.ceph import C", "agent must not import storage"),
-        ("agent.act", "from ..commands import vms", "agent must not import commands"),
-        ("agent.act", "import time", "only clock may import time"),
-        ("agent.act", "from datetime import datetime", "only clock may import datetime"),
-        ("agent.act", "import_module('metastack.store.etcd')", "agent must not import store"),
-        ("commands.vms", "import metastack.store.etcd", "commands must not import store"),
-        ("commands.vms", "from metastack.cli import main", "commands must not import cli"),
-        ("cli.vm", "from metastack.store.etcd import EtcdStore", "cli must not import store"),
+        ("agent.agent", "from ..store.etcd import EtcdStore", "agent must not import store"),
+        ("agent.agent", "def f():\n    from ..hypervisor import libvirt", "agent must not import hypervisor"),
+        ("agent.agent", "if TYPE_CHECKING:\n    from ..storage.ceph import C", "agent must not import storage"),
+        ("agent.agent", "from ..commands import vms", "agent must not import commands"),
+        ("agent.agent", "import time", "only clock may import time"),
+        ("agent.agent", "from datetime import datetime", "only clock may import datetime"),
+        ("agent.agent", "import_module('metastack.store.etcd.store')", "agent must not import store"),
+        ("commands.vm.change", "import metastack.store.etcd.store", "commands must not import store"),
+        ("commands.vm.change", "from metastack.cli import main", "commands must not import cli"),
+        ("cli.vm", "from metastack.store.etcd.store import EtcdStore", "cli must not import store"),
         ("cli.vm", "from metastack.telemetry import logs", "cli must not import telemetry"),
         ("cli.vm", "from metastack.agent import settings", "cli must not import agent"),
         ("agent.main", "import libvirt", "only hypervisor may import libvirt"),
-        ("storage.ceph", "import grpc.aio", "only store may import grpc"),
-        ("hypervisor.libvirt", "import rbd", "only storage may import rbd"),
-        ("store.etcd", "from rados import Rados", "only storage may import rados"),
+        ("storage.ceph.storage", "import grpc.aio", "only store may import grpc"),
+        ("hypervisor.libvirt.hypervisor", "import rbd", "only storage may import rbd"),
+        ("store.etcd.store", "from rados import Rados", "only storage may import rados"),
         ("network.linux", "from aetcd import rpc", "only store may import aetcd"),
         ("agent.main", "from h2.connection import H2Connection", "only store may import h2"),
-        ("agent.act", "asyncio.create_task(f())", "a bare create_task"),
-        ("agent.act", "asyncio.get_running_loop().create_task(f())", "a bare create_task"),
-        ("agent.act", "from asyncio import create_task\ncreate_task(f())", "a bare create_task"),
-        ("store.etcd", "asyncio.ensure_future(f())", "a bare ensure_future"),
-        ("agent.act", "asyncio.to_thread(f)", "threads live in"),
-        ("store.etcd", "loop.run_in_executor(None, f)", "threads live in"),
+        ("agent.agent", "asyncio.create_task(f())", "a bare create_task"),
+        ("agent.agent", "asyncio.get_running_loop().create_task(f())", "a bare create_task"),
+        ("agent.agent", "from asyncio import create_task\ncreate_task(f())", "a bare create_task"),
+        ("store.etcd.store", "asyncio.ensure_future(f())", "a bare ensure_future"),
+        ("agent.agent", "asyncio.to_thread(f)", "threads live in"),
+        ("store.etcd.store", "loop.run_in_executor(None, f)", "threads live in"),
         ("ports.local_io", "threading.Thread(target=f)", "threads live in"),
         ("helpers.strings", "pass", "no part of the house"),
     ],
@@ -288,10 +292,10 @@ def test_the_checker_sees(module: str, source: str, says: str) -> None:
     [
         ("core.plan", "import re, enum, typing\nimport msgspec\nfrom .model import VmId"),
         ("agent.main", "from ..store.etcd import EtcdStore\nfrom ..telemetry import logs\nimport time"),
-        ("agent.act", "async with asyncio.TaskGroup() as group:\n    group.create_task(f())"),
-        ("store.etcd", "import grpc\nfrom metastack.ports import Store\nfrom .watch import Watching"),
+        ("agent.agent", "async with asyncio.TaskGroup() as group:\n    group.create_task(f())"),
+        ("store.etcd.store", "import grpc\nfrom metastack.ports import Store\nfrom .watch import Watching"),
         ("cli.vm", "from metastack.commands import vms\nfrom metastack import __version__"),
-        ("dev.cluster", "from metastack.agent.main import run\nfrom metastack.cli import main"),
+        ("lab.dev.cluster", "from metastack.agent.main import run\nfrom metastack.cli import main"),
     ],
 )
 def test_the_checker_lets_through(module: str, source: str) -> None:

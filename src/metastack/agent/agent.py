@@ -13,10 +13,10 @@ from typing import Final
 
 import structlog
 
-from ..core.facts import of_another
-from ..core.keys import Keys, Kind, ParsedKey, about_nodes, in_order
+from ..core.domains import of_another
 from ..core.model import Resources, VmId
-from ..core.world import World
+from ..core.state.cluster_state import ClusterState
+from ..core.state.keys import Keys, Kind, ParsedKey, about_nodes, in_order
 from ..ports import (
     Broken,
     Fenced,
@@ -30,34 +30,34 @@ from ..ports import (
     Unavailable,
     local_io,
 )
-from . import route
-from .act import Reconciler
-from .announce import Announcer
-from .announced import Announced
-from .boots import Boots
+from .cache.informer import Informer
+from .cache.node_changes import NodeChanges
 from .clock import Clock
-from .fencer import Fencer
-from .health import Health
-from .in_flight import drained, quiet_in_time
-from .lease_keeper import LeaseKeeper
-from .leaving import Leaving
-from .machine import Machine
-from .macs import Macs
-from .marks import Marks
-from .mirror import Mirror
-from .node import Node
-from .past import Past
-from .patience import patiently
-from .queue import Queue
-from .readiness import AT_ONCE, Readiness
-from .route import Key
-from .secrets import Secrets
-from .session import Session
-from .silence import Silence
-from .silent_others import SilentOthers
-from .stuck_steps import StuckSteps
-from .sweeper import Sweeper, orphans
-from .whereabouts import Whereabouts
+from .context import AgentContext
+from .fencing.fencer import Fencer
+from .fencing.silent_nodes import SilentNodes
+from .fencing.storage_silence import StorageSilence
+from .reconcile import event_router as route
+from .reconcile.boot_slots import BootSlots
+from .reconcile.evacuation import Evacuation
+from .reconcile.event_router import Key
+from .reconcile.in_flight import drained, quiet_in_time
+from .reconcile.readiness import AT_ONCE, Readiness
+from .reconcile.stuck_steps import StuckSteps
+from .reconcile.vm_reconciler import VmReconciler
+from .reconcile.workqueue import WorkQueue
+from .report.addresses import NodeAddresses
+from .report.guest_macs import GuestMacs
+from .report.health import Health
+from .report.machine import Machine
+from .report.node_status import NodeStatusReporter
+from .session.etcd_history import EtcdHistory
+from .session.lease_keeper import LeaseKeeper
+from .session.session import Session
+from .session.state_files import StateFiles
+from .session.storage_keys import StorageKeys
+from .upkeep.sweeper import Sweeper, orphans
+from .waiting import patiently
 
 log = structlog.get_logger()
 
@@ -80,7 +80,7 @@ class Agent:
         storage: Storage,
         hypervisor: Hypervisor,
         network: Network,
-        marks: Marks,
+        marks: StateFiles,
         clock: Clock,
         addresses: tuple[str, ...] = (),
         address: str = "",
@@ -91,25 +91,25 @@ class Agent:
         boots_at_once: int = 0,
         watchdog_device: str = "",
         boot_id: str = "",
-        config_changed: Callable[[World], None] = lambda world: None,
+        config_changed: Callable[[ClusterState], None] = lambda world: None,
     ) -> None:
         self._health = Health(addresses=addresses, watchdog_device=watchdog_device)
-        self._queue: Queue[Key] = Queue()
+        self._queue: WorkQueue[Key] = WorkQueue()
         self._workers, self._config_changed = workers, config_changed
         self._busy = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._disk_since: dict[Key, float] = {}
         self.marks = marks
-        mirror = Mirror(store, keys, Past(name, keys, marks), self._changed)
-        store = Levelled(store, keys, lambda: mirror.world.level)
+        informer = Informer(store, keys, EtcdHistory(name, keys, marks), self._changed)
+        store = Levelled(store, keys, lambda: informer.world.level)
         session = Session(
             name=name,
             keys=keys,
             store=store,
             storage=storage,
             hypervisor=hypervisor,
-            mirror=mirror,
+            informer=informer,
             marks=marks,
             clock=clock,
             addresses=addresses,
@@ -118,7 +118,7 @@ class Agent:
             drained=self._drained,
             changed=self._look_at_everything,
         )
-        self.node = Node(
+        self.node = AgentContext(
             name=name,
             keys=keys,
             store=store,
@@ -126,27 +126,27 @@ class Agent:
             hypervisor=hypervisor,
             network=network,
             clock=clock,
-            mirror=mirror,
+            informer=informer,
             session=session,
             addresses=addresses,
         )
-        mirror.past.noticed, mirror.past.restarted = self.node.disbelieves, self.node.restarted
-        self._boots = Boots(lambda: boots_at_once or self.node.world.config.boots_at_once, self._look_at)
-        self._reconciler = Reconciler(self.node, self._boots, self._look_at)
+        informer.past.noticed, informer.past.restarted = self.node.disbelieves, self.node.restarted
+        self._boots = BootSlots(lambda: boots_at_once or self.node.world.config.boots_at_once, self._look_at)
+        self._reconciler = VmReconciler(self.node, self._boots, self._look_at)
         self._readiness = self.node.readiness = Readiness(self.node, self._look_at)
-        self._secrets = self.node.secrets = Secrets(storage, hypervisor, session, self._health)
-        self._leaving = self.node.leaving = Leaving(self.node, self._look_at)
+        self._secrets = self.node.secrets = StorageKeys(storage, hypervisor, session, self._health)
+        self._evacuation = self.node.leaving = Evacuation(self.node, self._look_at)
         self.fencer = Fencer(self.node)
         self.node.suspect = self._suspect
-        self.silence = Silence(self.node, lambda: self._queue.add(route.BLOCKED))
-        self._silent_others = SilentOthers(self.node, self.silence)
-        self._announcer = Announcer(
+        self.silence = StorageSilence(self.node, lambda: self._queue.add(route.BLOCKED))
+        self._silent_others = SilentNodes(self.node, self.silence)
+        self._announcer = NodeStatusReporter(
             self.node, self.fencer, self._health, self.silence, marks,
             address=address, console=console, capacity=capacity, machine=machine,
             boot_id=boot_id,
         )  # fmt: skip
         self._stuck_steps, self._lease_keeper = StuckSteps(name), LeaseKeeper(name, keys, store, boot_id)
-        self._sweeper, self._announced, self._macs = Sweeper(self.node), Announced(name), Macs(name)
+        self._sweeper, self._announced, self._macs = Sweeper(self.node), NodeChanges(name), GuestMacs(name)
         self._health.removals = self._sweeper.removal.stuck.said
 
     # --- life
@@ -155,7 +155,7 @@ class Agent:
         """Why nobody can open a console here; empty: they can."""
         self._health.console_why = why
 
-    def reached(self, where: Whereabouts) -> None:
+    def reached(self, where: NodeAddresses) -> None:
         """Where this node is reached: published from now on."""
         self._announcer.reached_at(where.address, where.console)
 
@@ -180,7 +180,7 @@ class Agent:
             tasks = [
                 group.create_task(work)
                 for work in (
-                    node.mirror.run(),
+                    node.informer.run(),
                     node.session.run(),
                     self._announcer.run(),
                     self._full_look(),
@@ -234,9 +234,9 @@ class Agent:
         if Kind.CLUSTER in kinds:
             self._health.note_config(node.world)
             self._config_changed(node.world)
-        for key in route.keys_of(news, node.world, node.name, node.board, node.disks, self._here):
+        for key in route.keys_of(news, node.world, node.name, node.engine, node.disks, self._here):
             self._queue.add(key)
-        if (due_s := node.board.due_s()) is not None:
+        if (due_s := node.engine.due_s()) is not None:
             self._queue.add_at(route.OVERDUE, due_s)
 
     def _suspect(self, victim: str, why: str) -> None:
@@ -253,7 +253,7 @@ class Agent:
     def _look_at_everything(self) -> None:
         """My session changed: everything may have another answer now."""
         self.fencer.observe()
-        for key in route.everything(self.node.world, self.node.name, self._reconciler.known, self.node.board):
+        for key in route.everything(self.node.world, self.node.name, self._reconciler.known, self.node.engine):
             self._queue.add(key)
 
     # --- tasks
@@ -307,7 +307,7 @@ class Agent:
         await self.node.caught_up()
         match key:
             case ("vm", project, name):
-                if self.node.mirror.went_back or not self.node.session.recognised:
+                if self.node.informer.went_back or not self.node.session.recognised:
                     # Safety: an agent that has not listed etcd since it started (which being recognised needs),
                     # or that is a stranger to the etcd that it reached, kills nothing.
                     return RETRY_S
@@ -331,13 +331,13 @@ class Agent:
                     self._queue.add(("disk", project, uuid))
                 return 0.0
             case ("task", "overdue", _):
-                for vm in self.node.board.overdue():
+                for vm in self.node.engine.overdue():
                     self._queue.add(("vm", vm.project, vm.name))
-                if (due_s := self.node.board.due_s()) is not None:
+                if (due_s := self.node.engine.due_s()) is not None:
                     self._queue.add_at(key, due_s)
                 return 0.0
             case ("task", "leave", _):
-                return self._leaving.look()
+                return self._evacuation.look()
             case ("task", "domains", _):
                 await self._note_soon()
                 return 0.0
@@ -394,7 +394,7 @@ class Agent:
             await asyncio.sleep(self.node.world.config.full_look_s)
             try:
                 with local_io("looking at everything"):
-                    await self.node.mirror.look_if_due()
+                    await self.node.informer.look_if_due()
                     await self._note_domains()
                     await self._read_keys()
                     await self._check_blocked()
@@ -402,7 +402,7 @@ class Agent:
                 log.info("full_look_failed", error=str(error))
                 if self._health.silent:
                     self._queue.add_after(route.BLOCKED, RETRY_S)
-            self._health.kept(self.node.mirror.past.try_keep())
+            self._health.kept(self.node.informer.past.try_keep())
             self._look_at_everything()
 
     async def _note_domains(self) -> None:

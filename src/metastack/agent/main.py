@@ -11,28 +11,28 @@ from pathlib import Path
 import structlog
 import uvloop
 
-from ..core.keys import Keys
 from ..core.model import Resources
-from ..core.world import World
-from ..hypervisor.libvirt import LibvirtHypervisor
+from ..core.state.cluster_state import ClusterState
+from ..core.state.keys import Keys
+from ..hypervisor.libvirt.hypervisor import LibvirtHypervisor
 from ..network.linux import LinuxNetwork
 from ..ports import Broken, local_io
-from ..storage.main import build
-from ..store.etcd import EtcdStore
+from ..storage.choose import build
+from ..store.etcd.store import EtcdStore
 from ..telemetry import logs
 from ..telemetry.syslog import Syslog
-from . import garbage
 from .agent import Agent
 from .clock import Clock
-from .console import ConsoleServer
-from .machine import machine
-from .marks import Marks
-from .other_boot import read_boot_id
-from .patience import patiently
+from .fencing.watchdog import Watchdog, WatchdogDevice
+from .report.addresses import NodeAddresses, whereabouts
+from .report.machine import machine
+from .session.other_boot import read_boot_id
+from .session.state_files import StateFiles
 from .settings import AgentSettings
-from .systemd import Notifier
-from .watchdog import Device, Guard
-from .whereabouts import Whereabouts, whereabouts
+from .upkeep import gc_tuning as garbage
+from .upkeep.console import ConsoleServer
+from .upkeep.systemd import Notifier
+from .waiting import patiently
 
 log = structlog.get_logger()
 
@@ -43,7 +43,7 @@ async def serve(settings: AgentSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    marks = Marks(Path(settings.state_dir))
+    marks = StateFiles(Path(settings.state_dir))
     vnc = Path(settings.run_dir) / "vnc"
     await patiently("state_dir", lambda: _prepare(marks, vnc), stop)
     if stop.is_set():
@@ -51,10 +51,10 @@ async def serve(settings: AgentSettings) -> None:
     syslog = Syslog(host=settings.name)
     logs.forward_to(syslog.offer)
 
-    def config_changed(world: World) -> None:
+    def config_changed(world: ClusterState) -> None:
         syslog.set_target(world.config.syslog)
 
-    async def where() -> Whereabouts:
+    async def where() -> NodeAddresses:
         return await whereabouts(settings.endpoints, settings.address, settings.console_listen)
 
     store = EtcdStore(settings.store)
@@ -94,7 +94,7 @@ async def serve(settings: AgentSettings) -> None:
                 group.create_task(ConsoleServer(agent.node, where, agent.console_trouble, agent.reached).run()),
             ]
             if settings.watchdog_device:
-                guard = Guard(agent.node, Device(settings.watchdog_device))
+                guard = Watchdog(agent.node, WatchdogDevice(settings.watchdog_device))
                 helpers.append(group.create_task(guard.run()))
             await agent.run(stop, lambda: notifier.say("READY=1"))
             notifier.say("STOPPING=1")
@@ -107,7 +107,7 @@ async def serve(settings: AgentSettings) -> None:
     log.info("agent_stopped", node=settings.name)
 
 
-async def _prepare(marks: Marks, vnc: Path) -> None:
+async def _prepare(marks: StateFiles, vnc: Path) -> None:
     """What has to be on this host's disk before anything else; raises LocalTrouble."""
     marks.lock()
     marks.node_uuid(str(uuid.uuid4()))
@@ -117,7 +117,7 @@ async def _prepare(marks: Marks, vnc: Path) -> None:
 
 
 async def _tidy_once(agent: Agent) -> None:
-    await agent.node.mirror.listed.wait()
+    await agent.node.informer.listed.wait()
     garbage.keep_what_is_here()
 
 

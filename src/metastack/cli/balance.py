@@ -1,6 +1,6 @@
 """``metastack balance``: which running VMs should move so that all are better placed.
 
-Owns: options and printing. Refuses: plans (:mod:`metastack.commands.balancing`), and moving anything.
+Owns: options and printing. Refuses: plans (:mod:`metastack.commands.capacity.balance`), and moving anything.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .frame import Output, frame_of, verb
 from .session import with_cluster
 
 if TYPE_CHECKING:
-    from metastack.commands.balancing import BalanceView, MoveView
+    from metastack.commands.capacity.balance import BalanceView, MoveView
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 
@@ -29,7 +29,7 @@ def balance(
     ] = 0.05,
 ) -> None:
     """Say which running VMs should move, in which order, and what it gains."""
-    from metastack.commands.balancing import not_yet, plan_balance
+    from metastack.commands.capacity.balance import not_yet, plan_balance
 
     if not dry_run:
         raise not_yet()

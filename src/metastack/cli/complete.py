@@ -28,8 +28,8 @@ def _keys_below(ctx: typer.Context, kind: str) -> list[tuple[str, ...]]:
 async def _read(ctx: typer.Context, kind: str) -> list[tuple[str, ...]]:
     import asyncio
 
-    from metastack.core.keys import Keys, Kind
-    from metastack.store.etcd import EtcdStore
+    from metastack.core.state.keys import Keys, Kind
+    from metastack.store.etcd.store import EtcdStore
 
     from .session import context_of
 
@@ -69,7 +69,7 @@ def project_names(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def setting_keys(incomplete: str) -> list[str]:
-    from metastack.commands.settings import SETTINGS
+    from metastack.commands.cluster.settings import SETTINGS
 
     return [field.name for field in SETTINGS if field.name.startswith(incomplete)]
 

@@ -1,6 +1,7 @@
 """``metastack config``: the platform's configuration.
 
-Owns: the verbs' options and what they print. Refuses: types and bounds (:mod:`metastack.commands.settings`).
+Owns: the verbs' options and what they print.
+Refuses: types and bounds (:mod:`metastack.commands.cluster.settings`).
 Rule: all settings of one call are written together or not at all.
 """
 
@@ -15,8 +16,8 @@ from .frame import Frame, frame_of, noun, verb
 from .session import note, with_cluster
 
 if TYPE_CHECKING:
-    from metastack.commands.deed import Cluster
-    from metastack.commands.settings import Setting
+    from metastack.commands.cluster.settings import Setting
+    from metastack.commands.request import Cluster
 
     from .output import Printer
 
@@ -43,7 +44,7 @@ def show(ctx: typer.Context) -> None:
 
     `-o wide` says what each may be and what it means.
     """
-    from metastack.commands.settings import show_settings
+    from metastack.commands.cluster.settings import show_settings
 
     frame = frame_of(ctx)
     _printer(frame).list(with_cluster(frame, show_settings))
@@ -56,7 +57,7 @@ def set_(
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with the change.")] = "",
 ) -> None:
     """Change settings; the agents follow at once."""
-    from metastack.commands.settings import parse_settings
+    from metastack.commands.cluster.settings import parse_settings
 
     _write(frame_of(ctx), reason, parse_settings(list(pairs)), "config.set")
 
@@ -68,20 +69,20 @@ def unset(
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with the change.")] = "",
 ) -> None:
     """Set settings back to their defaults."""
-    from metastack.commands.settings import defaults_of
+    from metastack.commands.cluster.settings import defaults_of
 
     _write(frame_of(ctx), reason, defaults_of(list(keys)), "config.unset")
 
 
 def _write(frame: Frame, reason: str, values: dict[str, Any], what: str) -> None:
     from metastack.commands import names
-    from metastack.commands.deed import new_deed
-    from metastack.commands.settings import set_settings, show_settings
+    from metastack.commands.cluster.settings import set_settings, show_settings
+    from metastack.commands.request import new_request
 
-    deed = new_deed(names.reason(reason))
+    request = new_request(names.reason(reason))
 
     async def work(cluster: Cluster) -> list[Setting]:
-        changed = await set_settings(cluster, deed, values, what)
+        changed = await set_settings(cluster, request, values, what)
         note(frame, "config: changed" if changed else "config: is so already")
         return [setting for setting in await show_settings(cluster) if setting.key in values]
 

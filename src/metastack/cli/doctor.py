@@ -14,8 +14,8 @@ from .frame import Frame, Output, frame_of, verb
 from .session import context_of, note, with_cluster, with_storage
 
 if TYPE_CHECKING:
-    from metastack.commands.deed import Cluster
     from metastack.commands.doctor.facts import Facts
+    from metastack.commands.request import Cluster
     from metastack.ports import Storage
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)

@@ -1,6 +1,7 @@
 """``metastack events``: who did what to which object, when and why.
 
-Owns: the verb's options and what it prints. Refuses: choosing events (:mod:`metastack.commands.events`).
+Owns: the verb's options and what it prints.
+Refuses: choosing events (:mod:`metastack.commands.cluster.events`).
 Rule: oldest first, so that the last line is the newest, also with ``--watch``.
 """
 
@@ -15,8 +16,8 @@ from .frame import Frame, frame_of, verb
 from .session import with_cluster
 
 if TYPE_CHECKING:
-    from metastack.commands.deed import Cluster
-    from metastack.commands.events import EventView
+    from metastack.commands.cluster.events import EventView
+    from metastack.commands.request import Cluster
 
     from .output import Printer
 
@@ -51,10 +52,10 @@ def events(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on with every new one.")] = False,
 ) -> None:
     """List who did what to which object, when and why; oldest first."""
-    from metastack.commands.events import Wanted, follow_events, list_events, since_ms
+    from metastack.commands.cluster.events import EventFilter, follow_events, list_events, since_ms
 
     now_ms = time.time_ns() // 1_000_000
-    frame, wanted = frame_of(ctx), Wanted(object=object, since_ms=since_ms(since, now_ms))
+    frame, wanted = frame_of(ctx), EventFilter(object=object, since_ms=since_ms(since, now_ms))
     printer = _printer(frame)
 
     async def work(cluster: Cluster) -> None:

@@ -1,7 +1,7 @@
 """``metastack fence``: what was shut out of the storage, and the two verbs that ask for it by hand.
 
 Owns: options and printing; ``node fence`` and ``node unfence`` are mounted by :mod:`metastack.cli.node`.
-Refuses: rules about fences (:mod:`metastack.commands.fences`).
+Refuses: rules about fences (:mod:`metastack.commands.fence.requests`).
 Rule: both verbs want a reason, and a yes.
 """
 
@@ -16,8 +16,8 @@ from .frame import Frame, frame_of, noun, verb
 from .session import confirm, note, with_cluster, with_storage
 
 if TYPE_CHECKING:
-    from metastack.commands.deed import Cluster
-    from metastack.commands.fence_view import FenceView
+    from metastack.commands.fence.views import FenceView
+    from metastack.commands.request import Cluster
     from metastack.ports import Storage
 
     from .output import Printer
@@ -60,8 +60,8 @@ def list_(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on with every change.")] = False,
 ) -> None:
     """List the last fence of every node, and the open ones."""
-    from metastack.commands.fence_view import fence_views
-    from metastack.commands.fences import FENCES
+    from metastack.commands.fence.requests import FENCES
+    from metastack.commands.fence.views import fence_views
     from metastack.commands.reading import prefixes
 
     from .watching import print_list
@@ -77,8 +77,8 @@ def list_(
 
 
 async def _shown(cluster: Cluster, name: str) -> FenceView:
-    from metastack.commands.fence_view import fence_view
-    from metastack.commands.fences import FENCES
+    from metastack.commands.fence.requests import FENCES
+    from metastack.commands.fence.views import fence_view
     from metastack.commands.problem import Code, Problem, not_found
     from metastack.commands.reading import prefixes, read_world
 
@@ -115,17 +115,17 @@ def fence(
 
     Also when the mass brake holds.
     """
-    from metastack.commands.deed import new_deed
-    from metastack.commands.fences import check_fence, check_reason, fence_node, wait_fenced
+    from metastack.commands.fence.requests import check_fence, check_reason, fence_node, wait_fenced
+    from metastack.commands.request import new_request
 
-    frame, deed = frame_of(ctx), new_deed(reason)
+    frame, request = frame_of(ctx), new_request(reason)
     check_reason(name, reason, "a fence by hand")
     if not yes:
         with_cluster(frame, lambda cluster: check_fence(cluster, name))
     confirm(f"Fence node {name}? Whatever still runs there loses its disks.", yes)
 
     async def work(cluster: Cluster) -> FenceView:
-        before = await fence_node(cluster, deed, name)
+        before = await fence_node(cluster, request, name)
         if no_wait:
             return await _shown(cluster, name)
         return await wait_fenced(
@@ -147,17 +147,17 @@ def unfence(
 
     Its addresses can be used again then.
     """
-    from metastack.commands.deed import new_deed
-    from metastack.commands.fences import check_reason, check_unfence, unfence_node
+    from metastack.commands.fence.requests import check_reason, check_unfence, unfence_node
+    from metastack.commands.request import new_request
 
-    frame, deed = frame_of(ctx), new_deed(reason)
+    frame, request = frame_of(ctx), new_request(reason)
     check_reason(name, reason, "lifting a fence")
     if not yes:
         with_cluster(frame, lambda cluster: check_unfence(cluster, name))
     confirm(f"Is the host of {name} switched off for good? A guest alive there could write again.", yes)
 
     async def work(cluster: Cluster, storage: Storage) -> FenceView:
-        return await unfence_node(cluster, deed, name, storage)
+        return await unfence_node(cluster, request, name, storage)
 
     found = with_storage(frame, work, f"node {name}", user=user, keyring=keyring)
     _printer(frame).one(found, detail=True)

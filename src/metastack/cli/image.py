@@ -20,7 +20,7 @@ from .session import confirm, note, with_cluster, with_storage
 from .streams import printable
 
 if TYPE_CHECKING:
-    from metastack.commands.deed import Cluster
+    from metastack.commands.request import Cluster
     from metastack.commands.views import ImageView
     from metastack.core.model import Image
     from metastack.ports import Storage
@@ -110,20 +110,20 @@ def import_(
 ) -> None:
     """Bring an image into the storage."""
     from metastack.commands import names
-    from metastack.commands.deed import new_deed
-    from metastack.commands.images import import_image
+    from metastack.commands.image.import_ import import_image
+    from metastack.commands.request import new_request
     from metastack.ports import DiskFormat
 
-    from .download import is_url, local_file, without_password
+    from .image_download import is_url, local_file, without_password
 
     frame = frame_of(ctx)
-    deed = new_deed(names.reason(reason))
+    request = new_request(names.reason(reason))
     fmt = DiskFormat(format.value) if format is not None else None
 
     async def work(cluster: Cluster, storage: Storage) -> Image:
         bar = Bar(frame, f"importing {name}", sizes=False)
         try:
-            return await import_image(cluster, storage, deed, name, path, fmt, shown, bar, wanted)
+            return await import_image(cluster, storage, request, name, path, fmt, shown, bar, wanted)
         finally:
             bar.end()
 
@@ -214,20 +214,20 @@ def delete(
     of them.
     """
     from metastack.commands import names
-    from metastack.commands.deed import new_deed
-    from metastack.commands.image_deletion import Deletion, delete_image
+    from metastack.commands.image.delete import Deletion, delete_image
+    from metastack.commands.request import new_request
     from metastack.commands.views import ImageView
 
     names.name("image", name)
     trash = ", and for good every deleted disk in the trash that was made from it" if purge else ""
-    frame, deed = frame_of(ctx), new_deed(names.reason(reason))
+    frame, request = frame_of(ctx), new_request(names.reason(reason))
     confirm(f"Delete image {name}{trash}?", yes)
 
     async def work(cluster: Cluster, storage: Storage) -> Deletion:
         return await delete_image(
             cluster,
             storage,
-            deed,
+            request,
             name,
             purge=purge,
             wait=wait,

@@ -39,8 +39,8 @@ Root.nouns = {
     "version": Lazy("metastack.cli.version", "This program's version."),
     "agent": Lazy("metastack.agent.cli", "The node daemon."),
     "scheduler": Lazy("metastack.scheduler.cli", "The optional scheduler: hints for VMs that wait together."),
-    "dev": Lazy("metastack.dev.cli", "A whole cluster on this one machine."),
-    "sim": Lazy("metastack.sim.cli", "Simulated clusters, broken at random: does the protocol hold?"),
+    "dev": Lazy("metastack.lab.dev.cli", "A whole cluster on this one machine."),
+    "sim": Lazy("metastack.lab.sim.cli", "Simulated clusters, broken at random: does the protocol hold?"),
 }
 
 root = typer.Typer(

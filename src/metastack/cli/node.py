@@ -1,6 +1,7 @@
 """``metastack node``: look at, label, taint, cordon, drain.
 
-Owns: the verbs' options and what they print. Refuses: rules about nodes (:mod:`metastack.commands.nodes`).
+Owns: the verbs' options and what they print.
+Refuses: rules about nodes (:mod:`metastack.commands.node.change`).
 Rule: a node is what its records say; what it promised is computed, not asked for.
 """
 
@@ -17,7 +18,7 @@ from .frame import Frame, Output, frame_of, noun, verb
 from .session import confirm, interrupted, note, with_cluster
 
 if TYPE_CHECKING:
-    from metastack.commands.deed import Cluster, Deed
+    from metastack.commands.request import Cluster, Request
     from metastack.commands.views import NodeInfo
     from metastack.core.model import Resources
 
@@ -82,16 +83,16 @@ def _change(
     frame: Frame,
     name: str,
     reason: str,
-    work: Callable[[Cluster, Deed], Awaitable[bool]],
+    work: Callable[[Cluster, Request], Awaitable[bool]],
     done: str,
     column: str = "",
 ) -> None:
-    from metastack.commands.deed import new_deed
+    from metastack.commands.request import new_request
 
-    deed = new_deed(reason)
+    request = new_request(reason)
 
     async def both(cluster: Cluster) -> NodeInfo:
-        changed = await work(cluster, deed)
+        changed = await work(cluster, request)
         note(frame, f"node {name}: {done}" if changed else f"node {name}: is so already")
         return await _show(cluster, name)
 
@@ -142,16 +143,16 @@ def remove(
 
     Its fence stays, and so does its block in the storage. Should it return, it begins as a new node.
     """
-    from metastack.commands.deed import new_deed
-    from metastack.commands.node_removal import Removed, check_removal, remove_node
+    from metastack.commands.node.remove import Removed, check_removal, remove_node
+    from metastack.commands.request import new_request
 
     from .output import Column, Printer
 
-    frame, deed = frame_of(ctx), new_deed(reason)
+    frame, request = frame_of(ctx), new_request(reason)
     if not yes:
         with_cluster(frame, lambda cluster: check_removal(cluster, name))
     confirm(f"Remove node {name}? Its labels, taints and addresses are forgotten.", yes)
-    gone = with_cluster(frame, lambda cluster: remove_node(cluster, deed, name))
+    gone = with_cluster(frame, lambda cluster: remove_node(cluster, request, name))
     if frame.output not in (Output.TABLE, Output.WIDE):
         printer: Printer[Removed] = Printer(frame.output, [Column("NAME", lambda v: v.name)], lambda v: v.name)
         printer.one(gone)
@@ -168,7 +169,7 @@ def remove(
 @verb(app)
 def cordon(ctx: typer.Context, name: Name, reason: Reason = "") -> None:
     """Let a node take no further VM; those it has stay."""
-    from metastack.commands.nodes import cordon_node
+    from metastack.commands.node.change import cordon_node
 
     _change(frame_of(ctx), name, reason, lambda c, d: cordon_node(c, d, name), "cordoned")
 
@@ -176,7 +177,7 @@ def cordon(ctx: typer.Context, name: Name, reason: Reason = "") -> None:
 @verb(app)
 def uncordon(ctx: typer.Context, name: Name, reason: Reason = "") -> None:
     """Let a node take VMs again."""
-    from metastack.commands.nodes import uncordon_node
+    from metastack.commands.node.change import uncordon_node
 
     _change(frame_of(ctx), name, reason, lambda c, d: uncordon_node(c, d, name), "uncordoned")
 
@@ -190,7 +191,7 @@ def label(
 ) -> None:
     """Set (K=V) and remove (K-) labels."""
     from metastack.commands.names import label_changes
-    from metastack.commands.nodes import label_node
+    from metastack.commands.node.change import label_node
 
     put, drop = label_changes(list(labels))
     done = "labelled" if put else "labels removed"
@@ -208,7 +209,7 @@ def taint(
     reason: Reason = "",
 ) -> None:
     """Keep VMs away that do not tolerate a taint; those it has stay. EFFECT: NoSchedule or PreferNoSchedule."""
-    from metastack.commands.nodes import taint_changes, taint_node
+    from metastack.commands.node.change import taint_changes, taint_node
 
     change = taint_changes(list(taints))
     done = "tainted" if change.put else "taints removed"
@@ -231,11 +232,11 @@ def drain(
     It takes none any more, until `node undrain`.
     """
     from metastack.commands import names
-    from metastack.commands.deed import new_deed
-    from metastack.commands.drains import wait_drained
-    from metastack.commands.nodes import drain_node
+    from metastack.commands.node.change import drain_node
+    from metastack.commands.node.drain import wait_drained
+    from metastack.commands.request import new_request
 
-    frame, deed = frame_of(ctx), new_deed(names.reason(reason))
+    frame, request = frame_of(ctx), new_request(names.reason(reason))
     if not yes:
         with_cluster(frame, lambda cluster: _show(cluster, name))
     confirm(f"Drain node {name}? Its VMs are stopped, one at a time, and started on other nodes.", yes)
@@ -244,7 +245,7 @@ def drain(
 
     async def work(cluster: Cluster) -> NodeInfo:
         nonlocal drains
-        changed = await drain_node(cluster, deed, name)
+        changed = await drain_node(cluster, request, name)
         drains = True
         note(frame, f"node {name}: drains" if changed else f"node {name}: drains already")
         if wait:
@@ -263,6 +264,6 @@ def drain(
 @verb(app)
 def undrain(ctx: typer.Context, name: Name, reason: Reason = "") -> None:
     """End the draining of a node; what left it stays where it is."""
-    from metastack.commands.nodes import undrain_node
+    from metastack.commands.node.change import undrain_node
 
     _change(frame_of(ctx), name, reason, lambda c, d: undrain_node(c, d, name), "drains no more")

@@ -1,6 +1,6 @@
 """``metastack project``: list and create.
 
-Owns: the verbs' options and what they print. Refuses: rules (:mod:`metastack.commands.projects`).
+Owns: the verbs' options and what they print. Refuses: rules (:mod:`metastack.commands.cluster.projects`).
 Rule: ``default`` is always there.
 """
 
@@ -16,7 +16,7 @@ from .session import with_cluster
 
 if TYPE_CHECKING:
     from metastack.core.model import Project
-    from metastack.core.world import Seen
+    from metastack.core.state.cluster_state import Seen
 
     from .output import Printer
 
@@ -55,7 +55,7 @@ def _printer(frame: Frame) -> Printer[ProjectView]:
 @verb(app, "list")
 def list_(ctx: typer.Context) -> None:
     """List projects."""
-    from metastack.commands.projects import list_projects
+    from metastack.commands.cluster.projects import list_projects
 
     frame = frame_of(ctx)
     _printer(frame).list([_view(*pair) for pair in with_cluster(frame, list_projects)])
@@ -69,10 +69,10 @@ def create(
 ) -> None:
     """Make a project."""
     from metastack.commands import names
-    from metastack.commands.deed import new_deed
-    from metastack.commands.projects import create_project
+    from metastack.commands.cluster.projects import create_project
+    from metastack.commands.request import new_request
 
-    frame, deed = frame_of(ctx), new_deed(reason)
+    frame, request = frame_of(ctx), new_request(reason)
     names.name("project", name)
-    project = with_cluster(frame, lambda cluster: create_project(cluster, deed, name))
+    project = with_cluster(frame, lambda cluster: create_project(cluster, request, name))
     _printer(frame).one(ProjectView(name=project.name, created=project.created, by=project.by))

@@ -16,8 +16,8 @@ from .output import clean, paint
 from .streams import printable
 
 if TYPE_CHECKING:
-    from metastack.commands.deed import Cluster
     from metastack.commands.problem import Problem
+    from metastack.commands.request import Cluster
     from metastack.commands.views import VmView
     from metastack.contexts import Context
     from metastack.ports import Storage
@@ -62,12 +62,12 @@ def with_cluster(frame: Frame, work: Callable[[Cluster], Awaitable[T]]) -> T:
 
 
 async def _connected(context: Context, work: Callable[[Cluster], Awaitable[T]], total_s: float) -> T:
-    from metastack.commands.deed import Cluster
     from metastack.commands.problem import from_store, usage
-    from metastack.core.keys import Keys
+    from metastack.commands.request import Cluster
+    from metastack.core.state.keys import Keys
     from metastack.ports import Broken, Refused, Unavailable
-    from metastack.store.channel import be_quiet
-    from metastack.store.etcd import EtcdStore
+    from metastack.store.etcd.channel import be_quiet
+    from metastack.store.etcd.store import EtcdStore
 
     be_quiet()
     try:
@@ -144,9 +144,9 @@ def with_storage(
     async def both(cluster: Cluster) -> T:
         from metastack.commands.problem import from_storage
         from metastack.ports import Refused, Unavailable
-        from metastack.storage.main import build
+        from metastack.storage.choose import build
 
-        from .netns import inside
+        from ..lab.netns import inside
 
         await cluster.config()
         _hush_logs()

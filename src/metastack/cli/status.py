@@ -16,7 +16,7 @@ from .frame import Output, frame_of, verb
 from .session import with_cluster
 
 if TYPE_CHECKING:
-    from metastack.commands.deed import Cluster
+    from metastack.commands.request import Cluster
     from metastack.commands.views import ClusterView
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)

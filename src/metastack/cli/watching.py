@@ -12,9 +12,9 @@ from typing import Any, Protocol, TypeVar
 
 from msgspec.structs import replace
 
-from metastack.commands.deed import Cluster
 from metastack.commands.reading import follow, read_world
-from metastack.core.world import World
+from metastack.commands.request import Cluster
+from metastack.core.state.cluster_state import ClusterState
 
 from .output import Printer
 
@@ -32,7 +32,7 @@ V = TypeVar("V", bound=View)
 async def print_list(
     cluster: Cluster,
     wanted: Sequence[str],
-    make: Callable[[World], list[V]],
+    make: Callable[[ClusterState], list[V]],
     printer: Printer[V],
     watch: bool,
     key: Callable[[V], Any],

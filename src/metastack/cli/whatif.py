@@ -1,6 +1,6 @@
 """``metastack whatif``: does everything still fit with nodes lost or added?
 
-Owns: options, printing, the exit status. Refuses: answering (:mod:`metastack.commands.outlook`).
+Owns: options, printing, the exit status. Refuses: answering (:mod:`metastack.commands.capacity.whatif`).
 Rule: exit 1 when something would be left out that has a place now; who is pending already is told apart.
 """
 
@@ -16,8 +16,8 @@ from .frame import Output, frame_of, verb
 from .session import size_of, with_cluster
 
 if TYPE_CHECKING:
-    from metastack.commands.deed import Cluster
-    from metastack.commands.outlook import MoveView, Outlook
+    from metastack.commands.capacity.whatif import MoveView, WhatIf
+    from metastack.commands.request import Cluster
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 
@@ -45,9 +45,9 @@ def whatif(
     pending already, and do not count.
     """
     from metastack.commands import names
-    from metastack.commands.outlook import any_loss, new_nodes, outlook
+    from metastack.commands.capacity.whatif import any_loss, new_nodes, outlook
     from metastack.commands.problem import usage
-    from metastack.commands.reading import read_board_world
+    from metastack.commands.reading import read_engine_state
     from metastack.core.quantity import parse_mib
 
     frame = frame_of(ctx)
@@ -65,8 +65,8 @@ def whatif(
         memory_mib = parse_mib(memory) if memory else 0
     labels = names.labels(label or [])
 
-    async def work(cluster: Cluster) -> Outlook:
-        world = await read_board_world(cluster)
+    async def work(cluster: Cluster) -> WhatIf:
+        world = await read_engine_state(cluster)
         if lose_any is not None:
             return any_loss(world, lose_any)
         return outlook(world, lost, new_nodes(world, add, cpus, memory_mib, labels) if add else [])
@@ -87,11 +87,11 @@ def _out_first(view: MoveView) -> tuple[bool, bool]:
     return view.after is not None, view.pending_already
 
 
-def _print(output: Output, view: Outlook) -> None:
+def _print(output: Output, view: WhatIf) -> None:
     from .output import Column, Printer, clean, paint
 
     if output not in (Output.TABLE, Output.WIDE):
-        printer: Printer[Outlook] = Printer(output, [], lambda v: "fits" if v.fits else "left out")
+        printer: Printer[WhatIf] = Printer(output, [], lambda v: "fits" if v.fits else "left out")
         printer.one(view)
         return
     print(paint(clean(view.summary), "ok" if view.fits else "not ok", sys.stdout))

@@ -12,7 +12,17 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
-from metastack.ports import Broken, Denied, Exists, InUse, InvalidImage, NoSpace, NotFound, Refused, Unavailable
+from metastack.ports import (
+    Broken,
+    Denied,
+    Exists,
+    InUse,
+    InvalidImage,
+    NoSpace,
+    NotFound,
+    Refused,
+    Unavailable,
+)
 
 
 class Code(StrEnum):

@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from metastack.core.change import Batch
-from metastack.core.keys import Keys, Kind
 from metastack.core.model import ClusterConfig, Phase, VmId
-from metastack.core.world import World
+from metastack.core.protocol.transaction import Batch
+from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.keys import Keys, Kind
 from metastack.ports import Compacted, Store
 
-from .deed import Cluster
+from .request import Cluster
 from .views import VmView, vm_view
 
 _BATCHES: Final = 256
@@ -46,14 +46,14 @@ EVERYTHING: Final = (
 """What VM and node views are made of."""
 
 
-def board_kinds(config: ClusterConfig) -> tuple[Kind, ...]:
+def engine_kinds(config: ClusterConfig) -> tuple[Kind, ...]:
     """What a board is made of under these settings."""
     return (*EVERYTHING, Kind.VOLUME) if config.weight_last_node else EVERYTHING
 
 
-async def read_board_world(cluster: Cluster) -> World:
+async def read_engine_state(cluster: Cluster) -> ClusterState:
     """A world with everything that placement looks at."""
-    return await read_world(cluster, prefixes(cluster.keys, board_kinds(await cluster.config())))
+    return await read_world(cluster, prefixes(cluster.keys, engine_kinds(await cluster.config())))
 
 
 def prefixes(keys: Keys, kinds: Iterable[Kind]) -> list[str]:
@@ -69,9 +69,9 @@ def prefixes_of_vm(keys: Keys, vm: VmId, volume_uuid: str = "") -> list[str]:
     return [*found, keys.vm_spec(vm)]
 
 
-async def read_world(cluster: Cluster, wanted: Sequence[str]) -> World:
+async def read_world(cluster: Cluster, wanted: Sequence[str]) -> ClusterState:
     """A world made of these prefixes, all at one revision."""
-    world = World(cluster.keys)
+    world = ClusterState(cluster.keys)
     world.load(await cluster.store.list(*wanted))
     return world
 
@@ -87,18 +87,18 @@ async def look_at_vm(cluster: Cluster, vm: VmId) -> VmView | None:
     return view
 
 
-def explains(world: World, view: VmView) -> bool:
+def explains(world: ClusterState, view: VmView) -> bool:
     """Whether the message is about what other nodes say, so that all of them must be read."""
     if view.node is None:
         return view.phase == Phase.PENDING
     return view.phase == Phase.CLAIMED and world.alive(view.node) is None
 
 
-class Follower:
+class StateFollower:
     """A world that keeps up."""
 
     def __init__(self, cluster: Cluster, wanted: Sequence[str], queue: asyncio.Queue[Batch | None]) -> None:
-        self.world = World(cluster.keys)
+        self.world = ClusterState(cluster.keys)
         self._cluster = cluster
         self._wanted = wanted
         self._queue = queue
@@ -106,7 +106,7 @@ class Follower:
     async def start(self) -> int:
         """Read everything; the revision to watch from."""
         snapshot = await self._cluster.store.list(*self._wanted)
-        fresh = World(self._cluster.keys)
+        fresh = ClusterState(self._cluster.keys)
         fresh.load(snapshot)
         self.world = fresh
         return snapshot.revision
@@ -126,10 +126,10 @@ class Follower:
 
 
 @asynccontextmanager
-async def follow(cluster: Cluster, wanted: Sequence[str]) -> AsyncIterator[Follower]:
+async def follow(cluster: Cluster, wanted: Sequence[str]) -> AsyncIterator[StateFollower]:
     """A follower whose watches live as long as the body."""
     queue: asyncio.Queue[Batch | None] = asyncio.Queue(_BATCHES)
-    follower = Follower(cluster, wanted, queue)
+    follower = StateFollower(cluster, wanted, queue)
     revision = await follower.start()
     try:
         async with asyncio.TaskGroup() as group:

@@ -7,10 +7,10 @@ that cannot be read makes that one object ``broken`` and nothing else.
 
 from __future__ import annotations
 
-from .cluster_view import ClusterView, cluster_view
-from .image_views import ImageView, image_view, image_views
-from .node_infos import NodeInfo, node_infos
-from .vm_views import VmView, vm_view, vm_views, why_pending
+from .cluster.status import ClusterView, cluster_view
+from .image.views import ImageView, image_view, image_views
+from .node.views import NodeInfo, node_infos
+from .vm.views import VmView, vm_view, vm_views, why_pending
 
 __all__ = [
     "ClusterView",

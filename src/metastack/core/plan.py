@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from .facts import Domain, DomainState, EndReason
+from .domains import Domain, DomainState, EndReason
 from .model import Claim, Fence, Halt, Power, VmId, VmSpec, token_generation
-from .world import Seen
+from .state.cluster_state import Seen
 
 HELD_S = 2.0
 """A boot that is held is looked at again this soon: what it waits for is another node's news."""
 
 
-class View(Struct, frozen=True, kw_only=True):
+class VmSnapshot(Struct, frozen=True, kw_only=True):
     """Everything that bears on one VM at this node, looked at once."""
 
     vm: VmId
@@ -160,14 +160,14 @@ Action = (
 )
 
 
-def _halted(view: View) -> bool:
+def _halted(view: VmSnapshot) -> bool:
     if view.spec is None or view.spec.record is None or view.halt is None or view.halt.record is None:
         return False
     spec, halt = view.spec.record, view.halt.record
     return halt.uuid == spec.uuid and halt.run >= spec.run
 
 
-def wants_on(view: View) -> bool:
+def wants_on(view: VmSnapshot) -> bool:
     return (
         view.spec is not None
         and view.spec.record is not None
@@ -176,7 +176,7 @@ def wants_on(view: View) -> bool:
     )
 
 
-def _covered(view: View, domain: Domain) -> bool:
+def _covered(view: VmSnapshot, domain: Domain) -> bool:
     """The domain runs under a claim of this node that no fence reached.
 
     Safety: by node, not by session. A session that was lost keeps its guests (Ceph's quorum decides who may
@@ -188,7 +188,7 @@ def _covered(view: View, domain: Domain) -> bool:
     return claim.node == view.node and claim.uuid == domain.uuid and claim.session > view.fenced_through
 
 
-def plan(view: View) -> Action:
+def plan(view: VmSnapshot) -> Action:
     """One step towards what the spec wants, or why there is none."""
     if view.claim is not None and view.claim.record is None:
         return Idle(f"its claim cannot be read: {view.claim.why}")
@@ -218,7 +218,7 @@ def plan(view: View) -> Action:
     return _mine(view)
 
 
-def _unclaimed(view: View) -> Action:
+def _unclaimed(view: VmSnapshot) -> Action:
     if view.halt is not None and (view.spec is None or not _halted(view)):
         return ForgetHalt()
     if not wants_on(view):
@@ -226,7 +226,7 @@ def _unclaimed(view: View) -> Action:
     return Idle(view.held) if view.held else _in_turn(view, TakeClaim())
 
 
-def _in_turn(view: View, action: Action) -> Action:
+def _in_turn(view: VmSnapshot, action: Action) -> Action:
     if view.rank is None:
         return Idle("this node would not take it")
     wait_s = view.delay_s - view.waited_s
@@ -235,7 +235,7 @@ def _in_turn(view: View, action: Action) -> Action:
     return action
 
 
-def _foreign(view: View) -> Action:
+def _foreign(view: VmSnapshot) -> Action:
     """Somebody else's claim, or mine of a fenced session: take it over once its session is fenced."""
     claim = view.claim.ok if view.claim is not None else None
     fence = view.owner_fence
@@ -246,7 +246,7 @@ def _foreign(view: View) -> Action:
     return Idle(view.held) if view.held else _in_turn(view, TakeOver())
 
 
-def _mine(view: View) -> Action:
+def _mine(view: VmSnapshot) -> Action:
     spec = view.spec.record if view.spec is not None else None
     claim = view.claim.ok if view.claim is not None else None
     domain = view.domains[0] if view.domains else None
@@ -305,7 +305,7 @@ def _mine(view: View) -> Action:
     return Publish()
 
 
-def saved(view: View) -> bool:
+def saved(view: VmSnapshot) -> bool:
     """Its guest's memory was saved by hand, and it is meant to run on as it was: nobody asked for a restart."""
     domain, spec = (
         view.domains[0] if view.domains else None,
@@ -316,7 +316,7 @@ def saved(view: View) -> bool:
     return domain.state is DomainState.DEFINED and domain.end is EndReason.SAVED
 
 
-def _stop(view: View, spec: VmSpec, domain: Domain | None) -> Action | None:
+def _stop(view: VmSnapshot, spec: VmSpec, domain: Domain | None) -> Action | None:
     """The next step of stopping a domain; None when it is gone."""
     if domain is None:
         return None
@@ -334,7 +334,7 @@ def _stop(view: View, spec: VmSpec, domain: Domain | None) -> Action | None:
 # --- fencing --------------------------------------------------------------------------------------------
 
 
-class FenceView(Struct, frozen=True, kw_only=True):
+class FenceSnapshot(Struct, frozen=True, kw_only=True):
     """Everything that bears on another node's death."""
 
     victim: str
@@ -374,14 +374,14 @@ class TakeOverIntent(Struct, frozen=True):
     """Go on with an open fence of another node, or of an earlier session of mine."""
 
 
-class GoOn(Struct, frozen=True):
+class ContinueFence(Struct, frozen=True):
     """Block: the open fence is mine, in this session."""
 
 
-FenceAction = Idle | OpenIntent | TakeOverIntent | GoOn
+FenceAction = Idle | OpenIntent | TakeOverIntent | ContinueFence
 
 
-def plan_fence(view: FenceView) -> FenceAction:
+def plan_fence(view: FenceSnapshot) -> FenceAction:
     """Whether I should fence that node now."""
     if not view.session or not view.ready:
         return Idle("not ready")
@@ -397,7 +397,7 @@ def plan_fence(view: FenceView) -> FenceAction:
         if view.holdoff_s > 0:
             return Idle("the storage did not let me fence it: trying again", view.holdoff_s)
         if view.fence.ok.intent_by == view.node:
-            return GoOn() if view.fence.ok.intent_session == view.session else TakeOverIntent()
+            return ContinueFence() if view.fence.ok.intent_session == view.session else TakeOverIntent()
         if view.fencer_alive or view.rank is None:
             return Idle("another node is fencing it")
         return _fence_in_turn(view, TakeOverIntent())
@@ -414,7 +414,7 @@ def plan_fence(view: FenceView) -> FenceAction:
     return _fence_in_turn(view, OpenIntent())
 
 
-def _fence_in_turn(view: FenceView, action: FenceAction) -> FenceAction:
+def _fence_in_turn(view: FenceSnapshot, action: FenceAction) -> FenceAction:
     if view.rank is None:
         return Idle("others fence")
     wait_s = view.rank * view.rank_delay_s * 4 - view.waited_s

@@ -8,7 +8,7 @@ because cancelling an await does not stop its thread.
 
 from __future__ import annotations
 
-from ..core.facts import Domain, DomainState, EndReason, Opener
+from ..core.domains import Domain, DomainState, EndReason, Opener
 from .errors import (
     BadState,
     Broken,

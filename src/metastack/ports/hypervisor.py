@@ -7,7 +7,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from ..core.facts import Domain, Live
+from ..core.domains import Domain, Live
 from ..core.model import Resources
 from .storage import CephSecret, DiskSource
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..core.change import Change, Outcome
-from ..core.keys import Keys
-from ..core.versions import written
+from ..core.protocol.transaction import Outcome, Transaction
+from ..core.state.keys import Keys
+from ..core.state.record_versions import written
 from .store import Store
 from .wrapped_store import WrappedStore
 
@@ -23,5 +23,5 @@ class Levelled(WrappedStore):
         super().__init__(inner)
         self._keys, self._level = keys, level
 
-    async def commit(self, change: Change) -> Outcome:
+    async def commit(self, change: Transaction) -> Outcome:
         return await self._inner.commit(written(change, self._keys, self._level()))

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from ..core.facts import Opener
+from ..core.domains import Opener
 from ..core.model import FenceReceipt, StoragePlace
 from .ownership import UNMARKED, Found, Mark
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from ..core.change import Batch, Change, Entry, Lease, Outcome, Snapshot
+from ..core.protocol.transaction import Batch, Entry, Lease, Outcome, Snapshot, Transaction
 
 
 class Store(Protocol):
@@ -22,7 +22,7 @@ class Store(Protocol):
         """Every entry under these prefixes at one revision, paged, in the order of the prefixes, then keys."""
         ...
 
-    async def commit(self, change: Change) -> Outcome:
+    async def commit(self, change: Transaction) -> Outcome:
         """Run one transaction: Committed or Lost; raises UnknownOutcome when it cannot tell.
 
         Never retried here after it may have been applied. ``LeaseGone`` when the change's lease is gone.

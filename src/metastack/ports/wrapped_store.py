@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from ..core.change import Batch, Change, Entry, Lease, Outcome, Snapshot
+from ..core.protocol.transaction import Batch, Entry, Lease, Outcome, Snapshot, Transaction
 from .store import Store
 
 
@@ -20,7 +20,7 @@ class WrappedStore:
     async def list(self, *prefixes: str) -> Snapshot:
         return await self._inner.list(*prefixes)
 
-    async def commit(self, change: Change) -> Outcome:
+    async def commit(self, change: Transaction) -> Outcome:
         return await self._inner.commit(change)
 
     def watch(

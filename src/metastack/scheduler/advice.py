@@ -14,12 +14,12 @@ from typing import Final
 
 import structlog
 
-from ..core.change import Change, Committed
-from ..core.keys import Keys
 from ..core.model import Hint, VmId
-from ..core.placement import Board
+from ..core.placement import PlacementEngine
 from ..core.placement.schedule import BY, schedule
-from ..core.terms import Term, advise
+from ..core.protocol.leader_terms import LeaderTerm, advise
+from ..core.protocol.transaction import Committed, Transaction
+from ..core.state.keys import Keys
 from ..ports import Refused, Store, Unavailable
 from .picture import Picture
 
@@ -42,7 +42,7 @@ class Advice:
         self._news = asyncio.Event()
         self.picture = Picture(store, keys, self._news.set)
 
-    async def give(self, term: Term) -> str:
+    async def give(self, term: LeaderTerm) -> str:
         """Keep the hints right; returns why this scheduler may not any more."""
         loop, pause_s = asyncio.get_running_loop(), TOGETHER_S
         self._news.set()
@@ -70,12 +70,12 @@ class Advice:
                     return "another scheduler is the leader"
                 await self.picture.reached(outcome.revision, _SEEN_S)
 
-    def _changes(self, term: Term) -> Iterator[Change]:
-        board = self.picture.board
-        standing = mine(board, term)
-        plan = schedule(board, {vm: hint.node for vm, hint in standing.items()})
-        told = self._told(board, standing, plan.places)
-        waiting = board.waiting
+    def _changes(self, term: LeaderTerm) -> Iterator[Transaction]:
+        engine = self.picture.engine
+        standing = mine(engine, term)
+        plan = schedule(engine, {vm: hint.node for vm, hint in standing.items()})
+        told = self._told(engine, standing, plan.places)
+        waiting = engine.waiting
         gone = [
             vm
             for vm in standing
@@ -92,12 +92,12 @@ class Advice:
             yield advise(self._keys, term, {}, fewer)
 
     def _told(
-        self, board: Board, standing: Mapping[VmId, Hint], places: Mapping[VmId, str]
+        self, engine: PlacementEngine, standing: Mapping[VmId, Hint], places: Mapping[VmId, str]
     ) -> dict[VmId, Hint]:
         """What is to be said that is not said already."""
         found: dict[VmId, Hint] = {}
         for vm, node in sorted(places.items()):
-            wish = board.world.spec(vm)
+            wish = engine.world.spec(vm)
             if wish is not None and wish.record is not None:
                 hint = Hint(uuid=wish.record.uuid, node=node, by=self._by)
                 if standing.get(vm) != hint:
@@ -105,10 +105,10 @@ class Advice:
         return found
 
 
-def mine(board: Board, term: Term) -> dict[VmId, Hint]:
+def mine(engine: PlacementEngine, term: LeaderTerm) -> dict[VmId, Hint]:
     """Hints of this term; those of another end with it."""
     return {
         vm: hint.record
-        for vm, hint in board.world.hints()
+        for vm, hint in engine.world.hints()
         if hint.lease == term.lease and hint.record is not None
     }

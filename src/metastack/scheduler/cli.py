@@ -67,7 +67,7 @@ def run(
 def show(ctx: typer.Context) -> None:
     """Show who is at work, and the hints not followed yet."""
     from ..cli.output import Column, Printer
-    from ..commands.balancing import HintView, SchedulerView, scheduler_view
+    from ..commands.capacity.balance import HintView, SchedulerView, scheduler_view
 
     frame = frame_of(ctx)
     view = with_cluster(frame, scheduler_view)

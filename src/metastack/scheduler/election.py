@@ -14,10 +14,10 @@ from typing import Final
 
 import structlog
 
-from ..core.change import Committed, Lease
-from ..core.keys import Keys
 from ..core.model import Leader
-from ..core.terms import Term, stand
+from ..core.protocol.leader_terms import LeaderTerm, stand
+from ..core.protocol.transaction import Committed, Lease
+from ..core.state.keys import Keys
 from ..ports import Compacted, LeaseGone, Refused, Store, Unavailable
 
 log = structlog.get_logger()
@@ -36,7 +36,7 @@ class Election:
         self._ttl_s, self._stamp = ttl_s, stamp
         self._lease: Lease | None = None
 
-    async def win(self) -> Term:
+    async def win(self) -> LeaderTerm:
         """Stand until elected."""
         backoff_s = _RETRY_S
         while True:
@@ -45,7 +45,7 @@ class Election:
                 leader = Leader(name=self._name, since=self._stamp())
                 outcome = await self._store.commit(stand(self._keys, leader, self._lease.id))
                 if isinstance(outcome, Committed):
-                    return Term(revision=outcome.revision, lease=self._lease.id)
+                    return LeaderTerm(revision=outcome.revision, lease=self._lease.id)
                 await self.resign()
                 await self._vacancy(outcome.revision)
                 backoff_s = _RETRY_S

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 import structlog
 import uvloop
 
-from ..core.keys import Keys
+from ..core.state.keys import Keys
 from ..settings import StoreSettings
-from ..store.channel import be_quiet
-from ..store.etcd import EtcdStore
+from ..store.etcd.channel import be_quiet
+from ..store.etcd.store import EtcdStore
 from ..telemetry import logs
 from ..telemetry.syslog import Syslog
 from .scheduler import Scheduler

@@ -13,9 +13,9 @@ from typing import Final
 
 import structlog
 
-from ..core.keys import Keys, Kind, ParsedKey
-from ..core.placement import Board
-from ..core.world import World
+from ..core.placement import PlacementEngine
+from ..core.state.cluster_state import ClusterState
+from ..core.state.keys import Keys, Kind, ParsedKey
 from ..ports import Compacted, Refused, Store, Unavailable
 
 log = structlog.get_logger()
@@ -32,8 +32,8 @@ class Picture:
     """The cluster as a scheduler sees it."""
 
     def __init__(self, store: Store, keys: Keys, changed: Callable[[], None]) -> None:
-        self.world = World(keys)
-        self.board = Board(self.world)
+        self.world = ClusterState(keys)
+        self.engine = PlacementEngine(self.world)
         self.listed = False
         """Everything has been seen once."""
         self._store, self._keys, self._changed = store, keys, changed
@@ -57,13 +57,13 @@ class Picture:
         snapshot = await self._store.list(*self._keys.prefixes(KINDS))
         same = snapshot.cluster_id == self._cluster_id and snapshot.revision >= self.world.revision
         if not same:  # the first one, or etcd was restored: numbers of before mean nothing
-            self.world = World(self._keys)
+            self.world = ClusterState(self._keys)
             self._cluster_id = snapshot.cluster_id
         touched = self.world.load(snapshot)
         if same:
             self._told(touched)
         else:
-            self.board = Board(self.world)
+            self.engine = PlacementEngine(self.world)
             self._told(())
         self.listed = True
 
@@ -85,7 +85,7 @@ class Picture:
             log.info("picture_compacted", revision=self.world.revision)
 
     def _told(self, touched: Collection[ParsedKey]) -> None:
-        self.board.update(sorted(touched, key=lambda key: (key.kind, key.names)))
+        self.engine.update(sorted(touched, key=lambda key: (key.kind, key.names)))
         self._moved.set()
         self._moved = asyncio.Event()
         self._changed()

@@ -12,8 +12,8 @@ from typing import Final
 
 import structlog
 
-from ..core.keys import Keys
-from ..core.terms import Term
+from ..core.protocol.leader_terms import LeaderTerm
+from ..core.state.keys import Keys
 from ..ports import Levelled, Store
 from .advice import Advice
 from .election import Election
@@ -52,7 +52,7 @@ class Scheduler:
             log.warning("deposed", scheduler=self.name, term=term.revision, why=why)
             await self._election.resign()
 
-    async def _lead(self, term: Term) -> str:
+    async def _lead(self, term: LeaderTerm) -> str:
         """Until the lease is lost or somebody else leads; returns why."""
         async with asyncio.TaskGroup() as group:
             both = [group.create_task(self._election.hold()), group.create_task(self.advice.give(term))]

@@ -21,7 +21,7 @@ T = TypeVar("T")
 MAX_CALLS = 256
 
 
-class Workers:
+class StorageThreads:
     """``threads`` threads named after ``name``; at most 256 calls under way or waiting."""
 
     def __init__(self, name: str, threads: int) -> None:

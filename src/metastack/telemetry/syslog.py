@@ -22,7 +22,7 @@ from typing import Final
 
 import structlog
 
-from metastack.core.target import parse_syslog_target
+from metastack.core.syslog_target import parse_syslog_target
 
 QUEUE_LIMIT: Final = 10_000
 """Events kept while the server is away or slow; more are dropped and counted."""

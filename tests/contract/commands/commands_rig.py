@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from metastack.commands.deed import Cluster, Deed, new_deed
-from metastack.core.change import Change, Committed, Delete, Put
-from metastack.core.codec import decode, encode
-from metastack.core.keys import Kind
+from metastack.commands.request import Cluster, Request, new_request
 from metastack.core.model import (
     Claim,
     Event,
@@ -22,7 +19,10 @@ from metastack.core.model import (
     VmStatus,
     Volume,
 )
-from metastack.core.versions import LEVEL
+from metastack.core.protocol.transaction import Committed, Delete, Put, Transaction
+from metastack.core.state.codec import decode, encode
+from metastack.core.state.keys import Kind
+from metastack.core.state.record_versions import LEVEL
 
 HELLO = VmId("default", "hello")
 
@@ -36,7 +36,7 @@ class Rig:
         self.store = cluster.store
 
     async def write(self, *effects: Put | Delete, lease: int = 0) -> int:
-        outcome = await self.store.commit(Change(name="test", guards=(), effects=effects, lease=lease))
+        outcome = await self.store.commit(Transaction(name="test", guards=(), effects=effects, lease=lease))
         assert isinstance(outcome, Committed)
         return outcome.revision
 
@@ -139,8 +139,8 @@ class Rig:
         return [decode(VmSpec, entry.value) for entry in snapshot.entries]
 
 
-def deed(reason: str = "") -> Deed:
-    return new_deed(reason, by="tester@here")
+def request(reason: str = "") -> Request:
+    return new_request(reason, by="tester@here")
 
 
 class Racing:
@@ -154,7 +154,7 @@ class Racing:
     def __getattr__(self, name: str) -> object:
         return getattr(self._store, name)
 
-    async def commit(self, change: Change) -> object:
+    async def commit(self, change: Transaction) -> object:
         if self.times:
             self.times -= 1
             await self._rival()  # type: ignore[operator]

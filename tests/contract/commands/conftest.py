@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from commands_rig import Rig
 
-from metastack.commands.deed import Cluster
-from metastack.core.keys import Keys
+from metastack.commands.request import Cluster
 from metastack.core.model import ClusterConfig
-from metastack.core.versions import LEVEL
-from metastack.dev.etcd import EtcdCluster
+from metastack.core.state.keys import Keys
+from metastack.core.state.record_versions import LEVEL
+from metastack.lab.dev.etcd import EtcdCluster
 from metastack.settings import StoreSettings
-from metastack.store.etcd import EtcdStore
-from metastack.store.memory import MemoryStore
-from metastack.store.memory_cluster import MemoryCluster
+from metastack.store.etcd.store import EtcdStore
+from metastack.store.twin.cluster import MemoryCluster
+from metastack.store.twin.store import MemoryStore
 
 _roots = itertools.count()
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from commands_rig import Rig, deed
+from commands_rig import Rig, request
 
-from metastack.commands import nodes
-from metastack.commands.creation import NewVm
+from metastack.commands.node import change as nodes
 from metastack.commands.problem import Code, Problem
-from metastack.commands.reading import read_board_world
-from metastack.core.model import (
-    ClusterConfig,
-    VmId,
-)
-from metastack.core.placement import Board
+from metastack.commands.reading import read_engine_state
+from metastack.commands.vm.create import NewVm
+from metastack.core.model import ClusterConfig, VmId
+from metastack.core.placement import PlacementEngine
 
 
 def vm(name: str) -> VmId:
@@ -41,7 +38,7 @@ async def three(rig: Rig, *zones: str, memory_mib: int = 8192) -> dict[str, int]
     sessions = {}
     for n, zone in enumerate(zones or ("a", "b", "c"), 1):
         sessions[f"n{n}"] = await rig.node(f"n{n}", memory_mib=memory_mib)
-        await nodes.label_node(rig.cluster, deed(), f"n{n}", {"zone": zone}, set())
+        await nodes.label_node(rig.cluster, request(), f"n{n}", {"zone": zone}, set())
     return sessions
 
 
@@ -52,8 +49,8 @@ async def spare(rig: Rig, count: int = 1) -> None:
 async def fill(rig: Rig, sessions: dict[str, int]) -> None:
     """Every waiting VM goes where it should."""
     while True:
-        board = Board(await read_board_world(rig.cluster))
-        heads = [(wait.vm, wait.head[0]) for wait in board.waiting.values() if wait.head]
+        engine = PlacementEngine(await read_engine_state(rig.cluster))
+        heads = [(wait.vm, wait.head[0]) for wait in engine.waiting.values() if wait.head]
         if not heads:
             return
         for name, node in heads:
@@ -61,4 +58,4 @@ async def fill(rig: Rig, sessions: dict[str, int]) -> None:
 
 
 async def taint(rig: Rig, name: str, *texts: str) -> bool:
-    return await nodes.taint_node(rig.cluster, deed(), name, nodes.taint_changes(list(texts)))
+    return await nodes.taint_node(rig.cluster, request(), name, nodes.taint_changes(list(texts)))

@@ -6,27 +6,21 @@ import asyncio
 from typing import Any, cast
 
 import pytest
-from commands_rig import Racing, Rig, deed
+from commands_rig import Racing, Rig, request
 from msgspec.structs import replace
 from places_rig import fill, new, refused, spare, three, vm
 
-from metastack.commands import outlook, places, vms
-from metastack.commands.creation import create_vm, create_vms, plan_vms
-from metastack.commands.deed import Cluster
-from metastack.commands.demands import Demands
-from metastack.commands.explanation import explain_plan
+from metastack.commands.capacity import whatif as outlook
 from metastack.commands.problem import Code, Problem
-from metastack.commands.reading import read_board_world
-from metastack.core.model import (
-    Claim,
-    Ha,
-    NodeSpec,
-    Phase,
-    PinMove,
-    Placement,
-    Power,
-)
-from metastack.core.placement import Board
+from metastack.commands.reading import read_engine_state
+from metastack.commands.request import Cluster
+from metastack.commands.vm import change as vms
+from metastack.commands.vm import place as places
+from metastack.commands.vm.create import create_vm, create_vms, plan_vms
+from metastack.commands.vm.explain import explain_plan
+from metastack.commands.vm.placement_options import PlacementOptions
+from metastack.core.model import Claim, Ha, NodeSpec, Phase, PinMove, Placement, Power
+from metastack.core.placement import PlacementEngine
 
 
 async def test_room_for_lost_nodes_is_kept(rig: Rig) -> None:
@@ -35,28 +29,28 @@ async def test_room_for_lost_nodes_is_kept(rig: Rig) -> None:
     await spare(rig)
     big = {"memory_mib": 3000}
     for n in range(4):
-        await create_vm(rig.cluster, deed(), new(f"v{n}", **big))
+        await create_vm(rig.cluster, request(), new(f"v{n}", **big))
         await fill(rig, sessions)
-    thought = await plan_vms(rig.cluster, deed(), [new("v4", **big)])
-    [said] = await explain_plan(rig.cluster, deed(), thought)
+    thought = await plan_vms(rig.cluster, request(), [new("v4", **big)])
+    [said] = await explain_plan(rig.cluster, request(), thought)
     assert said.chosen and said.refused and "spare_nodes=1" in said.refused
     problem = await refused(
-        create_vm(rig.cluster, deed(), new("v4", **big)),
+        create_vm(rig.cluster, request(), new("v4", **big)),
         Code.CONFLICT, "spare_nodes=1", "without n", "would not fit", "--ignore-spare", "whatif --lose",
     )  # fmt: skip
     assert problem.object == "vm default/v4"
     assert await rig.store.get(rig.keys.vm_spec(vm("v4"))) is None
     many = [new(f"m{n}", memory_mib=100) for n in range(40)]
-    await refused(create_vms(rig.cluster, deed(), many), Code.CONFLICT, "vm default/m0 and 39 more")
-    assert len((await create_vms(rig.cluster, deed(), many[:10])).specs) == 10
-    await create_vm(rig.cluster, deed(), new("off", off=True, **big))
-    await refused(vms.start_vm(rig.cluster, deed(), vm("off")), Code.CONFLICT, "spare_nodes=1")
-    await refused(vms.restart_vm(rig.cluster, deed(), vm("off")), Code.CONFLICT, "spare_nodes=1")
+    await refused(create_vms(rig.cluster, request(), many), Code.CONFLICT, "vm default/m0 and 39 more")
+    assert len((await create_vms(rig.cluster, request(), many[:10])).specs) == 10
+    await create_vm(rig.cluster, request(), new("off", off=True, **big))
+    await refused(vms.start_vm(rig.cluster, request(), vm("off")), Code.CONFLICT, "spare_nodes=1")
+    await refused(vms.restart_vm(rig.cluster, request(), vm("off")), Code.CONFLICT, "spare_nodes=1")
     assert (await rig.spec(vm("off"))).power is Power.OFF
-    assert (await vms.restart_vm(rig.cluster, deed(), vm("v0"))).changed, "what runs has its room"
-    assert (await vms.start_vm(rig.cluster, deed(), vm("off"), ignore_spare=True)).changed
+    assert (await vms.restart_vm(rig.cluster, request(), vm("v0"))).changed, "what runs has its room"
+    assert (await vms.start_vm(rig.cluster, request(), vm("off"), ignore_spare=True)).changed
     await refused(
-        create_vm(rig.cluster, deed(), new("huge", memory_mib=9000)), Code.CONFLICT, "no node takes now"
+        create_vm(rig.cluster, request(), new("huge", memory_mib=9000)), Code.CONFLICT, "no node takes now"
     )
 
 
@@ -65,14 +59,14 @@ async def test_of_two_that_fit_only_one_at_a_time_one_is_written(rig: Rig) -> No
     sessions = await three(rig)
     await spare(rig)
     for n in range(3):
-        await create_vm(rig.cluster, deed(), new(f"v{n}", memory_mib=3000))
+        await create_vm(rig.cluster, request(), new(f"v{n}", memory_mib=3000))
         await fill(rig, sessions)
     answers = await asyncio.gather(
-        *(create_vm(rig.cluster, deed(), new(f"w{n}", memory_mib=3000)) for n in range(4)),
+        *(create_vm(rig.cluster, request(), new(f"w{n}", memory_mib=3000)) for n in range(4)),
         return_exceptions=True,
     )
     assert len([one for one in answers if not isinstance(one, Problem)]) == 1, answers
-    world = await read_board_world(rig.cluster)
+    world = await read_engine_state(rig.cluster)
     assert len([one for one, _ in world.specs() if one.name.startswith("w")]) == 1
 
 
@@ -87,7 +81,7 @@ async def test_without_spare_nodes_a_create_reads_no_more_than_it_must(rig: Rig)
             return await rig.store.list(*wanted)
 
     cluster = Cluster(cast(Any, Watching(rig.store, None, 0)), rig.keys)
-    await create_vm(cluster, deed(), new())
+    await create_vm(cluster, request(), new())
     assert lists == 0
     assert await rig.store.get(rig.keys.admission()) is None
 
@@ -95,15 +89,15 @@ async def test_without_spare_nodes_a_create_reads_no_more_than_it_must(rig: Rig)
 async def test_who_could_run_nowhere_else_needs_no_spare_node(rig: Rig) -> None:
     await three(rig)
     await spare(rig)
-    await create_vm(rig.cluster, deed(), new("pinned", node="n1"))
-    await create_vm(rig.cluster, deed(), new("free"))
+    await create_vm(rig.cluster, request(), new("pinned", node="n1"))
+    await create_vm(rig.cluster, request(), new("free"))
 
 
 async def test_more_spare_nodes_than_there_are_is_said_to_be_so(rig: Rig) -> None:
     await three(rig)
     await spare(rig, 4)
     said = await refused(
-        create_vm(rig.cluster, deed(), new("a")), Code.CONFLICT, "spare_nodes=4 keeps room for"
+        create_vm(rig.cluster, request(), new("a")), Code.CONFLICT, "spare_nodes=4 keeps room for"
     )
     assert "only 3 are up" in said.message
     assert "`metastack config set spare_nodes=2`" in said.hint
@@ -113,9 +107,9 @@ async def test_room_that_is_promised_to_who_waits_counts_as_taken(rig: Rig) -> N
     """Nobody has claimed anything yet: the next one must not be let in on a node that the first one needs."""
     await three(rig, "a", "b")
     await spare(rig)
-    await create_vm(rig.cluster, deed(), new("first", memory_mib=5000))
+    await create_vm(rig.cluster, request(), new("first", memory_mib=5000))
     await refused(
-        create_vm(rig.cluster, deed(), new("second", memory_mib=5000)),
+        create_vm(rig.cluster, request(), new("second", memory_mib=5000)),
         Code.CONFLICT,
         "without n",
         "would not fit",
@@ -126,10 +120,10 @@ async def kept_by_one_node(rig: Rig) -> dict[str, int]:
     """Three nodes of 7 GiB: n3's big VM has room on n2 alone, which is empty."""
     sessions = await three(rig, "a", "b", "c")
     for name, node, mib in (("left", "n1", 3000), ("right", "n1", 3000), ("big", "n3", 5000)):
-        await create_vm(rig.cluster, deed(), new(name, memory_mib=mib))
+        await create_vm(rig.cluster, request(), new(name, memory_mib=mib))
         await rig.claim(node, sessions[node], vm(name))
     await spare(rig)
-    assert outlook.any_loss(await read_board_world(rig.cluster), 1).fits
+    assert outlook.any_loss(await read_engine_state(rig.cluster), 1).fits
     return sessions
 
 
@@ -137,7 +131,7 @@ async def test_a_move_that_takes_a_lost_nodes_room_is_refused(rig: Rig) -> None:
     sessions = await kept_by_one_node(rig)
 
     def move(node: str, **more: Any) -> Any:
-        return places.move_vm(rig.cluster, deed(), vm("left"), node, cold=True, **more)
+        return places.move_vm(rig.cluster, request(), vm("left"), node, cold=True, **more)
 
     said = (
         "spare_nodes=1",
@@ -151,10 +145,10 @@ async def test_a_move_that_takes_a_lost_nodes_room_is_refused(rig: Rig) -> None:
     assert moved.spec.placement == Placement(node="n2", move=PinMove.COLD)
     await rig.release(vm("left"))
     await rig.claim("n2", sessions["n2"], vm("left"))
-    assert not outlook.any_loss(await read_board_world(rig.cluster), 1).fits, "as it was said"
+    assert not outlook.any_loss(await read_engine_state(rig.cluster), 1).fits, "as it was said"
     # Nothing is kept now: whoever mends that, also in several steps, is not stopped.
     assert (await move("n1")).changed
-    assert (await places.place_vm(rig.cluster, deed(), vm("right"), Demands(node="n1"))).changed
+    assert (await places.place_vm(rig.cluster, request(), vm("right"), PlacementOptions(node="n1"))).changed
 
 
 async def test_demands_that_leave_no_room_after_a_loss_are_refused(rig: Rig) -> None:
@@ -162,32 +156,34 @@ async def test_demands_that_leave_no_room_after_a_loss_are_refused(rig: Rig) -> 
     await kept_by_one_node(rig)
 
     def place(**more: Any) -> Any:
-        return places.place_vm(rig.cluster, deed(), vm("big"), Demands(**more))
+        return places.place_vm(rig.cluster, request(), vm("big"), PlacementOptions(**more))
 
     await refused(place(node="n1"), Code.CONFLICT, "without n3, default/big would not fit", "--ignore-spare")
     await refused(place(node_selector=["zone=a"]), Code.CONFLICT, "spare_nodes=1")
-    await vms.delete_vm(rig.cluster, deed(), vm("right"))
+    await vms.delete_vm(rig.cluster, request(), vm("right"))
     await rig.release(vm("right"))
     assert (await place(node="n3")).changed, "whoever may run nowhere else needs no room elsewhere"
     assert await rig.store.get(rig.keys.admission()) is not None, "judged one after the other"
-    await create_vm(rig.cluster, deed(), new("late", memory_mib=2500))
-    board = Board(await read_board_world(rig.cluster))
-    assert board.waiting[vm("late")].head[0] == "n2"
+    await create_vm(rig.cluster, request(), new("late", memory_mib=2500))
+    engine = PlacementEngine(await read_engine_state(rig.cluster))
+    assert engine.waiting[vm("late")].head[0] == "n2"
     await refused(
-        places.unpin_vm(rig.cluster, deed(), vm("big")), Code.CONFLICT, "without n3, default/big would not fit"
+        places.unpin_vm(rig.cluster, request(), vm("big")),
+        Code.CONFLICT,
+        "without n3, default/big would not fit",
     )
-    assert (await places.unpin_vm(rig.cluster, deed(), vm("big"), ignore_spare=True)).changed
+    assert (await places.unpin_vm(rig.cluster, request(), vm("big"), ignore_spare=True)).changed
 
 
 async def test_what_is_off_takes_nobodys_room_wherever_it_is_pinned(rig: Rig) -> None:
     await kept_by_one_node(rig)
-    await create_vm(rig.cluster, deed(), new("off", memory_mib=3000, off=True))
-    assert (await places.move_vm(rig.cluster, deed(), vm("off"), "n2", cold=False)).changed
-    await refused(vms.start_vm(rig.cluster, deed(), vm("off")), Code.CONFLICT, "spare_nodes=1")
+    await create_vm(rig.cluster, request(), new("off", memory_mib=3000, off=True))
+    assert (await places.move_vm(rig.cluster, request(), vm("off"), "n2", cold=False)).changed
+    await refused(vms.start_vm(rig.cluster, request(), vm("off")), Code.CONFLICT, "spare_nodes=1")
     assert (
-        await places.place_vm(rig.cluster, deed(), vm("left"), Demands(priority=0, arch=""))
+        await places.place_vm(rig.cluster, request(), vm("left"), PlacementOptions(priority=0, arch=""))
     ).changed is False
-    assert (await places.place_vm(rig.cluster, deed(), vm("left"), Demands(priority=5))).changed
+    assert (await places.place_vm(rig.cluster, request(), vm("left"), PlacementOptions(priority=5))).changed
 
 
 @pytest.mark.parametrize("how", ["", "cordoned", "draining", "lost"])
@@ -195,9 +191,9 @@ async def test_room_of_what_has_to_leave_a_node_is_kept(rig: Rig, how: str) -> N
     """5000 MiB are on n1, whatever n1 takes. Who comes goes where it is emptier: one of 3500 too many."""
     sessions = await three(rig, *"abcd" if how in ("draining", "lost") else "abc")
     await spare(rig)
-    await create_vm(rig.cluster, deed(), new("there", memory_mib=5000, node="n1"))
+    await create_vm(rig.cluster, request(), new("there", memory_mib=5000, node="n1"))
     await fill(rig, sessions)
-    await places.unpin_vm(rig.cluster, deed(), vm("there"))
+    await places.unpin_vm(rig.cluster, request(), vm("there"))
     if how == "lost":
         await rig.lose("n1")
     else:
@@ -206,19 +202,23 @@ async def test_room_of_what_has_to_leave_a_node_is_kept(rig: Rig, how: str) -> N
         )
     others = [name for name in sessions if name != "n1"]
     for name in others[:-1]:
-        await create_vm(rig.cluster, deed(), new(f"on-{name}", memory_mib=3500, node=name), ignore_spare=True)
+        await create_vm(
+            rig.cluster, request(), new(f"on-{name}", memory_mib=3500, node=name), ignore_spare=True
+        )
     await fill(rig, sessions)
-    await refused(create_vm(rig.cluster, deed(), new("last", memory_mib=3500)), Code.CONFLICT, "spare_nodes=1")
+    await refused(
+        create_vm(rig.cluster, request(), new("last", memory_mib=3500)), Code.CONFLICT, "spare_nodes=1"
+    )
 
 
 async def test_several_are_judged_in_the_order_in_which_they_will_stand(rig: Rig) -> None:
     """Written at once they stand by name, whatever order they are given in: z comes last, and has no room."""
     await three(rig, "a", "b")
     news = [new("z", memory_mib=7000), new("a", memory_mib=3000), new("b", memory_mib=3000)]
-    said = await explain_plan(rig.cluster, deed(), await plan_vms(rig.cluster, deed(), news))
+    said = await explain_plan(rig.cluster, request(), await plan_vms(rig.cluster, request(), news))
     assert [view.name for view in said if view.chosen is None] == ["z"]
-    await create_vms(rig.cluster, deed(), news)
-    waiting = Board(await read_board_world(rig.cluster)).waiting
+    await create_vms(rig.cluster, request(), news)
+    waiting = PlacementEngine(await read_engine_state(rig.cluster)).waiting
     assert [v.name for v, wait in waiting.items() if not wait.head] == ["z"]
 
 
@@ -226,25 +226,25 @@ async def test_who_was_let_in_and_waits_keeps_its_room(rig: Rig) -> None:
     """app waits for db to be up; what comes meanwhile with a higher priority would leave it nothing."""
     sessions = await three(rig)
     await spare(rig)
-    await create_vm(rig.cluster, deed(), new("db", memory_mib=100, node="n2"))
+    await create_vm(rig.cluster, request(), new("db", memory_mib=100, node="n2"))
     await fill(rig, sessions)
     await rig.status("n2", sessions["n2"], Phase.STARTING, vm("db"))
     app = new("app", memory_mib=5000, node="n1", ha=Ha(start_after=("db",)))
-    await create_vm(rig.cluster, deed(), app)
+    await create_vm(rig.cluster, request(), app)
     urgent = new("urgent", memory_mib=5000, node="n1", ha=Ha(priority=10))
     await refused(
-        create_vm(rig.cluster, deed(), urgent), Code.CONFLICT, "the room of who waits to start", "app"
+        create_vm(rig.cluster, request(), urgent), Code.CONFLICT, "the room of who waits to start", "app"
     )
-    await create_vm(rig.cluster, deed(), replace(urgent, node="n3"))
-    moved = places.place_vm(rig.cluster, deed(), vm("urgent"), Demands(node="n1"))
+    await create_vm(rig.cluster, request(), replace(urgent, node="n3"))
+    moved = places.place_vm(rig.cluster, request(), vm("urgent"), PlacementOptions(node="n1"))
     await refused(moved, Code.CONFLICT, "the room of who waits to start")
 
 
 async def test_a_vm_that_is_to_be_given_back_is_placed_where_there_is_room(rig: Rig) -> None:
     sessions = await three(rig)
     await spare(rig)
-    await create_vm(rig.cluster, deed(), new("back", memory_mib=5000, off=True))
-    await create_vm(rig.cluster, deed(), new("full", memory_mib=4000, node="n2"))
+    await create_vm(rig.cluster, request(), new("back", memory_mib=5000, off=True))
+    await create_vm(rig.cluster, request(), new("full", memory_mib=4000, node="n2"))
     await fill(rig, sessions)
     await rig.lose("n1")
     spec = await rig.spec(vm("back"))
@@ -254,12 +254,12 @@ async def test_a_vm_that_is_to_be_given_back_is_placed_where_there_is_room(rig: 
     )  # fmt: skip
     await rig.put(rig.keys.claim(vm("back")), claim)
     await refused(
-        vms.start_vm(rig.cluster, deed(), vm("back")), Code.CONFLICT, "without n3", "back would not fit"
+        vms.start_vm(rig.cluster, request(), vm("back")), Code.CONFLICT, "without n3", "back would not fit"
     )
 
 
 async def test_who_ignores_the_reserve_is_seen_by_who_looked_before(rig: Rig) -> None:
     await three(rig)
     await spare(rig)
-    await create_vm(rig.cluster, deed(), new("a"), ignore_spare=True)
+    await create_vm(rig.cluster, request(), new("a"), ignore_spare=True)
     assert await rig.store.get(rig.keys.admission()) is not None

@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands_rig import HELLO, Rig, deed
+from commands_rig import HELLO, Rig, request
 from msgspec import Struct
 from msgspec.structs import replace
 
 from metastack import __version__
 from metastack.commands import doctor
+from metastack.commands.cluster.storage import init_storage
 from metastack.commands.doctor import examine, grouped
 from metastack.commands.doctor.facts import NOBODYS_ADDRESS, Finding, Severity, ask_storage, collect
-from metastack.commands.storage import init_storage
-from metastack.commands.vms import NewVm, create_vm
-from metastack.core.change import Delete, Put
-from metastack.core.codec import encode
+from metastack.commands.vm.change import NewVm, create_vm
 from metastack.core.model import (
     Claim,
     ClusterConfig,
@@ -31,10 +29,12 @@ from metastack.core.model import (
     VmId,
     Volume,
 )
-from metastack.core.versions import LEVEL
+from metastack.core.protocol.transaction import Delete, Put
+from metastack.core.state.codec import encode
+from metastack.core.state.record_versions import LEVEL
 from metastack.ports import Denied, Unavailable
-from metastack.storage.memory import MemoryPool, MemoryStorage
-from metastack.store.etcd import MemberStatus
+from metastack.storage.twin import MemoryPool, MemoryStorage
+from metastack.store.etcd.store import MemberStatus
 
 NOW = datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
 GOOD = MemberStatus(endpoint="http://e1:2379", version="3.5.28", member_id=1, leader_id=1)
@@ -151,7 +151,7 @@ async def test_single_clients_that_are_blocked_no_more(rig: Rig) -> None:
 
 async def test_a_healthy_cluster_has_no_findings(rig: Rig) -> None:
     pool = MemoryPool(fail=lambda what, _: Denied("no") if what == "unfence" else None)
-    await init_storage(rig.cluster, deed(), MemoryStorage(pool))
+    await init_storage(rig.cluster, request(), MemoryStorage(pool))
     for number in (1, 2, 3):
         await node(rig, f"n{number}", f"10.0.0.{number}")
     facts = await collect(rig.cluster, __version__, NOW)
@@ -225,7 +225,7 @@ async def test_without_records_only_etcd_is_judged(rig: Rig) -> None:
 async def test_lost_nodes_fences_and_the_brake(rig: Rig) -> None:
     await rig.image()
     session = await rig.node("n1")
-    await create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
+    await create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny"))
     await rig.claim("n1", session, phase=None)
     await rig.lose("n1")
     await node(
@@ -310,7 +310,7 @@ async def test_nodes_that_emulate_differ_or_complain(rig: Rig) -> None:
 async def test_vms_records_leases_and_leftovers(rig: Rig) -> None:
     await rig.image()
     await node(rig, "n1", "10.0.0.1")
-    await create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
+    await create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny"))
     waiting = await said(rig, min_ttl_s=9)
     assert waiting.of("pending")[0][:2] == ("warning", "vm default/hello")
     assert "no lease shorter than 9 s" in waiting.of("lease_ttl")[0][2]

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
-from commands_rig import HELLO, Rig, deed
+from commands_rig import HELLO, Rig, request
 
-from metastack.commands import vms
 from metastack.commands.doctor import examine
 from metastack.commands.doctor.facts import Severity, ask_storage, collect
-from metastack.commands.vms import NewVm
+from metastack.commands.vm import change as vms
+from metastack.commands.vm.change import NewVm
 from metastack.core.model import Trashed, VmSpec, Volume
-from metastack.storage.memory import MemoryPool, MemoryStorage
+from metastack.storage.twin import MemoryPool, MemoryStorage
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 async def _vm(rig: Rig, vm: str = "hello") -> VmSpec:
     image = await rig.image("tiny", uuid="11111111-0000-4000-8000-000000000000")
-    spec = (await vms.create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))).spec
+    spec = (await vms.create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny"))).spec
     volume = Volume(
         uuid=spec.volume_uuid, project="default", vm=vm, vm_uuid=spec.uuid, size_bytes=1,
         image_uuid=image.uuid, made=True,

@@ -5,35 +5,31 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from commands_rig import Rig, deed
+from commands_rig import Rig, request
 from msgspec.structs import replace
 from places_rig import fill, new, refused, taint, three, vm
 
-from metastack.commands import nodes, outlook, places, vms
-from metastack.commands.creation import create_vm, plan_vms
+from metastack.commands.capacity import whatif as outlook
 from metastack.commands.doctor import examine
 from metastack.commands.doctor.facts import collect
-from metastack.commands.explanation import equal_nodes_words, explain_plan, explain_vm
+from metastack.commands.node import change as nodes
 from metastack.commands.problem import Code, Problem
-from metastack.commands.reading import read_board_world
-from metastack.core.change import Put
-from metastack.core.model import (
-    ClusterConfig,
-    GroupTerm,
-    Ha,
-    Hint,
-    Phase,
-    Placement,
-)
+from metastack.commands.reading import read_engine_state
+from metastack.commands.vm import change as vms
+from metastack.commands.vm import place as places
+from metastack.commands.vm.create import create_vm, plan_vms
+from metastack.commands.vm.explain import equal_nodes_words, explain_plan, explain_vm
+from metastack.core.model import ClusterConfig, GroupTerm, Ha, Hint, Phase, Placement
+from metastack.core.protocol.transaction import Put
 
 
 async def test_explain_says_what_every_node_says(rig: Rig) -> None:
     sessions = await three(rig)
     far = Placement(anti_affinity=(GroupTerm(labels={"app": "web"}, topology="zone"),))
-    await create_vm(rig.cluster, deed(), new("one", labels={"app": "web"}, placement=far))
+    await create_vm(rig.cluster, request(), new("one", labels={"app": "web"}, placement=far))
     await rig.claim("n1", sessions["n1"], vm("one"))
-    await create_vm(rig.cluster, deed(), new("two", labels={"app": "web"}, placement=far))
-    await nodes.cordon_node(rig.cluster, deed(), "n3")
+    await create_vm(rig.cluster, request(), new("two", labels={"app": "web"}, placement=far))
+    await nodes.cordon_node(rig.cluster, request(), "n3")
     two = await explain_vm(rig.cluster, vm("two"))
     assert (two.chosen, two.node, two.line, two.phase) == ("n2", None, 1, "pending")
     assert two.summary == "waits for n2 to take it"
@@ -59,8 +55,8 @@ async def test_explain_says_what_every_node_says(rig: Rig) -> None:
 
 async def test_explain_says_why_it_waits_and_why_it_stays(rig: Rig) -> None:
     sessions = await three(rig)
-    await create_vm(rig.cluster, deed(), new("db", network="br0", ha=Ha(ready_port=5432)))
-    await create_vm(rig.cluster, deed(), new("app", ha=Ha(start_after=("db",)), memory_mib=7000))
+    await create_vm(rig.cluster, request(), new("db", network="br0", ha=Ha(ready_port=5432)))
+    await create_vm(rig.cluster, request(), new("app", ha=Ha(start_after=("db",)), memory_mib=7000))
     app = await explain_vm(rig.cluster, vm("app"))
     assert app.held == "starts after default/db, which does not run yet"
     assert app.summary == f"waits: {app.held}"
@@ -75,15 +71,15 @@ async def test_explain_says_why_it_waits_and_why_it_stays(rig: Rig) -> None:
     app = await explain_vm(rig.cluster, vm("app"))
     assert app.hint is not None and (app.hint.node, app.hint.honoured) == ("n3", True)
     assert app.chosen == "n3"
-    await nodes.cordon_node(rig.cluster, deed(), "n1")
+    await nodes.cordon_node(rig.cluster, request(), "n1")
     db = await explain_vm(rig.cluster, vm("db"))
     assert db.summary == ("is on n1; it stays there, and would not be placed there anew: the node is cordoned")
     assert [(said.node, said.here) for said in db.nodes if said.chosen] == [("n1", True)]
-    await nodes.drain_node(rig.cluster, deed(), "n1")
+    await nodes.drain_node(rig.cluster, request(), "n1")
     assert "the node is draining, and n" in (await explain_vm(rig.cluster, vm("db"))).summary
-    await vms.stop_vm(rig.cluster, deed(), vm("app"))
+    await vms.stop_vm(rig.cluster, request(), vm("app"))
     assert (await explain_vm(rig.cluster, vm("app"))).summary.startswith("is off; were it started now, n")
-    await create_vm(rig.cluster, deed(), new("huge", memory_mib=99999))
+    await create_vm(rig.cluster, request(), new("huge", memory_mib=99999))
     huge = await explain_vm(rig.cluster, vm("huge"))
     assert huge.chosen is None
     assert huge.summary.startswith("no node takes it: needs 99999 MiB of memory")
@@ -97,15 +93,15 @@ async def test_a_dry_run_writes_nothing_and_says_what_would_be(rig: Rig) -> None
     await three(rig)
     before = await rig.store.list(rig.keys.prefix())
     news = [new(name, memory_mib=6000) for name in ("a", "b", "c", "d")]
-    said = await explain_plan(rig.cluster, deed(), await plan_vms(rig.cluster, deed(), news))
+    said = await explain_plan(rig.cluster, request(), await plan_vms(rig.cluster, request(), news))
     assert {view.chosen for view in said[:3]} == {"n1", "n2", "n3"}, "each counts those before it"
     assert said[3].chosen is None
     assert said[2].summary == f"would go to {said[2].chosen}", "no other has the room"
     assert "decided by the UUIDs" in equal_nodes_words(said)
-    [one] = await explain_plan(rig.cluster, deed(), await plan_vms(rig.cluster, deed(), news[:1]))
+    [one] = await explain_plan(rig.cluster, request(), await plan_vms(rig.cluster, request(), news[:1]))
     assert equal_nodes_words([one]) == "", "its own answer says it"
     large = [new(f"l{n}", memory_mib=99_999) for n in range(2)]
-    none = await explain_plan(rig.cluster, deed(), await plan_vms(rig.cluster, deed(), large))
+    none = await explain_plan(rig.cluster, request(), await plan_vms(rig.cluster, request(), large))
     assert equal_nodes_words(none) == "", "no node takes any"
     first, second = sorted({"n1", "n2", "n3"} - {one.chosen})
     equal = f"{first} or {second}, as good: the UUID that it is given decides"
@@ -118,9 +114,9 @@ async def test_a_dry_run_writes_nothing_and_says_what_would_be(rig: Rig) -> None
 async def test_what_if(rig: Rig) -> None:
     sessions = await three(rig)
     for n in range(4):
-        await create_vm(rig.cluster, deed(), new(f"v{n}", memory_mib=3000))
+        await create_vm(rig.cluster, request(), new(f"v{n}", memory_mib=3000))
     await fill(rig, sessions)
-    world = await read_board_world(rig.cluster)
+    world = await read_engine_state(rig.cluster)
     assert outlook.outlook(world, [], []).summary == "as it is, everything fits"
     one = outlook.outlook(world, ["n1"], [])
     assert one.fits and one.lost == ["n1"]
@@ -138,8 +134,8 @@ async def test_what_if(rig: Rig) -> None:
     assert saved.fits and saved.added == ["new-1", "new-2"]
     assert outlook.any_loss(world, 1).fits
     assert not outlook.any_loss(world, 2).fits
-    await create_vm(rig.cluster, deed(), new("waits", memory_mib=99999))
-    world = await read_board_world(rig.cluster)
+    await create_vm(rig.cluster, request(), new("waits", memory_mib=99999))
+    world = await read_engine_state(rig.cluster)
     now, one = outlook.outlook(world, [], []), outlook.outlook(world, ["n1"], [])
     assert now.fits and (now.left_out, now.pending_already) == (0, 1)
     assert now.summary == "as it is, nothing more would be left out; 1 VM is pending already, and would stay so"
@@ -165,25 +161,25 @@ async def test_what_if(rig: Rig) -> None:
 async def test_what_if_says_who_would_not_start_for_want_of_another(rig: Rig) -> None:
     """Room is not all: app and top run on n1, too, and start after db, which may run nowhere else."""
     sessions = await three(rig)
-    await create_vm(rig.cluster, deed(), new("db", node="n1", network="br0", ha=Ha(ready_port=5432)))
-    await create_vm(rig.cluster, deed(), new("app", node="n1", ha=Ha(start_after=("db",))))
-    await create_vm(rig.cluster, deed(), new("top", node="n1", ha=Ha(start_after=("app",))))
+    await create_vm(rig.cluster, request(), new("db", node="n1", network="br0", ha=Ha(ready_port=5432)))
+    await create_vm(rig.cluster, request(), new("app", node="n1", ha=Ha(start_after=("db",))))
+    await create_vm(rig.cluster, request(), new("top", node="n1", ha=Ha(start_after=("app",))))
     for name in ("db", "app", "top"):
         await rig.claim("n1", sessions["n1"], vm(name))
     for name in ("app", "top"):
-        await places.unpin_vm(rig.cluster, deed(), vm(name))
-    lost = outlook.outlook(await read_board_world(rig.cluster), ["n1"], [])
+        await places.unpin_vm(rig.cluster, request(), vm(name))
+    lost = outlook.outlook(await read_engine_state(rig.cluster), ["n1"], [])
     assert not lost.fits and lost.left_out == 3
     assert {move.name: move.reason for move in lost.moves if move.name != "db"} == {
         "app": "starts after default/db, which no node would take",
         "top": "starts after default/app, which would not start either",
     }
-    await places.unpin_vm(rig.cluster, deed(), vm("db"))
-    assert outlook.outlook(await read_board_world(rig.cluster), ["n1"], []).left_out == 0
+    await places.unpin_vm(rig.cluster, request(), vm("db"))
+    assert outlook.outlook(await read_engine_state(rig.cluster), ["n1"], []).left_out == 0
     # Nothing is lost, and the port stays silent.
     await rig.release(vm("app"))
     await rig.status("n1", sessions["n1"], Phase.RUNNING, vm("db"), ready=False)
-    now = outlook.outlook(await read_board_world(rig.cluster), [], [])
+    now = outlook.outlook(await read_engine_state(rig.cluster), [], [])
     assert (now.fits, now.pending_already) == (True, 1)
     assert [(move.name, move.after, move.reason) for move in now.moves] == [
         ("app", None, "starts after default/db, whose readiness port does not answer")
@@ -192,9 +188,9 @@ async def test_what_if_says_who_would_not_start_for_want_of_another(rig: Rig) ->
 
 async def test_the_doctor_sees_what_waits_what_nobody_would_take_and_what_has_no_spare(rig: Rig) -> None:
     sessions = await three(rig, "a", "b")
-    await create_vm(rig.cluster, deed(), new("runs", placement=Placement(node_selector={"zone": "a"})))
+    await create_vm(rig.cluster, request(), new("runs", placement=Placement(node_selector={"zone": "a"})))
     await rig.claim("n1", sessions["n1"], vm("runs"))
-    await create_vm(rig.cluster, deed(), new("waits", memory_mib=9000))
+    await create_vm(rig.cluster, request(), new("waits", memory_mib=9000))
 
     async def said(check: str) -> dict[str, tuple[str, str]]:
         facts = await collect(rig.cluster, "0", datetime.now(UTC))
@@ -207,16 +203,16 @@ async def test_the_doctor_sees_what_waits_what_nobody_would_take_and_what_has_no
     assert "no node takes it: needs 9000 MiB of memory" in meaning
     assert list(await said("unplaceable")) == ["vm default/waits"]
     assert "(too large even for the empty node)" in (await said("unplaceable"))["vm default/waits"][1]
-    await create_vm(rig.cluster, deed(), new("late", memory_mib=6000))
+    await create_vm(rig.cluster, request(), new("late", memory_mib=6000))
     await rig.claim("n1", sessions["n1"], vm("late"))
     assert list(await said("unplaceable")) == ["vm default/waits"], "what others use is another matter"
-    await vms.delete_vm(rig.cluster, deed(), vm("late"))
+    await vms.delete_vm(rig.cluster, request(), vm("late"))
     await rig.release(vm("late"))
     assert await said("spare") == {}
     spec = await rig.spec(vm("waits"))
     await rig.put(rig.keys.vm_spec(vm("waits")), replace(spec, created="2026-01-01T00:00:00Z"))
     assert (await said("pending"))["vm default/waits"][0] == "warning"
-    await nodes.label_node(rig.cluster, deed(), "n1", {"zone": "x"}, set())
+    await nodes.label_node(rig.cluster, request(), "n1", {"zone": "x"}, set())
     severity, meaning = (await said("unplaceable"))["vm default/runs"]
     assert severity == "warning" and "needs label zone=a" in meaning
     await taint(rig, "n1", "gone")
@@ -224,9 +220,9 @@ async def test_the_doctor_sees_what_waits_what_nobody_would_take_and_what_has_no
     assert set(await said("unplaceable")) == {"vm default/runs", "vm default/waits"}
     await taint(rig, "n1", "gone-")
     await taint(rig, "n2", "gone-")
-    await vms.delete_vm(rig.cluster, deed(), vm("waits"))
+    await vms.delete_vm(rig.cluster, request(), vm("waits"))
     for n in range(3):
-        await create_vm(rig.cluster, deed(), new(f"v{n}", memory_mib=3000))
+        await create_vm(rig.cluster, request(), new(f"v{n}", memory_mib=3000))
     await fill(rig, sessions)
     await rig.put(rig.keys.cluster(), ClusterConfig(spare_nodes=1))
     severity, meaning = (await said("spare"))["cluster"]
@@ -239,7 +235,7 @@ async def test_the_doctor_sees_who_could_not_come_back_for_a_group_rule(rig: Rig
     sessions = await three(rig, "a", "b")
     apart = Placement(anti_affinity=(GroupTerm(labels={"app": "db"}),))
     for n in (1, 2):
-        await create_vm(rig.cluster, deed(), new(f"db{n}", labels={"app": "db"}, placement=apart))
+        await create_vm(rig.cluster, request(), new(f"db{n}", labels={"app": "db"}, placement=apart))
         await rig.claim(f"n{n}", sessions[f"n{n}"], vm(f"db{n}"))
 
     async def said() -> dict[str, str]:

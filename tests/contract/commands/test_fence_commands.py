@@ -5,25 +5,26 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from commands_rig import HELLO, Racing, Rig, deed
+from commands_rig import HELLO, Racing, Rig, request
 from msgspec.structs import replace
 
-from metastack.commands.deed import Cluster
-from metastack.commands.fence_view import fence_view, fence_views, open_for_s
-from metastack.commands.fences import check_fence, check_unfence, fence_node, unfence_node, wait_fenced
+from metastack.commands.fence.requests import check_fence, check_unfence, fence_node, unfence_node, wait_fenced
+from metastack.commands.fence.views import fence_view, fence_views, open_for_s
 from metastack.commands.problem import Code, Problem
 from metastack.commands.reading import EVERYTHING, prefixes, read_world
+from metastack.commands.request import Cluster
 from metastack.commands.views import node_infos
-from metastack.commands.vms import NewVm, create_vm
-from metastack.core import changes, fences
-from metastack.core.change import Change, Put
-from metastack.core.codec import encode
+from metastack.commands.vm.change import NewVm, create_vm
 from metastack.core.model import Fence, FenceReceipt, NodeAlive, NodeFacts
-from metastack.core.world import World, seen
-from metastack.storage.memory import MemoryPool, MemoryStorage
+from metastack.core.protocol import claims as changes
+from metastack.core.protocol import fences
+from metastack.core.protocol.transaction import Put, Transaction
+from metastack.core.state.cluster_state import ClusterState, seen
+from metastack.core.state.codec import encode
+from metastack.storage.twin import MemoryPool, MemoryStorage
 
 
-async def world_of(rig: Rig) -> World:
+async def world_of(rig: Rig) -> ClusterState:
     return await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
 
 
@@ -44,7 +45,7 @@ async def fence_record(rig: Rig, name: str = "n1") -> Fence:
 
 async def agent_does_it(rig: Rig, victim: str, by: str, session: int) -> None:
     """What an agent does: take the intent over, block, done."""
-    me = changes.Me(node=by, session=session, lease=0)
+    me = changes.OwnSession(node=by, session=session, lease=0)
     for step in ("take over", "done"):
         entry = await rig.store.get(rig.keys.fence(victim))
         assert entry is not None
@@ -60,7 +61,7 @@ async def agent_does_it(rig: Rig, victim: str, by: str, session: int) -> None:
 async def test_fence_by_hand_is_done_by_an_agent(rig: Rig) -> None:
     session = await lost_node(rig)
     n2 = await rig.node("n2")
-    before = await fence_node(rig.cluster, deed("it burns"), "n1")
+    before = await fence_node(rig.cluster, request("it burns"), "n1")
     assert before == 0
     record = await fence_record(rig)
     assert (record.intent, record.intent_by, record.intent_reason) == (True, fences.BY_HAND, "it burns")
@@ -78,15 +79,15 @@ async def test_fence_by_hand_is_done_by_an_agent(rig: Rig) -> None:
     assert [event.what for event in await rig.events()][-1] == "node.fence"
     assert [v.name for v in fence_views(await world_of(rig))] == ["n1"]
     # Asked again, it is fenced again, and later.
-    again = await fence_node(rig.cluster, deed("more"), "n1")
+    again = await fence_node(rig.cluster, request("more"), "n1")
     assert again == done.fenced_through
 
 
 async def test_an_open_fence_is_left_to_whoever_does_it(rig: Rig) -> None:
     await lost_node(rig)
-    await fence_node(rig.cluster, deed("a"), "n1")
+    await fence_node(rig.cluster, request("a"), "n1")
     before = await fence_record(rig)
-    await fence_node(rig.cluster, deed("b"), "n1")
+    await fence_node(rig.cluster, request("b"), "n1")
     assert await fence_record(rig) == before
 
 
@@ -98,11 +99,11 @@ async def test_refusals(rig: Rig, reason: str, name: str, code: Code) -> None:
     await lost_node(rig)
     await rig.node("n2")
     with pytest.raises(Problem) as raised:
-        await fence_node(rig.cluster, deed(reason), name)
+        await fence_node(rig.cluster, request(reason), name)
     assert raised.value.code is code
     assert raised.value.hint
     with pytest.raises(Problem) as raised:
-        await unfence_node(rig.cluster, deed(reason), name, MemoryStorage(MemoryPool()))
+        await unfence_node(rig.cluster, request(reason), name, MemoryStorage(MemoryPool()))
     assert raised.value.code is code
 
 
@@ -114,13 +115,13 @@ async def test_a_node_that_returns_in_the_last_moment_is_not_fenced(rig: Rig) ->
 
     racing = Cluster(Racing(rig.store, back), rig.keys)  # type: ignore[arg-type]
     with pytest.raises(Problem, match="is alive"):
-        await fence_node(racing, deed("why"), "n1")
+        await fence_node(racing, request("why"), "n1")
     assert await rig.store.get(rig.keys.fence("n1")) is None
 
 
 async def test_waiting_says_what_is_wrong(rig: Rig) -> None:
     await lost_node(rig)
-    before = await fence_node(rig.cluster, deed("why"), "n1")
+    before = await fence_node(rig.cluster, request("why"), "n1")
     with pytest.raises(Problem, match="no node is ready to do it") as raised:
         await wait_fenced(rig.cluster, "n1", before, 0.3)
     assert raised.value.code is Code.TIMEOUT
@@ -142,7 +143,7 @@ async def test_waiting_says_what_is_wrong(rig: Rig) -> None:
 async def test_a_node_that_came_back_is_not_called_fenced_when_it_is_lost_again(rig: Rig) -> None:
     await lost_node(rig)
     n2 = await rig.node("n2")
-    await fence_node(rig.cluster, deed("why"), "n1")
+    await fence_node(rig.cluster, request("why"), "n1")
     await agent_does_it(rig, "n1", "n2", n2)
     world = await world_of(rig)
     view = fence_view(world, "n1")
@@ -155,7 +156,7 @@ async def test_a_node_that_came_back_is_not_called_fenced_when_it_is_lost_again(
     assert told_of(world, "n1") == "its lease expired; not fenced since it came back"
 
 
-def told_of(world: World, name: str) -> str:
+def told_of(world: ClusterState, name: str) -> str:
     (info,) = [info for info in node_infos(world) if info.name == name]
     return info.message or ""
 
@@ -183,14 +184,14 @@ async def test_how_long_an_intent_is_open() -> None:
 async def test_unfence_lifts_records_and_forgets(rig: Rig) -> None:
     await lost_node(rig)
     n2 = await rig.node("n2")
-    await fence_node(rig.cluster, deed("why"), "n1")
+    await fence_node(rig.cluster, request("why"), "n1")
     pool = MemoryPool(blocked={"10.0.0.1", "10.0.0.9"})
     storage = MemoryStorage(pool)
     with pytest.raises(Problem, match="being fenced right now"):
-        await unfence_node(rig.cluster, deed("gone"), "n1", storage)
+        await unfence_node(rig.cluster, request("gone"), "n1", storage)
     await agent_does_it(rig, "n1", "n2", n2)
     through = (await fence_record(rig)).through
-    view = await unfence_node(rig.cluster, deed("sold"), "n1", storage)
+    view = await unfence_node(rig.cluster, request("sold"), "n1", storage)
     assert pool.blocked == {"10.0.0.9"}
     assert (view.state, view.reason, view.fenced_through) == ("unblocked", "sold", through)
     assert not view.returned
@@ -207,22 +208,22 @@ async def test_unfence_of_a_node_that_still_answers_for_vms(rig: Rig) -> None:
     await rig.image()
     session = await lost_node(rig)
     n2 = await rig.node("n2")
-    await create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
+    await create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny"))
     await rig.claim("n1", session)
     pool = MemoryPool(blocked={"10.0.0.1"})
     with pytest.raises(Problem, match="answers for default/hello"):
-        await unfence_node(rig.cluster, deed("gone"), "n1", MemoryStorage(pool))
-    await fence_node(rig.cluster, deed("why"), "n1")
+        await unfence_node(rig.cluster, request("gone"), "n1", MemoryStorage(pool))
+    await fence_node(rig.cluster, request("why"), "n1")
     await agent_does_it(rig, "n1", "n2", n2)
     with pytest.raises(Problem, match="not been taken over"):
-        await unfence_node(rig.cluster, deed("gone"), "n1", MemoryStorage(pool))
+        await unfence_node(rig.cluster, request("gone"), "n1", MemoryStorage(pool))
     assert pool.blocked == {"10.0.0.1"}
 
 
 async def test_a_fence_that_is_done_while_a_person_lifts_one_wins(rig: Rig) -> None:
     await lost_node(rig)
     n2 = await rig.node("n2")
-    await fence_node(rig.cluster, deed("why"), "n1")
+    await fence_node(rig.cluster, request("why"), "n1")
     await agent_does_it(rig, "n1", "n2", n2)
     pool = MemoryPool(blocked={"10.0.0.1"})
 
@@ -230,22 +231,24 @@ async def test_a_fence_that_is_done_while_a_person_lifts_one_wins(rig: Rig) -> N
         """While its unblock is on the way, the node came back, was lost again and fenced anew."""
 
         async def unfence(self, addresses: tuple[str, ...]) -> None:
-            await fence_node(rig.cluster, deed("again"), "n1")
+            await fence_node(rig.cluster, request("again"), "n1")
             await agent_does_it(rig, "n1", "n2", n2)
             await super().unfence(addresses)
 
     with pytest.raises(Problem, match="blocked once more"):
-        await unfence_node(rig.cluster, deed("gone"), "n1", Slow(pool))
+        await unfence_node(rig.cluster, request("gone"), "n1", Slow(pool))
     assert pool.blocked == {"10.0.0.1"}
     assert (await fence_record(rig)).receipt.method == "memory"  # type: ignore[union-attr]
 
 
 async def test_a_broken_record_is_shown_as_such(rig: Rig) -> None:
     await lost_node(rig)
-    await rig.store.commit(Change(name="test", guards=(), effects=(Put(rig.keys.fence("n1"), b'{"v": 99}'),)))
+    await rig.store.commit(
+        Transaction(name="test", guards=(), effects=(Put(rig.keys.fence("n1"), b'{"v": 99}'),))
+    )
     view = fence_view(await world_of(rig), "n1")
     assert view is not None
     assert (view.state, view.broken) == ("broken", True)
     with pytest.raises(Problem, match="cannot be read"):
-        await fence_node(rig.cluster, deed("why"), "n1")
+        await fence_node(rig.cluster, request("why"), "n1")
     assert encode(Fence())

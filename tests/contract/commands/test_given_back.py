@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from commands_rig import Rig, deed
+from commands_rig import Rig, request
 from places_rig import new, three, vm
 
-from metastack.commands import vms
-from metastack.commands.creation import create_vm
 from metastack.commands.doctor import examine
 from metastack.commands.doctor.facts import collect
-from metastack.commands.explanation import explain_vm
+from metastack.commands.vm import change as vms
+from metastack.commands.vm.create import create_vm
+from metastack.commands.vm.explain import explain_vm
 from metastack.core.model import Penalty, Phase, VmSpec
-from metastack.core.world import seen
+from metastack.core.state.cluster_state import seen
 
 
 async def penalise(rig: Rig, node: str) -> None:
@@ -32,7 +32,7 @@ async def given_back(rig: Rig) -> list[tuple[str, str]]:
 
 async def test_explain_and_the_doctor_name_the_node_until_the_vm_is_started(rig: Rig) -> None:
     await three(rig)
-    await create_vm(rig.cluster, deed(), new("one"))
+    await create_vm(rig.cluster, request(), new("one"))
     first = (await explain_vm(rig.cluster, vm("one"))).chosen
     assert first is not None
     await penalise(rig, first)
@@ -47,7 +47,7 @@ async def test_explain_and_the_doctor_name_the_node_until_the_vm_is_started(rig:
     assert "could not start" in meaning and "QEMU exits" in meaning
 
     before = await rig.spec(vm("one"))
-    started = await vms.start_vm(rig.cluster, deed(), vm("one"))
+    started = await vms.start_vm(rig.cluster, request(), vm("one"))
     assert started.changed
     assert started.spec.run == before.run, "a guest that runs by now is not started anew"
     assert (await explain_vm(rig.cluster, vm("one"))).chosen == first
@@ -56,11 +56,11 @@ async def test_explain_and_the_doctor_name_the_node_until_the_vm_is_started(rig:
 
 async def test_a_vm_that_has_failed_is_tried_again_by_vm_start(rig: Rig) -> None:
     sessions = await three(rig)
-    await create_vm(rig.cluster, deed(), new("one"))
+    await create_vm(rig.cluster, request(), new("one"))
     await rig.claim("n1", sessions["n1"], vm("one"), phase=Phase.RUNNING)
     await penalise(rig, "n2")
-    assert not (await vms.start_vm(rig.cluster, deed(), vm("one"))).changed, "it runs"
+    assert not (await vms.start_vm(rig.cluster, request(), vm("one"))).changed, "it runs"
     await rig.status("n1", sessions["n1"], Phase.FAILED, vm("one"), message="cannot start on n1: QEMU exits")
-    started = await vms.start_vm(rig.cluster, deed(), vm("one"))
+    started = await vms.start_vm(rig.cluster, request(), vm("one"))
     assert started.changed
     assert (await rig.events())[-1].what == "vm.start"

@@ -5,16 +5,25 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from commands_rig import HELLO, Rig, deed
+from commands_rig import HELLO, Rig, request
 
-from metastack.commands import nodes, settings, vms
-from metastack.commands.events import EventView, Wanted, about, follow_events, list_events, since_ms
-from metastack.commands.history import vm_history
+from metastack.commands.cluster import settings
+from metastack.commands.cluster.events import (
+    EventFilter,
+    EventView,
+    about,
+    follow_events,
+    list_events,
+    since_ms,
+)
+from metastack.commands.node import change as nodes
 from metastack.commands.problem import Code, Problem
-from metastack.commands.vms import NewVm
-from metastack.core.change import Put
-from metastack.core.codec import encode
+from metastack.commands.vm import change as vms
+from metastack.commands.vm.change import NewVm
+from metastack.commands.vm.history import vm_history
 from metastack.core.model import Event
+from metastack.core.protocol.transaction import Put
+from metastack.core.state.codec import encode
 
 NOW_MS = 1_800_000_000_000
 
@@ -22,13 +31,13 @@ NOW_MS = 1_800_000_000_000
 async def change_a_lot(rig: Rig) -> None:
     await rig.image()
     await rig.node("n1")
-    await vms.create_vm(rig.cluster, deed("ticket 1"), NewVm(vm=HELLO, image="tiny"))
-    await vms.stop_vm(rig.cluster, deed("new kernel"), HELLO)
-    await vms.start_vm(rig.cluster, deed(), HELLO)
-    await vms.label_vm(rig.cluster, deed(), HELLO, {"tier": "web"}, set())
-    await vms.label_vm(rig.cluster, deed(), HELLO, {}, {"tier"})
-    await nodes.cordon_node(rig.cluster, deed("new memory"), "n1")
-    await settings.set_settings(rig.cluster, deed("slow switch"), {"lease_ttl_s": 7})
+    await vms.create_vm(rig.cluster, request("ticket 1"), NewVm(vm=HELLO, image="tiny"))
+    await vms.stop_vm(rig.cluster, request("new kernel"), HELLO)
+    await vms.start_vm(rig.cluster, request(), HELLO)
+    await vms.label_vm(rig.cluster, request(), HELLO, {"tier": "web"}, set())
+    await vms.label_vm(rig.cluster, request(), HELLO, {}, {"tier"})
+    await nodes.cordon_node(rig.cluster, request("new memory"), "n1")
+    await settings.set_settings(rig.cluster, request("slow switch"), {"lease_ttl_s": 7})
 
 
 async def test_a_vms_versions_say_who_when_why_and_what(rig: Rig) -> None:
@@ -46,14 +55,14 @@ async def test_a_vms_versions_say_who_when_why_and_what(rig: Rig) -> None:
     await rig.write(Put(rig.keys.history(HELLO, 3), b"{"))
     broken = await vm_history(rig.cluster, HELLO)
     assert [version.broken for version in broken] == [False, False, True, False, False]
-    await vms.delete_vm(rig.cluster, deed(), HELLO)
+    await vms.delete_vm(rig.cluster, request(), HELLO)
     with pytest.raises(Problem) as gone:
         await vm_history(rig.cluster, HELLO)
     assert gone.value.code is Code.NOT_FOUND
 
 
 async def see(rig: Rig, object: str = "", since: int = 0) -> list[EventView]:
-    _, found = await list_events(rig.cluster, Wanted(object=object, since_ms=since), NOW_MS)
+    _, found = await list_events(rig.cluster, EventFilter(object=object, since_ms=since), NOW_MS)
     return found
 
 
@@ -76,10 +85,10 @@ async def test_events_of_one_object_and_of_a_while(rig: Rig) -> None:
 
 async def test_new_events_follow(rig: Rig) -> None:
     await change_a_lot(rig)
-    revision, _ = await list_events(rig.cluster, Wanted(), NOW_MS)
-    await nodes.uncordon_node(rig.cluster, deed("done"), "n1")
+    revision, _ = await list_events(rig.cluster, EventFilter(), NOW_MS)
+    await nodes.uncordon_node(rig.cluster, request("done"), "n1")
     async with asyncio.timeout(20):
-        async for views in follow_events(rig.cluster, Wanted(object="n1"), revision):
+        async for views in follow_events(rig.cluster, EventFilter(object="n1"), revision):
             assert [(view.what, view.reason) for view in views] == [("node.uncordon", "done")]
             break
 

@@ -10,21 +10,24 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from commands_rig import HELLO, Racing, Rig, deed
+from commands_rig import HELLO, Racing, Rig, request
 
-from metastack.commands import images, nodes, settings, vms
-from metastack.commands.deed import Cluster
-from metastack.commands.image_deletion import delete_image
+from metastack.commands.cluster import settings
+from metastack.commands.cluster.projects import create_project, list_projects
+from metastack.commands.image import import_ as images
+from metastack.commands.image.delete import delete_image
+from metastack.commands.node import change as nodes
 from metastack.commands.problem import Code, Problem
-from metastack.commands.projects import create_project, list_projects
-from metastack.commands.vms import NewVm
-from metastack.core.change import Delete, Put
-from metastack.core.codec import decode
+from metastack.commands.request import Cluster
+from metastack.commands.vm import change as vms
+from metastack.commands.vm.change import NewVm
 from metastack.core.model import ClusterConfig, Image, ImageState, NodeSpec
-from metastack.core.versions import LEVEL
+from metastack.core.protocol.transaction import Delete, Put
+from metastack.core.state.codec import decode
+from metastack.core.state.record_versions import LEVEL
 from metastack.ports import DiskFormat, Storage
 from metastack.settings import StorageSettings
-from metastack.storage.main import build
+from metastack.storage.choose import build
 
 
 @pytest.fixture
@@ -79,7 +82,7 @@ async def test_import_then_delete(rig: Rig, storage: Storage, source: Path) -> N
         seen.append((done, total))
 
     image = await images.import_image(
-        rig.cluster, storage, deed("new"), "tiny", str(source), DiskFormat.RAW, progress=progress
+        rig.cluster, storage, request("new"), "tiny", str(source), DiskFormat.RAW, progress=progress
     )
     entry = await rig.store.get(rig.keys.image("tiny"))
     assert entry is not None
@@ -90,29 +93,29 @@ async def test_import_then_delete(rig: Rig, storage: Storage, source: Path) -> N
     assert seen
     assert seen[-1][0] > 0
     assert [event.what for event in await rig.events()] == ["image.import", "image.ready"]
-    again = images.import_image(rig.cluster, storage, deed(), "tiny", str(source))
+    again = images.import_image(rig.cluster, storage, request(), "tiny", str(source))
     await problem(again, Code.CONFLICT, "exists already")
 
-    await vms.create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
-    await problem(delete_image(rig.cluster, storage, deed(), "tiny"), Code.CONFLICT, "used by default/hello")
+    await vms.create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny"))
+    await problem(delete_image(rig.cluster, storage, request(), "tiny"), Code.CONFLICT, "used by default/hello")
     found = await record(rig)
     assert found is not None
     assert found.state is ImageState.READY
-    await vms.delete_vm(rig.cluster, deed(), HELLO)
-    await delete_image(rig.cluster, storage, deed(), "tiny")
+    await vms.delete_vm(rig.cluster, request(), HELLO)
+    await delete_image(rig.cluster, storage, request(), "tiny")
     assert await record(rig) is None
-    await problem(delete_image(rig.cluster, storage, deed(), "tiny"), Code.NOT_FOUND, "tiny")
+    await problem(delete_image(rig.cluster, storage, request(), "tiny"), Code.NOT_FOUND, "tiny")
 
 
 async def test_a_failed_import_leaves_nothing(rig: Rig, storage: Storage, tmp_path: Path) -> None:
     bad = tmp_path / "bad.qcow2"
     bad.write_bytes(b"QFI\xfb" + b"\xff" * 600)
     await problem(
-        images.import_image(rig.cluster, storage, deed(), "tiny", str(bad)), Code.FAILED, "image tiny"
+        images.import_image(rig.cluster, storage, request(), "tiny", str(bad)), Code.FAILED, "image tiny"
     )
     assert await record(rig) is None
     assert await storage.images() == []
-    await problem(images.import_image(rig.cluster, storage, deed(), "T", str(bad)), Code.USAGE, "valid name")
+    await problem(images.import_image(rig.cluster, storage, request(), "T", str(bad)), Code.USAGE, "valid name")
 
 
 async def test_an_interrupted_import_leaves_nothing(rig: Rig, storage: Storage, tmp_path: Path) -> None:
@@ -125,7 +128,9 @@ async def test_an_interrupted_import_leaves_nothing(rig: Rig, storage: Storage, 
         loop.call_soon_threadsafe(begun.set)
 
     task = asyncio.ensure_future(
-        images.import_image(rig.cluster, storage, deed(), "tiny", str(big), DiskFormat.RAW, progress=progress)
+        images.import_image(
+            rig.cluster, storage, request(), "tiny", str(big), DiskFormat.RAW, progress=progress
+        )
     )
     async with asyncio.timeout(30):
         await begun.wait()
@@ -153,7 +158,7 @@ async def test_an_import_whose_record_vanished_fails_and_tidies(
 
     racing = Cluster(cast(Any, Racing(rig.store, rival, 2)), rig.keys)
     await problem(
-        images.import_image(racing, storage, deed(), "tiny", str(source)), Code.FAILED, "record vanished"
+        images.import_image(racing, storage, request(), "tiny", str(source)), Code.FAILED, "record vanished"
     )
     assert await record(rig) is None
     assert await storage.images() == []
@@ -168,59 +173,59 @@ async def test_the_importing_record_is_leased(rig: Rig, storage: Storage, source
             leases.append(entry.lease)
 
     racing = Cluster(cast(Any, Racing(rig.store, look, 2)), rig.keys)
-    await images.import_image(racing, storage, deed(), "tiny", str(source))
+    await images.import_image(racing, storage, request(), "tiny", str(source))
     assert len(leases) == 1
     assert leases[0] != 0
 
 
 async def test_delete_sees_a_user_that_came_between(rig: Rig, storage: Storage, source: Path) -> None:
-    await images.import_image(rig.cluster, storage, deed(), "tiny", str(source))
+    await images.import_image(rig.cluster, storage, request(), "tiny", str(source))
 
     async def rival() -> None:
-        await vms.create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
+        await vms.create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny"))
 
     racing = Cluster(cast(Any, Racing(rig.store, rival)), rig.keys)
-    await problem(delete_image(racing, storage, deed(), "tiny"), Code.CONFLICT, "used by default/hello")
+    await problem(delete_image(racing, storage, request(), "tiny"), Code.CONFLICT, "used by default/hello")
     found = await record(rig)
     assert found is not None
     assert found.state is ImageState.READY, "put back"
 
 
 async def test_an_image_larger_than_the_disk(rig: Rig, storage: Storage, larger: Path) -> None:
-    await images.import_image(rig.cluster, storage, deed(), "large", str(larger))
+    await images.import_image(rig.cluster, storage, request(), "large", str(larger))
     small = NewVm(vm=HELLO, image="large", disk_bytes=2 << 20)
-    await problem(vms.create_vm(rig.cluster, deed(), small), Code.USAGE, "--disk 4MiB")
+    await problem(vms.create_vm(rig.cluster, request(), small), Code.USAGE, "--disk 4MiB")
 
 
 # ---------------------------------------------------------------------------------------------------------
 
 
 async def test_nodes(rig: Rig) -> None:
-    await problem(nodes.cordon_node(rig.cluster, deed(), "n1"), Code.NOT_FOUND, "node n1")
+    await problem(nodes.cordon_node(rig.cluster, request(), "n1"), Code.NOT_FOUND, "node n1")
     await rig.node("n1")
-    assert await nodes.cordon_node(rig.cluster, deed("disk"), "n1")
-    assert not await nodes.cordon_node(rig.cluster, deed(), "n1")
-    assert await nodes.label_node(rig.cluster, deed(), "n1", {"rack": "a"}, set())
+    assert await nodes.cordon_node(rig.cluster, request("disk"), "n1")
+    assert not await nodes.cordon_node(rig.cluster, request(), "n1")
+    assert await nodes.label_node(rig.cluster, request(), "n1", {"rack": "a"}, set())
     entry = await rig.store.get(rig.keys.node_spec("n1"))
     assert entry is not None
     spec = decode(NodeSpec, entry.value)
     assert (spec.cordoned, spec.labels) == (True, {"rack": "a"})
-    assert await nodes.uncordon_node(rig.cluster, deed(), "n1")
+    assert await nodes.uncordon_node(rig.cluster, request(), "n1")
     assert [event.what for event in await rig.events()] == ["node.cordon", "node.label", "node.uncordon"]
 
 
 async def test_projects(rig: Rig) -> None:
     assert [name for name, _ in await list_projects(rig.cluster)] == ["default"]
-    await create_project(rig.cluster, deed(), "web")
-    await problem(create_project(rig.cluster, deed(), "web"), Code.CONFLICT, "exists")
-    await problem(create_project(rig.cluster, deed(), "default"), Code.CONFLICT, "exists")
+    await create_project(rig.cluster, request(), "web")
+    await problem(create_project(rig.cluster, request(), "web"), Code.CONFLICT, "exists")
+    await problem(create_project(rig.cluster, request(), "default"), Code.CONFLICT, "exists")
     assert [name for name, _ in await list_projects(rig.cluster)] == ["default", "web"]
 
 
 async def test_settings(rig: Rig) -> None:
     values = settings.parse_settings(["lease_ttl_s=3", "grace_s=1", "default_network=br0"])
-    assert await settings.set_settings(rig.cluster, deed("tune"), values)
-    assert not await settings.set_settings(rig.cluster, deed(), values)
+    assert await settings.set_settings(rig.cluster, request("tune"), values)
+    assert not await settings.set_settings(rig.cluster, request(), values)
     assert await rig.cluster.config() == ClusterConfig(
         record_version=LEVEL, lease_ttl_s=3, grace_s=1.0, default_network="br0"
     )
@@ -228,13 +233,13 @@ async def test_settings(rig: Rig) -> None:
     assert shown["lease_ttl_s"].changed
     assert not shown["syslog"].changed
     await asyncio.gather(
-        settings.set_settings(rig.cluster, deed(), {"brake_percent": 10}),
-        settings.set_settings(rig.cluster, deed(), {"stop_timeout_s": 5}),
+        settings.set_settings(rig.cluster, request(), {"brake_percent": 10}),
+        settings.set_settings(rig.cluster, request(), {"stop_timeout_s": 5}),
     )
     config = await rig.cluster.config()
     assert (config.brake_percent, config.stop_timeout_s, config.lease_ttl_s) == (10, 5, 3)
     with pytest.raises(Problem, match="crash_backoff"):
-        await settings.set_settings(rig.cluster, deed(), {"crash_backoff_s": 500.0})
+        await settings.set_settings(rig.cluster, request(), {"crash_backoff_s": 500.0})
 
 
 @pytest.mark.parametrize(
@@ -260,5 +265,5 @@ def test_settings_refused(text: str, says: str) -> None:
 
 async def test_a_newer_configuration_is_not_overwritten(rig: Rig) -> None:
     await rig.write(Put(rig.keys.cluster(), b'{"v":9}'))
-    await problem(settings.set_settings(rig.cluster, deed(), {"grace_s": 1.0}), Code.FAILED, "newer")
+    await problem(settings.set_settings(rig.cluster, request(), {"grace_s": 1.0}), Code.FAILED, "newer")
     await problem(settings.show_settings(rig.cluster), Code.FAILED, "newer")

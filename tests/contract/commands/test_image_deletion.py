@@ -10,20 +10,22 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from commands_rig import HELLO, Racing, Rig, deed
+from commands_rig import HELLO, Racing, Rig, request
 
-from metastack.commands import image_deletion, images, vms
-from metastack.commands.deed import Cluster
-from metastack.commands.image_deletion import delete_image
+from metastack.commands.image import delete as image_deletion
+from metastack.commands.image import import_ as images
+from metastack.commands.image.delete import delete_image
 from metastack.commands.problem import Code, Problem
-from metastack.commands.vms import NewVm
-from metastack.core.change import Change, Delete, Put
-from metastack.core.codec import decode, encode
+from metastack.commands.request import Cluster
+from metastack.commands.vm import change as vms
+from metastack.commands.vm.change import NewVm
 from metastack.core.model import Image, ImageState, Trashed
-from metastack.dev.ceph import MiniCeph, new_address
+from metastack.core.protocol.transaction import Delete, Put, Transaction
+from metastack.core.state.codec import decode, encode
+from metastack.lab.dev.ceph import MiniCeph, new_address
 from metastack.ports import Denied, InUse, Storage
 from metastack.settings import StorageSettings
-from metastack.storage.main import build
+from metastack.storage.choose import build
 
 MIB = 1 << 20
 
@@ -75,7 +77,7 @@ async def other(settings: StorageSettings) -> AsyncIterator[Storage]:
 async def image(rig: Rig, storage: Storage, tmp_path: Path) -> Image:
     source = tmp_path / "tiny.raw"
     source.write_bytes(b"boot" * (MIB // 4))
-    return await images.import_image(rig.cluster, storage, deed(), "tiny", str(source))
+    return await images.import_image(rig.cluster, storage, request(), "tiny", str(source))
 
 
 async def record(rig: Rig) -> Image | None:
@@ -99,14 +101,14 @@ async def to_trash(rig: Rig, storage: Storage, image: Image, disk: str, retentio
         ident=info.ident, retention_s=retention_s,
     )  # fmt: skip
     put = Put(rig.keys.trash(disk), encode(record))
-    await rig.store.commit(Change(name="trash", guards=(), effects=(put,)))
+    await rig.store.commit(Transaction(name="trash", guards=(), effects=(put,)))
     await storage.delete_disk(disk, retention_s)
 
 
 async def test_the_trash_keeps_it_and_says_until_when(rig: Rig, storage: Storage, image: Image) -> None:
     for _ in range(2):
         await deleted_disk(rig, storage, image)
-    found = await delete_image(rig.cluster, storage, deed("old"), "tiny")
+    found = await delete_image(rig.cluster, storage, request("old"), "tiny")
     assert (found.gone, found.disks) == (False, 2)
     assert found.message == f"2 deleted disks in the trash need it until {found.until}; it goes with them"
     left = await record(rig)
@@ -114,10 +116,10 @@ async def test_the_trash_keeps_it_and_says_until_when(rig: Rig, storage: Storage
     assert (left.state, left.message) == (ImageState.DELETING, found.message)
     assert image.uuid in await storage.images()
     with pytest.raises(Problem) as caught:
-        await vms.create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
+        await vms.create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny"))
     assert caught.value.code is Code.CONFLICT
     with pytest.raises(Problem, match=r"is being deleted: 2 deleted disks") as caught:
-        await images.import_image(rig.cluster, storage, deed(), "tiny", "/nowhere")
+        await images.import_image(rig.cluster, storage, request(), "tiny", "/nowhere")
     assert "--purge" in caught.value.hint
 
 
@@ -125,16 +127,16 @@ async def test_purge_removes_its_deleted_disks_and_no_others(
     rig: Rig, storage: Storage, image: Image, tmp_path: Path
 ) -> None:
     source = tmp_path / "tiny.raw"
-    another = await images.import_image(rig.cluster, storage, deed(), "another", str(source))
+    another = await images.import_image(rig.cluster, storage, request(), "another", str(source))
     await deleted_disk(rig, storage, image)
     kept = await deleted_disk(rig, storage, another)
-    assert not (await delete_image(rig.cluster, storage, deed(), "tiny")).gone
-    assert (await delete_image(rig.cluster, storage, deed(), "tiny", purge=True)).gone
+    assert not (await delete_image(rig.cluster, storage, request(), "tiny")).gone
+    assert (await delete_image(rig.cluster, storage, request(), "tiny", purge=True)).gone
     assert await record(rig) is None
     there = await storage.images()
     assert (image.uuid in there, another.uuid in there) == (False, True)
     assert [disk.uuid for disk in await storage.trashed(another.uuid)] == [kept]
-    assert (await delete_image(rig.cluster, storage, deed(), "another", purge=True)).gone
+    assert (await delete_image(rig.cluster, storage, request(), "another", purge=True)).gone
 
 
 async def test_purge_leaves_what_a_person_put_into_the_trash(rig: Rig, storage: Storage, image: Image) -> None:
@@ -143,7 +145,7 @@ async def test_purge_leaves_what_a_person_put_into_the_trash(rig: Rig, storage: 
     await storage.create_disk(disk, image.uuid, 2 * MIB)
     await storage.delete_disk(disk, 0)
     with pytest.raises(Problem, match=r"lies in the trash without a record"):
-        await delete_image(rig.cluster, storage, deed(), "tiny", purge=True)
+        await delete_image(rig.cluster, storage, request(), "tiny", purge=True)
     assert disk in [one.uuid for one in await storage.trash()]  # others' of this pool may be there
 
 
@@ -151,9 +153,9 @@ async def test_purge_leaves_the_disk_of_a_vm(rig: Rig, storage: Storage, image: 
     """Its spec was renamed by hand: it names the disk, and takes it out of the trash when it starts."""
     disk = await deleted_disk(rig, storage, image, retention_s=0)
     named = Put(f"{rig.keys.root}/desired/vms/default/by-hand", disk.encode())
-    await rig.store.commit(Change(name="by hand", guards=(), effects=(named,)))
+    await rig.store.commit(Transaction(name="by hand", guards=(), effects=(named,)))
     with pytest.raises(Problem, match=r"is the one of a VM: start the VM, which takes it out"):
-        await delete_image(rig.cluster, storage, deed(), "tiny", purge=True)
+        await delete_image(rig.cluster, storage, request(), "tiny", purge=True)
     assert disk in [one.uuid for one in await storage.trash()]  # others' of this pool may be there
 
 
@@ -162,13 +164,13 @@ async def test_a_disk_that_is_not_deleted_is_waited_for(rig: Rig, storage: Stora
     disk = str(uuid.uuid4())
     await storage.create_disk(disk, image.uuid, 2 * MIB)
     with pytest.raises(Problem, match=r"not gone after 1 s") as caught:
-        await delete_image(rig.cluster, storage, deed(), "tiny", purge=True, timeout_s=1)
+        await delete_image(rig.cluster, storage, request(), "tiny", purge=True, timeout_s=1)
     assert caught.value.code is Code.TIMEOUT
     assert disk in await storage.disks()
     left = await record(rig)
     assert left is not None
     assert left.state is ImageState.DELETING
-    deleting = asyncio.ensure_future(delete_image(rig.cluster, storage, deed(), "tiny", purge=True))
+    deleting = asyncio.ensure_future(delete_image(rig.cluster, storage, request(), "tiny", purge=True))
     await to_trash(rig, storage, image, disk)
     assert (await deleting).gone
     assert image.uuid not in await storage.images()
@@ -181,7 +183,7 @@ async def test_waiting_ends_with_the_retention(
     ident = next(one.ident for one in await storage.trash() if one.uuid == disk)
     told = asyncio.Event()
     deleting = asyncio.ensure_future(
-        delete_image(rig.cluster, storage, deed(), "tiny", wait=True, progress=lambda _text: told.set())
+        delete_image(rig.cluster, storage, request(), "tiny", wait=True, progress=lambda _text: told.set())
     )
     async with asyncio.timeout(60):
         await told.wait()
@@ -199,10 +201,10 @@ async def test_two_at_once_both_see_it_gone(rig: Rig, storage: Storage, other: S
     source = tmp_path / "tiny.raw"
     source.write_bytes(b"boot" * (MIB // 4))
     for _ in range(5):
-        image = await images.import_image(rig.cluster, storage, deed(), "tiny", str(source))
+        image = await images.import_image(rig.cluster, storage, request(), "tiny", str(source))
         both = await asyncio.gather(
-            delete_image(rig.cluster, storage, deed(), "tiny"),
-            delete_image(rig.cluster, other, deed(), "tiny"),
+            delete_image(rig.cluster, storage, request(), "tiny"),
+            delete_image(rig.cluster, other, request(), "tiny"),
             return_exceptions=True,
         )
         for found in both:
@@ -231,7 +233,7 @@ async def test_its_own_removal_counts_not_what_others_saw(rig: Rig, storage: Sto
             await rig.write(Delete(rig.keys.image("tiny")))  # a node looked at that moment, and said "gone"
             raise InUse(f"image-{uuid} is in use")
 
-    assert (await delete_image(rig.cluster, cast(Storage, PutBack()), deed(), "tiny")).gone
+    assert (await delete_image(rig.cluster, cast(Storage, PutBack()), request(), "tiny")).gone
     assert image.uuid not in await storage.images()
 
 
@@ -246,5 +248,5 @@ async def test_a_node_that_was_faster(rig: Rig, storage: Storage, other: Storage
             await rig.write(Delete(rig.keys.image("tiny")))
 
     racing = Cluster(cast(Any, Racing(rig.store, rival, 2)), rig.keys)
-    assert (await delete_image(racing, storage, deed(), "tiny")).gone
+    assert (await delete_image(racing, storage, request(), "tiny")).gone
     assert await record(rig) is None

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
-from commands_rig import Racing, Rig, deed
+from commands_rig import Racing, Rig, request
 from places_rig import new, refused, three, vm
 
-from metastack.commands.creation import AT_ONCE, create_vm, create_vms, numbered
-from metastack.commands.deed import Cluster
 from metastack.commands.problem import Code, Problem
-from metastack.commands.reading import read_board_world
-from metastack.core.change import MAX_OPERATIONS, Change
+from metastack.commands.reading import read_engine_state
+from metastack.commands.request import Cluster
+from metastack.commands.vm.create import AT_ONCE, create_vm, create_vms, numbered
+from metastack.core.protocol.transaction import MAX_OPERATIONS, Transaction
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ class Counting(Racing):
         super().__init__(store, None, 0)
         self.sizes: list[tuple[int, int]] = []
 
-    async def commit(self, change: Change) -> object:
+    async def commit(self, change: Transaction) -> object:
         self.sizes.append((len(change.guards), len(change.effects)))
         return await super().commit(change)
 
@@ -54,7 +54,7 @@ async def test_forty_at_once_are_three_transactions(rig: Rig) -> None:
     await three(rig)
     counting = Counting(rig.store)
     cluster = Cluster(cast(Any, counting), rig.keys)
-    one = deed("many")
+    one = request("many")
     made = await create_vms(cluster, one, [new(name) for name in numbered("web-{n}", 40)])
     assert [spec.name for spec in made.specs] == numbered("web-{n}", 40) and made.problem is None
     assert len({spec.uuid for spec in made.specs} | {spec.volume_uuid for spec in made.specs}) == 80
@@ -71,13 +71,13 @@ async def test_forty_at_once_are_three_transactions(rig: Rig) -> None:
 
 async def test_one_taken_name_and_nothing_is_written(rig: Rig) -> None:
     await three(rig)
-    await create_vm(rig.cluster, deed(), new("web-39"))
+    await create_vm(rig.cluster, request(), new("web-39"))
     problem = await refused(
-        create_vms(rig.cluster, deed(), [new(name) for name in numbered("web-{n}", 40)]),
+        create_vms(rig.cluster, request(), [new(name) for name in numbered("web-{n}", 40)]),
         Code.CONFLICT, "default/web-39", "exists already",
     )  # fmt: skip
     assert "more" not in problem.message
-    world = await read_board_world(rig.cluster)
+    world = await read_engine_state(rig.cluster)
     assert [found.name for found, _ in world.specs()] == ["web-39"]
 
 
@@ -86,11 +86,11 @@ async def test_a_later_part_that_fails_leaves_the_earlier_ones_and_says_so(rig: 
 
     async def rival() -> None:
         if racing.times == 0:  # before the second transaction
-            await create_vm(rig.cluster, deed(), new("web-20"))
+            await create_vm(rig.cluster, request(), new("web-20"))
 
     racing = Racing(rig.store, rival, 2)
     made = await create_vms(
-        Cluster(cast(Any, racing), rig.keys), deed(), [new(name) for name in numbered("web-{n}", 32)]
+        Cluster(cast(Any, racing), rig.keys), request(), [new(name) for name in numbered("web-{n}", 32)]
     )
     assert [spec.name for spec in made.specs] == numbered("web-{n}", 16)
     assert made.problem is not None and "web-20: exists already" in str(made.problem)
@@ -110,7 +110,7 @@ async def test_a_lost_reply_does_not_write_many_twice(rig: Rig) -> None:
             return outcome
 
     silent = Cluster(cast(Any, Silent(rig.store, None, 2)), rig.keys)
-    made = await create_vms(silent, deed(), [new(name) for name in numbered("w{n}", 20)])
+    made = await create_vms(silent, request(), [new(name) for name in numbered("w{n}", 20)])
     assert made.problem is None and len(made.specs) == 20
     assert (await rig.spec(vm("w1"))).uuid == made.specs[0].uuid
     assert (await rig.spec(vm("w20"))).uuid == made.specs[19].uuid

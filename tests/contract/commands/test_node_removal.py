@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import pytest
-from commands_rig import HELLO, Racing, Rig, deed
+from commands_rig import HELLO, Racing, Rig, request
 from msgspec.structs import replace
 
-from metastack.commands.deed import Cluster
-from metastack.commands.fence_view import fence_view
-from metastack.commands.fences import unfence_node
-from metastack.commands.node_removal import KINDS, check_removal, remove_node
-from metastack.commands.nodes import cordon_node
+from metastack.commands.fence.requests import unfence_node
+from metastack.commands.fence.views import fence_view
+from metastack.commands.node.change import cordon_node
+from metastack.commands.node.remove import KINDS, check_removal, remove_node
 from metastack.commands.problem import Code, Problem
 from metastack.commands.reading import EVERYTHING, prefixes, read_world
+from metastack.commands.request import Cluster
 from metastack.commands.views import cluster_view, node_infos
-from metastack.commands.vms import NewVm, create_vm
-from metastack.core import changes, fences
-from metastack.core.change import Change, Committed, Delete
+from metastack.commands.vm.change import NewVm, create_vm
 from metastack.core.model import Claim, Fence, FenceReceipt, NodeAlive, NodeFacts, Placement
-from metastack.core.world import World
-from metastack.storage.memory import MemoryPool, MemoryStorage
+from metastack.core.protocol import claims as changes
+from metastack.core.protocol import fences
+from metastack.core.protocol.transaction import Committed, Delete, Transaction
+from metastack.core.state.cluster_state import ClusterState
+from metastack.storage.twin import MemoryPool, MemoryStorage
 
 DONE = FenceReceipt(at="t", by="n2", method="ceph-blocklist", addresses=("10.0.0.1",), osd_epoch=7)
 
 
-async def world_of(rig: Rig) -> World:
+async def world_of(rig: Rig) -> ClusterState:
     return await read_world(rig.cluster, prefixes(rig.keys, {*EVERYTHING, *KINDS}))
 
 
@@ -39,7 +40,7 @@ async def gone(rig: Rig, name: str = "n1") -> int:
 
 
 async def refused(rig: Rig, name: str, code: Code, why: str) -> None:
-    for ask in (lambda: check_removal(rig.cluster, name), lambda: remove_node(rig.cluster, deed(), name)):
+    for ask in (lambda: check_removal(rig.cluster, name), lambda: remove_node(rig.cluster, request(), name)):
         with pytest.raises(Problem, match=why) as raised:
             await ask()  # type: ignore[no-untyped-call]
         assert raised.value.code is code
@@ -50,9 +51,9 @@ async def refused(rig: Rig, name: str, code: Code, why: str) -> None:
 async def test_it_leaves_the_list_and_its_fence_stays(rig: Rig) -> None:
     await gone(rig)
     await rig.node("n2")
-    await cordon_node(rig.cluster, deed(), "n1")
+    await cordon_node(rig.cluster, request(), "n1")
     assert not cluster_view(await world_of(rig)).ok
-    answer = await remove_node(rig.cluster, deed("sold"), "n1")
+    answer = await remove_node(rig.cluster, request("sold"), "n1")
     assert (answer.name, answer.deleted, answer.blocked) == ("n1", True, ["10.0.0.1"])
     world = await world_of(rig)
     assert [info.name for info in node_infos(world)] == ["n2"]
@@ -80,17 +81,17 @@ async def test_a_brake_that_holds_another_node_keeps_it_on_the_list(rig: Rig) ->
     await rig.put(rig.keys.node_alive("n3"), replace(n3.record, brake="brake: 2 of 3 nodes vanished"))
     await refused(rig, "n1", Code.CONFLICT, "brake: 2 of 3 nodes vanished: .* n2 would be fenced at once")
     await rig.put(rig.keys.fence("n2"), Fence(through=await rig.write(), receipt=DONE))
-    await remove_node(rig.cluster, deed(), "n1")
+    await remove_node(rig.cluster, request(), "n1")
 
 
 async def test_its_block_can_be_lifted_afterwards(rig: Rig) -> None:
     await gone(rig)
-    await remove_node(rig.cluster, deed(), "n1")
+    await remove_node(rig.cluster, request(), "n1")
     pool = MemoryPool()
     storage = MemoryStorage(pool)
     await storage.open()
     await storage.fence(("10.0.0.1",), "n2", "it was lost")
-    view = await unfence_node(rig.cluster, deed("sold"), "n1", storage)
+    view = await unfence_node(rig.cluster, request("sold"), "n1", storage)
     assert view.state == "unblocked"
     assert await storage.blocked(("10.0.0.1",)) == ()
 
@@ -109,7 +110,7 @@ async def test_what_still_matters_stays(rig: Rig) -> None:
     await refused(rig, "n1", Code.CONFLICT, "is being fenced right now")
     await rig.put(rig.keys.fence("n1"), Fence(through=through, receipt=DONE))
     await rig.image()
-    await create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
+    await create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny"))
     await rig.claim("n1", session)
     await refused(rig, "n1", Code.CONFLICT, "still has a claim on default/hello")
     await rig.release()
@@ -120,9 +121,9 @@ async def test_who_is_pinned_to_it_is_named(rig: Rig) -> None:
     await gone(rig)
     await rig.image()
     await rig.node("n2")
-    await create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
+    await create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny"))
     await rig.put(rig.keys.vm_spec(HELLO), replace(await rig.spec(), placement=Placement(node="n1")))
-    assert (await remove_node(rig.cluster, deed(), "n1")).pinned == ["default/hello"]
+    assert (await remove_node(rig.cluster, request(), "n1")).pinned == ["default/hello"]
 
 
 async def registers(rig: Rig) -> None:
@@ -144,14 +145,14 @@ async def test_a_node_that_had_another_session_meanwhile_stays(rig: Rig, behind:
         await rig.lose("n1")
 
     class Late(Racing):
-        async def commit(self, change: Change) -> object:
+        async def commit(self, change: Transaction) -> object:
             seen.append(change.name)
             if len(seen) == behind + 1:
                 await self._rival()  # type: ignore[operator]
             return await self._store.commit(change)  # type: ignore[attr-defined]
 
     racing = Cluster(Late(rig.store, rival), rig.keys)  # type: ignore[arg-type]
-    await remove_node(racing, deed(), "n1")
+    await remove_node(racing, request(), "n1")
     # Behind the mark the first try loses to the session; the second finds the node as lost as before it.
     assert seen == ["announce_removal", "node.remove"] * (1 + behind)
     assert "n1" not in (await world_of(rig)).nodes()
@@ -161,8 +162,8 @@ async def test_a_fence_that_was_decided_before_is_too_late(rig: Rig) -> None:
     await gone(rig)
     session = await rig.node("n2")
     found = (await world_of(rig)).fence("n1")
-    await remove_node(rig.cluster, deed(), "n1")
-    me = changes.Me(node="n2", session=session, lease=0)
+    await remove_node(rig.cluster, request(), "n1")
+    me = changes.OwnSession(node="n2", session=session, lease=0)
     late = fences.intent(rig.keys, me, "n1", found)
     assert not isinstance(await rig.store.commit(late), Committed)
     await rig.write(Delete(rig.keys.node_alive("n2")))

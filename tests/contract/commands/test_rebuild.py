@@ -6,31 +6,32 @@ import asyncio
 from collections.abc import Awaitable
 
 import pytest
-from commands_rig import HELLO, Rig, deed
+from commands_rig import HELLO, Rig, request
 from msgspec.structs import replace
 
-from metastack.commands import history, rebuild, vms
 from metastack.commands.problem import Code, Problem
 from metastack.commands.views import VmView
-from metastack.commands.vms import NewVm
-from metastack.commands.wait import Goal, wait_vm
-from metastack.core.change import Change, Put
-from metastack.core.codec import encode
+from metastack.commands.vm import change as vms
+from metastack.commands.vm import history, rebuild
+from metastack.commands.vm.change import NewVm
+from metastack.commands.vm.wait import Goal, wait_vm
 from metastack.core.model import Image, ImageState, Phase, Record, Trashed, VmSpec, VmStatus, Volume
-from metastack.storage.memory import MemoryPool, MemoryStorage
+from metastack.core.protocol.transaction import Put, Transaction
+from metastack.core.state.codec import encode
+from metastack.storage.twin import MemoryPool, MemoryStorage
 
 IMAGE = "11111111-0000-4000-8000-000000000000"
 
 
 async def _put(rig: Rig, key: str, record: Record) -> None:
-    await rig.store.commit(Change(name="test", guards=(), effects=(Put(key, encode(record)),)))
+    await rig.store.commit(Transaction(name="test", guards=(), effects=(Put(key, encode(record)),)))
 
 
 async def _vm(rig: Rig) -> VmSpec:
     """A VM whose disk was made, and is not there."""
     image = Image(name="tiny", uuid=IMAGE, state=ImageState.READY, size_bytes=36 << 20)
     await _put(rig, rig.keys.image("tiny"), image)
-    spec = (await vms.create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))).spec
+    spec = (await vms.create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny"))).spec
     volume = Volume(
         uuid=spec.volume_uuid, project="default", vm="hello", vm_uuid=spec.uuid, size_bytes=1,
         image_uuid=IMAGE, made=True,
@@ -54,9 +55,9 @@ async def _refused(rig: Rig, spec: VmSpec, work: Awaitable[object], text: str) -
 
 async def test_the_next_start_makes_it_and_the_history_tells(rig: Rig) -> None:
     spec, storage = await _vm(rig), MemoryStorage(MemoryPool())
-    changed = await rebuild.rebuild_vm(rig.cluster, storage, deed("its pool was lost"), HELLO)
+    changed = await rebuild.rebuild_vm(rig.cluster, storage, request("its pool was lost"), HELLO)
     assert changed.changed and await _made(rig, spec) is False
-    assert not (await rebuild.rebuild_vm(rig.cluster, storage, deed("again"), HELLO)).changed
+    assert not (await rebuild.rebuild_vm(rig.cluster, storage, request("again"), HELLO)).changed
     versions = await history.vm_history(rig.cluster, HELLO)
     assert [version.reason for version in versions].count("its pool was lost") == 1
     assert versions[-1].changes == [
@@ -78,7 +79,7 @@ async def test_a_wait_does_not_take_the_words_of_before_for_the_end(rig: Rig) ->
     await rig.status("n1", session, Phase.FAILED, message="it lies in the trash")
     with pytest.raises(Problem, match="it lies in the trash"):
         await wait_vm(rig.cluster, HELLO, Goal.RUNNING, 5)
-    await rebuild.rebuild_vm(rig.cluster, storage, deed("lost"), HELLO)
+    await rebuild.rebuild_vm(rig.cluster, storage, request("lost"), HELLO)
     told: list[str | None] = []
     waits = asyncio.Event()
 
@@ -102,7 +103,7 @@ async def test_a_wait_does_not_take_the_words_of_before_for_the_end(rig: Rig) ->
 async def test_a_disk_that_is_there_is_never_made_anew(rig: Rig) -> None:
     spec, pool = await _vm(rig), MemoryPool()
     pool.new_disk(spec.volume_uuid, 512, IMAGE)
-    call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(pool), deed("lost"), HELLO)
+    call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(pool), request("lost"), HELLO)
     assert (await _refused(rig, spec, call, "there is nothing to rebuild")).code is Code.CONFLICT
 
 
@@ -110,7 +111,7 @@ async def test_a_disk_in_the_trash_is_taken_out_instead(rig: Rig) -> None:
     spec, pool = await _vm(rig), MemoryPool()
     info = pool.new_disk(spec.volume_uuid, 512, IMAGE)
     pool.trash[spec.volume_uuid] = (pool.disks.pop(spec.volume_uuid), asyncio.get_running_loop().time())
-    call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(pool), deed("lost"), HELLO)
+    call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(pool), request("lost"), HELLO)
     by_hand = await _refused(rig, spec, call, "it lies in the trash")
     assert "bring it back, or remove it" in by_hand.hint
     record = Trashed(
@@ -118,7 +119,7 @@ async def test_a_disk_in_the_trash_is_taken_out_instead(rig: Rig) -> None:
         ident=info.ident,
     )  # fmt: skip
     await _put(rig, rig.keys.trash(spec.volume_uuid), record)
-    call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(pool), deed("lost"), HELLO)
+    call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(pool), request("lost"), HELLO)
     assert "vm start" in (await _refused(rig, spec, call, "a start takes it out")).hint
 
 
@@ -126,7 +127,7 @@ async def test_a_guest_that_runs_and_an_image_that_is_gone_stand_in_the_way(rig:
     spec, storage = await _vm(rig), MemoryStorage(MemoryPool())
     status = VmStatus(uuid=spec.uuid, phase=Phase.RUNNING, node="n1", session=1, epoch=1)
     await _put(rig, rig.keys.vm_status(HELLO), status)
-    call = rebuild.rebuild_vm(rig.cluster, storage, deed("lost"), HELLO)
+    call = rebuild.rebuild_vm(rig.cluster, storage, request("lost"), HELLO)
     assert "vm stop" in (await _refused(rig, spec, call, "is running on n1")).hint
     await _put(
         rig,
@@ -135,11 +136,11 @@ async def test_a_guest_that_runs_and_an_image_that_is_gone_stand_in_the_way(rig:
     )
     gone = Image(name="tiny", uuid=IMAGE, state=ImageState.DELETING, size_bytes=512)
     await _put(rig, rig.keys.image("tiny"), gone)
-    call = rebuild.rebuild_vm(rig.cluster, storage, deed("lost"), HELLO)
+    call = rebuild.rebuild_vm(rig.cluster, storage, request("lost"), HELLO)
     await _refused(rig, spec, call, "which is not there any more")
 
 
 async def test_it_needs_a_reason(rig: Rig) -> None:
     spec = await _vm(rig)
-    call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(MemoryPool()), deed(), HELLO)
+    call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(MemoryPool()), request(), HELLO)
     assert "--reason" in (await _refused(rig, spec, call, "needs a reason")).hint

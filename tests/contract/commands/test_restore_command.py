@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import pytest
-from commands_rig import HELLO, Rig, deed
+from commands_rig import HELLO, Rig, request
 from msgspec.structs import replace
 
 from metastack import __version__
+from metastack.commands.cluster.restore import look_at_restore, restore_cluster, still_waiting
 from metastack.commands.doctor import examine
 from metastack.commands.doctor.facts import collect
 from metastack.commands.problem import Problem
 from metastack.commands.reading import EVERYTHING, prefixes, read_world
-from metastack.commands.restore import look_at_restore, restore_cluster, still_waiting
 from metastack.commands.views import cluster_view
-from metastack.commands.vms import NewVm, create_vm, restart_vm
-from metastack.core.change import Put
+from metastack.commands.vm.change import NewVm, create_vm, restart_vm
 from metastack.core.model import Generation, NodeFacts, Phase, Refusal, Running, VmStatus
-from metastack.core.world import World
+from metastack.core.protocol.transaction import Put
+from metastack.core.state.cluster_state import ClusterState
 
 
-async def world_of(rig: Rig) -> World:
+async def world_of(rig: Rig) -> ClusterState:
     return await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
 
 
@@ -39,7 +39,7 @@ async def claimed(rig: Rig) -> tuple[str, int]:
     """vm hello, claimed by n1; its uuid and epoch."""
     await rig.image()
     session = await rig.node("n1")
-    await create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
+    await create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny"))
     await rig.claim("n1", session)
     claim = (await world_of(rig)).claim(HELLO)
     assert claim is not None
@@ -65,7 +65,7 @@ async def test_a_restore_ends_every_session_and_waits_for_everybody(rig: Rig) ->
     await rig.node("n1")
     await rig.node("n2")
     await refuse(rig, "n9")
-    view = await restore_cluster(rig.cluster, deed("the backup of last night"))
+    view = await restore_cluster(rig.cluster, request("the backup of last night"))
     world = await world_of(rig)
     assert world.generation == view.generation == 1
     assert [world.alive(name) for name in ("n1", "n2")] == [None, None]
@@ -80,15 +80,15 @@ async def test_a_restore_ends_every_session_and_waits_for_everybody(rig: Rig) ->
     assert event.reason == "the backup of last night"
     await rig.put(rig.keys.node_facts("n1"), NodeFacts(name="n1", uuid="uuid-n1", generation=1))
     assert await still_waiting(rig.cluster) == ("n2", "n9")
-    assert (await restore_cluster(rig.cluster, deed("once more"))).generation == 2
+    assert (await restore_cluster(rig.cluster, request("once more"))).generation == 2
 
 
 async def test_a_restore_wants_a_reason_and_a_readable_generation(rig: Rig) -> None:
     with pytest.raises(Problem, match="needs a reason"):
-        await restore_cluster(rig.cluster, deed(""))
+        await restore_cluster(rig.cluster, request(""))
     await rig.write(Put(rig.keys.generation(), b"{"))
     with pytest.raises(Problem, match="cannot be read"):
-        await restore_cluster(rig.cluster, deed("why"))
+        await restore_cluster(rig.cluster, request("why"))
 
 
 async def test_status_and_doctor_name_who_refuses_and_who_is_waited_for(rig: Rig) -> None:
@@ -107,7 +107,7 @@ async def test_status_and_doctor_name_who_refuses_and_who_is_waited_for(rig: Rig
 async def test_a_restart_after_a_restore_is_above_what_the_guest_has(rig: Rig) -> None:
     """The spec is of before the last restart, its guest is not: the next one must be a restart all the same."""
     await rig.image()
-    await create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny", network="none"))
+    await create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny", network="none"))
     session = await rig.node("n1")
     await rig.claim("n1", session)
     spec = await rig.spec()
@@ -115,6 +115,6 @@ async def test_a_restart_after_a_restore_is_above_what_the_guest_has(rig: Rig) -
         uuid=spec.uuid, phase=Phase.RUNNING, node="n1", session=session, epoch=0, run=spec.run + 2
     )
     await rig.put(rig.keys.vm_status(HELLO), status)
-    assert (await restart_vm(rig.cluster, deed(), HELLO)).spec.run == spec.run + 3
+    assert (await restart_vm(rig.cluster, request(), HELLO)).spec.run == spec.run + 3
     await rig.put(rig.keys.vm_status(HELLO), replace(status, uuid="another", run=77))
-    assert (await restart_vm(rig.cluster, deed(), HELLO)).spec.run == spec.run + 4
+    assert (await restart_vm(rig.cluster, request(), HELLO)).spec.run == spec.run + 4

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import pytest
-from commands_rig import Racing, Rig, deed
+from commands_rig import Racing, Rig, request
 
-from metastack.agent.identity import Misconfigured, refuse_shared
-from metastack.commands.deed import Cluster
-from metastack.commands.fence_view import fence_view
-from metastack.commands.fences import check_unfence, unfence_node
-from metastack.commands.node_removal import remove_node
+from metastack.agent.session.identity import Misconfigured, refuse_shared
+from metastack.commands.fence.requests import check_unfence, unfence_node
+from metastack.commands.fence.views import fence_view
+from metastack.commands.node.remove import remove_node
 from metastack.commands.problem import Code, Problem
 from metastack.commands.reading import EVERYTHING, prefixes, read_world
-from metastack.core.keys import Kind
+from metastack.commands.request import Cluster
 from metastack.core.model import ClusterConfig, Fence, FenceReceipt, Fencing, NodeFacts
-from metastack.core.versions import LEVEL
-from metastack.core.world import World
-from metastack.storage.memory import MemoryPool, MemoryStorage
+from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.keys import Kind
+from metastack.core.state.record_versions import LEVEL
+from metastack.storage.twin import MemoryPool, MemoryStorage
 
 SHARED = "10.0.0.1"
 
 
-async def world_of(rig: Rig) -> World:
+async def world_of(rig: Rig) -> ClusterState:
     return await read_world(rig.cluster, prefixes(rig.keys, {*EVERYTHING, Kind.FENCE, Kind.STORAGE}))
 
 
@@ -52,7 +52,7 @@ async def opened(pool: MemoryPool) -> MemoryStorage:
 async def refused(rig: Rig, name: str, storage: MemoryStorage, why: str) -> Problem:
     for ask in (
         lambda: check_unfence(rig.cluster, name),
-        lambda: unfence_node(rig.cluster, deed("x"), name, storage),
+        lambda: unfence_node(rig.cluster, request("x"), name, storage),
     ):
         with pytest.raises(Problem, match=why) as raised:
             await ask()  # type: ignore[no-untyped-call]
@@ -64,7 +64,7 @@ async def refused(rig: Rig, name: str, storage: MemoryStorage, why: str) -> Prob
 async def removed(rig: Rig, storage: MemoryStorage, name: str = "n1") -> None:
     await joined(rig, name, SHARED)
     await fenced(rig, name, storage, SHARED)
-    await remove_node(rig.cluster, deed("sold"), name)
+    await remove_node(rig.cluster, request("sold"), name)
 
 
 async def test_the_block_of_another_node_that_has_the_address_by_now_stays(rig: Rig) -> None:
@@ -79,8 +79,8 @@ async def test_the_block_of_another_node_that_has_the_address_by_now_stays(rig: 
     assert view is not None and view.state == "fenced"
     assert "n1" not in (await world_of(rig)).nodes()
     # The way for n4, should it be gone for good, is not barred by what n1 was.
-    assert (await unfence_node(rig.cluster, deed("sold too"), "n4", storage)).state == "unblocked"
-    assert (await unfence_node(rig.cluster, deed("sold"), "n1", storage)).state == "unblocked"
+    assert (await unfence_node(rig.cluster, request("sold too"), "n4", storage)).state == "unblocked"
+    assert (await unfence_node(rig.cluster, request("sold"), "n1", storage)).state == "unblocked"
     assert pool.blocked == set()
 
 
@@ -91,8 +91,8 @@ async def test_of_two_removed_nodes_the_one_that_was_fenced_last_has_the_block(r
     await removed(rig, storage, "n4")
     await refused(rig, "n1", storage, r"node n4 has 10\.0\.0\.1 too")
     assert pool.blocked == {SHARED}
-    assert (await unfence_node(rig.cluster, deed("sold"), "n4", storage)).state == "unblocked"
-    assert (await unfence_node(rig.cluster, deed("sold"), "n1", storage)).state == "unblocked"
+    assert (await unfence_node(rig.cluster, request("sold"), "n4", storage)).state == "unblocked"
+    assert (await unfence_node(rig.cluster, request("sold"), "n1", storage)).state == "unblocked"
 
 
 async def test_a_node_that_declares_the_address_in_the_last_moment_keeps_its_block(rig: Rig) -> None:
@@ -107,7 +107,7 @@ async def test_a_node_that_declares_the_address_in_the_last_moment_keeps_its_blo
 
     racing = Cluster(Racing(rig.store, rival), rig.keys)  # type: ignore[arg-type]
     with pytest.raises(Problem, match=r"node n4 has 10\.0\.0\.1 too"):
-        await unfence_node(racing, deed("sold"), "n1", storage)
+        await unfence_node(racing, request("sold"), "n1", storage)
     assert pool.blocked == {SHARED}
     assert "n1" not in (await world_of(rig)).nodes()
 
@@ -125,7 +125,7 @@ async def test_while_a_block_is_lifted_no_node_may_use_the_address(rig: Rig) -> 
             await super().unfence(names)
 
     await removed(rig, await opened(pool))
-    view = await unfence_node(rig.cluster, deed("sold"), "n1", Slow(pool))
+    view = await unfence_node(rig.cluster, request("sold"), "n1", Slow(pool))
     assert view.state == "unblocked"
     assert len(told) == 1 and "node n1 has the storage address" in told[0]
     await refuse_shared("n4", (SHARED,), rig.keys, rig.store)
@@ -141,7 +141,7 @@ async def test_of_nodes_in_the_list_neither_is_lifted_while_both_have_it(rig: Ri
     problem = await refused(rig, "n1", storage, r"node n4 has 10\.0\.0\.1 too")
     assert "metastack node remove n1" in problem.hint
     assert pool.blocked == {SHARED}
-    await remove_node(rig.cluster, deed("sold"), "n1")
+    await remove_node(rig.cluster, request("sold"), "n1")
     await refuse_shared("n4", (SHARED,), rig.keys, rig.store)
 
 
@@ -155,7 +155,7 @@ async def test_an_address_that_nodes_may_share_is_no_obstacle_unless_it_was_bloc
     await fenced(rig, "n4", storage, SHARED)  # both of before the settings said so
     await refused(rig, "n1", storage, r"node n4 has 10\.0\.0\.1 too")
     await rig.put(rig.keys.fence("n4"), Fence(through=5, receipt=FenceReceipt(at="t", by="n2", method="x")))
-    assert (await unfence_node(rig.cluster, deed("sold"), "n1", storage)).state == "unblocked"
+    assert (await unfence_node(rig.cluster, request("sold"), "n1", storage)).state == "unblocked"
 
 
 async def test_what_nobody_can_read_may_be_the_address(rig: Rig) -> None:
@@ -180,7 +180,7 @@ async def test_a_node_that_came_back_while_its_block_was_lifted_keeps_its_addres
     await joined(rig, "n1", SHARED)
     await fenced(rig, "n1", await opened(pool), SHARED)
     with pytest.raises(Problem, match="blocked once more"):
-        await unfence_node(rig.cluster, deed("sold"), "n1", Slow(pool))
+        await unfence_node(rig.cluster, request("sold"), "n1", Slow(pool))
     assert pool.blocked == {SHARED}
     facts = (await world_of(rig)).facts("n1")
     assert facts is not None and facts.ok.storage_addresses == (SHARED,)

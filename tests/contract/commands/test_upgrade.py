@@ -5,27 +5,27 @@ from __future__ import annotations
 import json
 
 import pytest
-from commands_rig import HELLO, Rig, deed
+from commands_rig import HELLO, Rig, request
 from msgspec.structs import replace
 
 from metastack import __version__
-from metastack.commands import settings
-from metastack.commands.deed import Cluster
+from metastack.commands.cluster import settings
+from metastack.commands.cluster.upgrade import finish_upgrade, look_at_upgrade
+from metastack.commands.cluster.upgrade_views import unfinished
 from metastack.commands.doctor import examine
 from metastack.commands.doctor.facts import collect
 from metastack.commands.problem import Problem
 from metastack.commands.reading import EVERYTHING, prefixes, read_world
-from metastack.commands.tickets import create_ticket
-from metastack.commands.upgrade import finish_upgrade, look_at_upgrade
-from metastack.commands.upgrade_view import unfinished
+from metastack.commands.request import Cluster
 from metastack.commands.views import cluster_view
-from metastack.commands.vms import NewVm, create_vm
-from metastack.core.change import Delete, Put
-from metastack.core.codec import decode, encode
+from metastack.commands.vm.change import NewVm, create_vm
+from metastack.commands.vm.console_tickets import create_ticket
 from metastack.core.model import ClusterConfig, NodeAlive, NodeFacts
-from metastack.core.versions import LEVEL, RELEASES, settings_bytes
-from metastack.core.world import World
-from metastack.sim.older import older
+from metastack.core.protocol.transaction import Delete, Put
+from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.codec import decode, encode
+from metastack.core.state.record_versions import LEVEL, RELEASES, settings_bytes
+from metastack.lab.sim.engine.older_release import older
 
 
 async def before(rig: Rig, **more: object) -> Rig:
@@ -42,7 +42,7 @@ async def node(rig: Rig, name: str, understands: int) -> None:
     await rig.write(Put(rig.keys.node_alive(name), encode(alive), leased=True), lease=lease.id)
 
 
-async def world_of(rig: Rig) -> World:
+async def world_of(rig: Rig) -> ClusterState:
     return await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
 
 
@@ -64,12 +64,12 @@ async def test_it_says_what_it_would_do_and_writes_nothing(rig: Rig) -> None:
 async def test_it_raises_the_level_once_and_says_so_in_an_event(rig: Rig) -> None:
     rig = await before(rig, lease_ttl_s=7)
     await node(rig, "n1", LEVEL)
-    assert (await finish_upgrade(rig.cluster, deed("all are new"))).done
+    assert (await finish_upgrade(rig.cluster, request("all are new"))).done
     config = decode(ClusterConfig, (await rig.store.get(rig.keys.cluster())).value)  # type: ignore[union-attr]
     assert (config.record_version, config.lease_ttl_s) == (LEVEL, 7)  # what people set stays
     (event,) = [e for e in await rig.events() if e.what == "cluster.upgrade-finish"]
     assert (event.reason, event.object) == ("all are new", "cluster")
-    again = await finish_upgrade(rig.cluster, deed("again"))
+    again = await finish_upgrade(rig.cluster, request("again"))
     assert again.done and again.before == LEVEL
     assert len([e for e in await rig.events() if e.what == "cluster.upgrade-finish"]) == 1
 
@@ -78,7 +78,7 @@ async def test_a_cluster_without_settings_is_of_the_first_level(rig: Rig) -> Non
     await rig.write(Delete(rig.keys.cluster()))
     await node(rig, "n1", LEVEL)
     assert (await look_at_upgrade(rig.cluster)).before == 1
-    assert (await finish_upgrade(rig.cluster, deed())).done
+    assert (await finish_upgrade(rig.cluster, request())).done
     assert await rig.cluster.config() == ClusterConfig(record_version=LEVEL)
 
 
@@ -87,7 +87,7 @@ async def test_it_is_refused_while_an_older_agent_lives_and_names_it(rig: Rig) -
     await node(rig, "n1", LEVEL)
     await node(rig, "n2", 0)
     with pytest.raises(Problem) as refused:
-        await finish_upgrade(rig.cluster, deed())
+        await finish_upgrade(rig.cluster, request())
     assert "n2: its agent 0.1.0 understands records of level 1" in str(refused.value)
     assert "n1" not in str(refused.value)
     assert "upgrade these agents" in refused.value.hint
@@ -99,7 +99,7 @@ async def test_a_node_whose_words_cannot_be_read_stands_in_the_way(rig: Rig) -> 
     await node(rig, "n1", LEVEL)
     await rig.write(Put(rig.keys.node_alive("n2"), b'{"v": 99}'))
     with pytest.raises(Problem, match="n2: what it says of itself cannot be read"):
-        await finish_upgrade(rig.cluster, deed())
+        await finish_upgrade(rig.cluster, request())
 
 
 async def test_a_silent_node_has_to_be_left_out_by_name(rig: Rig) -> None:
@@ -107,18 +107,18 @@ async def test_a_silent_node_has_to_be_left_out_by_name(rig: Rig) -> None:
     await node(rig, "n1", LEVEL)
     await rig.put(rig.keys.node_facts("n2"), NodeFacts(name="n2", uuid="u"))
     with pytest.raises(Problem, match="not alive: n2") as refused:
-        await finish_upgrade(rig.cluster, deed())
+        await finish_upgrade(rig.cluster, request())
     assert "--without n2" in refused.value.hint
     for wrong, why in (("n1", "is alive"), ("n9", "does not exist")):
         with pytest.raises(Problem, match=why):
-            await finish_upgrade(rig.cluster, deed(), ("n2", wrong))
-    assert (await finish_upgrade(rig.cluster, deed(), ("n2",))).without == ["n2"]
+            await finish_upgrade(rig.cluster, request(), ("n2", wrong))
+    assert (await finish_upgrade(rig.cluster, request(), ("n2",))).without == ["n2"]
 
 
 async def test_it_is_refused_when_the_settings_cannot_be_read(rig: Rig) -> None:
     await node(rig, "n1", LEVEL)
     await rig.write(Put(rig.keys.cluster(), b"{"))
-    for step in (look_at_upgrade(rig.cluster), finish_upgrade(rig.cluster, deed())):
+    for step in (look_at_upgrade(rig.cluster), finish_upgrade(rig.cluster, request())):
         with pytest.raises(Problem, match="config: its record cannot be read"):
             await step
     assert (await rig.store.get(rig.keys.cluster())).value == b"{"  # type: ignore[union-attr]
@@ -140,8 +140,8 @@ async def test_commands_write_what_the_release_before_reads_until_it_is_finished
     rig = await before(rig)
     await rig.image()
     await node(rig, "n1", LEVEL)
-    await create_vm(rig.cluster, deed("r"), NewVm(vm=HELLO, image="tiny"))
-    await settings.set_settings(rig.cluster, deed("r"), {"lease_ttl_s": 9})
+    await create_vm(rig.cluster, request("r"), NewVm(vm=HELLO, image="tiny"))
+    await settings.set_settings(rig.cluster, request("r"), {"lease_ttl_s": 9})
     snapshot = await rig.store.list(rig.keys.prefix())
     rewritten = [e for e in snapshot.entries if "nodes/n1" not in e.key]  # those the test wrote
     assert len(rewritten) > 4
@@ -156,29 +156,29 @@ async def test_a_setting_that_no_older_record_has_is_refused_until_then(
     rig = await before(rig)
     known = {k: v for k, v in RELEASES[1].demands["cluster"].items() if k != "grace_s"}
     monkeypatch.setitem(RELEASES[1].demands, "cluster", known)  # type: ignore[arg-type]
-    await settings.set_settings(rig.cluster, deed(), {"lease_ttl_s": 9})
+    await settings.set_settings(rig.cluster, request(), {"lease_ttl_s": 9})
     with pytest.raises(
         Problem, match="config: grace_s: the cluster still writes an older release's records"
     ) as no:
-        await settings.set_settings(rig.cluster, deed(), {"grace_s": 2.0})
+        await settings.set_settings(rig.cluster, request(), {"grace_s": 2.0})
     assert "upgrade-finish" in no.value.hint
     await node(rig, "n1", LEVEL)
-    await finish_upgrade(rig.cluster, deed())
-    await settings.set_settings(rig.cluster, deed(), {"grace_s": 2.0})
+    await finish_upgrade(rig.cluster, request())
+    await settings.set_settings(rig.cluster, request(), {"grace_s": 2.0})
     assert (await rig.cluster.config()).grace_s == 2.0
 
 
 async def test_a_console_ticket_is_one_that_the_node_s_agent_finds(rig: Rig) -> None:
     rig = await before(rig)
     await rig.image()
-    await create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
+    await create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny"))
     for understands in (0, LEVEL):
         await node(rig, "n1", understands)
         found = (await world_of(rig)).alive("n1")
         assert found is not None
         await rig.put(rig.keys.node_alive("n1"), replace(found.ok, console="10.0.0.1:1"))
         await rig.claim("n1", 7)
-        ticket = (await create_ticket(rig.cluster, deed(), HELLO)).ticket
+        ticket = (await create_ticket(rig.cluster, request(), HELLO)).ticket
         keys = [rig.keys.ticket_as_told(ticket), rig.keys.ticket(ticket)]
         there = [await rig.store.get(key) is not None for key in keys]
         assert there == ([True, False] if understands == 0 else [False, True])
@@ -187,7 +187,7 @@ async def test_a_console_ticket_is_one_that_the_node_s_agent_finds(rig: Rig) -> 
 async def test_status_and_doctor_say_what_is_left_of_an_upgrade(rig: Rig) -> None:
     async def told() -> tuple[str, list[tuple[str, str]]]:
         world = await world_of(rig)
-        facts = await collect(rig.cluster, __version__, deed_time())
+        facts = await collect(rig.cluster, __version__, request_time())
         notes = "; ".join(cluster_view(world).notes)
         return notes, [(f.object, f.severity) for f in examine(facts) if f.check == "upgrade"]
 
@@ -201,7 +201,7 @@ async def test_status_and_doctor_say_what_is_left_of_an_upgrade(rig: Rig) -> Non
     notes, found = await told()
     assert "unfinished" in notes and "metastack cluster upgrade-finish" in notes
     assert found == [("cluster", "warning")]
-    await finish_upgrade(rig.cluster, deed())
+    await finish_upgrade(rig.cluster, request())
     assert await told() == ("", [])
     await node(rig, "n1", 0)  # somebody went back to the release before
     notes, found = await told()
@@ -209,7 +209,7 @@ async def test_status_and_doctor_say_what_is_left_of_an_upgrade(rig: Rig) -> Non
     assert unfinished(await world_of(rig)) == ""
 
 
-def deed_time():  # type: ignore[no-untyped-def]
+def request_time():  # type: ignore[no-untyped-def]
     from datetime import UTC, datetime
 
     return datetime(2026, 1, 1, tzinfo=UTC)

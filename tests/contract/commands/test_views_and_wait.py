@@ -8,20 +8,19 @@ from typing import Any
 
 import msgspec
 import pytest
-from commands_rig import HELLO, Rig, deed
+from commands_rig import HELLO, Rig, request
 
-from metastack.commands import nodes, vms
 from metastack.commands.doctor import examine
 from metastack.commands.doctor.facts import collect
-from metastack.commands.explanation import explain_vm
+from metastack.commands.node import change as nodes
 from metastack.commands.problem import Code, Problem
 from metastack.commands.reading import EVERYTHING, follow, look_at_vm, prefixes, read_world
-from metastack.commands.tickets import create_ticket, opened_after
 from metastack.commands.views import VmView, cluster_view, node_infos, vm_views
-from metastack.commands.vms import NewVm
-from metastack.commands.wait import Goal, wait_vm
-from metastack.core.change import Delete, Put
-from metastack.core.codec import decode
+from metastack.commands.vm import change as vms
+from metastack.commands.vm.change import NewVm
+from metastack.commands.vm.console_tickets import create_ticket, opened_after
+from metastack.commands.vm.explain import explain_vm
+from metastack.commands.vm.wait import Goal, wait_vm
 from metastack.core.model import (
     Claim,
     ClusterConfig,
@@ -34,6 +33,8 @@ from metastack.core.model import (
     VmId,
     VmStatus,
 )
+from metastack.core.protocol.transaction import Delete, Put
+from metastack.core.state.codec import decode
 
 VM_KEYS = (
     *("name", "project", "uuid", "power", "phase", "node", "epoch", "ips", "labels", "cpus"),
@@ -54,7 +55,7 @@ async def see(rig: Rig, vm: VmId = HELLO) -> VmView:
 
 async def make(rig: Rig, **more: Any) -> None:
     await rig.image()
-    await vms.create_vm(rig.cluster, deed(), NewVm(**{"vm": HELLO, "image": "tiny", **more}))
+    await vms.create_vm(rig.cluster, request(), NewVm(**{"vm": HELLO, "image": "tiny", **more}))
 
 
 async def test_keys_are_never_absent(rig: Rig) -> None:
@@ -74,13 +75,13 @@ async def test_pending_says_which_nodes_refuse_and_why(rig: Rig) -> None:
     assert (await see(rig)).message == "no node has joined this cluster yet"
     await rig.node("n1", memory_mib=2048)
     await rig.node("n2")
-    await nodes.cordon_node(rig.cluster, deed(), "n2")
+    await nodes.cordon_node(rig.cluster, request(), "n2")
     view = await see(rig)
     assert view.phase == "pending"
     assert view.message is not None
     assert "n1: needs 4096 MiB of memory, 1024 of 1024 are free" in view.message
     assert "n2: the node is cordoned" in view.message
-    await nodes.uncordon_node(rig.cluster, deed(), "n2")
+    await nodes.uncordon_node(rig.cluster, request(), "n2")
     assert (await see(rig)).message == "waits for n2 to take it"
 
 
@@ -95,13 +96,13 @@ async def test_phases_follow_the_records(rig: Rig) -> None:
     await rig.status("n1", session, Phase.RUNNING)
     view = await see(rig)
     assert (view.phase, view.ips, view.since) == ("running", ["10.0.0.9"], "2026-01-02T03:04:05Z")
-    await vms.restart_vm(rig.cluster, deed(), HELLO)
+    await vms.restart_vm(rig.cluster, request(), HELLO)
     assert (await see(rig)).message == "asked to restart"
-    await vms.stop_vm(rig.cluster, deed(), HELLO)
+    await vms.stop_vm(rig.cluster, request(), HELLO)
     assert (await see(rig)).message == "asked to stop"
     await rig.release()
     assert (await see(rig)).phase == "stopped"
-    await vms.start_vm(rig.cluster, deed(), HELLO)
+    await vms.start_vm(rig.cluster, request(), HELLO)
     await rig.halt()
     view = await see(rig)
     assert (view.phase, view.power, view.since) == ("stopped", "on", "2026-01-03T00:00:00Z")
@@ -193,7 +194,7 @@ async def test_while_the_brake_holds_it_is_said_with_what_ends_it(rig: Rig) -> N
         assert way in (message or "")
     status = cluster_view(await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING)))
     assert "bring a node back, or `metastack node fence NODE --yes --reason" in status.summary
-    await vms.delete_vm(rig.cluster, deed(), HELLO)
+    await vms.delete_vm(rig.cluster, request(), HELLO)
     assert way in ((await see(rig)).message or "")
 
 
@@ -202,7 +203,7 @@ async def test_the_brake_is_told_once_in_one_output(rig: Rig) -> None:
     words = "brake: 2 of 3 nodes vanished within 60 s; nothing is fenced until one returns"
     await make(rig)
     other = VmId("default", "other")
-    await vms.create_vm(rig.cluster, deed(), NewVm(vm=other, image="tiny"))
+    await vms.create_vm(rig.cluster, request(), NewVm(vm=other, image="tiny"))
     await rig.claim("n1", await rig.node("n1"), phase=None)
     await rig.claim("n2", await rig.node("n2"), vm=other, phase=None)
     await rig.node("n3")
@@ -224,16 +225,16 @@ async def test_the_brake_is_told_once_in_one_output(rig: Rig) -> None:
     explained = await explain_vm(rig.cluster, HELLO)
     told = "\n".join([explained.summary, *(text for node in explained.nodes for text in node.reasons)])
     assert (told.count("nothing is fenced"), told.count("node fence")) == (1, 1), told
-    await vms.delete_vm(rig.cluster, deed(), HELLO)
+    await vms.delete_vm(rig.cluster, request(), HELLO)
     world = await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
     assert "\n".join(cluster_view(world).problems).count("nothing is fenced") == 1
 
 
 async def _too_late(rig: Rig) -> str:
-    await vms.stop_vm(rig.cluster, deed(), HELLO)
+    await vms.stop_vm(rig.cluster, request(), HELLO)
     with pytest.raises(Problem) as late:
         await wait_vm(rig.cluster, HELLO, Goal.STOPPED, 0.3)
-    await vms.start_vm(rig.cluster, deed(), HELLO)
+    await vms.start_vm(rig.cluster, request(), HELLO)
     assert "--force" not in late.value.hint, "no guest to force"
     return late.value.message
 
@@ -253,7 +254,7 @@ async def test_a_fenced_nodes_vm_says_why_nobody_takes_it(rig: Rig) -> None:
     assert shown.message == message
     await rig.node("n3")
     assert (await see(rig)).message == "node n1 is lost and fenced: waits for n3 to take it"
-    await vms.stop_vm(rig.cluster, deed(), HELLO)
+    await vms.stop_vm(rig.cluster, request(), HELLO)
     assert (await see(rig)).message == "node n1 is lost and fenced: another node releases the VM"
 
 
@@ -295,7 +296,7 @@ async def test_broken_records_break_one_vm_only(rig: Rig) -> None:
 async def test_the_same_name_made_anew_waits_for_the_old_one(rig: Rig) -> None:
     await make(rig)
     await rig.claim("n1", await rig.node("n1"))
-    await vms.delete_vm(rig.cluster, deed(), HELLO)
+    await vms.delete_vm(rig.cluster, request(), HELLO)
     gone = await see(rig)
     assert (gone.phase, gone.deleted, gone.node) == ("stopping", True, "n1")
     await make(rig)
@@ -343,7 +344,7 @@ async def test_running_means_the_run_that_was_asked_for(rig: Rig) -> None:
     await make(rig)
     session = await rig.node("n1")
     await rig.claim("n1", session)
-    asked = (await vms.restart_vm(rig.cluster, deed(), HELLO)).spec
+    asked = (await vms.restart_vm(rig.cluster, request(), HELLO)).spec
     stale = await problem(
         wait_vm(rig.cluster, HELLO, Goal.RUNNING, 0.3, asked), Code.TIMEOUT, "asked to restart"
     )
@@ -356,7 +357,7 @@ async def test_what_an_earlier_run_came_to_does_not_end_a_wait(rig: Rig) -> None
     await make(rig)
     session = await rig.node("n1")
     await rig.claim("n1", session, phase=Phase.FAILED)
-    spec = (await vms.restart_vm(rig.cluster, deed(), HELLO, force=True)).spec
+    spec = (await vms.restart_vm(rig.cluster, request(), HELLO, force=True)).spec
     entry = await rig.store.get(rig.keys.vm_status(HELLO))
     assert entry is not None
     assert decode(VmStatus, entry.value).run < spec.run
@@ -385,7 +386,7 @@ async def test_wait_gives_up_when_it_is_hopeless(rig: Rig) -> None:
     await rig.release()
     await rig.halt()
     await problem(wait_vm(rig.cluster, HELLO, Goal.RUNNING, 20), Code.FAILED, "vm start")
-    await vms.delete_vm(rig.cluster, deed(), HELLO)
+    await vms.delete_vm(rig.cluster, request(), HELLO)
     await problem(wait_vm(rig.cluster, HELLO, Goal.RUNNING, 20, spec), Code.CONFLICT, "deleted meanwhile")
     await problem(wait_vm(rig.cluster, HELLO, Goal.RUNNING, 20), Code.NOT_FOUND, "does not exist")
     await make(rig)
@@ -415,11 +416,11 @@ async def test_wait_until_stopped_and_deleted(rig: Rig) -> None:
     await make(rig)
     session = await rig.node("n1")
     await rig.claim("n1", session)
-    spec = (await vms.stop_vm(rig.cluster, deed(), HELLO)).spec
+    spec = (await vms.stop_vm(rig.cluster, request(), HELLO)).spec
     await problem(wait_vm(rig.cluster, HELLO, Goal.STOPPED, 0.3, spec), Code.TIMEOUT, "--force")
     await rig.release()
     await wait_vm(rig.cluster, HELLO, Goal.STOPPED, 20, spec)
-    deleted = await vms.delete_vm(rig.cluster, deed(), HELLO)
+    deleted = await vms.delete_vm(rig.cluster, request(), HELLO)
     assert deleted is not None
     await problem(
         wait_vm(rig.cluster, HELLO, Goal.DELETED, 0.3, deleted), Code.TIMEOUT, "not all of it is gone"
@@ -428,7 +429,7 @@ async def test_wait_until_stopped_and_deleted(rig: Rig) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(wait_vm(rig.cluster, HELLO, Goal.DELETED, 20, deleted))
         await rig.release(volume_uuid=deleted.volume_uuid)
-    await vms.delete_vm(rig.cluster, deed(), HELLO)
+    await vms.delete_vm(rig.cluster, request(), HELLO)
     assert await wait_vm(rig.cluster, HELLO, Goal.DELETED, 20) is None
 
 
@@ -448,9 +449,9 @@ async def test_follow_sees_every_change_once_it_is_there(rig: Rig) -> None:
 
 async def test_tickets_are_bound_and_leased(rig: Rig) -> None:
     await make(rig)
-    await problem(create_ticket(rig.cluster, deed(), HELLO), Code.CONFLICT, "no node runs it")
+    await problem(create_ticket(rig.cluster, request(), HELLO), Code.CONFLICT, "no node runs it")
     await rig.claim("n1", await rig.node("n1"))
-    opening = await create_ticket(rig.cluster, deed(), HELLO)
+    opening = await create_ticket(rig.cluster, request(), HELLO)
     assert (opening.node, opening.address) == ("n1", "127.0.0.1:1")
     entry = await rig.store.get(rig.keys.ticket(opening.ticket))
     assert entry is not None
@@ -458,17 +459,17 @@ async def test_tickets_are_bound_and_leased(rig: Rig) -> None:
     assert opening.ticket not in entry.key and opening.ticket.encode() not in entry.value, "only its hash"
     ticket = decode(Ticket, entry.value)
     assert (ticket.vm, ticket.uuid, ticket.node) == ("hello", (await rig.spec()).uuid, "n1")
-    assert (await create_ticket(rig.cluster, deed(), HELLO)).ticket != opening.ticket
+    assert (await create_ticket(rig.cluster, request(), HELLO)).ticket != opening.ticket
     await rig.lose("n1")
-    await problem(create_ticket(rig.cluster, deed(), HELLO), Code.CONFLICT, "lost")
+    await problem(create_ticket(rig.cluster, request(), HELLO), Code.CONFLICT, "lost")
 
 
 async def test_who_took_a_console_over(rig: Rig) -> None:
     await make(rig)
     await rig.claim("n1", await rig.node("n1"))
-    first = await create_ticket(rig.cluster, deed(), HELLO)
+    first = await create_ticket(rig.cluster, request(), HELLO)
     assert await opened_after(rig.cluster, HELLO, first) == ""
-    second = await create_ticket(rig.cluster, msgspec.structs.replace(deed(), by="ada@desk"), HELLO)
+    second = await create_ticket(rig.cluster, msgspec.structs.replace(request(), by="ada@desk"), HELLO)
     assert await opened_after(rig.cluster, HELLO, first) == "ada@desk"
     assert await opened_after(rig.cluster, HELLO, second) == ""
 

@@ -6,15 +6,15 @@ import asyncio
 from typing import Any, cast
 
 import pytest
-from commands_rig import HELLO, Racing, Rig, deed
+from commands_rig import HELLO, Racing, Rig, request
 
-from metastack.commands import vms
-from metastack.commands.deed import Cluster
+from metastack.commands.cluster.projects import create_project
 from metastack.commands.problem import Code, Problem
-from metastack.commands.projects import create_project
-from metastack.commands.vms import NewVm
-from metastack.core.change import Put
+from metastack.commands.request import Cluster
+from metastack.commands.vm import change as vms
+from metastack.commands.vm.change import NewVm
 from metastack.core.model import ClusterConfig, Ha, Image, ImageState, Power, VmId, token_revision
+from metastack.core.protocol.transaction import Put
 
 
 def new(**more: Any) -> NewVm:
@@ -32,7 +32,7 @@ async def refused(awaitable: Any, code: Code, says: str) -> Problem:
 async def test_create_writes_spec_history_and_event_at_once(rig: Rig) -> None:
     await rig.image()
     await rig.put(rig.keys.cluster(), ClusterConfig(default_network="br0"))
-    made = await vms.create_vm(rig.cluster, deed("because"), new(labels={"team": "web"}, memory_mib=256))
+    made = await vms.create_vm(rig.cluster, request("because"), new(labels={"team": "web"}, memory_mib=256))
     spec = await rig.spec()
     assert made.spec == spec
     assert (spec.power, spec.run, spec.disk_bytes, spec.image_uuid) == (Power.ON, 1, 36 << 20, "uuid-tiny")
@@ -56,7 +56,7 @@ async def test_create_writes_spec_history_and_event_at_once(rig: Rig) -> None:
 
 
 async def test_create_refuses(rig: Rig) -> None:
-    await refused(vms.create_vm(rig.cluster, deed(), new()), Code.NOT_FOUND, "image tiny")
+    await refused(vms.create_vm(rig.cluster, request(), new()), Code.NOT_FOUND, "image tiny")
     await rig.image()
     for wrong, says in (
         ({"cpus": 0}, "cpus"),
@@ -69,24 +69,24 @@ async def test_create_refuses(rig: Rig) -> None:
         ({"node": "N!"}, "not a valid name"),
         ({"labels": {f"k{n}": "" for n in range(65)}}, "too many"),
     ):
-        await refused(vms.create_vm(rig.cluster, deed(), new(**wrong)), Code.USAGE, says)
-    await refused(vms.create_vm(rig.cluster, deed("x\ny"), new()), Code.USAGE, "one line")
+        await refused(vms.create_vm(rig.cluster, request(), new(**wrong)), Code.USAGE, says)
+    await refused(vms.create_vm(rig.cluster, request("x\ny"), new()), Code.USAGE, "one line")
     deaf = new(network="none", ha=Ha(ready_port=80))
-    await refused(vms.create_vm(rig.cluster, deed(), deaf), Code.USAGE, "80 never answers without a network")
-    await refused(vms.create_vm(rig.cluster, deed(), new(node="n9")), Code.NOT_FOUND, "node n9")
+    await refused(vms.create_vm(rig.cluster, request(), deaf), Code.USAGE, "80 never answers without a network")
+    await refused(vms.create_vm(rig.cluster, request(), new(node="n9")), Code.NOT_FOUND, "node n9")
     other = new(vm=VmId("web", "a"))
-    await refused(vms.create_vm(rig.cluster, deed(), other), Code.NOT_FOUND, "project web")
+    await refused(vms.create_vm(rig.cluster, request(), other), Code.NOT_FOUND, "project web")
     assert await rig.events() == [], "nothing was written"
-    await create_project(rig.cluster, deed(), "web")
-    await vms.create_vm(rig.cluster, deed(), other)
-    await vms.create_vm(rig.cluster, deed(), new())
-    await refused(vms.create_vm(rig.cluster, deed(), new()), Code.CONFLICT, "exists already")
+    await create_project(rig.cluster, request(), "web")
+    await vms.create_vm(rig.cluster, request(), other)
+    await vms.create_vm(rig.cluster, request(), new())
+    await refused(vms.create_vm(rig.cluster, request(), new()), Code.CONFLICT, "exists already")
 
 
 @pytest.mark.parametrize("state", [ImageState.IMPORTING, ImageState.DELETING])
 async def test_create_wants_a_ready_image(rig: Rig, state: ImageState) -> None:
     await rig.put(rig.keys.image("tiny"), Image(name="tiny", uuid="u", state=state))
-    await refused(vms.create_vm(rig.cluster, deed(), new()), Code.CONFLICT, state.value)
+    await refused(vms.create_vm(rig.cluster, request(), new()), Code.CONFLICT, state.value)
 
 
 async def test_create_loses_to_a_delete_of_its_image(rig: Rig) -> None:
@@ -97,13 +97,13 @@ async def test_create_loses_to_a_delete_of_its_image(rig: Rig) -> None:
         await rig.put(rig.keys.image("tiny"), Image(name="tiny", uuid=image.uuid, state=ImageState.DELETING))
 
     racing = Cluster(cast(Any, Racing(rig.store, mark)), rig.keys)
-    await refused(vms.create_vm(racing, deed(), new()), Code.CONFLICT, "deleting")
+    await refused(vms.create_vm(racing, request(), new()), Code.CONFLICT, "deleting")
     assert await rig.store.get(rig.keys.vm_spec(HELLO)) is None
 
 
 async def test_twenty_create_one_name_once(rig: Rig) -> None:
     await rig.image()
-    tries = [vms.create_vm(rig.cluster, deed(), new()) for _ in range(20)]
+    tries = [vms.create_vm(rig.cluster, request(), new()) for _ in range(20)]
     answers = await asyncio.gather(*tries, return_exceptions=True)
     made = [answer for answer in answers if not isinstance(answer, BaseException)]
     assert len(made) == 1, answers
@@ -113,71 +113,71 @@ async def test_twenty_create_one_name_once(rig: Rig) -> None:
 
 async def test_labels_of_many_hands_all_stay(rig: Rig) -> None:
     await rig.image()
-    await vms.create_vm(rig.cluster, deed(), new())
+    await vms.create_vm(rig.cluster, request(), new())
     await asyncio.gather(
-        *(vms.label_vm(rig.cluster, deed(), HELLO, {f"k{n}": str(n)}, set()) for n in range(5))
+        *(vms.label_vm(rig.cluster, request(), HELLO, {f"k{n}": str(n)}, set()) for n in range(5))
     )
     assert (await rig.spec()).labels == {f"k{n}": str(n) for n in range(5)}
-    await vms.label_vm(rig.cluster, deed(), HELLO, {"new": "1"}, {"k0", "k1"})
+    await vms.label_vm(rig.cluster, request(), HELLO, {"new": "1"}, {"k0", "k1"})
     assert (await rig.spec()).labels == {"k2": "2", "k3": "3", "k4": "4", "new": "1"}
-    assert not (await vms.label_vm(rig.cluster, deed(), HELLO, {"new": "1"}, {"k0"})).changed
+    assert not (await vms.label_vm(rig.cluster, request(), HELLO, {"new": "1"}, {"k0"})).changed
 
 
 async def test_an_edit_that_always_loses_is_a_conflict(rig: Rig) -> None:
     await rig.image()
-    await vms.create_vm(rig.cluster, deed(), new())
+    await vms.create_vm(rig.cluster, request(), new())
 
     async def rival() -> None:
         await rig.put(rig.keys.vm_spec(HELLO), await rig.spec())
 
     racing = Cluster(cast(Any, Racing(rig.store, rival, 100)), rig.keys)
-    await refused(vms.stop_vm(racing, deed(), HELLO), Code.CONFLICT, "changed by others")
+    await refused(vms.stop_vm(racing, request(), HELLO), Code.CONFLICT, "changed by others")
     assert (await rig.spec()).power is Power.ON
 
 
 async def test_an_edit_never_hits_a_vm_made_anew(rig: Rig) -> None:
     """Deleted and made anew between look and commit: the new one is another VM."""
     await rig.image()
-    await vms.create_vm(rig.cluster, deed(), new())
+    await vms.create_vm(rig.cluster, request(), new())
 
     async def again() -> None:
-        await vms.delete_vm(rig.cluster, deed(), HELLO)
-        await vms.create_vm(rig.cluster, deed(), new())
+        await vms.delete_vm(rig.cluster, request(), HELLO)
+        await vms.create_vm(rig.cluster, request(), new())
 
     racing = Cluster(cast(Any, Racing(rig.store, again)), rig.keys)
-    await refused(vms.stop_vm(racing, deed(), HELLO), Code.CONFLICT, "made anew")
+    await refused(vms.stop_vm(racing, request(), HELLO), Code.CONFLICT, "made anew")
     assert (await rig.spec()).power is Power.ON
 
     async def gone() -> None:
-        await vms.delete_vm(rig.cluster, deed(), HELLO)
+        await vms.delete_vm(rig.cluster, request(), HELLO)
 
     racing = Cluster(cast(Any, Racing(rig.store, gone)), rig.keys)
-    await refused(vms.stop_vm(racing, deed(), HELLO), Code.CONFLICT, "deleted meanwhile")
+    await refused(vms.stop_vm(racing, request(), HELLO), Code.CONFLICT, "deleted meanwhile")
 
 
 async def test_power(rig: Rig) -> None:
     await rig.image()
-    await vms.create_vm(rig.cluster, deed(), new(off=True))
+    await vms.create_vm(rig.cluster, request(), new(off=True))
     assert (await rig.spec()).power is Power.OFF
-    started = await vms.start_vm(rig.cluster, deed(), HELLO)
+    started = await vms.start_vm(rig.cluster, request(), HELLO)
     assert (started.spec.power, started.spec.run) == (Power.ON, 2)
-    assert not (await vms.start_vm(rig.cluster, deed(), HELLO)).changed, "a running VM is left alone"
+    assert not (await vms.start_vm(rig.cluster, request(), HELLO)).changed, "a running VM is left alone"
     await rig.halt()
-    again = await vms.start_vm(rig.cluster, deed(), HELLO)
+    again = await vms.start_vm(rig.cluster, request(), HELLO)
     assert again.spec.run == 3, "a guest that switched itself off: the next run voids the halt"
-    assert not (await vms.start_vm(rig.cluster, deed(), HELLO)).changed
-    stopped = await vms.stop_vm(rig.cluster, deed(), HELLO)
+    assert not (await vms.start_vm(rig.cluster, request(), HELLO)).changed
+    stopped = await vms.stop_vm(rig.cluster, request(), HELLO)
     assert (stopped.spec.power, stopped.spec.force) == (Power.OFF, False)
-    assert not (await vms.stop_vm(rig.cluster, deed(), HELLO)).changed
-    assert (await vms.stop_vm(rig.cluster, deed(), HELLO, force=True)).spec.force
-    restarted = await vms.restart_vm(rig.cluster, deed(), HELLO, force=True)
+    assert not (await vms.stop_vm(rig.cluster, request(), HELLO)).changed
+    assert (await vms.stop_vm(rig.cluster, request(), HELLO, force=True)).spec.force
+    restarted = await vms.restart_vm(rig.cluster, request(), HELLO, force=True)
     assert (restarted.spec.power, restarted.spec.run, restarted.spec.force) == (Power.ON, 4, True)
 
 
 async def test_pause_follows_a_claim_that_moves_meanwhile(rig: Rig) -> None:
     """The claim is a guard: what is paused is the epoch that runs now, not the one that was looked at."""
     await rig.image()
-    await vms.create_vm(rig.cluster, deed(), new())
+    await vms.create_vm(rig.cluster, request(), new())
     await rig.claim("n1", await rig.node("n1"))
     session = await rig.node("n2")
 
@@ -185,7 +185,7 @@ async def test_pause_follows_a_claim_that_moves_meanwhile(rig: Rig) -> None:
         await rig.claim("n2", session)
 
     racing = Cluster(cast(Any, Racing(rig.store, takeover)), rig.keys)
-    paused = await vms.pause_vm(racing, deed(), HELLO)
+    paused = await vms.pause_vm(racing, request(), HELLO)
     entry = await rig.store.get(rig.keys.claim(HELLO))
     assert entry is not None
     assert token_revision(paused.spec.paused_epoch) == entry.mod_revision
@@ -193,49 +193,49 @@ async def test_pause_follows_a_claim_that_moves_meanwhile(rig: Rig) -> None:
 
 async def test_pause_holds_for_one_epoch(rig: Rig) -> None:
     await rig.image()
-    await vms.create_vm(rig.cluster, deed(), new())
-    await refused(vms.pause_vm(rig.cluster, deed(), HELLO), Code.CONFLICT, "does not run")
+    await vms.create_vm(rig.cluster, request(), new())
+    await refused(vms.pause_vm(rig.cluster, request(), HELLO), Code.CONFLICT, "does not run")
     session = await rig.node("n1")
     await rig.claim("n1", session)
     entry = await rig.store.get(rig.keys.claim(HELLO))
     assert entry is not None
-    paused = await vms.pause_vm(rig.cluster, deed(), HELLO)
+    paused = await vms.pause_vm(rig.cluster, request(), HELLO)
     assert token_revision(paused.spec.paused_epoch) == entry.mod_revision
-    assert not (await vms.pause_vm(rig.cluster, deed(), HELLO)).changed
-    assert (await vms.resume_vm(rig.cluster, deed(), HELLO)).spec.paused_epoch == 0
-    assert not (await vms.resume_vm(rig.cluster, deed(), HELLO)).changed
-    await vms.stop_vm(rig.cluster, deed(), HELLO)
-    await refused(vms.resume_vm(rig.cluster, deed(), HELLO), Code.CONFLICT, "stopped")
+    assert not (await vms.pause_vm(rig.cluster, request(), HELLO)).changed
+    assert (await vms.resume_vm(rig.cluster, request(), HELLO)).spec.paused_epoch == 0
+    assert not (await vms.resume_vm(rig.cluster, request(), HELLO)).changed
+    await vms.stop_vm(rig.cluster, request(), HELLO)
+    await refused(vms.resume_vm(rig.cluster, request(), HELLO), Code.CONFLICT, "stopped")
 
 
 async def test_history_is_bounded_and_goes_with_the_vm(rig: Rig) -> None:
     await rig.image()
     await rig.put(rig.keys.cluster(), ClusterConfig(history_versions=3))
-    await vms.create_vm(rig.cluster, deed(), new())
+    await vms.create_vm(rig.cluster, request(), new())
     for n in range(5):
-        await vms.label_vm(rig.cluster, deed(f"r{n}"), HELLO, {"n": str(n)}, set())
+        await vms.label_vm(rig.cluster, request(f"r{n}"), HELLO, {"n": str(n)}, set())
     assert [spec.reason for spec in await rig.history()] == ["r2", "r3", "r4"]
     spec = await rig.spec()
-    assert await vms.delete_vm(rig.cluster, deed(), HELLO) == spec
+    assert await vms.delete_vm(rig.cluster, request(), HELLO) == spec
     assert await rig.history() == []
     assert await rig.store.get(rig.keys.vm_spec(HELLO)) is None
-    await refused(vms.delete_vm(rig.cluster, deed(), HELLO), Code.NOT_FOUND, "default/hello")
+    await refused(vms.delete_vm(rig.cluster, request(), HELLO), Code.NOT_FOUND, "default/hello")
 
 
 async def test_delete_is_for_one_uuid(rig: Rig) -> None:
     await rig.image()
-    await vms.create_vm(rig.cluster, deed(), new())
-    await refused(vms.delete_vm(rig.cluster, deed(), HELLO, "another"), Code.CONFLICT, "made anew")
+    await vms.create_vm(rig.cluster, request(), new())
+    await refused(vms.delete_vm(rig.cluster, request(), HELLO, "another"), Code.CONFLICT, "made anew")
 
 
 @pytest.mark.parametrize("raw", [b"{", b'{"v":99}', b'{"v":1,"project":3}', b"\xff"])
 async def test_a_broken_record_is_left_alone(rig: Rig, raw: bytes) -> None:
     await rig.write(Put(rig.keys.vm_spec(HELLO), raw))
-    await refused(vms.start_vm(rig.cluster, deed(), HELLO), Code.FAILED, "cannot be read")
+    await refused(vms.start_vm(rig.cluster, request(), HELLO), Code.FAILED, "cannot be read")
     entry = await rig.store.get(rig.keys.vm_spec(HELLO))
     assert entry is not None
     assert entry.value == raw
-    assert await vms.delete_vm(rig.cluster, deed(), HELLO) is None, "the way out"
+    assert await vms.delete_vm(rig.cluster, request(), HELLO) is None, "the way out"
 
 
 async def test_a_lost_reply_is_not_a_lost_race(rig: Rig) -> None:
@@ -253,7 +253,7 @@ async def test_a_lost_reply_is_not_a_lost_race(rig: Rig) -> None:
             return outcome
 
     silent = Cluster(cast(Any, Silent(rig.store, None)), rig.keys)
-    made = await vms.create_vm(silent, deed(), new())
+    made = await vms.create_vm(silent, request(), new())
     assert made.spec == await rig.spec()
     assert len(await rig.events()) == 1
 
@@ -261,19 +261,19 @@ async def test_a_lost_reply_is_not_a_lost_race(rig: Rig) -> None:
 async def test_sixty_three_letters(rig: Rig) -> None:
     await rig.image()
     long = "a" * 63
-    await vms.create_vm(rig.cluster, deed(), new(vm=VmId("default", long)))
+    await vms.create_vm(rig.cluster, request(), new(vm=VmId("default", long)))
     assert (await rig.spec(VmId("default", long))).name == long
 
 
 async def test_guards_are_not_decoration(rig: Rig) -> None:
     """A spec that changed between look and commit: the edit starts over from the new one."""
     await rig.image()
-    await vms.create_vm(rig.cluster, deed(), new())
+    await vms.create_vm(rig.cluster, request(), new())
 
     async def rival() -> None:
-        await vms.label_vm(rig.cluster, deed(), HELLO, {"rival": "1"}, set())
+        await vms.label_vm(rig.cluster, request(), HELLO, {"rival": "1"}, set())
 
     racing = Cluster(cast(Any, Racing(rig.store, rival)), rig.keys)
-    after = await vms.stop_vm(racing, deed(), HELLO)
+    after = await vms.stop_vm(racing, request(), HELLO)
     assert after.spec.labels == {"rival": "1"}
     assert after.spec == await rig.spec()

@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "integration" / "hypervisor")
 from hypervisor_rig import LibvirtRig, MemoryRig, Rig
 from libvirt_host import host
 
-from metastack.hypervisor.libvirt import LibvirtHypervisor
-from metastack.hypervisor.memory import MemoryHypervisor
+from metastack.hypervisor.libvirt.hypervisor import LibvirtHypervisor
+from metastack.hypervisor.twin.hypervisor import MemoryHypervisor
 
 __all__ = ["host", "rig"]
 

@@ -13,8 +13,8 @@ from typing import Protocol
 import libvirt
 from libvirt_host import LibvirtHost, read_until, spec
 
-from metastack.hypervisor.libvirt import LibvirtHypervisor
-from metastack.hypervisor.memory import MemoryHypervisor
+from metastack.hypervisor.libvirt.hypervisor import LibvirtHypervisor
+from metastack.hypervisor.twin.hypervisor import MemoryHypervisor
 from metastack.ports import CannotStart, Domain, DomainEvent, DomainSpec, Hypervisor
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from hypervisor_rig import Rig, look_until
 
-from metastack.core.facts import Live
+from metastack.core.domains import Live
 from metastack.ports import DomainState, EndReason
 
 

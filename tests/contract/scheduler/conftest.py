@@ -17,13 +17,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "commands"))
 from commands_rig import Rig
 from scheduler_rig import Backend
 
-from metastack.commands.deed import Cluster
-from metastack.core.keys import Keys
-from metastack.dev.etcd import EtcdCluster
+from metastack.commands.request import Cluster
+from metastack.core.state.keys import Keys
+from metastack.lab.dev.etcd import EtcdCluster
 from metastack.settings import StoreSettings
-from metastack.store.etcd import EtcdStore
-from metastack.store.memory import MemoryStore
-from metastack.store.memory_cluster import MemoryCluster
+from metastack.store.etcd.store import EtcdStore
+from metastack.store.twin.cluster import MemoryCluster
+from metastack.store.twin.store import MemoryStore
 
 _roots = itertools.count()
 

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 
 from commands_rig import Rig
 
-from metastack.core.codec import decode
-from metastack.core.keys import Keys, Kind
 from metastack.core.model import Hint, Leader, VmId
-from metastack.core.terms import Term
+from metastack.core.protocol.leader_terms import LeaderTerm
+from metastack.core.state.codec import decode
+from metastack.core.state.keys import Keys, Kind
 from metastack.ports import Store
 from metastack.scheduler.scheduler import Scheduler
 
@@ -49,14 +49,14 @@ class Backend:
         entry = await self.rig.store.get(self.keys.leader())
         return decode(Leader, entry.value).name if entry is not None else ""
 
-    async def term(self) -> Term:
+    async def term(self) -> LeaderTerm:
         """The living one; of revision 0 when there is none."""
         entry = await self.rig.store.get(self.keys.leader())
         if entry is None:
-            return Term(revision=0, lease=0)
-        return Term(revision=entry.create_revision, lease=entry.lease)
+            return LeaderTerm(revision=0, lease=0)
+        return LeaderTerm(revision=entry.create_revision, lease=entry.lease)
 
-    async def elected(self, name: str, after: int = 0) -> Term:
+    async def elected(self, name: str, after: int = 0) -> LeaderTerm:
         """Wait until that scheduler leads, in a term after that one."""
 
         async def leads() -> bool:

@@ -6,12 +6,12 @@ import asyncio
 
 from scheduler_rig import Backend, kill, vm
 
-from metastack.commands.balancing import scheduler_view
-from metastack.commands.reading import read_board_world
-from metastack.core.change import Change, Committed, Delete, Lost
+from metastack.commands.capacity.balance import scheduler_view
+from metastack.commands.reading import read_engine_state
 from metastack.core.model import ClusterConfig, Fence, Hint, Leader, VmSpec
-from metastack.core.placement import Board
-from metastack.core.terms import advise, stand
+from metastack.core.placement import PlacementEngine
+from metastack.core.protocol.leader_terms import advise, stand
+from metastack.core.protocol.transaction import Committed, Delete, Lost, Transaction
 
 
 def spec(name: str, cpus: int) -> VmSpec:
@@ -60,10 +60,10 @@ async def test_hints_are_what_the_nodes_then_do(backend: Backend) -> None:
         await backend.rig.lose("n0")
         await backend.until("hints", backend.hints)
         await backend.rig.put(backend.keys.fence("n0"), Fence(through=session))
-        board = Board(await read_board_world(backend.rig.cluster))
+        engine = PlacementEngine(await read_engine_state(backend.rig.cluster))
         hints = await backend.hints()
         assert len(hints) == 3
-        assert {one.name: wait.head[0] for one, wait in board.waiting.items()} == {
+        assert {one.name: wait.head[0] for one, wait in engine.waiting.items()} == {
             name: hint.node for name, hint in hints.items()
         }
         for name, hint in hints.items():
@@ -87,8 +87,8 @@ async def test_hints_end_with_the_one_who_wrote_them(backend: Backend) -> None:
             return not await backend.hints() and not await backend.leader()
 
         await backend.until("hints and leader are gone", none)
-        board = Board(await read_board_world(backend.rig.cluster))
-        assert not board.waiting, "n0 is not fenced, and nobody waits for a scheduler either"
+        engine = PlacementEngine(await read_engine_state(backend.rig.cluster))
+        assert not engine.waiting, "n0 is not fenced, and nobody waits for a scheduler either"
 
 
 async def test_who_stops_leaves_at_once(backend: Backend) -> None:
@@ -111,7 +111,7 @@ async def test_the_deposed_write_nothing(backend: Backend) -> None:
         term = await backend.elected("s1")
         late = advise(backend.keys, term, {vm("large"): Hint(uuid="uuid-large", node="n1")}, ())
         assert isinstance(await backend.rig.store.commit(late), Committed), "its own term"
-        deposed = Change(name="test", guards=(), effects=(Delete(backend.keys.leader()),))
+        deposed = Transaction(name="test", guards=(), effects=(Delete(backend.keys.leader()),))
         await backend.rig.store.commit(deposed)
         assert isinstance(await backend.rig.store.commit(late), Lost)
         # It has something to say, is refused, and stands again.

@@ -15,8 +15,8 @@ import structlog
 
 from metastack.ports import Refused, Unavailable
 from metastack.settings import StorageSettings
-from metastack.storage.ceph import CephStorage
-from metastack.storage.ceph_errors import mapped
+from metastack.storage.ceph.errors import mapped
+from metastack.storage.ceph.storage import CephStorage
 
 
 async def main() -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from metastack.dev.ceph import MiniCeph, new_address
+from metastack.lab.dev.ceph import MiniCeph, new_address
 from metastack.ports import DiskSource, Storage
 from metastack.settings import StorageSettings
-from metastack.storage.main import build
+from metastack.storage.choose import build
 
 MIB = 1 << 20
 DEADLINE_S = 60.0

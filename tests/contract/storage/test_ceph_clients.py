@@ -19,12 +19,12 @@ import msgspec
 import pytest
 from storage_rig import DEADLINE_S, MIB, new_uuid, raw_image, writer
 
-from metastack.dev.ceph import MiniCeph
+from metastack.lab.dev.ceph import MiniCeph
 from metastack.ports import Clients, Denied, DiskFormat, DiskSource, Fenced, Unavailable
-from metastack.storage import ceph_clients
-from metastack.storage.ceph import CephStorage
-from metastack.storage.ceph_handle import read_key
-from metastack.storage.ceph_rights import NO_RIGHTS, flat, guest_rights
+from metastack.storage.ceph import fence_clients as ceph_clients
+from metastack.storage.ceph.handle import read_key
+from metastack.storage.ceph.rights import NO_RIGHTS, flat, guest_rights
+from metastack.storage.ceph.storage import CephStorage
 
 pytestmark = pytest.mark.ceph
 

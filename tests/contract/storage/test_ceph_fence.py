@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from storage_rig import DEADLINE_S, MIB, new_uuid, raw_image, run, writer
 
-from metastack.dev.ceph import MiniCeph
+from metastack.lab.dev.ceph import MiniCeph
 from metastack.ports import DiskFormat, DiskSource
 from metastack.settings import StorageSettings
 

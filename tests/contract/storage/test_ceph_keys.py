@@ -12,10 +12,10 @@ import msgspec
 import pytest
 from storage_rig import MIB, new_uuid, raw_image
 
-from metastack.dev.ceph import MiniCeph
+from metastack.lab.dev.ceph import MiniCeph
 from metastack.ports import Denied, NodeFault
-from metastack.storage.ceph import CephStorage
-from metastack.storage.main import build
+from metastack.storage.ceph.storage import CephStorage
+from metastack.storage.choose import build
 
 
 def new_key() -> str:

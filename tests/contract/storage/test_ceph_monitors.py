@@ -16,9 +16,9 @@ import msgspec
 import pytest
 from storage_rig import DEADLINE_S, free_address
 
-from metastack.dev.ceph import MiniCeph
+from metastack.lab.dev.ceph import MiniCeph
 from metastack.ports import Unavailable
-from metastack.storage.ceph import CephStorage
+from metastack.storage.ceph.storage import CephStorage
 
 pytestmark = pytest.mark.ceph
 TIMEOUT_S = 5.0

@@ -15,8 +15,8 @@ from storage_rig import MIB, new_uuid, raw_image
 
 from metastack.ports import Storage
 from metastack.settings import StorageSettings
-from metastack.storage.ceph_handle import Handle
-from metastack.storage.ceph_images import TRASH
+from metastack.storage.ceph.handle import Handle
+from metastack.storage.ceph.images import TRASH
 
 pytestmark = pytest.mark.ceph
 SOURCE_AT, USER, REMOVING = 6, 0, 3

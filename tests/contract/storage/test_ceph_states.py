@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from storage_rig import MIB, new_uuid, raw_image
 
-from metastack.dev.ceph import MiniCeph
+from metastack.lab.dev.ceph import MiniCeph
 from metastack.ports import BadState, InUse, NotFound, ObjectFault, Refused
-from metastack.storage.main import build
+from metastack.storage.choose import build
 
 
 @pytest.mark.ceph

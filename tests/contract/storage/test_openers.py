@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from storage_rig import MIB, new_uuid, raw_image, run, writer
 
-from metastack.dev.ceph import MiniCeph
+from metastack.lab.dev.ceph import MiniCeph
 from metastack.ports import Opener, Refused, Storage
 from metastack.settings import StorageSettings
-from metastack.storage.main import build
-from metastack.storage.memory import MemoryPool, MemoryStorage
+from metastack.storage.choose import build
+from metastack.storage.twin import MemoryPool, MemoryStorage
 
 
 async def _disk(storage: Storage, tmp_path: Path) -> str:

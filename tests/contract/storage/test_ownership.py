@@ -14,11 +14,11 @@ import pytest
 from msgspec.structs import replace
 from storage_rig import MIB, new_uuid, raw_image, run
 
-from metastack.dev.ceph import MiniCeph
+from metastack.lab.dev.ceph import MiniCeph
 from metastack.ports import Exists, InUse, Mark, MissingDisk, NotOurs, Refused, Storage
 from metastack.settings import StorageSettings
-from metastack.storage.main import build
-from metastack.storage.memory import MemoryPool, MemoryStorage
+from metastack.storage.choose import build
+from metastack.storage.twin import MemoryPool, MemoryStorage
 
 OURS, THEIRS = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 

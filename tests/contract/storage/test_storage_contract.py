@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from storage_rig import MIB, content, new_uuid, qcow2_image, raw_image, run, writer
 
-from metastack.dev.ceph import MiniCeph
+from metastack.lab.dev.ceph import MiniCeph
 from metastack.ports import (
     Denied,
     DiskFormat,
@@ -28,7 +28,7 @@ from metastack.ports import (
     Unavailable,
 )
 from metastack.settings import StorageSettings
-from metastack.storage.main import build
+from metastack.storage.choose import build
 
 
 async def _image(storage: Storage, tmp_path: Path, size_bytes: int = 8 * MIB) -> tuple[str, bytes]:
@@ -364,7 +364,7 @@ async def test_half_an_import_is_cleaned(storage: Storage, settings: StorageSett
     script.write_text(
         "import asyncio, sys, msgspec\n"
         "from metastack.settings import StorageSettings\n"
-        "from metastack.storage.main import build\n"
+        "from metastack.storage.choose import build\n"
         "async def main():\n"
         "    storage = build(msgspec.json.decode(sys.argv[1], type=StorageSettings))\n"
         "    await storage.open()\n"
@@ -464,7 +464,7 @@ async def test_memory_stays_bounded(storage: Storage, settings: StorageSettings,
     script.write_text(
         "import asyncio, json, resource, sys, msgspec\n"
         "from metastack.settings import StorageSettings\n"
-        "from metastack.storage.main import build\n"
+        "from metastack.storage.choose import build\n"
         "def memory(field):\n"
         "    lines = open('/proc/self/status').read().splitlines()\n"
         "    return next(int(x.split()[1]) for x in lines if x.startswith(field)) // 1024\n"

@@ -12,10 +12,10 @@ import msgspec
 import pytest
 from storage_rig import MIB, new_uuid, qcow2_image, raw_image, run
 
-from metastack.dev.ceph import MiniCeph
+from metastack.lab.dev.ceph import MiniCeph
 from metastack.ports import Denied, NoSpace, Refused, Unavailable
 from metastack.settings import StorageSettings
-from metastack.storage.main import build
+from metastack.storage.choose import build
 
 
 @pytest.mark.ceph

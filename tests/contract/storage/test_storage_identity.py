@@ -11,12 +11,12 @@ import pytest
 from storage_rig import new_uuid
 
 from metastack.core.model import StoragePlace
-from metastack.dev.ceph import MiniCeph
+from metastack.lab.dev.ceph import MiniCeph
 from metastack.ports import Exists, Refused, Storage, StorageOwner, Unavailable
 from metastack.settings import StorageSettings
-from metastack.storage.main import build
-from metastack.storage.memory import MemoryPool, MemoryStorage
+from metastack.storage.choose import build
 from metastack.storage.owner_mark import NAME
+from metastack.storage.twin import MemoryPool, MemoryStorage
 
 
 def owner(cluster_id: str = "") -> StorageOwner:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from store_backends import Backend, EtcdBackend, MemoryBackend
 
-from metastack.dev.etcd import EtcdCluster
+from metastack.lab.dev.etcd import EtcdCluster
 from metastack.ports import Store
 
 

@@ -7,13 +7,13 @@ import itertools
 import subprocess
 from typing import Protocol
 
-from metastack.core.change import Lease
-from metastack.dev.etcd import EtcdCluster
+from metastack.core.protocol.transaction import Lease
+from metastack.lab.dev.etcd import EtcdCluster
 from metastack.ports import Store
 from metastack.settings import StoreSettings
-from metastack.store.etcd import EtcdStore
-from metastack.store.memory import MemoryStore
-from metastack.store.memory_cluster import MemoryCluster
+from metastack.store.etcd.store import EtcdStore
+from metastack.store.twin.cluster import MemoryCluster
+from metastack.store.twin.store import MemoryStore
 
 ROOTS = itertools.count()
 

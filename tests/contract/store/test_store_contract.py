@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 from store_backends import Backend
 
-from metastack.core.change import (
+from metastack.core.protocol.transaction import (
     Batch,
-    Change,
     Committed,
     Delete,
     Entry,
@@ -20,14 +19,15 @@ from metastack.core.change import (
     Lost,
     Outcome,
     Put,
+    Transaction,
 )
 from metastack.ports import Broken, Compacted, LeaseGone, Store, Unavailable
 
 SOON_S = 20.0
 
 
-def change(*effects: Put | Delete, guards: tuple[Guard, ...] = (), lease: int = 0) -> Change:
-    return Change(name="test", guards=guards, effects=effects, lease=lease)
+def change(*effects: Put | Delete, guards: tuple[Guard, ...] = (), lease: int = 0) -> Transaction:
+    return Transaction(name="test", guards=guards, effects=effects, lease=lease)
 
 
 async def put(store: Store, key: str, value: bytes = b"v") -> int:
@@ -428,7 +428,7 @@ async def test_every_answer_says_which_cluster_it_is_of(backend: Backend, store:
     snapshot = await store.list(backend.root)
     assert snapshot.cluster_id > 0
     assert snapshot.term >= 2  # the first leader's
-    nothing = Change(name="probe", guards=(), effects=(Delete("/nothing"),))
+    nothing = Transaction(name="probe", guards=(), effects=(Delete("/nothing"),))
     answer = await store.commit(nothing)
     assert (answer.term, answer.revision) == (snapshot.term, snapshot.revision), "a write that changes nothing"
     watch = aiter(store.watch(backend.root, snapshot.revision))

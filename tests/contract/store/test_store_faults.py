@@ -14,11 +14,11 @@ import pytest
 from store_backends import etcdctl
 from structlog.testing import capture_logs
 
-from metastack.core.change import Change, Committed, Delete, Guard, KeyEvent, Put
-from metastack.dev.etcd import EtcdCluster, EtcdMember, EtcdTls, free_ports
+from metastack.core.protocol.transaction import Committed, Delete, Guard, KeyEvent, Put, Transaction
+from metastack.lab.dev.etcd import EtcdCluster, EtcdMember, EtcdTls, free_ports
 from metastack.ports import Compacted, Denied, LeaseGone, NoSpace, Store, Unavailable, UnknownOutcome
 from metastack.settings import StoreSettings
-from metastack.store.etcd import EtcdStore
+from metastack.store.etcd.store import EtcdStore
 
 pytestmark = pytest.mark.etcd
 
@@ -43,8 +43,8 @@ async def client(*endpoints: str, total_timeout_s: float = 5.0, **settings: str)
         await store.close()
 
 
-def write(key: str, value: bytes = b"v", guards: tuple[Guard, ...] = ()) -> Change:
-    return Change(name="test", guards=guards, effects=(Put(key, value),))
+def write(key: str, value: bytes = b"v", guards: tuple[Guard, ...] = ()) -> Transaction:
+    return Transaction(name="test", guards=guards, effects=(Put(key, value),))
 
 
 async def leader_of(cluster: EtcdCluster, store: EtcdStore) -> EtcdMember:
@@ -197,7 +197,7 @@ async def test_a_stopped_member_costs_one_attempt(folder: Path) -> None:
 async def test_a_lease_outlives_a_stopped_member(folder: Path) -> None:
     async with running(EtcdCluster.local(folder, 3)) as cluster, client(*cluster.endpoints) as store:
         lease = await store.grant(5)
-        leased = Change(name="t", guards=(), effects=(Put("/l", b"", leased=True),), lease=lease.id)
+        leased = Transaction(name="t", guards=(), effects=(Put("/l", b"", leased=True),), lease=lease.id)
         await store.commit(leased)
         loop = asyncio.get_running_loop()
         member = await leader_of(cluster, store)
@@ -342,7 +342,7 @@ async def test_a_full_store_says_so_and_still_deletes(folder: Path) -> None:
         assert [status.alarms for status in await store.status()] == [("NOSPACE",)]
         _, result = await elapsed(store.commit(write("/small")))
         assert type(result) is NoSpace, result
-        outcome = await store.commit(Change(name="t", guards=(), effects=(Delete("/k/", "/k0"),)))
+        outcome = await store.commit(Transaction(name="t", guards=(), effects=(Delete("/k/", "/k0"),)))
         assert isinstance(outcome, Committed)
         assert (await store.list("/k/")).entries == ()
 
@@ -470,7 +470,7 @@ async def test_a_lease_lost_behind_our_back(folder: Path) -> None:
         with pytest.raises(LeaseGone):
             await store.renew(lease)
         short = await store.grant(2)
-        leased = Change(name="t", guards=(), effects=(Put("/l", b"", leased=True),), lease=short.id)
+        leased = Transaction(name="t", guards=(), effects=(Put("/l", b"", leased=True),), lease=short.id)
         await store.commit(leased)
         await cluster.members[0].kill()
         await cluster.members[0].start()

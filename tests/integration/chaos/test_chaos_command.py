@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from metastack.dev import proc
+from metastack.lab.dev import proc
 
 pytestmark = [pytest.mark.proof, pytest.mark.lab, pytest.mark.ceph, pytest.mark.etcd, pytest.mark.libvirt]
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from metastack.dev.chaos.faults import Fault, Kind
-from metastack.dev.chaos.judge import Crime
-from metastack.dev.chaos.run import Rounds
-from metastack.dev.chaos.schedule import Planned
-from metastack.dev.chaos.stage import stage
-from metastack.dev.cluster import Cluster
-from metastack.dev.host import Host
+from metastack.lab.dev.chaos.faults import Fault, Kind
+from metastack.lab.dev.chaos.judge import ViolationKind
+from metastack.lab.dev.chaos.run import Rounds
+from metastack.lab.dev.chaos.schedule import Planned
+from metastack.lab.dev.chaos.stage import stage
+from metastack.lab.dev.cluster import Cluster
+from metastack.lab.dev.host import Host
 
 pytestmark = [pytest.mark.proof, pytest.mark.lab, pytest.mark.ceph, pytest.mark.etcd, pytest.mark.libvirt]
 
@@ -44,4 +44,4 @@ def test_a_fence_that_blocks_nobody_is_seen(tmp_path: Path) -> None:
         print(done)
         assert done.vms["vm1"]["instances"] > 1, f"nobody took it over\n{rounds.seen()}"
         crimes = {violation.crime for violation in done.violations}
-        assert {Crime.OVERLAP, Crime.LOST_WRITE} & crimes, rounds.seen()
+        assert {ViolationKind.OVERLAP, ViolationKind.LOST_WRITE} & crimes, rounds.seen()

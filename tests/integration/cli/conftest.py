@@ -18,11 +18,11 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "contract" / "commands"))
 from cli_program import Program
 from commands_rig import Rig
 
-from metastack.commands.deed import Cluster
-from metastack.core.keys import Keys
-from metastack.dev.etcd import EtcdCluster
+from metastack.commands.request import Cluster
+from metastack.core.state.keys import Keys
+from metastack.lab.dev.etcd import EtcdCluster
 from metastack.settings import StoreSettings
-from metastack.store.etcd import EtcdStore
+from metastack.store.etcd.store import EtcdStore
 
 _roots = itertools.count()
 

@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 from cli_program import DEADLINE_S, Program, finish, read_terminal
-from commands_rig import HELLO, Rig, deed
+from commands_rig import HELLO, Rig, request
 
-from metastack.commands.tickets import create_ticket
-from metastack.commands.vms import NewVm, create_vm, stop_vm
-from metastack.core.change import Delete, Put
-from metastack.core.codec import decode, encode
+from metastack.commands.vm.change import NewVm, create_vm, stop_vm
+from metastack.commands.vm.console_tickets import create_ticket
 from metastack.core.model import NodeAlive
+from metastack.core.protocol.transaction import Delete, Put
+from metastack.core.state.codec import decode, encode
 
 pytestmark = pytest.mark.etcd
 
@@ -60,7 +60,7 @@ async def endpoint(rig: Rig) -> AsyncIterator[Endpoint]:
         host, port = server.sockets[0].getsockname()
         found.address = f"{host}:{port}"
         await rig.image()
-        await create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
+        await create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny"))
         session = await rig.node("n1")
         await rig.claim("n1", session)
         await point(rig, found.address)
@@ -108,7 +108,7 @@ async def test_it_says_that_the_vm_stopped(program: Program, endpoint: Endpoint)
     assert process.stdin is not None and process.stdout is not None
     async with asyncio.timeout(DEADLINE_S):
         await process.stdout.readexactly(len("login: "))
-        await stop_vm(endpoint.rig.cluster, deed(), HELLO)
+        await stop_vm(endpoint.rig.cluster, request(), HELLO)
         await endpoint.rig.release()
     answer = await finish(process, b"bye\n")
     assert answer.status == 0
@@ -128,7 +128,7 @@ async def test_it_says_who_took_it_over(program: Program, endpoint: Endpoint) ->
     assert process.stdin is not None and process.stdout is not None
     async with asyncio.timeout(DEADLINE_S):
         await process.stdout.readexactly(len("login: "))
-        await create_ticket(endpoint.rig.cluster, msgspec.structs.replace(deed(), by="ada@desk"), HELLO)
+        await create_ticket(endpoint.rig.cluster, msgspec.structs.replace(request(), by="ada@desk"), HELLO)
     answer = await finish(process, b"bye\n")
     assert (answer.status, answer.err) == (0, "the console was closed: ada@desk took it over\n")
 

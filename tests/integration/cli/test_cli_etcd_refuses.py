@@ -13,13 +13,13 @@ import pytest
 from cli_program import Program
 from commands_rig import Rig
 
-from metastack.commands.deed import Cluster
-from metastack.core.change import Put
-from metastack.core.keys import Keys
-from metastack.dev.etcd import EtcdCluster
+from metastack.commands.request import Cluster
+from metastack.core.protocol.transaction import Put
+from metastack.core.state.keys import Keys
+from metastack.lab.dev.etcd import EtcdCluster
 from metastack.ports import NoSpace
 from metastack.settings import StoreSettings
-from metastack.store.etcd import EtcdStore
+from metastack.store.etcd.store import EtcdStore
 
 pytestmark = pytest.mark.etcd
 

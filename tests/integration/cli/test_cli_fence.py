@@ -9,10 +9,11 @@ import pytest
 from cli_program import DEADLINE_S, Program, finish
 from commands_rig import Rig
 
-from metastack.core import changes, fences
-from metastack.core.change import Put
 from metastack.core.model import Fence, FenceReceipt
-from metastack.core.world import seen
+from metastack.core.protocol import claims as changes
+from metastack.core.protocol import fences
+from metastack.core.protocol.transaction import Put
+from metastack.core.state.cluster_state import seen
 
 pytestmark = pytest.mark.etcd
 
@@ -57,7 +58,7 @@ async def test_fence_by_hand_waits_for_an_agent_and_shows_the_receipt(program: P
     assert process.stderr is not None
     async with asyncio.timeout(DEADLINE_S):
         assert b"waits for n2" in await process.stderr.readline()
-    me = changes.Me(node="n2", session=session, lease=0)
+    me = changes.OwnSession(node="n2", session=session, lease=0)
     entry = await rig.store.get(rig.keys.fence("n1"))
     assert entry is not None
     await rig.store.commit(fences.take_over_intent(rig.keys, me, "n1", seen(Fence, entry)))

@@ -14,8 +14,8 @@ import pytest
 from cli_program import DEADLINE_S, Program, finish
 from commands_rig import Rig
 
-from metastack.core.codec import decode
 from metastack.core.model import Image
+from metastack.core.state.codec import decode
 
 pytestmark = pytest.mark.etcd
 CONTENT = b"metastack" * 200_000 + bytes(1_800_000 % 512 or 512)

@@ -14,9 +14,9 @@ from cli_program import Answer, Program
 from commands_rig import Rig
 
 from metastack.core.model import Fence, FenceReceipt
-from metastack.dev.ceph import MiniCeph, new_address
+from metastack.lab.dev.ceph import MiniCeph, new_address
 from metastack.settings import StorageSettings
-from metastack.storage.main import build
+from metastack.storage.choose import build
 
 pytestmark = [pytest.mark.etcd, pytest.mark.ceph]
 MIB = 1 << 20

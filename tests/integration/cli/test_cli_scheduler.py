@@ -14,8 +14,8 @@ import pytest
 from cli_program import DEADLINE_S, Program
 from commands_rig import Rig
 
-from metastack.core.codec import decode
 from metastack.core.model import ClusterConfig, Fence, Leader, VmId
+from metastack.core.state.codec import decode
 
 pytestmark = pytest.mark.etcd
 

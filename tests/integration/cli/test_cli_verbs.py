@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import yaml
 from cli_program import DEADLINE_S, Program, finish
-from commands_rig import HELLO, Rig, deed
+from commands_rig import HELLO, Rig, request
 
-from metastack.commands.vms import NewVm, create_vm
-from metastack.core.change import Delete, Put
+from metastack.commands.vm.change import NewVm, create_vm
 from metastack.core.model import ClusterConfig, Phase, VmId
-from metastack.dev.etcd import EtcdCluster
+from metastack.core.protocol.transaction import Delete, Put
+from metastack.lab.dev.etcd import EtcdCluster
 
 pytestmark = pytest.mark.etcd
 FORMATS = ("table", "wide", "json", "yaml", "name")
@@ -42,7 +42,7 @@ async def one_vm(rig: Rig) -> int:
     """A running VM hello; the session of its node n1."""
     await rig.image()
     session = await rig.node("n1")
-    await create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
+    await create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny"))
     await rig.claim("n1", session)
     return session
 
@@ -150,7 +150,7 @@ async def test_several_at_once(program: Program, rig: Rig) -> None:
     session = await one_vm(rig)
     other = VmId("p", "two")
     await rig.write(Put(rig.keys.project("p"), b'{"v":1,"name":"p"}'))
-    await create_vm(rig.cluster, deed(), NewVm(vm=other, image="tiny"))
+    await create_vm(rig.cluster, request(), NewVm(vm=other, image="tiny"))
     await rig.claim("n1", session, other)
 
     stopped = await program("vm", "stop", "hello", "p/two", "hello", "--no-wait", "-o", "json")
@@ -185,7 +185,7 @@ async def test_several_at_once(program: Program, rig: Rig) -> None:
 async def test_several_are_deleted(program: Program, rig: Rig) -> None:
     await one_vm(rig)
     two = VmId("default", "two")
-    await create_vm(rig.cluster, deed(), NewVm(vm=two, image="tiny"))
+    await create_vm(rig.cluster, request(), NewVm(vm=two, image="tiny"))
     status, shown = await program.on_terminal("vm", "delete", "hello", "two", typed=b"n\n")
     assert status == 1, shown
     assert "Delete 2 VMs and their disks (default/hello, default/two)? [y/N]" in shown
@@ -200,8 +200,8 @@ async def test_several_are_deleted(program: Program, rig: Rig) -> None:
     assert answer.status == 3, answer
     assert answer.out == "vm default/hello deleted\nvm default/two deleted\n"
     assert "error: vm default/none: does not exist" in answer.err
-    await create_vm(rig.cluster, deed(), NewVm(vm=HELLO, image="tiny"))
-    await create_vm(rig.cluster, deed(), NewVm(vm=two, image="tiny"))
+    await create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny"))
+    await create_vm(rig.cluster, request(), NewVm(vm=two, image="tiny"))
     gone = (await program("vm", "delete", "hello", "two", "--yes", "-o", "json")).json()
     assert [(vm["name"], vm["deleted"]) for vm in gone] == [("hello", True), ("two", True)]
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from metastack.cli.netns import inside
 from metastack.commands.problem import Code, Problem
+from metastack.lab.netns import inside
 
 pytestmark = pytest.mark.lab
 NAME = f"ms-cli-{os.getpid()}"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from metastack.dev.cluster import Cluster
-from metastack.dev.layout import cache, clusters
+from metastack.lab.dev.cluster import Cluster
+from metastack.lab.dev.layout import cache, clusters
 
 
 @pytest.fixture

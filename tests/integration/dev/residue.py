@@ -6,8 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from metastack.dev import proc
-from metastack.dev.fabric import tool_environment
+from metastack.lab.dev import proc
+from metastack.lab.dev.fabric import tool_environment
 
 
 def snapshot(folder: Path, *marks: str) -> dict[str, list[str]]:

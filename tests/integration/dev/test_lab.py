@@ -14,11 +14,11 @@ import pytest
 from residue import routed, snapshot
 
 from metastack import contexts
-from metastack.dev import guest, proc
-from metastack.dev.cluster import Cluster
-from metastack.dev.fabric import tool_environment, unmount
-from metastack.dev.layout import Layout, cache
-from metastack.dev.status import report
+from metastack.lab.dev import guest, proc
+from metastack.lab.dev.cluster import Cluster
+from metastack.lab.dev.fabric import tool_environment, unmount
+from metastack.lab.dev.layout import Layout, cache
+from metastack.lab.dev.status import report
 from metastack.ports import NotFound, Refused
 
 pytestmark = [pytest.mark.lab, pytest.mark.etcd, pytest.mark.libvirt]

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from residue import snapshot
 
-from metastack.dev import guest
-from metastack.dev.layout import cache
+from metastack.lab.dev import guest
+from metastack.lab.dev.layout import cache
 
 pytestmark = [pytest.mark.lab, pytest.mark.etcd, pytest.mark.libvirt]
 SOURCE = Path(__file__).parents[3] / "src"
@@ -25,7 +25,7 @@ def story(
     *options: str, prefix: tuple[str, ...] = (), env: dict[str, str] | None = None, status: int = 0
 ) -> str:
     done = subprocess.run(
-        [*prefix, sys.executable, "-m", "metastack.dev.quickstart", *options],
+        [*prefix, sys.executable, "-m", "metastack.lab.dev.quickstart", *options],
         capture_output=True,
         text=True,
         timeout=280,

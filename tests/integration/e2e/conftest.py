@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from e2e_lab import Lab
 
-from metastack.dev import guest
-from metastack.dev.cluster import Cluster
+from metastack.lab.dev import guest
+from metastack.lab.dev.cluster import Cluster
 
 TTL_S = 3
 

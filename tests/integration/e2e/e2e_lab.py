@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from metastack.dev.cluster import Cluster
-from metastack.dev.proc import Proc
-from metastack.store.etcd import EtcdStore
+from metastack.lab.dev.cluster import Cluster
+from metastack.lab.dev.proc import Proc
+from metastack.store.etcd.store import EtcdStore
 
 METASTACK = (sys.executable, "-m", "metastack.cli.main")
 

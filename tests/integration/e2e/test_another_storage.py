@@ -6,7 +6,7 @@ import pytest
 from e2e_lab import Lab
 
 from metastack import contexts
-from metastack.dev.plan import CONSOLE_PORT, agent_config
+from metastack.lab.dev.plan import CONSOLE_PORT, agent_config
 from metastack.settings import StorageSettings
 
 pytestmark = [pytest.mark.lab, pytest.mark.ceph, pytest.mark.etcd, pytest.mark.libvirt]

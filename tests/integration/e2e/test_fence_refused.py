@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from e2e_lab import Lab
 
-from metastack.dev.ceph import MiniCeph
+from metastack.lab.dev.ceph import MiniCeph
 
 pytestmark = [pytest.mark.lab, pytest.mark.ceph, pytest.mark.etcd, pytest.mark.libvirt]
 

@@ -17,7 +17,7 @@ import pytest
 from e2e_lab import Lab
 from test_last_gate import pids
 
-from metastack.dev import proc
+from metastack.lab.dev import proc
 
 pytestmark = [pytest.mark.proof, pytest.mark.lab, pytest.mark.ceph, pytest.mark.etcd, pytest.mark.libvirt]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from e2e_lab import Lab
 
-from metastack.core.change import Change, Delete
-from metastack.store.etcd import EtcdStore
+from metastack.core.protocol.transaction import Delete, Transaction
+from metastack.store.etcd.store import EtcdStore
 
 pytestmark = [pytest.mark.lab, pytest.mark.ceph, pytest.mark.etcd, pytest.mark.libvirt]
 
@@ -29,7 +29,7 @@ def delete_claim(lab: Lab, name: str) -> None:
         store = EtcdStore(lab.cluster.store_settings)
         try:
             gone = Delete(f"/metastack/claims/default/{name}")
-            await store.commit(Change(name="etcdctl", guards=(), effects=(gone,)))
+            await store.commit(Transaction(name="etcdctl", guards=(), effects=(gone,)))
         finally:
             await store.close()
 

@@ -16,8 +16,8 @@ import pytest
 from e2e_lab import Lab
 
 from metastack import contexts
-from metastack.dev import proc
-from metastack.dev.host import Host
+from metastack.lab.dev import proc
+from metastack.lab.dev.host import Host
 
 pytestmark = [pytest.mark.proof, pytest.mark.lab, pytest.mark.ceph, pytest.mark.etcd, pytest.mark.libvirt]
 

@@ -13,8 +13,8 @@ from e2e_lab import Lab
 from test_last_gate import delete_claim, pids
 
 from metastack import contexts
-from metastack.dev.ceph import MiniCeph
-from metastack.dev.plan import CONSOLE_PORT, agent_config
+from metastack.lab.dev.ceph import MiniCeph
+from metastack.lab.dev.plan import CONSOLE_PORT, agent_config
 
 pytestmark = [pytest.mark.proof, pytest.mark.lab, pytest.mark.ceph, pytest.mark.etcd, pytest.mark.libvirt]
 

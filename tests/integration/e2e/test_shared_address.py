@@ -14,8 +14,8 @@ import pytest
 from e2e_lab import Lab
 
 from metastack import contexts
-from metastack.dev.cluster import POOL, Cluster
-from metastack.dev.plan import CONSOLE_PORT, agent_config
+from metastack.lab.dev.cluster import POOL, Cluster
+from metastack.lab.dev.plan import CONSOLE_PORT, agent_config
 
 pytestmark = [pytest.mark.proof, pytest.mark.lab, pytest.mark.ceph, pytest.mark.etcd, pytest.mark.libvirt]
 TTL_S = 6

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from libvirt_host import LibvirtHost, host
 
-from metastack.hypervisor.libvirt import LibvirtHypervisor
+from metastack.hypervisor.libvirt.hypervisor import LibvirtHypervisor
 
 __all__ = ["host", "hypervisor"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from libvirt_host import LibvirtHost, spec
 
-from metastack.hypervisor.libvirt import LibvirtHypervisor
+from metastack.hypervisor.libvirt.hypervisor import LibvirtHypervisor
 from metastack.ports import DomainState, UnknownOutcome
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "contract" / "hypervisor"))

@@ -14,9 +14,9 @@ import msgspec
 import pytest
 from libvirt_host import TINY_GUEST, LibvirtHost, read_until, spec
 
-from metastack.hypervisor import kvm
-from metastack.hypervisor.kvm import probe
-from metastack.hypervisor.libvirt import LibvirtHypervisor
+from metastack.hypervisor import kvm_probe as kvm
+from metastack.hypervisor.kvm_probe import probe
+from metastack.hypervisor.libvirt.hypervisor import LibvirtHypervisor
 from metastack.ports import CephSecret, DomainState, EndReason, NicSpec, Refused, Unavailable
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "contract" / "hypervisor"))

@@ -9,7 +9,7 @@ import signal
 import pytest
 from libvirt_host import LibvirtHost, spec
 
-from metastack.hypervisor.libvirt import LibvirtHypervisor
+from metastack.hypervisor.libvirt.hypervisor import LibvirtHypervisor
 
 pytestmark = pytest.mark.libvirt
 

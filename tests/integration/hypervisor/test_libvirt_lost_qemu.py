@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from libvirt_host import LibvirtHost, spec
 
-from metastack.hypervisor.libvirt import LibvirtHypervisor
+from metastack.hypervisor.libvirt.hypervisor import LibvirtHypervisor
 from metastack.ports import DomainState
 
 pytestmark = pytest.mark.libvirt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from libvirt_host import LibvirtHost, spec, until
 
-from metastack.hypervisor.libvirt import LibvirtHypervisor
+from metastack.hypervisor.libvirt.hypervisor import LibvirtHypervisor
 from metastack.ports import DomainState
 
 pytestmark = pytest.mark.libvirt

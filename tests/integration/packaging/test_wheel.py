@@ -36,7 +36,7 @@ def test_the_wheel_holds_the_package_and_its_licence(wheel: Path) -> None:
         "metastack/cli/main.py",
         "metastack/agent/main.py",
         "metastack/py.typed",
-        "metastack/dev/guest-init.sh",
+        "metastack/lab/dev/guest-init.sh",
     ):
         assert part in names, part
     assert any(name.endswith("LICENSE") for name in names)

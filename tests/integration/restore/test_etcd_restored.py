@@ -19,21 +19,21 @@ import pytest
 
 from metastack.agent.agent import Agent
 from metastack.agent.clock import Clock
-from metastack.agent.marks import Marks
-from metastack.commands.deed import Cluster, new_deed
+from metastack.agent.session.state_files import StateFiles
+from metastack.commands.cluster.restore import look_at_restore, restore_cluster
 from metastack.commands.reading import EVERYTHING, prefixes, read_world
-from metastack.commands.restore import look_at_restore, restore_cluster
+from metastack.commands.request import Cluster, new_request
 from metastack.commands.views import cluster_view
-from metastack.core.change import Change, Put
-from metastack.core.codec import encode
-from metastack.core.keys import Keys
 from metastack.core.model import ClusterConfig, Image, ImageState, Nic, Power, Record, VmSpec
-from metastack.dev.etcd import EtcdCluster
-from metastack.hypervisor.memory import MemoryHypervisor
-from metastack.network.memory import MemoryNetwork
+from metastack.core.protocol.transaction import Put, Transaction
+from metastack.core.state.codec import encode
+from metastack.core.state.keys import Keys
+from metastack.hypervisor.twin.hypervisor import MemoryHypervisor
+from metastack.lab.dev.etcd import EtcdCluster
+from metastack.network.twin import MemoryNetwork
 from metastack.settings import StoreSettings
-from metastack.storage.memory import MemoryPool, MemoryStorage
-from metastack.store.etcd import EtcdStore
+from metastack.storage.twin import MemoryPool, MemoryStorage
+from metastack.store.etcd.store import EtcdStore
 
 pytestmark = [pytest.mark.etcd, pytest.mark.proof]
 
@@ -53,7 +53,7 @@ class Machine:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        marks = Marks(self.lab.folder / self.name)
+        marks = StateFiles(self.lab.folder / self.name)
         marks.lock()
         marks.node_uuid(f"uuid-of-{self.name}")
         ids = itertools.count()
@@ -88,7 +88,7 @@ class Machine:
 
     @property
     def why(self) -> str:
-        return self.agent.node.mirror.past.why if self.agent is not None else ""
+        return self.agent.node.informer.past.why if self.agent is not None else ""
 
 
 class Lab:
@@ -101,7 +101,7 @@ class Lab:
         self.cluster = Cluster(self.store, KEYS)
 
     async def put(self, key: str, record: Record) -> None:
-        await self.store.commit(Change(name="test", guards=(), effects=(Put(key, encode(record)),)))
+        await self.store.commit(Transaction(name="test", guards=(), effects=(Put(key, encode(record)),)))
 
     async def want(self, number: int) -> None:
         spec = VmSpec(
@@ -265,7 +265,7 @@ async def test_a_restored_etcd_is_noticed_and_used_after_its_generation_was_rais
         plan = await look_at_restore(lab.cluster)
         assert plan.generation == 1
         assert plan.ends == [f"default/vm1 on {moved_to[0]}", f"default/vm2 on {vm2_on[0]}"]
-        await restore_cluster(lab.cluster, new_deed("a test"))
+        await restore_cluster(lab.cluster, new_request("a test"))
         await lab.until("all ready", lambda: all(m.ready for m in lab.machines))
         assert all(m.agent is not None and m.agent.node.session.generation == 1 for m in lab.machines)
         await lab.until("vm1 runs", lambda: lab.where("vm1"))

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "hypervisor"))
 
 from libvirt_host import LibvirtHost, until
 
-from metastack.hypervisor.barrier import forget_phantoms
-from metastack.hypervisor.xml import NAMESPACE
+from metastack.hypervisor.libvirt.domain_xml import NAMESPACE
+from metastack.hypervisor.libvirt.restart_barrier import forget_phantoms
 
 pytestmark = [
     pytest.mark.proof,

@@ -20,8 +20,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from metastack.agent.session import PENDING_UNBLOCK_S
-from metastack.dev.ceph import Daemon, MiniCeph
+from metastack.agent.session.session import PENDING_UNBLOCK_S
+from metastack.lab.dev.ceph import Daemon, MiniCeph
 
 pytestmark = [
     pytest.mark.proof,
@@ -94,16 +94,16 @@ def signal_mon(cluster: MiniCeph, number: signal.Signals) -> None:
 WATCHER = """\
 import sys, json
 from metastack.settings import StorageSettings
-from metastack.storage.ceph_handle import Handle
-from metastack.storage import ceph_fence
+from metastack.storage.ceph.handle import Handle
+from metastack.storage.ceph import fence_addresses
 import msgspec
 handle = Handle(msgspec.json.decode(sys.argv[1], type=StorageSettings))
 print("ready", flush=True)
 for line in sys.stdin:
     word, _, address = line.strip().partition(" ")
     if word == "add":
-        ceph_fence.add(handle, (address,))
-    print(json.dumps(sorted(ceph_fence.entries(handle))), flush=True)
+        fence_addresses.add(handle, (address,))
+    print(json.dumps(sorted(fence_addresses.entries(handle))), flush=True)
 """
 
 

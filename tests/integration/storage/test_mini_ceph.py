@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from metastack.dev.ceph import MiniCeph, new_address
+from metastack.lab.dev.ceph import MiniCeph, new_address
 from metastack.ports import Refused
 
 pytestmark = pytest.mark.ceph

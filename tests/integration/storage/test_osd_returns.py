@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from metastack.dev.ceph import MiniCeph, new_address
-from metastack.storage.ceph import CephStorage
+from metastack.lab.dev.ceph import MiniCeph, new_address
+from metastack.storage.ceph.storage import CephStorage
 
 pytestmark = pytest.mark.ceph
 

@@ -22,7 +22,11 @@ import agent_rig  # noqa: E402
 
 from metastack.ports import DiskInfo  # noqa: E402
 from metastack.settings import StoreSettings  # noqa: E402
-from metastack.store.etcd import EtcdStore  # noqa: E402
+
+try:
+    from metastack.store.etcd.store import EtcdStore
+except ImportError:  # the release before its modules moved
+    from metastack.store.etcd import EtcdStore
 
 
 class SharedDisks(dict[str, DiskInfo]):

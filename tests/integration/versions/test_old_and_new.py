@@ -19,24 +19,24 @@ from pathlib import Path
 
 import pytest
 
-from metastack.commands.deed import Cluster, new_deed
-from metastack.commands.demands import Demands
-from metastack.commands.places import place_vm
+from metastack.commands.cluster.upgrade import finish_upgrade
+from metastack.commands.cluster.upgrade_views import understood
 from metastack.commands.problem import Problem
 from metastack.commands.reading import EVERYTHING, follow, prefixes
-from metastack.commands.upgrade import finish_upgrade
-from metastack.commands.upgrade_view import understood
-from metastack.commands.vms import NewVm, create_vm
-from metastack.core.change import Change, Put
-from metastack.core.codec import encode
-from metastack.core.keys import DEFAULT_ROOT, Keys
+from metastack.commands.request import Cluster, new_request
+from metastack.commands.vm.change import NewVm, create_vm
+from metastack.commands.vm.place import place_vm
+from metastack.commands.vm.placement_options import PlacementOptions
 from metastack.core.model import ClusterConfig, Image, ImageState, Phase, VmId
-from metastack.core.versions import LEVEL, settings_bytes
-from metastack.core.world import World
-from metastack.dev.etcd import EtcdCluster
+from metastack.core.protocol.transaction import Put, Transaction
+from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.codec import encode
+from metastack.core.state.keys import DEFAULT_ROOT, Keys
+from metastack.core.state.record_versions import LEVEL, settings_bytes
+from metastack.lab.dev.etcd import EtcdCluster
+from metastack.lab.sim.engine.older_release import older
 from metastack.settings import StoreSettings
-from metastack.sim.older import older
-from metastack.store.etcd import EtcdStore
+from metastack.store.etcd.store import EtcdStore
 
 HERE = Path(__file__).parents[3]
 BEFORE = "62e792f"
@@ -120,9 +120,9 @@ class Rig:
         self.cluster, self.agents = cluster, agents
 
     async def put(self, key: str, value: bytes) -> None:
-        await self.cluster.store.commit(Change(name="test", guards=(), effects=(Put(key, value),)))
+        await self.cluster.store.commit(Transaction(name="test", guards=(), effects=(Put(key, value),)))
 
-    async def until(self, what: str, true: Callable[[World], object]) -> None:
+    async def until(self, what: str, true: Callable[[ClusterState], object]) -> None:
         try:
             async with asyncio.timeout(WITHIN_S), follow(self.cluster, prefixes(KEYS, EVERYTHING)) as follower:
                 while not true(follower.world):
@@ -132,7 +132,7 @@ class Rig:
             raise AssertionError(f"not within {WITHIN_S} s: {what}\n{logs}") from None
 
     async def running(self, name: str, node: str) -> None:
-        def there(world: World) -> bool:
+        def there(world: ClusterState) -> bool:
             status = world.status(VmId("default", name))
             said = status.record if status is not None else None
             return said is not None and (said.phase, said.node) == (Phase.RUNNING, node)
@@ -140,14 +140,14 @@ class Rig:
         await self.until(f"{name} runs on {node}", there)
 
     async def ready(self, *names: str) -> None:
-        def all_ready(world: World) -> bool:
+        def all_ready(world: ClusterState) -> bool:
             found = [world.alive(name) for name in names]
             return all(one is not None and one.record is not None and one.record.ready for one in found)
 
         await self.until(f"{names} ready", all_ready)
 
     async def pin(self, name: str, node: str) -> None:
-        await place_vm(self.cluster, new_deed(), VmId("default", name), Demands(node=node))
+        await place_vm(self.cluster, new_request(), VmId("default", name), PlacementOptions(node=node))
 
     async def undisturbed(self, *names: str) -> list[tuple[str, int, int]]:
         """Node, session and epoch of some VMs, and how often any node was fenced."""
@@ -210,7 +210,9 @@ async def test_a_cluster_is_upgraded_node_by_node(before: Path, rig: Rig, etcd: 
     await rig.ready("n1", "n2", "n3")
     for number in (1, 2, 3):
         await create_vm(
-            rig.cluster, new_deed(), NewVm(vm=VmId("default", f"vm{number}"), image="debian", node=f"n{number}")
+            rig.cluster,
+            new_request(),
+            NewVm(vm=VmId("default", f"vm{number}"), image="debian", node=f"n{number}"),
         )
         await rig.running(f"vm{number}", f"n{number}")
     assert await rig.readable() > 10
@@ -235,7 +237,7 @@ async def test_a_cluster_is_upgraded_node_by_node(before: Path, rig: Rig, etcd: 
     assert await rig.readable() > 10
 
     with pytest.raises(Problem, match=r"n1: its agent .* understands records of level 1"):
-        await finish_upgrade(rig.cluster, new_deed())
+        await finish_upgrade(rig.cluster, new_request())
 
     # n1 is upgraded too. Its guests here are of its process: the agent boots them again.
     await agents.stop("n1")
@@ -244,17 +246,17 @@ async def test_a_cluster_is_upgraded_node_by_node(before: Path, rig: Rig, etcd: 
     await rig.ready("n1", "n2", "n3")
     await rig.running("vm2", "n1")
     assert await rig.readable() > 10
-    assert (await finish_upgrade(rig.cluster, new_deed())).done
+    assert (await finish_upgrade(rig.cluster, new_request())).done
     snapshot = await rig.cluster.store.list(KEYS.cluster())
     assert json.loads(snapshot.entries[0].value)["v"] == 3
 
     # Nodes go on; their next words are of the new level.
-    def all_new(world: World) -> bool:
+    def all_new(world: ClusterState) -> bool:
         alive = (world.alive(name) for name in ("n1", "n2", "n3"))
         return world.level == LEVEL and all(one is not None and one.record is not None for one in alive)
 
     await rig.until("the new level", all_new)
-    await create_vm(rig.cluster, new_deed(), NewVm(vm=VmId("default", "vm4"), image="debian", node="n3"))
+    await create_vm(rig.cluster, new_request(), NewVm(vm=VmId("default", "vm4"), image="debian", node="n3"))
     for name, node in (("vm1", "n3"), ("vm2", "n1"), ("vm3", "n3"), ("vm4", "n3")):
         await rig.running(name, node)
 
@@ -263,6 +265,6 @@ async def test_a_cluster_is_upgraded_node_by_node(before: Path, rig: Rig, etcd: 
     await agents.stop("n1")
     await agents.start("n1", before)
     await rig.until("n1 is old again", lambda world: understood(world, "n1") == 1)
-    await create_vm(rig.cluster, new_deed(), NewVm(vm=VmId("default", "vm5"), image="debian", node="n2"))
+    await create_vm(rig.cluster, new_request(), NewVm(vm=VmId("default", "vm5"), image="debian", node="n2"))
     await rig.running("vm5", "n2")
     assert await rig.undisturbed("vm1", "vm3", "vm4") == before_that

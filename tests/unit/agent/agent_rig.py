@@ -11,17 +11,17 @@ from pathlib import Path
 
 from metastack.agent.agent import Agent
 from metastack.agent.clock import Clock
-from metastack.agent.marks import Marks
-from metastack.core.change import Change, Delete, Put
-from metastack.core.codec import encode
-from metastack.core.keys import DEFAULT_ROOT, Keys
+from metastack.agent.session.state_files import StateFiles
 from metastack.core.model import ClusterConfig, Nic, Placement, Power, StorageIdentity, VmId, VmSpec
-from metastack.core.versions import LEVEL
-from metastack.hypervisor.memory import MemoryHypervisor
-from metastack.network.memory import MemoryNetwork
-from metastack.storage.memory import PLACE, MemoryPool, MemoryStorage
-from metastack.store.memory import MemoryStore
-from metastack.store.memory_cluster import MemoryCluster
+from metastack.core.protocol.transaction import Delete, Put, Transaction
+from metastack.core.state.codec import encode
+from metastack.core.state.keys import DEFAULT_ROOT, Keys
+from metastack.core.state.record_versions import LEVEL
+from metastack.hypervisor.twin.hypervisor import MemoryHypervisor
+from metastack.network.twin import MemoryNetwork
+from metastack.storage.twin import PLACE, MemoryPool, MemoryStorage
+from metastack.store.twin.cluster import MemoryCluster
+from metastack.store.twin.store import MemoryStore
 
 KEYS = Keys(DEFAULT_ROOT)
 IMAGE = "11111111-0000-4000-8000-000000000000"
@@ -50,7 +50,7 @@ class Host:
     def start(self) -> None:
         """Start the agent."""
         self.store = MemoryStore(self.lab.cluster)
-        marks = Marks(self.folder)
+        marks = StateFiles(self.folder)
         marks.lock()
         marks.node_uuid(f"uuid-of-{self.name}")
         ids = itertools.count()
@@ -98,18 +98,18 @@ class Lab:
         self.cluster = MemoryCluster()
         # A new cluster: it writes today's records from its first day.
         newest = encode(ClusterConfig(record_version=LEVEL))
-        self.cluster.apply(Change(name="test", guards=(), effects=(Put(KEYS.cluster(), newest),)))
+        self.cluster.apply(Transaction(name="test", guards=(), effects=(Put(KEYS.cluster(), newest),)))
         self.pool = MemoryPool(images={IMAGE: 512})
         self.group: asyncio.TaskGroup
         self.client = MemoryStore(self.cluster)
-        self.cluster.apply(Change(name="test", guards=(), effects=(Put(KEYS.storage(), encode(STORAGE)),)))
+        self.cluster.apply(Transaction(name="test", guards=(), effects=(Put(KEYS.storage(), encode(STORAGE)),)))
         self.hosts = {f"n{i}": Host(self, f"n{i}", i) for i in range(1, nodes + 1)}
 
     async def put(self, key: str, value: bytes) -> None:
-        await self.client.commit(Change(name="test", guards=(), effects=(Put(key, value),)))
+        await self.client.commit(Transaction(name="test", guards=(), effects=(Put(key, value),)))
 
     async def delete(self, key: str) -> None:
-        await self.client.commit(Change(name="test", guards=(), effects=(Delete(key),)))
+        await self.client.commit(Transaction(name="test", guards=(), effects=(Delete(key),)))
 
     async def want(self, name: str, **more: object) -> VmSpec:
         """Write a spec."""

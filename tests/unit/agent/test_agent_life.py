@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 from agent_rig import KEYS, lab_of, vm, vm_spec
 
-from metastack.core.codec import decode, encode
 from metastack.core.model import Claim, Fence, Halt, Phase, Placement, Power, VmStatus, resolved_claim
-from metastack.sim.loop import run
+from metastack.core.state.codec import decode, encode
+from metastack.lab.sim.engine.loop import run
 
 
 def _status(lab, name: str) -> VmStatus | None:

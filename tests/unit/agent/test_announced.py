@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from metastack.agent.announced import Announced
-from metastack.core.change import Batch, Entry, KeyEvent, Snapshot
-from metastack.core.codec import encode
-from metastack.core.keys import Keys
+from metastack.agent.cache.node_changes import NodeChanges
 from metastack.core.model import NodeAlive, Resources
-from metastack.core.world import World
+from metastack.core.protocol.transaction import Batch, Entry, KeyEvent, Snapshot
+from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.codec import encode
+from metastack.core.state.keys import Keys
 
 KEYS = Keys()
 
 
 class Told:
     def __init__(self) -> None:
-        self.world = World(KEYS)
+        self.world = ClusterState(KEYS)
         self.world.load(Snapshot(1, ()))
-        self.announced = Announced("n1")
+        self.announced = NodeChanges("n1")
         self.created = 0
 
     def say(self, node: str = "n2", anew: bool = False, **more: Any) -> bool:

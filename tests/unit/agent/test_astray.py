@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 from agent_rig import KEYS, lab_of, vm
 
-from metastack.core.codec import encode
 from metastack.core.model import Power
-from metastack.sim.loop import run
+from metastack.core.state.codec import encode
+from metastack.lab.sim.engine.loop import run
 
 
 def test_a_power_button_left_in_a_hung_libvirtd_does_not_switch_the_next_run_off(tmp_path: Path) -> None:

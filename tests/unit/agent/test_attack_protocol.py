@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 from agent_rig import KEYS, Host, lab_of, vm, vm_spec
 
-from metastack.core.codec import encode
 from metastack.core.model import Image, ImageState, NodeAlive, Placement, Power, Resources
-from metastack.core.placement import Board
-from metastack.core.world import World, seen
-from metastack.sim.loop import run
+from metastack.core.placement import PlacementEngine
+from metastack.core.state.cluster_state import ClusterState, seen
+from metastack.core.state.codec import encode
+from metastack.lab.sim.engine.loop import run
 
 
 def _runs(lab, name: str) -> list[str]:
@@ -41,9 +41,11 @@ def test_a_release_of_unknown_outcome_is_not_forgotten_by_a_late_watch(tmp_path:
                 if change.name == "release" and not released.is_set():
                     released.set()
                     lab.cluster.apply = apply
-                    from metastack.core.change import Change, Put
+                    from metastack.core.protocol.transaction import Put, Transaction
 
-                    apply(Change(name="start", guards=(), effects=(Put(KEYS.vm_spec(spec.id), encode(on)),)))
+                    apply(
+                        Transaction(name="start", guards=(), effects=(Put(KEYS.vm_spec(spec.id), encode(on)),))
+                    )
                     n1.store.lose_next_reply()
                     outcome = apply(change)
                     held_back.append(lab.cluster.revision)
@@ -164,11 +166,11 @@ def test_a_wrong_root_kills_nothing(tmp_path: Path) -> None:
 
 
 def test_vms_that_fit_nowhere_keep_nobody_waiting() -> None:
-    world, revision = World(KEYS), 0
+    world, revision = ClusterState(KEYS), 0
 
     def put(key: str, record) -> None:
         nonlocal revision
-        from metastack.core.change import Batch, Entry, KeyEvent
+        from metastack.core.protocol.transaction import Batch, Entry, KeyEvent
 
         revision += 1
         entry = Entry(key, encode(record), revision, revision, 1)
@@ -182,7 +184,7 @@ def test_vms_that_fit_nowhere_keep_nobody_waiting() -> None:
         put(KEYS.vm_spec(spec.id), spec)
     fits = vm_spec("fits")
     put(KEYS.vm_spec(fits.id), fits)
-    assert Board(world).waiting[fits.id].head == ("n1",)
+    assert PlacementEngine(world).waiting[fits.id].head == ("n1",)
 
 
 def test_a_release_whose_event_was_lost_is_not_booted_over(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from agent_rig import IMAGE, KEYS, lab_of, vm, vm_spec
 
-from metastack.core.codec import decode, encode
 from metastack.core.model import Image, ImageState, Phase, VmStatus
-from metastack.sim.loop import run
+from metastack.core.state.codec import decode, encode
+from metastack.lab.sim.engine.loop import run
 
 
 def _spec(name: str, **more: object) -> bytes:

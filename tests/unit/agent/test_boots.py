@@ -9,10 +9,10 @@ from agent_rig import KEYS, Lab, lab_of, vm
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metastack.agent.boots import Boots
-from metastack.core.codec import encode
+from metastack.agent.reconcile.boot_slots import BootSlots
 from metastack.core.model import ClusterConfig, Ha, NodeSpec
-from metastack.sim.loop import run
+from metastack.core.state.codec import encode
+from metastack.lab.sim.engine.loop import run
 
 
 def booted(lab: Lab, node: str) -> list[tuple[str, int]]:
@@ -73,7 +73,7 @@ def test_a_node_that_boots_many_still_stops_one(tmp_path: Path) -> None:
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["enter", "done", "withdraw"])), max_size=60))
 def test_places_are_never_exceeded_and_nobody_is_forgotten(steps: list[tuple[int, str]]) -> None:
     woken: list = []
-    boots = Boots(lambda: 2, woken.append)
+    boots = BootSlots(lambda: 2, woken.append)
     going: dict = {}
     waiting: set = set()
 
@@ -107,7 +107,7 @@ def test_places_are_never_exceeded_and_nobody_is_forgotten(steps: list[tuple[int
 def test_who_waits_in_vain_holds_nobody_up() -> None:
     """A VM that was taken over by another node is never looked at again, unless somebody asks for it."""
     woken: list = []
-    boots = Boots(lambda: 1, woken.append)
+    boots = BootSlots(lambda: 1, woken.append)
     assert boots.enter(vm("a"), 0, 1)
     assert not boots.enter(vm("gone"), 9, 1)
     with boots.place(vm("a")):

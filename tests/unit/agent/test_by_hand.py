@@ -8,11 +8,11 @@ import pytest
 from agent_rig import KEYS, Lab, lab_of
 from msgspec.structs import replace
 
-from metastack.agent import drift
-from metastack.core.codec import decode, encode
-from metastack.core.facts import Live
-from metastack.core.keys import Kind
+from metastack.agent.reconcile import drift
+from metastack.core.domains import Live
 from metastack.core.model import Event, Nic, Phase, Power, VmSpec, VmStatus
+from metastack.core.state.codec import decode, encode
+from metastack.core.state.keys import Kind
 from metastack.ports import Refused
 
 

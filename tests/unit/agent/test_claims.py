@@ -9,10 +9,7 @@ from pathlib import Path
 import pytest
 from agent_rig import KEYS, Lab, lab_of, vm, vm_spec
 
-from metastack.agent.claims import Claims
-from metastack.core.change import Change, Put
-from metastack.core.codec import decode, encode
-from metastack.core.keys import Kind
+from metastack.agent.reconcile.claim_batch import ClaimBatch
 from metastack.core.model import (
     Claim,
     ClusterConfig,
@@ -24,20 +21,23 @@ from metastack.core.model import (
     VmStatus,
     Volume,
 )
-from metastack.core.notices import NOTICE, given
+from metastack.core.protocol.rule_versions import NOTICE, given
+from metastack.core.protocol.transaction import Put, Transaction
+from metastack.core.state.codec import decode, encode
+from metastack.core.state.keys import Kind
+from metastack.lab.sim.engine.loop import run
 from metastack.ports import Refused, Unavailable, UnknownOutcome
-from metastack.sim.loop import run
 
 APART = Placement(anti_affinity=(GroupTerm(labels={"app": "db"}, topology="zone"),))
 ON_ITS_OWN = Placement(anti_affinity=(GroupTerm(labels={"app": "db"}, topology="node"),))
 
 
-def listen(lab: Lab) -> list[tuple[Change, bool]]:
+def listen(lab: Lab) -> list[tuple[Transaction, bool]]:
     """Every transaction from now on, and whether it was committed."""
-    heard: list[tuple[Change, bool]] = []
+    heard: list[tuple[Transaction, bool]] = []
     apply = lab.cluster.apply
 
-    def listening(change: Change):
+    def listening(change: Transaction):
         before = lab.cluster.revision
         outcome = apply(change)
         heard.append((change, lab.cluster.revision > before))
@@ -68,7 +68,7 @@ def test_no_room_is_set_aside_by_a_view_that_is_older_than_the_nodes_own_change(
         async with lab_of(tmp_path, nodes=1) as lab:
             assert lab.hosts["n1"].agent is not None
             node, wanted = lab.hosts["n1"].agent.node, vm_spec("vm1", memory_mib=64)
-            claims = Claims(node, lambda vm: None)
+            claims = ClaimBatch(node, lambda vm: None)
             node.wrote = node.world.revision + 1
             with pytest.raises(Unavailable, match="behind its own last change"):
                 claims.reserve(wanted.id, wanted)
@@ -107,7 +107,7 @@ def test_whoever_lost_takes_nobody_with_it(tmp_path: Path) -> None:
             await asyncio.gather(lab.want("vm1"), lab.want("vm2"), lab.want("vm3"))
             commit, changed = store.commit, []
 
-            async def late(change: Change):
+            async def late(change: Transaction):
                 if change.name == "claim" and len(change.guards) > 5 and not changed:
                     changed.append(change)
                     await lab.want("vm2", memory_mib=1024)
@@ -131,7 +131,7 @@ def test_a_reply_that_is_lost_is_lost_for_each_and_settled_for_each(tmp_path: Pa
                 commit = host.store.commit
                 lost: list[str] = []
 
-                async def losing(change: Change, commit=commit, lost=lost):
+                async def losing(change: Transaction, commit=commit, lost=lost):
                     outcome = await commit(change)
                     if change.name == "claim" and not lost:
                         lost.append(change.name)
@@ -146,7 +146,7 @@ def test_a_reply_that_is_lost_is_lost_for_each_and_settled_for_each(tmp_path: Pa
                 assert lab.where(f"vm{n}") == claimed_by(lab)[f"vm{n}"]
             for host in lab.hosts.values():
                 assert host.agent is not None
-                assert not host.agent._reconciler._taking.claims._coming
+                assert not host.agent._reconciler._claimer.claims._coming
 
     run(story())
 
@@ -190,7 +190,7 @@ def test_two_of_a_group_never_share_a_zone(tmp_path: Path) -> None:
                 assert host.store is not None
                 commit = host.store.commit
 
-                async def late(change: Change, commit=commit, node=host.name):
+                async def late(change: Transaction, commit=commit, node=host.name):
                     if change.name == "claim" and not held:
                         held.append(node)
                         await lab.want("db1", ha=Ha(priority=10), **far)
@@ -302,12 +302,12 @@ def test_who_was_taken_over_to_be_released_is_not_started_there(tmp_path: Path) 
             await lab.want("vm1", power="off")
             apply, heard = lab.cluster.apply, []
 
-            def switching_on(change: Change):
+            def switching_on(change: Transaction):
                 outcome = apply(change)
                 heard.append(change.name)
                 if change.name == "takeover":
                     put = Put(KEYS.vm_spec(spec.id), encode(vm_spec("vm1", run=2)))
-                    apply(Change(name="test", guards=(), effects=(put,)))
+                    apply(Transaction(name="test", guards=(), effects=(put,)))
                 return outcome
 
             lab.cluster.apply = switching_on  # type: ignore[method-assign]

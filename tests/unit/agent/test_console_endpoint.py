@@ -11,16 +11,16 @@ import pytest
 from agent_rig import KEYS, Lab, lab_of
 
 from metastack.agent.agent import Agent
-from metastack.agent.console import ConsoleServer
-from metastack.agent.console_places import MOST_OF_ONE, MOST_WAITING, ConsolePlaces, Visitor, origin_of
-from metastack.agent.whereabouts import Whereabouts
-from metastack.core.codec import decode, encode
+from metastack.agent.report.addresses import NodeAddresses
+from metastack.agent.upkeep.console import ConsoleServer
+from metastack.agent.upkeep.console_places import MOST_OF_ONE, MOST_WAITING, ConsolePlaces, Visitor, origin_of
 from metastack.core.model import NodeAlive, Ticket
+from metastack.core.state.codec import decode, encode
 
 
 def _server(agent: Agent, port: int, host: str = "127.0.0.1", address: str = "127.0.0.1") -> ConsoleServer:
-    async def where() -> Whereabouts:
-        return Whereabouts(address=address, listen=(host, port))
+    async def where() -> NodeAddresses:
+        return NodeAddresses(address=address, listen=(host, port))
 
     return ConsoleServer(agent.node, where, agent.console_trouble, agent.reached)
 
@@ -199,7 +199,7 @@ async def test_two_at_once_with_one_ticket(tmp_path: Path) -> None:
 
 
 async def test_a_port_in_use_is_said_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metastack.agent.console.LISTEN_AGAIN_S", 0.02)
+    monkeypatch.setattr("metastack.agent.upkeep.console.LISTEN_AGAIN_S", 0.02)
     async with lab_of(tmp_path, nodes=1) as lab:
         agent = lab.hosts["n1"].agent
         assert agent is not None

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 from agent_rig import KEYS, Lab, lab_of, vm
 
-from metastack.core.codec import decode, encode
-from metastack.core.facts import DomainState
+from metastack.core.domains import DomainState
 from metastack.core.model import NodeAlive, Power, VmSpec, VmStatus
-from metastack.hypervisor.xml import parse_metadata
-from metastack.sim.loop import run
+from metastack.core.state.codec import decode, encode
+from metastack.hypervisor.libvirt.domain_xml import parse_metadata
+from metastack.lab.sim.engine.loop import run
 
 
 async def _damaged(lab: Lab) -> tuple[VmSpec, str]:

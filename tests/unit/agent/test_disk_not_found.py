@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from agent_rig import KEYS, lab_of, vm
 
-from metastack.core.codec import decode
 from metastack.core.model import Phase, VmStatus
+from metastack.core.state.codec import decode
+from metastack.lab.sim.engine.loop import run
 from metastack.ports import DiskInfo, Mark, Unavailable
-from metastack.sim.loop import run
-from metastack.storage.memory import MemoryStorage
+from metastack.storage.twin import MemoryStorage
 
 
 def test_a_disk_that_is_not_found_once_keeps_its_record(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from agent_rig import KEYS, Lab, lab_of
 
-from metastack.core.codec import encode
-from metastack.core.keys import Kind
 from metastack.core.model import Event, Placement
-from metastack.sim.loop import run
+from metastack.core.state.codec import encode
+from metastack.core.state.keys import Kind
+from metastack.lab.sim.engine.loop import run
 
 DAY_MS = 86_400_000
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from metastack.agent.fence_check import lifted
-from metastack.core.change import Entry, Snapshot
-from metastack.core.codec import Record, encode
-from metastack.core.keys import Keys
+from metastack.agent.fencing.fence_check import lifted
 from metastack.core.model import Fence, FenceReceipt, NodeAlive, NodeFacts
-from metastack.core.world import World
-from metastack.sim.loop import run
-from metastack.storage.memory import PLACE, MemoryPool, MemoryStorage
+from metastack.core.protocol.transaction import Entry, Snapshot
+from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.codec import Record, encode
+from metastack.core.state.keys import Keys
+from metastack.lab.sim.engine.loop import run
+from metastack.storage.twin import PLACE, MemoryPool, MemoryStorage
 
 KEYS = Keys()
 DONE = Fence(
@@ -19,8 +19,8 @@ DONE = Fence(
 FACTS = KEYS.node_facts("n1"), NodeFacts(name="n1", uuid="u", storage_addresses=("10.0.0.1",))
 
 
-def _world(*records: tuple[str, Record]) -> World:
-    world = World(KEYS)
+def _world(*records: tuple[str, Record]) -> ClusterState:
+    world = ClusterState(KEYS)
     world.load(Snapshot(20, tuple(Entry(key, encode(record), 5, 5, 1) for key, record in records)))
     return world
 

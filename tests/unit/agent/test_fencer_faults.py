@@ -8,12 +8,12 @@ from pathlib import Path
 from agent_rig import KEYS, Lab, lab_of
 from structlog.testing import capture_logs
 
-from metastack.core import fences
-from metastack.core.codec import decode, encode
 from metastack.core.model import Fence, NodeAlive, NodeFacts, Placement
-from metastack.core.world import seen
+from metastack.core.protocol import fences
+from metastack.core.state.cluster_state import seen
+from metastack.core.state.codec import decode, encode
+from metastack.lab.sim.engine.loop import run
 from metastack.ports import Denied, Unavailable
-from metastack.sim.loop import run
 
 
 def fence_of(lab: Lab, node: str) -> Fence:

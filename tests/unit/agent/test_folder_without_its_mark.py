@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from metastack.agent.belonging import Belonging
-from metastack.agent.identity import Misconfigured
-from metastack.core.keys import Keys
+from metastack.agent.session.identity import Misconfigured
+from metastack.agent.session.storage_belonging import StorageOwnership
 from metastack.core.model import StorageIdentity, StoragePlace
-from metastack.core.world import Seen
+from metastack.core.state.cluster_state import Seen
+from metastack.core.state.keys import Keys
 
 
 class Folder:
@@ -25,12 +25,12 @@ class Folder:
         return None
 
 
-def belonging(here: StoragePlace) -> Belonging:
+def belonging(here: StoragePlace) -> StorageOwnership:
     agreed = StorageIdentity(kind="file", fsid="the-mark", cluster_id="c")
     world = SimpleNamespace(storage_identity=lambda: Seen(agreed, 1, 1), storage_here=None)
-    mirror: Any = SimpleNamespace(world=world)
+    informer: Any = SimpleNamespace(world=world)
     storage: Any = Folder(here)
-    return Belonging("n1", Keys(), storage, mirror)
+    return StorageOwnership("n1", Keys(), storage, informer)
 
 
 async def test_a_node_that_runs_goes_on_and_one_that_starts_does_not() -> None:

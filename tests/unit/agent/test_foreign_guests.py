@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 from agent_rig import KEYS, Host, Lab, lab_of
 
-from metastack.core.codec import decode
 from metastack.core.model import NodeAlive
-from metastack.sim.loop import run
+from metastack.core.state.codec import decode
+from metastack.lab.sim.engine.loop import run
 
 
 def _alive(lab: Lab, node: str) -> NodeAlive:

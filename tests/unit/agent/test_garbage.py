@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 
-from metastack.agent import garbage
+from metastack.agent.upkeep import gc_tuning as garbage
 
 
 class _Circle:

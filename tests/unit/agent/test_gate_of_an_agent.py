@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from agent_rig import IMAGE, KEYS, Lab, lab_of, vm, vm_spec
 
-from metastack.core.codec import decode, encode
-from metastack.core.facts import DomainState, Opener
-from metastack.core.keys import Kind
+from metastack.core.domains import DomainState, Opener
 from metastack.core.model import BreakLock, Event, Phase, Power, VmSpec, VmStatus
-from metastack.core.world import seen
+from metastack.core.state.cluster_state import seen
+from metastack.core.state.codec import decode, encode
+from metastack.core.state.keys import Kind
+from metastack.lab.sim.engine.loop import run
 from metastack.ports import Denied, DiskInfo, Unavailable
-from metastack.sim.loop import run
 
 HOST = "10.0.0.1"
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from agent_rig import IMAGE, KEYS, Lab, lab_of, vm
 
-from metastack.agent.giveback import APART_S, TTL_S
-from metastack.core.codec import decode, encode
-from metastack.core.keys import Kind
+from metastack.agent.reconcile.give_back import APART_S, TTL_S
 from metastack.core.model import Image, ImageState, Penalty, Phase, VmStatus
+from metastack.core.state.codec import decode, encode
+from metastack.core.state.keys import Kind
+from metastack.lab.sim.engine.loop import run
 from metastack.ports import (
     BadState,
     CannotStart,
@@ -25,7 +26,6 @@ from metastack.ports import (
     Unavailable,
     UnknownOutcome,
 )
-from metastack.sim.loop import run
 
 
 def status(lab: Lab, name: str) -> VmStatus | None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from metastack.agent.health import Health, warnings
+from metastack.agent.report.health import Health, warnings
 from metastack.core.model import NodeFacts
 from metastack.ports import Denied, Fenced, Unavailable
-from metastack.storage.memory import MemoryPool, MemoryStorage
+from metastack.storage.twin import MemoryPool, MemoryStorage
 
 FINE = Health(addresses=("10.0.0.1",), seen_as="10.0.0.1")
 KNOWN = NodeFacts(name="n1", uuid="u", storage_addresses=("10.0.0.1",))

@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 from agent_rig import KEYS, Host, Lab, lab_of
 
-from metastack.agent.in_flight import STOP_S
-from metastack.agent.session import AWAY_TTL_S
-from metastack.core.codec import encode
+from metastack.agent.reconcile.in_flight import STOP_S
+from metastack.agent.session.session import AWAY_TTL_S
 from metastack.core.model import Placement, VmSpec
-from metastack.sim.loop import run
+from metastack.core.state.codec import encode
+from metastack.lab.sim.engine.loop import run
 
 
 async def hung(lab: Lab) -> tuple[Host, VmSpec]:

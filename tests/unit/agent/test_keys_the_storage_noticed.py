@@ -6,11 +6,11 @@ from pathlib import Path
 
 from agent_rig import KEYS, lab_of
 
-from metastack.core.codec import decode
 from metastack.core.model import NodeFacts
+from metastack.core.state.codec import decode
+from metastack.lab.sim.engine.loop import run
 from metastack.ports import CephSecret
-from metastack.sim.loop import run
-from metastack.storage.memory import MemoryStorage
+from metastack.storage.twin import MemoryStorage
 
 
 def test_who_fences_and_libvirt_hear_of_what_the_adapter_did_by_itself(tmp_path: Path) -> None:

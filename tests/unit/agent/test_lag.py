@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metastack.agent.lag import CALM_S, Lag
-from metastack.agent.machine import machine
+from metastack.agent.cache.lag import CALM_S, Lag
+from metastack.agent.report.machine import machine
 from metastack.agent.settings import load
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from agent_rig import KEYS, Lab, lab_of, vm
 
-from metastack.core.codec import decode, encode
 from metastack.core.model import ClusterConfig, Ha, Nic, NodeSpec, Phase, PinMove, Placement, VmStatus
-from metastack.sim.loop import run
+from metastack.core.state.codec import decode, encode
+from metastack.lab.sim.engine.loop import run
 
 PORT = 5432
 MAC = "52:54:00:00:00:07"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from agent_rig import KEYS, lab_of, vm
 
-from metastack.core.codec import decode
-from metastack.core.facts import EndReason
+from metastack.core.domains import EndReason
 from metastack.core.model import VmStatus
-from metastack.sim.loop import run
+from metastack.core.state.codec import decode
+from metastack.lab.sim.engine.loop import run
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.3, 1.0])

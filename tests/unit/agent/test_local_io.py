@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from agent_rig import IMAGE, KEYS, Lab, lab_of, vm
 
-from metastack.agent.marks import Marks
-from metastack.core.codec import decode, encode
+from metastack.agent.session.state_files import StateFiles
 from metastack.core.model import Image, ImageState, NodeAlive, VmStatus
+from metastack.core.state.codec import decode, encode
+from metastack.lab.sim.engine.loop import run
 from metastack.ports import BadState, LocalTrouble, NodeFault, Unavailable, local_io
-from metastack.sim.loop import run
 
 
 async def with_image(lab: Lab) -> None:
@@ -22,7 +22,7 @@ async def with_image(lab: Lab) -> None:
     await lab.put(KEYS.image("debian"), encode(image))
 
 
-def failing(marks: Marks, number: int) -> None:
+def failing(marks: StateFiles, number: int) -> None:
     """From now on that disk takes no write."""
 
     def write(name: str, text: str) -> None:
@@ -36,7 +36,7 @@ def failing(marks: Marks, number: int) -> None:
 def test_a_mark_that_the_disk_does_not_take_is_this_hosts_trouble(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    marks = Marks(tmp_path)
+    marks = StateFiles(tmp_path)
     marks.keep_etcd("before")
 
     def refuse(_handle: int) -> None:
@@ -54,7 +54,7 @@ def test_a_mark_that_the_disk_does_not_take_is_this_hosts_trouble(
 def test_a_state_dir_that_cannot_be_made_is_no_other_agent(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LocalTrouble, match=r"agent\.lock"):
-        Marks(tmp_path / "file" / "state").lock()
+        StateFiles(tmp_path / "file" / "state").lock()
 
 
 def test_an_agent_lives_on_and_leaves_when_its_disk_is_full(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from agent_rig import KEYS, lab_of
 
-from metastack.agent.macs import NEWS_EVERY_S, Macs
-from metastack.core.change import Entry, Snapshot
-from metastack.core.codec import encode
-from metastack.core.keys import Keys
+from metastack.agent.report.guest_macs import NEWS_EVERY_S, GuestMacs
 from metastack.core.model import Claim, Nic, VmId, VmSpec
-from metastack.core.world import World
+from metastack.core.protocol.transaction import Entry, Snapshot
+from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.codec import encode
+from metastack.core.state.keys import Keys
 
 
 def _spec(name: str, *macs: str) -> VmSpec:
@@ -34,14 +34,14 @@ def _claim(name: str, node: str) -> Claim:
     return Claim(node=node, session=1, uuid=f"u-{name}", volume_uuid=f"v-{name}", claim_id="c")
 
 
-def _world(specs: dict[str, VmSpec], claims: dict[str, Claim]) -> tuple[World, Macs]:
+def _world(specs: dict[str, VmSpec], claims: dict[str, Claim]) -> tuple[ClusterState, GuestMacs]:
     keys = Keys()
-    world, macs = World(keys), Macs("n1")
+    world, macs = ClusterState(keys), GuestMacs("n1")
     _load(world, macs, specs, claims)
     return world, macs
 
 
-def _load(world: World, macs: Macs, specs: dict[str, VmSpec], claims: dict[str, Claim]) -> None:
+def _load(world: ClusterState, macs: GuestMacs, specs: dict[str, VmSpec], claims: dict[str, Claim]) -> None:
     entries = [(KEYS.vm_spec(VmId("default", name)), encode(spec)) for name, spec in specs.items()]
     entries += [(KEYS.claim(VmId("default", name)), encode(claim)) for name, claim in claims.items()]
     found = tuple(Entry(key, value, 1, 1, 1) for key, value in entries)

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from agent_rig import KEYS, Lab, lab_of, vm_spec
 
-from metastack.agent.fencer import _most_within
-from metastack.core.change import Change, Committed, Delete, Put
-from metastack.core.codec import encode
+from metastack.agent.fencing.fencer import _most_within
 from metastack.core.model import Claim, ClusterConfig, NodeAlive, NodeFacts
-from metastack.sim.loop import run
+from metastack.core.protocol.transaction import Committed, Delete, Put, Transaction
+from metastack.core.state.codec import encode
+from metastack.lab.sim.engine.loop import run
 
 NODES, GONE, VMS = 1000, 500, 5000
 
 
 async def commit(lab: Lab, effects: list[Put] | list[Delete], lease: int = 0) -> None:
     for at in range(0, len(effects), 100):
-        change = Change(name="large", guards=(), effects=tuple(effects[at : at + 100]), lease=lease)
+        change = Transaction(name="large", guards=(), effects=tuple(effects[at : at + 100]), lease=lease)
         assert isinstance(await lab.client.commit(change), Committed)
 
 
@@ -58,7 +58,7 @@ def test_considering_many_that_are_gone_costs_little(tmp_path: Path) -> None:
             agent = lab.hosts["n1"].agent
             assert agent is not None
             await commit(lab, [Delete(KEYS.node_alive(name)) for name in names[:GONE]])
-            await agent.node.mirror.reached(lab.cluster.revision)
+            await agent.node.informer.reached(lab.cluster.revision)
             await asyncio.sleep(1.0)  # the grace, of virtual time
             assert agent.fencer.braked == (
                 f"brake: {GONE} of {NODES + 1} nodes vanished within 60 s; nothing is fenced until one returns"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from agent_rig import Lab, lab_of
 
-from metastack.agent.session import LEAVE_S, Session
-from metastack.core.facts import Domain, DomainState
-from metastack.sim.loop import run
-from metastack.storage.memory import MemoryStorage
+from metastack.agent.session.session import LEAVE_S, Session
+from metastack.core.domains import Domain, DomainState
+from metastack.lab.sim.engine.loop import run
+from metastack.storage.twin import MemoryStorage
 
 
 def session_of(lab: Lab) -> Session:

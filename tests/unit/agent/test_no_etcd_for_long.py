@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from agent_rig import lab_of
 
+from metastack.lab.sim.engine.loop import run
 from metastack.ports import Unavailable
-from metastack.sim.loop import run
-from metastack.store.memory import MemoryStore
+from metastack.store.twin.store import MemoryStore
 
 AWAY_S = 4000.0
 

@@ -12,10 +12,10 @@ import msgspec
 from agent_rig import CLUSTER, KEYS, STORAGE, Lab, lab_of, vm, vm_spec
 
 from metastack.agent.agent import SWEEP_EVERY_S
-from metastack.core.codec import decode, encode
 from metastack.core.model import ClusterConfig, Import, Phase, Power, Trashed, VmStatus, Volume
+from metastack.core.state.codec import decode, encode
+from metastack.lab.sim.engine.loop import run
 from metastack.ports.ownership import Found
-from metastack.sim.loop import run
 
 OTHER = "22222222-0000-4000-8000-000000000000"
 

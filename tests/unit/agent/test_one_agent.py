@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from metastack.agent.marks import Marks
+from metastack.agent.session.state_files import StateFiles
 from metastack.ports import Broken
 
 HOLD = """
 import sys
 from pathlib import Path
-from metastack.agent.marks import Marks
-Marks(Path(sys.argv[1])).lock()
+from metastack.agent.session.state_files import StateFiles
+StateFiles(Path(sys.argv[1])).lock()
 print("locked", flush=True)
 sys.stdin.read()
 """
@@ -28,16 +28,18 @@ def test_a_second_agent_of_a_host_is_refused_until_the_first_one_is_gone(tmp_pat
         assert first.stdout is not None
         assert first.stdout.readline() == "locked\n"
         with pytest.raises(Broken, match="another agent runs"):
-            Marks(tmp_path).lock()
+            StateFiles(tmp_path).lock()
         first.kill()
         first.wait(30)
-    marks = Marks(tmp_path)
+    marks = StateFiles(tmp_path)
     marks.lock()
     marks.unlock()
 
 
 def test_the_mark_of_a_clean_exit_is_good_for_one_start(tmp_path: Path) -> None:
-    marks = Marks(tmp_path)
+    marks = StateFiles(tmp_path)
     marks.leave_clean_exit()
     assert marks.take_clean_exit()
-    assert not Marks(tmp_path).take_clean_exit(), "the start after it is unclean until it has left in its turn"
+    assert not StateFiles(tmp_path).take_clean_exit(), (
+        "the start after it is unclean until it has left in its turn"
+    )

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from agent_rig import KEYS, lab_of, vm_spec
 
-from metastack.core.change import Change, Put
-from metastack.core.codec import decode, encode
-from metastack.core.keys import Kind
 from metastack.core.model import Placement, VmStatus
-from metastack.sim.loop import run
+from metastack.core.protocol.transaction import Put, Transaction
+from metastack.core.state.codec import decode, encode
+from metastack.core.state.keys import Kind
+from metastack.lab.sim.engine.loop import run
 
 
 def test_two_claims_of_one_disk_at_once_start_one_guest(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_two_claims_of_one_disk_at_once_start_one_guest(tmp_path: Path) -> None:
             one = vm_spec("one", placement=Placement(node="n1"))
             two = vm_spec("two", project="other", volume_uuid=one.volume_uuid, placement=Placement(node="n2"))
             puts = tuple(Put(KEYS.vm_spec(spec.id), encode(spec)) for spec in (one, two))
-            await lab.client.commit(Change(name="test", guards=(), effects=puts))
+            await lab.client.commit(Transaction(name="test", guards=(), effects=puts))
             seen = 0
             for _ in range(600):
                 await asyncio.sleep(0.05)

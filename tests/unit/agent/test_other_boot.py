@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from metastack.agent.marks import Marks
-from metastack.agent.mirror import Mirror
-from metastack.agent.other_boot import OtherBoot, Taken, read_boot_id
-from metastack.agent.past import Past
-from metastack.core.change import Change, Lease, Put
-from metastack.core.codec import encode
-from metastack.core.keys import Keys
+from metastack.agent.cache.informer import Informer
+from metastack.agent.session.etcd_history import EtcdHistory
+from metastack.agent.session.other_boot import NameTaken, OtherBoot, read_boot_id
+from metastack.agent.session.state_files import StateFiles
 from metastack.core.model import Claim, NodeAlive, NodeFacts, VmId
+from metastack.core.protocol.transaction import Lease, Put, Transaction
+from metastack.core.state.codec import encode
+from metastack.core.state.keys import Keys
+from metastack.lab.sim.engine.loop import run
 from metastack.ports import Broken
-from metastack.sim.loop import run
-from metastack.store.memory import MemoryStore
-from metastack.store.memory_cluster import MemoryCluster
+from metastack.store.twin.cluster import MemoryCluster
+from metastack.store.twin.store import MemoryStore
 
 KEYS = Keys()
 
@@ -29,14 +29,16 @@ class World:
     def __init__(self, folder: Path, boot_id: str = "mine") -> None:
         self.cluster = MemoryCluster()
         self.store = MemoryStore(self.cluster)
-        self.mirror = Mirror(self.store, KEYS, Past("n1", KEYS, Marks(folder)), lambda _keys: None)
-        self.another = OtherBoot("n1", self.store, self.mirror, boot_id)
+        self.informer = Informer(
+            self.store, KEYS, EtcdHistory("n1", KEYS, StateFiles(folder)), lambda _keys: None
+        )
+        self.another = OtherBoot("n1", self.store, self.informer, boot_id)
 
     async def alive(self, boot_id: str, ttl_s: int = 5) -> Lease:
         lease = await self.store.grant(ttl_s)
         record = encode(NodeAlive(name="n1", boot_id=boot_id, address="10.0.0.1"))
         put = Put(KEYS.node_alive("n1"), record, leased=True)
-        await self.store.commit(Change(name="other", guards=(), effects=(put,), lease=lease.id))
+        await self.store.commit(Transaction(name="other", guards=(), effects=(put,), lease=lease.id))
         return lease
 
     async def facts(self, boot_id: str) -> None:
@@ -44,14 +46,14 @@ class World:
             (KEYS.node_facts("n1"), NodeFacts(name="n1", uuid="u", boot_id=boot_id)),
             (KEYS.claim(VmId("p", "vm")), Claim(node="n1", session=1, uuid="v", volume_uuid="d", claim_id="c")),
         ):
-            await self.store.commit(Change(name="other", guards=(), effects=(Put(key, encode(record)),)))
+            await self.store.commit(Transaction(name="other", guards=(), effects=(Put(key, encode(record)),)))
 
     async def refused(self) -> str:
-        await self.mirror.look()
+        await self.informer.look()
         self.another.observe()
         try:
             await self.another.refuse()
-        except Taken as error:
+        except NameTaken as error:
             return str(error)
         return ""
 
@@ -117,7 +119,7 @@ def test_a_record_that_nobody_can_read_is_waited_out_too(tmp_path: Path) -> None
         world = World(tmp_path)
         lease = await world.store.grant(5)
         put = Put(KEYS.node_alive("n1"), b'{"v":99}', leased=True)
-        await world.store.commit(Change(name="other", guards=(), effects=(put,), lease=lease.id))
+        await world.store.commit(Transaction(name="other", guards=(), effects=(put,), lease=lease.id))
         assert 4 < await world.comes_after() < 7
 
     run(story())
@@ -129,15 +131,15 @@ def test_claims_of_another_boot_are_left_for_others_to_fence_first(tmp_path: Pat
         await world.facts("other")
         assert 2.5 < await world.comes_after() < 4, "alone: a moment"
         await world.store.commit(
-            Change(
+            Transaction(
                 name="other",
                 guards=(),
                 effects=(Put(KEYS.node_alive("n2"), encode(NodeAlive(name="n2", ready=True))),),
             )
         )
         other = World(tmp_path)
-        other.store, other.mirror = world.store, world.mirror
-        other.another = OtherBoot("n1", world.store, world.mirror, "mine")
+        other.store, other.informer = world.store, world.informer
+        other.another = OtherBoot("n1", world.store, world.informer, "mine")
         assert 9 < await other.comes_after() < 11, "beside a node that can fence: longer"
 
     run(story())

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from agent_rig import KEYS, Lab, lab_of
 
-from metastack.core import pace
-from metastack.core.codec import encode
+from metastack.core import rate_limits as pace
 from metastack.core.model import ClusterConfig
-from metastack.sim.loop import run
+from metastack.core.state.codec import encode
+from metastack.lab.sim.engine.loop import run
 
 
 def lists(lab: Lab) -> Counter[str]:
@@ -23,14 +23,14 @@ def lists(lab: Lab) -> Counter[str]:
     seen: Counter[str] = Counter()
     for host in lab.hosts.values():
         assert host.agent is not None
-        mirror = host.agent.node.mirror
-        look = mirror.look
+        informer = host.agent.node.informer
+        look = informer.look
 
         async def counting(look=look, node=host.name):
             seen[node] += 1
             await look()
 
-        mirror.look = counting  # type: ignore[method-assign]
+        informer.look = counting  # type: ignore[method-assign]
     return seen
 
 
@@ -99,7 +99,7 @@ def test_another_etcd_is_noticed_at_the_next_look_all_the_same(
             lab.cluster.term -= 1
             agents = [host.agent for host in lab.hosts.values()]
             await lab.until(
-                "all notice", lambda: all(agent and agent.node.mirror.went_back for agent in agents), 31
+                "all notice", lambda: all(agent and agent.node.informer.went_back for agent in agents), 31
             )
             seen = lists(lab)
             await asyncio.sleep(95)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from metastack.agent.marks import Marks
-from metastack.agent.past import Past
-from metastack.core.change import Entry, Snapshot
-from metastack.core.codec import encode
-from metastack.core.facts import Domain, DomainState
-from metastack.core.keys import DEFAULT_ROOT, Keys
+from metastack.agent.session.etcd_history import EtcdHistory
+from metastack.agent.session.state_files import StateFiles
+from metastack.core.domains import Domain, DomainState
 from metastack.core.model import Generation, NodeFacts, token
+from metastack.core.protocol.transaction import Entry, Snapshot
+from metastack.core.state.codec import encode
+from metastack.core.state.keys import DEFAULT_ROOT, Keys
 
 KEYS = Keys(DEFAULT_ROOT)
 
@@ -28,22 +28,22 @@ def shot(revision: int, *, cluster: int = 7, term: int = 2, generation: int = 0,
 
 
 @pytest.fixture
-def marks(tmp_path: Path) -> Marks:
-    found = Marks(tmp_path / "n1")
+def marks(tmp_path: Path) -> StateFiles:
+    found = StateFiles(tmp_path / "n1")
     found.lock()
     found.begin_joined()
     return found
 
 
-def past_of(marks: Marks) -> Past:
-    return Past("n1", KEYS, marks)
+def past_of(marks: StateFiles) -> EtcdHistory:
+    return EtcdHistory("n1", KEYS, marks)
 
 
-def judged(past: Past, snapshot: Snapshot) -> bool:
+def judged(past: EtcdHistory, snapshot: Snapshot) -> bool:
     return past.judge(snapshot, past.floor)
 
 
-def test_what_grows_is_believed(marks: Marks) -> None:
+def test_what_grows_is_believed(marks: StateFiles) -> None:
     past = past_of(marks)
     assert judged(past, shot(10))
     assert judged(past, shot(10, term=3))
@@ -61,7 +61,7 @@ def test_what_grows_is_believed(marks: Marks) -> None:
     ],
     ids=["revision", "cluster", "term", "stranger"],
 )
-def test_what_cannot_be_the_same_history_is_not(marks: Marks, snapshot: Snapshot, why: str) -> None:
+def test_what_cannot_be_the_same_history_is_not(marks: StateFiles, snapshot: Snapshot, why: str) -> None:
     past = past_of(marks)
     assert judged(past, shot(10, term=3))
     said: list[str] = []
@@ -72,7 +72,7 @@ def test_what_cannot_be_the_same_history_is_not(marks: Marks, snapshot: Snapshot
     assert len(said) == 1  # once, when it begins
 
 
-def test_that_revisions_grew_again_proves_nothing_not_even_after_a_restart(marks: Marks) -> None:
+def test_that_revisions_grew_again_proves_nothing_not_even_after_a_restart(marks: StateFiles) -> None:
     past = past_of(marks)
     assert judged(past, shot(10))
     assert not judged(past, shot(9))
@@ -80,7 +80,7 @@ def test_that_revisions_grew_again_proves_nothing_not_even_after_a_restart(marks
     assert not judged(past_of(marks), shot(2000))
 
 
-def test_the_true_etcd_is_believed_again(marks: Marks) -> None:
+def test_the_true_etcd_is_believed_again(marks: StateFiles) -> None:
     past = past_of(marks)
     assert judged(past, shot(10))
     assert not judged(past, shot(50, cluster=8))
@@ -88,7 +88,7 @@ def test_the_true_etcd_is_believed_again(marks: Marks) -> None:
     assert not past.why
 
 
-def test_a_raised_generation_is_another_history(marks: Marks) -> None:
+def test_a_raised_generation_is_another_history(marks: StateFiles) -> None:
     past = past_of(marks)
     begun: list[int] = []
     past.restarted = lambda: begun.append(past.floor.revision)
@@ -105,7 +105,7 @@ def test_a_raised_generation_is_another_history(marks: Marks) -> None:
     )  # restored again, raised to what was used before
 
 
-def test_a_foreign_cluster_of_a_higher_generation_changes_nothing(marks: Marks) -> None:
+def test_a_foreign_cluster_of_a_higher_generation_changes_nothing(marks: StateFiles) -> None:
     past = past_of(marks)
     assert judged(past, shot(10))
     assert not judged(past, shot(99, cluster=9, generation=5, me=False))
@@ -113,7 +113,7 @@ def test_a_foreign_cluster_of_a_higher_generation_changes_nothing(marks: Marks) 
     assert judged(past, shot(11))
 
 
-def test_an_answer_of_another_history_is_noticed(marks: Marks) -> None:
+def test_an_answer_of_another_history_is_noticed(marks: StateFiles) -> None:
     past = past_of(marks)
     assert judged(past, shot(10))
     floor = past.floor
@@ -123,7 +123,7 @@ def test_an_answer_of_another_history_is_noticed(marks: Marks) -> None:
     assert "revision 12" in past.why
 
 
-def test_what_was_asked_before_another_history_began_says_nothing_of_that(marks: Marks) -> None:
+def test_what_was_asked_before_another_history_began_says_nothing_of_that(marks: StateFiles) -> None:
     """A node that comes back after a restore lists twice at once: its mirror and its session."""
     past = past_of(marks)
     assert judged(past, shot(100))
@@ -137,7 +137,7 @@ def test_what_was_asked_before_another_history_began_says_nothing_of_that(marks:
     assert judged(past, shot(44, cluster=8, generation=1))
 
 
-def test_a_guest_remembers_what_the_mark_had_no_time_for(marks: Marks) -> None:
+def test_a_guest_remembers_what_the_mark_had_no_time_for(marks: StateFiles) -> None:
     past = past_of(marks)
     assert judged(past, shot(10))
     domain = Domain(
@@ -152,7 +152,7 @@ def test_a_guest_remembers_what_the_mark_had_no_time_for(marks: Marks) -> None:
     assert "revision 11" in past.why
 
 
-def test_who_joins_anew_forgets(marks: Marks, tmp_path: Path) -> None:
+def test_who_joins_anew_forgets(marks: StateFiles, tmp_path: Path) -> None:
     past = past_of(marks)
     assert judged(past, shot(100))
     assert not judged(past, shot(5, cluster=9, me=False))

@@ -13,15 +13,15 @@ import pytest
 import uvloop
 from agent_rig import KEYS, lab_of
 
-from metastack.agent.marks import Marks
-from metastack.agent.mirror import Mirror
-from metastack.agent.place import AWAY_S, STABLE_S, USELESS_S, WATCH_S, Place
-from metastack.agent.place_mark import Held, PlaceMark
-from metastack.agent.session import Session
+from metastack.agent.cache.informer import Informer
+from metastack.agent.session.place import AWAY_S, STABLE_S, USELESS_S, WATCH_S, NameHold
+from metastack.agent.session.place_mark import HoldFile, HoldRecord
+from metastack.agent.session.session import Session
+from metastack.agent.session.state_files import StateFiles
 from metastack.core.model import Placement
-from metastack.hypervisor.memory import MemoryHypervisor
+from metastack.hypervisor.twin.hypervisor import MemoryHypervisor
+from metastack.lab.sim.engine.loop import run
 from metastack.ports import Hypervisor, LocalTrouble, Refused, Unavailable
-from metastack.sim.loop import run
 
 
 def _never_ready(patch: pytest.MonkeyPatch, error: Exception) -> None:
@@ -118,25 +118,25 @@ def test_the_named_wait_for_an_unblock_is_no_step_that_hangs(tmp_path: Path) -> 
 # --- over the deaths of its agents
 
 
-class Full(Marks):
+class Full(StateFiles):
     """A disk that takes nothing."""
 
     def _write(self, name: str, text: str) -> None:
         raise LocalTrouble(f"writing {name}: No space left on device")
 
 
-def _place(folder: Path, boot_id: str = "boot-1", marks: type[Marks] = Marks) -> Place:
+def _place(folder: Path, boot_id: str = "boot-1", marks: type[StateFiles] = StateFiles) -> NameHold:
     """A fresh process's, on a node with a claim that waits, and no guest."""
     folder.mkdir(exist_ok=True)
     world = SimpleNamespace(
         unfenced=lambda _name: ("a claim",), claims=lambda: (), fenced_through=lambda _name: 0
     )
-    mirror = cast(Mirror, SimpleNamespace(world=world))
+    informer = cast(Informer, SimpleNamespace(world=world))
     hypervisor = cast(Hypervisor, MemoryHypervisor(uuid="00000000-0000-4000-8000-000000000001"))
-    return Place("n1", mirror, hypervisor, PlaceMark(marks(folder), boot_id))
+    return NameHold("n1", informer, hypervisor, HoldFile(marks(folder), boot_id))
 
 
-async def _dies(folder: Path, boot_id: str = "boot-1", marks: type[Marks] = Marks) -> Place:
+async def _dies(folder: Path, boot_id: str = "boot-1", marks: type[StateFiles] = StateFiles) -> NameHold:
     """One more agent that registered and died; answers the next one."""
     place = _place(folder, boot_id, marks)
     place.begin()
@@ -269,4 +269,4 @@ def test_all_processes_of_a_boot_have_one_clock() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(off_s()) < 5.0
-    assert Held().from_s == 0.0
+    assert HoldRecord().from_s == 0.0

@@ -4,7 +4,7 @@ import asyncio
 
 import uvloop
 
-from metastack.agent.queue import Queue
+from metastack.agent.reconcile.workqueue import WorkQueue
 
 
 async def _settle() -> None:
@@ -13,7 +13,7 @@ async def _settle() -> None:
 
 
 async def test_a_key_added_while_it_is_worked_on_comes_once_more() -> None:
-    queue: Queue[str] = Queue()
+    queue: WorkQueue[str] = WorkQueue()
     queue.add("a")
     assert await queue.get() == "a"
     queue.add("a")
@@ -26,7 +26,7 @@ async def test_a_key_added_while_it_is_worked_on_comes_once_more() -> None:
 
 
 async def test_one_key_wakes_one_worker() -> None:
-    queue: Queue[str] = Queue()
+    queue: WorkQueue[str] = WorkQueue()
     got: list[str] = []
 
     async def worker() -> None:
@@ -45,7 +45,7 @@ async def test_one_key_wakes_one_worker() -> None:
 
 
 async def test_a_worker_cancelled_as_it_wakes_passes_the_key_on() -> None:
-    queue: Queue[str] = Queue()
+    queue: WorkQueue[str] = WorkQueue()
     first = asyncio.ensure_future(queue.get())
     second = asyncio.ensure_future(queue.get())
     await _settle()
@@ -57,7 +57,7 @@ async def test_a_worker_cancelled_as_it_wakes_passes_the_key_on() -> None:
 
 
 def test_what_is_due_in_less_than_a_tick_of_the_clock_is_not_asked_for_again_and_again() -> None:
-    async def looks(queue: Queue[str], due_s: float) -> int:
+    async def looks(queue: WorkQueue[str], due_s: float) -> int:
         count, loop = 0, asyncio.get_running_loop()
         while loop.time() < due_s:
             queue.add_at("a", due_s)
@@ -66,7 +66,7 @@ def test_what_is_due_in_less_than_a_tick_of_the_clock_is_not_asked_for_again_and
         return count
 
     async def story() -> list[int]:
-        queue: Queue[str] = Queue()
+        queue: WorkQueue[str] = WorkQueue()
         # Sums of floats just behind a tick, as appointments are.
         time = asyncio.get_running_loop().time
         return [await looks(queue, time() + 0.003 + 1e-9) for _ in range(40)]
@@ -80,7 +80,7 @@ def test_an_appointment_that_is_nearly_due_takes_another_one_on_the_agents_loop(
     """uvloop's handle of less than half a millisecond is no timer: asking it for its time ended the agent."""
 
     async def story() -> None:
-        queue: Queue[str] = Queue()
+        queue: WorkQueue[str] = WorkQueue()
         queue.add_after("a", 0.0001)
         queue.add_after("a", 0.0002)
         assert await asyncio.wait_for(queue.get(), 5) == "a"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from agent_rig import KEYS, Lab, lab_of, vm
 
-from metastack.core.codec import decode
 from metastack.core.model import NodeAlive, Phase, VmStatus
+from metastack.core.state.codec import decode
+from metastack.lab.sim.engine.loop import run
 from metastack.ports import CephSecret, Denied
-from metastack.sim.loop import run
-from metastack.storage.memory import MemoryStorage
+from metastack.storage.twin import MemoryStorage
 
 
 def key(text: bytes) -> CephSecret:

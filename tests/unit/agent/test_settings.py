@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from metastack.agent.settings import SettingsError, load
-from metastack.agent.systemd import Notifier
+from metastack.agent.upkeep.systemd import Notifier
 
 GOOD = """
 name = "n1"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from agent_rig import IMAGE, KEYS, lab_of, vm, vm_spec
 
-from metastack.core.codec import decode, encode
-from metastack.core.fences import intent_by_hand
 from metastack.core.model import Claim, ClusterConfig, Fence, FenceReceipt, Image, ImageState, NodeAlive
-from metastack.sim.loop import run
+from metastack.core.protocol.fences import intent_by_hand
+from metastack.core.state.codec import decode, encode
+from metastack.lab.sim.engine.loop import run
 
 BROKEN = b'{"v":99}'
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from agent_rig import IMAGE, KEYS, lab_of
 
-from metastack.core.change import Change, Put
-from metastack.core.codec import encode
 from metastack.core.model import ClusterConfig, Image, ImageState, NodeAlive, NodeFacts
-from metastack.sim.loop import run
+from metastack.core.protocol.transaction import Put, Transaction
+from metastack.core.state.codec import encode
+from metastack.lab.sim.engine.loop import run
 
 
 def test_a_fence_does_not_wait_for_it_for_ever(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_a_fence_does_not_wait_for_it_for_ever(tmp_path: Path) -> None:
             await lab.put(KEYS.node_facts("n9"), encode(facts))
             lease = await lab.client.grant(4)
             alive = Put(KEYS.node_alive("n9"), encode(NodeAlive(name="n9")), leased=True)
-            await lab.client.commit(Change(name="test", guards=(), effects=(alive,), lease=lease.id))
+            await lab.client.commit(Transaction(name="test", guards=(), effects=(alive,), lease=lease.id))
             renewing = lab.group.create_task(renews(lab, lease))
             await lab.want("v")
             await lab.until("running", lambda: lab.where("v"))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from agent_rig import KEYS, Lab, lab_of
 
-from metastack.agent.silence import MISSES, PROBE_EVERY_S, Silence
-from metastack.core.codec import decode, encode
+from metastack.agent.fencing.storage_silence import MISSES, PROBE_EVERY_S, StorageSilence
 from metastack.core.model import ClusterConfig, NodeAlive
-from metastack.sim.loop import run
+from metastack.core.state.codec import decode, encode
+from metastack.lab.sim.engine.loop import run
 
 
 def alive(lab: Lab, node: str) -> NodeAlive:
@@ -19,7 +19,7 @@ def alive(lab: Lab, node: str) -> NodeAlive:
     return decode(NodeAlive, entry)
 
 
-def silence(lab: Lab, node: str) -> Silence:
+def silence(lab: Lab, node: str) -> StorageSilence:
     agent = lab.hosts[node].agent
     assert agent is not None
     return agent.silence

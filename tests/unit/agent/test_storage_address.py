@@ -7,10 +7,10 @@ from pathlib import Path
 
 from agent_rig import KEYS, Host, Lab, lab_of, vm
 
-from metastack.core.codec import decode, encode
 from metastack.core.model import NodeAlive, NodeFacts, Placement
-from metastack.sim.loop import run
-from metastack.storage.memory import MemoryStorage
+from metastack.core.state.codec import decode, encode
+from metastack.lab.sim.engine.loop import run
+from metastack.storage.twin import MemoryStorage
 
 
 def _declared(lab: Lab, node: str) -> tuple[str, ...]:

@@ -8,11 +8,11 @@ from pathlib import Path
 from agent_rig import KEYS, Lab, lab_of, vm
 from msgspec.structs import replace
 
-from metastack.core.codec import decode, encode
 from metastack.core.model import Phase, VmSpec, VmStatus
-from metastack.core.plan import View
+from metastack.core.plan import VmSnapshot
+from metastack.core.state.codec import decode, encode
+from metastack.lab.sim.engine.loop import run
 from metastack.ports import Refused, Unavailable
-from metastack.sim.loop import run
 
 TOLD = "again and again"
 
@@ -73,7 +73,7 @@ def test_a_report_that_was_not_heard_is_made_once_more(tmp_path: Path) -> None:
             assert agent is not None
             publish, lost = agent._reconciler._publish, list[str]()
 
-            async def away_once(view: View) -> None:
+            async def away_once(view: VmSnapshot) -> None:
                 if TOLD in agent.node.memory.of(view.vm).refused and not lost:
                     lost.append("etcd is away for a moment")
                     raise Unavailable(lost[0])

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from agent_rig import KEYS, Lab, lab_of, vm
 
-from metastack.core.change import Change, Lost
-from metastack.core.codec import decode, encode
-from metastack.core.keys import Kind
 from metastack.core.model import Claim, ClusterConfig, NodeAlive
 from metastack.core.placement import HEAD
-from metastack.sim.loop import run
+from metastack.core.protocol.transaction import Lost, Transaction
+from metastack.core.state.codec import decode, encode
+from metastack.core.state.keys import Kind
+from metastack.lab.sim.engine.loop import run
 
 
 def looks(lab: Lab) -> Counter[tuple[str, str]]:
@@ -49,8 +49,8 @@ def test_a_head_of_deaf_nodes_delays_a_vm_and_does_not_lose_it(tmp_path: Path) -
             await lab.delete(KEYS.vm_spec(spec.id))
             await lab.until("gone", lambda: not lab.where("vm1") and not lab.entry(KEYS.claim(vm("vm1"))))
             # The same VM again: the same head, and all of it is deaf now.
-            board = lab.hosts["n1"].agent.node.board  # type: ignore[union-attr]
-            head = board.head(spec, HEAD)
+            engine = lab.hosts["n1"].agent.node.engine  # type: ignore[union-attr]
+            head = engine.head(spec, HEAD)
             for name in head:
                 lab.hosts[name].store.deafen()  # type: ignore[union-attr]
             await lab.want("vm1")
@@ -127,7 +127,7 @@ def test_who_works_off_a_burst_is_not_taken_for_deaf(tmp_path: Path) -> None:
                 assert host.store is not None
                 commit = host.store.commit
 
-                async def slow(change: Change, commit=commit):
+                async def slow(change: Transaction, commit=commit):
                     if change.name == "claim":
                         await asyncio.sleep(0.02)  # one of them is below the 30 ms of a rank
                     return await commit(change)
@@ -135,7 +135,7 @@ def test_who_works_off_a_burst_is_not_taken_for_deaf(tmp_path: Path) -> None:
                 host.store.commit = slow  # type: ignore[method-assign]
             apply, lost = lab.cluster.apply, []
 
-            def counting(change: Change):
+            def counting(change: Transaction):
                 outcome = apply(change)
                 if change.name == "claim" and isinstance(outcome, Lost):
                     lost.append(change)
@@ -145,7 +145,7 @@ def test_who_works_off_a_burst_is_not_taken_for_deaf(tmp_path: Path) -> None:
             await asyncio.gather(*(lab.want(f"vm{n}", memory_mib=16) for n in range(240)))
             await lab.until("all are claimed", lambda: len(lab.cluster.under(KEYS.prefix(Kind.CLAIM))) == 240)
             assert not lost
-            board = lab.hosts["n1"].agent.node.board  # type: ignore[union-attr]
-            assert not board.misses.count, "somebody was taken for deaf"
+            engine = lab.hosts["n1"].agent.node.engine  # type: ignore[union-attr]
+            assert not engine.misses.count, "somebody was taken for deaf"
 
     run(story())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from metastack.agent.turns import AGAIN_S, Turns
-from metastack.core.change import Batch, Entry, KeyEvent, Snapshot
-from metastack.core.codec import encode
-from metastack.core.keys import Keys, ParsedKey
+from metastack.agent.reconcile.turns import AGAIN_S, ClaimTurns
 from metastack.core.model import Claim, ClusterConfig, NodeAlive, NodeFacts, Record, Resources, VmId, VmSpec
-from metastack.core.world import World
+from metastack.core.protocol.transaction import Batch, Entry, KeyEvent, Snapshot
+from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.codec import encode
+from metastack.core.state.keys import Keys, ParsedKey
 
 KEYS = Keys()
 VM = VmId("default", "vm1")
@@ -18,9 +18,9 @@ class _Cluster:
     """Nodes with room, a VM that waits, and the turns of n2."""
 
     def __init__(self, *nodes: str) -> None:
-        self.world, self.now_s = World(KEYS), 0.0
+        self.world, self.now_s = ClusterState(KEYS), 0.0
         self.world.load(Snapshot(1, ()))
-        self.turns = Turns(self.world, ME, lambda: self.now_s)
+        self.turns = ClaimTurns(self.world, ME, lambda: self.now_s)
         room = Resources(cpus=4, memory_mib=4096)
         for name in nodes:
             alive = NodeAlive(name=name, ready=True, capacity=room, bridges=("br0",))

@@ -5,31 +5,33 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from metastack.agent.marks import Marks
-from metastack.agent.mirror import Mirror
-from metastack.agent.past import Past
-from metastack.core.keys import Keys
-from metastack.sim.loop import run
-from metastack.store.memory import MemoryStore
-from metastack.store.memory_cluster import MemoryCluster
+from metastack.agent.cache.informer import Informer
+from metastack.agent.session.etcd_history import EtcdHistory
+from metastack.agent.session.state_files import StateFiles
+from metastack.core.state.keys import Keys
+from metastack.lab.sim.engine.loop import run
+from metastack.store.twin.cluster import MemoryCluster
+from metastack.store.twin.store import MemoryStore
 
 KEYS = Keys()
 
 
 def test_told_again_in_the_turn_of_the_loop_in_which_it_ends(tmp_path: Path) -> None:
     async def story() -> None:
-        marks = Marks(tmp_path)
+        marks = StateFiles(tmp_path)
         marks.lock()
-        mirror = Mirror(MemoryStore(MemoryCluster()), KEYS, Past("n1", KEYS, marks), lambda _keys: None)
-        following = asyncio.create_task(mirror.run())
-        await mirror.looked.wait()
+        informer = Informer(
+            MemoryStore(MemoryCluster()), KEYS, EtcdHistory("n1", KEYS, marks), lambda _keys: None
+        )
+        following = asyncio.create_task(informer.run())
+        await informer.looked.wait()
         await asyncio.sleep(1)  # virtual: the watch stands
         for _ in range(4):
-            mirror.restart()
+            informer.restart()
             await asyncio.sleep(0)
-        mirror.looked.clear()
+        informer.looked.clear()
         async with asyncio.timeout(10):
-            await mirror.look()
+            await informer.look()
         assert not following.done()
         following.cancel()
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from agent_rig import Host, Lab, lab_of
 
-from metastack.agent.watchdog import LOOK_EVERY_S, PATIENCE_S, Device, Guard
+from metastack.agent.fencing.watchdog import LOOK_EVERY_S, PATIENCE_S, Watchdog, WatchdogDevice
+from metastack.lab.sim.engine.loop import run
 from metastack.ports import Unavailable
-from metastack.sim.loop import run
 
 
 async def guarded(lab: Lab, folder: Path) -> tuple[Host, Path]:
@@ -21,7 +21,7 @@ async def guarded(lab: Lab, folder: Path) -> tuple[Host, Path]:
     device = folder / "watchdog"
     device.touch()
     assert host.agent is not None
-    guard = lab.group.create_task(Guard(host.agent.node, Device(str(device))).run())
+    guard = lab.group.create_task(Watchdog(host.agent.node, WatchdogDevice(str(device))).run())
     host._task.add_done_callback(lambda _: guard.cancel())  # type: ignore[union-attr]
     return host, device
 

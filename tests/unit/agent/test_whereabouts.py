@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from metastack.agent import whereabouts as module
+from metastack.agent.report import addresses as module
+from metastack.agent.report.addresses import whereabouts
 from metastack.agent.settings import SettingsError, load
-from metastack.agent.whereabouts import whereabouts
 
 ROUTES = {"10.0.0.5": "10.0.0.1", "fd00::5": "fd00::1", "127.0.0.1": "127.0.0.1", "192.0.2.1": "10.9.9.9"}
 """Target to source, as the kernel would say."""

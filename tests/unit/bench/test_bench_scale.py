@@ -15,10 +15,10 @@ from bench.scale import load
 from bench.scale.whole import _least
 from bench.scale.wire import Wire
 
-from metastack.core.change import MAX_OPERATIONS, merged
-from metastack.core.proof import Me
+from metastack.core.protocol.guards import OwnSession
+from metastack.core.protocol.transaction import MAX_OPERATIONS, merged
 
-ME = Me(node="n0001", session=5, lease=7)
+ME = OwnSession(node="n0001", session=5, lease=7)
 
 
 def _response(revision: int, events: int) -> bytes:

@@ -9,9 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metastack.commands import names
-from metastack.commands.demands import Demands, demands_text, expression, options_of, resources
-from metastack.commands.nodes import taint_changes
+from metastack.commands.node.change import taint_changes
 from metastack.commands.problem import Code, Problem
+from metastack.commands.vm.placement_options import (
+    PlacementOptions,
+    demands_text,
+    expression,
+    options_of,
+    resources,
+)
 from metastack.core.model import (
     GroupTerm,
     Ha,
@@ -97,7 +103,7 @@ def spec(placement: Placement, ha: Ha, wanted: dict[str, int] | None = None) -> 
     )  # fmt: skip
 
 
-def typed(options: list[tuple[str, str]]) -> Demands:
+def typed(options: list[tuple[str, str]]) -> PlacementOptions:
     """The options as a command line would hand them over."""
     fields: dict[str, object] = {}
     for option, text in options:
@@ -108,7 +114,7 @@ def typed(options: list[tuple[str, str]]) -> Demands:
             fields[field] = int(text)
         elif field != "resource":
             fields.setdefault(field, []).append(text)  # type: ignore[attr-defined]
-    return Demands(**fields)  # type: ignore[arg-type]
+    return PlacementOptions(**fields)  # type: ignore[arg-type]
 
 
 @given(placement_st, ha_st, st.dictionaries(word_st, st.integers(1, 1 << 40), max_size=3))
@@ -122,7 +128,7 @@ def test_what_is_printed_can_be_typed_again(placement: Placement, ha: Ha, wanted
 @given(st.sampled_from(["require_label", "toleration", "affinity", "anti_affinity", "spread", "cpu_feature",
                         "node_selector", "start_after"]), st.text(max_size=20))  # fmt: skip
 def test_any_text_is_understood_or_refused_by_its_option(field: str, text: str) -> None:
-    demands = Demands(**{field: [text]})  # type: ignore[arg-type]
+    demands = PlacementOptions(**{field: [text]})  # type: ignore[arg-type]
     refused = None
     try:
         placement, ha = demands.on(Placement(), Ha(), "p")
@@ -166,7 +172,7 @@ def test_any_text_is_understood_or_refused_by_its_option(field: str, text: str) 
     ],
 )
 def test_errors_name_the_option_and_what_would_do(field: str, text: str, says: str) -> None:
-    demands = Demands(**{field: [text, "app=x@y"] if not says else [text]})  # type: ignore[arg-type]
+    demands = PlacementOptions(**{field: [text, "app=x@y"] if not says else [text]})  # type: ignore[arg-type]
     with pytest.raises(Problem) as refused:
         demands.on(Placement(), Ha(), "p")
     assert refused.value.code is Code.USAGE
@@ -184,12 +190,12 @@ def test_amounts(text: str) -> None:
 def test_what_is_not_said_stays_and_an_empty_text_takes_away() -> None:
     before = Placement(node="n1", arch="x86_64", cpu_features=("avx",), node_selector={"zone": "a"})
     ha = Ha(priority=3, start_after=("db",))
-    same = Demands().on(before, ha, "p")
+    same = PlacementOptions().on(before, ha, "p")
     assert same == (before, ha)
-    after, order = Demands(node="", cpu_feature=[""], priority=0, start_after=[""]).on(before, ha, "p")
+    after, order = PlacementOptions(node="", cpu_feature=[""], priority=0, start_after=[""]).on(before, ha, "p")
     assert after == Placement(arch="x86_64", node_selector={"zone": "a"})
     assert order == Ha()
-    assert Demands(cpu_feature=["aes"]).on(before, ha, "p")[0].cpu_features == ("aes",)
+    assert PlacementOptions(cpu_feature=["aes"]).on(before, ha, "p")[0].cpu_features == ("aes",)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from metastack.commands.cluster.settings import SETTINGS, _docstrings, defaults_of, in_words, parse_settings
 from metastack.commands.problem import Problem
-from metastack.commands.settings import SETTINGS, _docstrings, defaults_of, in_words, parse_settings
 
 
 @pytest.mark.parametrize("key", [field.name for field in SETTINGS])

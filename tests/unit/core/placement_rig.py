@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from metastack.core.change import Batch, Entry, KeyEvent, Snapshot
-from metastack.core.codec import encode
-from metastack.core.keys import Keys, ParsedKey
 from metastack.core.model import Claim, NodeAlive, NodeSpec, Record, Resources, VmId, VmSpec
-from metastack.core.placement import Board, explain
-from metastack.core.world import World
+from metastack.core.placement import PlacementEngine, explain
+from metastack.core.protocol.transaction import Batch, Entry, KeyEvent, Snapshot
+from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.codec import encode
+from metastack.core.state.keys import Keys, ParsedKey
 
 KEYS = Keys()
 
@@ -24,9 +24,9 @@ class Cluster:
     """A world and the board that follows it."""
 
     def __init__(self) -> None:
-        self.world = World(KEYS)
+        self.world = ClusterState(KEYS)
         self.world.load(Snapshot(1, ()))
-        self.board = Board(self.world)
+        self.engine = PlacementEngine(self.world)
         self.touched: list[ParsedKey] = []
         """Every key that an event touched: what another board is told in one batch."""
         self._created: dict[str, int] = {}
@@ -43,7 +43,7 @@ class Cluster:
     def _event(self, event: KeyEvent) -> None:
         touched = self.world.apply(Batch(event.revision, (event,)))
         self.touched += touched
-        self.board.update(sorted(touched, key=lambda key: (key.kind, key.names)))
+        self.engine.update(sorted(touched, key=lambda key: (key.kind, key.names)))
 
     def node(self, name: str, cpus: float = 4, memory_mib: int = 5120, **more: object) -> None:
         fields: dict[str, object] = dict(
@@ -63,13 +63,13 @@ class Cluster:
         self.put(KEYS.claim(vm), claim)
 
     def heads(self) -> dict[str, tuple[str, ...]]:
-        return {vm.name: wait.head for vm, wait in sorted(self.board.waiting.items())}
+        return {vm.name: wait.head for vm, wait in sorted(self.engine.waiting.items())}
 
     def claim_all(self) -> dict[str, str]:
         """Everybody first in line takes what is theirs, until nothing moves."""
         placed: dict[str, str] = {}
         while True:
-            first = [(vm.name, wait.head[0]) for vm, wait in self.board.waiting.items() if wait.head]
+            first = [(vm.name, wait.head[0]) for vm, wait in self.engine.waiting.items() if wait.head]
             if not first:
                 return placed
             for name, node in first:
@@ -88,4 +88,4 @@ def zoned(zones: str = "aabbcc", **more: object) -> Cluster:
 def reasons(found: Cluster, name: str) -> dict[str, str]:
     wanted = found.world.spec(VmId("default", name))
     assert wanted is not None and wanted.record is not None
-    return {v.node: "; ".join(v.reasons) for v in explain(found.board, wanted.record)}
+    return {v.node: "; ".join(v.reasons) for v in explain(found.engine, wanted.record)}

@@ -20,7 +20,7 @@ from metastack.core.model import (
     VmId,
     VmStatus,
 )
-from metastack.core.placement import Board
+from metastack.core.placement import PlacementEngine
 from metastack.core.placement.balance import Balance, balance
 from metastack.core.placement.explain import score
 
@@ -60,8 +60,8 @@ def cluster_of(nodes: Any, vms: Any, config: ClusterConfig, shuffled: Any = None
         found.want(f"v{n}", cpus=cpus, memory_mib=mib, labels=labels, placement=RULES[rule])
     for n, (_, _, at, _) in enumerate(vms):
         node = f"n{at % len(nodes)}"
-        wait = found.board.waiting[VmId("default", f"v{n}")]
-        if found.board.fits(wait.vm, node):
+        wait = found.engine.waiting[VmId("default", f"v{n}")]
+        if found.engine.fits(wait.vm, node):
             found.delete(KEYS.vm_spec(wait.vm))
         else:
             run(found, f"v{n}", node)
@@ -70,13 +70,13 @@ def cluster_of(nodes: Any, vms: Any, config: ClusterConfig, shuffled: Any = None
 
 def held_rules(found: Cluster) -> set[VmId]:
     """VMs whose hard group rules hold where they are."""
-    board, fine = Board(found.world), set()
+    engine, fine = PlacementEngine(found.world), set()
     for vm, claim in found.world.claims():
         wish = found.world.spec(vm)
         assert claim.record is not None and wish is not None
-        back = board.without(vm)
-        board.refusals(wish.ok, board.nodes[claim.record.node])
-        if not board.groups.refusals(wish.ok, board.nodes[claim.record.node]):
+        back = engine.without(vm)
+        engine.refusals(wish.ok, engine.nodes[claim.record.node])
+        if not engine.groups.refusals(wish.ok, engine.nodes[claim.record.node]):
             fine.add(vm)
         back()
     return fine
@@ -85,14 +85,14 @@ def held_rules(found: Cluster) -> set[VmId]:
 def check_moves(found: Cluster, plan: Balance, min_gain: float) -> None:
     """Make the moves one by one, on a board made anew each time, as a live migration would."""
     for move in plan.moves:
-        board = Board(found.world)
+        engine = PlacementEngine(found.world)
         wish = found.world.spec(move.vm)
         assert wish is not None and not wish.ok.placement.node
-        assert board.placed_on(move.vm) == move.before != move.after
-        back = board.without(move.vm)
-        assert board.refusals(wish.ok, board.nodes[move.after]) == ()
-        assert score(board, wish.ok, board.nodes[move.after]) == move.score_after
-        assert score(board, wish.ok, board.nodes[move.before]) == move.score_before
+        assert engine.placed_on(move.vm) == move.before != move.after
+        back = engine.without(move.vm)
+        assert engine.refusals(wish.ok, engine.nodes[move.after]) == ()
+        assert score(engine, wish.ok, engine.nodes[move.after]) == move.score_after
+        assert score(engine, wish.ok, engine.nodes[move.before]) == move.score_before
         back()
         assert move.gain >= min_gain > 0
         before = held_rules(found)

@@ -28,7 +28,7 @@ from metastack.core.model import (
     Volume,
     Weights,
 )
-from metastack.core.placement import Board, NodeView, explain, whatif, without_room
+from metastack.core.placement import NodeView, PlacementEngine, explain, whatif, without_room
 
 nodes_st = st.lists(st.tuples(st.integers(0, 16), st.integers(1024, 16384)), min_size=1, max_size=8)
 vms_st = st.lists(st.tuples(st.integers(1, 8), st.integers(16, 4096)), max_size=12)
@@ -57,7 +57,7 @@ weights_st = st.sampled_from([Weights(), Weights(spread=0, pack=1), Weights(spre
 @given(nodes_st, vms_st, weights_st)
 def test_following_events_ends_where_a_fresh_look_begins(nodes: Any, vms: Any, weights: Weights) -> None:
     found = cluster_of(nodes, vms, weights)
-    assert found.board.waiting == Board(found.world).waiting
+    assert found.engine.waiting == PlacementEngine(found.world).waiting
 
 
 @given(nodes_st, vms_st, weights_st, st.randoms())
@@ -83,7 +83,7 @@ def test_no_node_ever_promises_more_than_it_has(
     found = cluster_of(nodes, vms, weights)
     found.claim_all()
     found.want("late", cpus=cpus, memory_mib=mib)
-    for node in found.board.nodes.values():
+    for node in found.engine.nodes.values():
         if node.promised != Resources():
             assert node.promised.cpus <= node.room.cpus and node.promised.memory_mib <= node.room.memory_mib
 
@@ -91,16 +91,16 @@ def test_no_node_ever_promises_more_than_it_has(
 @given(nodes_st, vms_st, weights_st)
 def test_every_refusal_has_a_reason_and_every_fit_a_score(nodes: Any, vms: Any, weights: Weights) -> None:
     found = cluster_of(nodes, vms, weights)
-    for wait in found.board.waiting.values():
-        verdicts = explain(found.board, wait.spec)
+    for wait in found.engine.waiting.values():
+        verdicts = explain(found.engine, wait.spec)
         assert len(verdicts) == len(nodes)
         for verdict in verdicts:
             assert verdict.fits == (not verdict.reasons)
         assert bool(wait.head) == any(verdict.fits for verdict in verdicts)
-    if found.board.waiting:
-        last = max(found.board.waiting.values(), key=lambda wait: wait.line)
+    if found.engine.waiting:
+        last = max(found.engine.waiting.values(), key=lambda wait: wait.line)
         # Nobody came after it, so what is said now is what was decided then.
-        assert [v.node for v in explain(found.board, last.spec) if v.fits] == list(last.head)
+        assert [v.node for v in explain(found.engine, last.spec) if v.fits] == list(last.head)
 
 
 @given(nodes_st, vms_st, st.integers(0, 8), st.integers(0, 8192))
@@ -109,8 +109,8 @@ def test_more_capacity_never_loses_a_place(nodes: Any, vms: Any, cpus: int, mib:
     after = cluster_of([(c + cpus, m + mib) for c, m in nodes], [], Weights())
     for n, (need_cpus, need_mib) in enumerate(vms):
         vm = spec(f"v{n}", cpus=need_cpus, memory_mib=need_mib)
-        fitted = {v.node for v in explain(before.board, vm) if v.fits}
-        assert fitted <= {v.node for v in explain(after.board, vm) if v.fits}
+        fitted = {v.node for v in explain(before.engine, vm) if v.fits}
+        assert fitted <= {v.node for v in explain(after.engine, vm) if v.fits}
 
 
 HAPPENINGS = ("node", "gone", "cordon", "want", "unwant", "claim", "claim_other", "unclaim")
@@ -138,30 +138,30 @@ def test_loads_are_those_of_a_fresh_look_whatever_happened(steps: list[tuple[str
                 )
             case "unwant" if found.world.spec(vm) is not None:
                 found.delete(KEYS.vm_spec(vm))
-            case "claim" if found.board.waiting.get(vm) and found.board.waiting[vm].head:
-                found.claim(vm.name, found.board.waiting[vm].head[0])
-            case "claim_other" if found.world.alive(node) is not None and vm in found.board.waiting:
+            case "claim" if found.engine.waiting.get(vm) and found.engine.waiting[vm].head:
+                found.claim(vm.name, found.engine.waiting[vm].head[0])
+            case "claim_other" if found.world.alive(node) is not None and vm in found.engine.waiting:
                 found.claim(vm.name, node)
             case "unclaim" if found.world.claim(vm) is not None:
                 found.delete(KEYS.claim(vm))
             case _:
                 pass
-    fresh = Board(found.world)
-    assert set(found.board.waiting) == set(fresh.waiting)
+    fresh = PlacementEngine(found.world)
+    assert set(found.engine.waiting) == set(fresh.waiting)
     # Who waits may be promised to another node than a fresh look would choose; that it is promised to one that
     # can take it, or to nobody because nobody can, holds all the same.
     claimed = {
-        vm: found.board.placed_on(vm) for vm, c in found.world.claims() if found.world.spec(vm) is not None
+        vm: found.engine.placed_on(vm) for vm, c in found.world.claims() if found.world.spec(vm) is not None
     }
     assert claimed == {vm: fresh.placed_on(vm) for vm in claimed}
-    assert found.board.groups._asked == fresh.groups._asked
-    for wait in found.board.waiting.values():
-        fits = [v.node for v in explain(found.board, wait.spec) if v.fits]
+    assert found.engine.groups._asked == fresh.groups._asked
+    for wait in found.engine.waiting.values():
+        fits = [v.node for v in explain(found.engine, wait.spec) if v.fits]
         assert bool(wait.head) == bool(fits), (wait, fits)
-    for board in (found.board, fresh):
-        for wait in list(board.waiting.values()):
-            board._take_off(wait.vm)
-    assert {n: v.promised for n, v in found.board.nodes.items()} == {
+    for engine in (found.engine, fresh):
+        for wait in list(engine.waiting.values()):
+            engine._take_off(wait.vm)
+    assert {n: v.promised for n, v in found.engine.nodes.items()} == {
         n: v.promised for n, v in fresh.nodes.items()
     }
 
@@ -246,12 +246,12 @@ def test_start_after_waits_for_the_other_and_a_circle_holds_nobody() -> None:
     found.want("db")
     found.want("app", ha=Ha(start_after=("db",)))
     assert found.heads() == {"db": ("n0",), "app": ()}
-    assert "starts after default/db" in found.board.waiting[VmId("default", "app")].held
+    assert "starts after default/db" in found.engine.waiting[VmId("default", "app")].held
     found.claim("db", "n0")
     assert found.heads() == {"app": ()}
     status = VmStatus(uuid="uuid-db", phase=Phase.RUNNING, node="n0", session=1, epoch=1, ready=False)
     found.put(KEYS.vm_status(VmId("default", "db")), status)
-    assert "readiness port" in found.board.waiting[VmId("default", "app")].held
+    assert "readiness port" in found.engine.waiting[VmId("default", "app")].held
     found.put(
         KEYS.vm_status(VmId("default", "db")),
         VmStatus(uuid="uuid-db", phase=Phase.RUNNING, node="n0", session=1, epoch=1),
@@ -325,7 +325,7 @@ def test_where_it_ran_last_and_where_its_image_is() -> None:
         last_node=usual[2],
     )
     found.put(KEYS.volume("default", "v-vm"), volume)
-    assert Board(found.world).waiting[VmId("default", "vm")].head[0] == usual[2]
+    assert PlacementEngine(found.world).waiting[VmId("default", "vm")].head[0] == usual[2]
     found.put(KEYS.cluster(), settings_of(Weights(spread=0.1, image=1.0)))
     found.claim("vm", usual[1])
     found.want("same", image_uuid="i")
@@ -353,23 +353,23 @@ def test_what_if_a_node_is_lost_or_added() -> None:
     assert len(lost_names) == 2 and left
     for many in (3, 64):  # nobody is left
         lost_names, left = without_room(found.world, many)
-        assert len(lost_names) == 3 and len(left) == len(found.board.on("n0")) * 3
+        assert len(lost_names) == 3 and len(left) == len(found.engine.on("n0")) * 3
     # Thinking changes nothing.
-    assert not found.board.waiting and Board(found.world).nodes["n0"].state == "ready"
+    assert not found.engine.waiting and PlacementEngine(found.world).nodes["n0"].state == "ready"
 
 
 def test_a_node_that_joins_costs_no_count_of_all_vms() -> None:
     found = zoned()
     for n in range(4):
         found.want(f"v{n}", labels={"app": "x"})
-        found.claim(f"v{n}", found.board.waiting[VmId("default", f"v{n}")].head[0])
-    groups = found.board.groups
+        found.claim(f"v{n}", found.engine.waiting[VmId("default", f"v{n}")].head[0])
+    groups = found.engine.groups
     found.want("large", cpus=64)
-    assert not found.board.waiting[VmId("default", "large")].head
+    assert not found.engine.waiting[VmId("default", "large")].head
     found.node("m", cpus=64)
-    assert found.board.groups is groups, "everything was counted anew"
-    assert list(found.board.nodes) == sorted(found.board.nodes)
-    assert found.board.waiting[VmId("default", "large")].head == ("m",)
+    assert found.engine.groups is groups, "everything was counted anew"
+    assert list(found.engine.nodes) == sorted(found.engine.nodes)
+    assert found.engine.waiting[VmId("default", "large")].head == ("m",)
 
 
 def test_a_node_that_is_known_late_is_counted_with_what_is_on_it() -> None:
@@ -378,4 +378,4 @@ def test_a_node_that_is_known_late_is_counted_with_what_is_on_it() -> None:
     found.want("v1", memory_mib=1024)
     found.claim("v1", "n2")  # it came before the news of its node
     found.node("n2")
-    assert found.board.nodes["n2"].promised.memory_mib == 1024
+    assert found.engine.nodes["n2"].promised.memory_mib == 1024

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from placement_rig import KEYS, Cluster
 
 from metastack.core.model import ClusterConfig, NodeFacts, VmId, Weights
-from metastack.core.placement import Board, explain
-from metastack.core.placement.misses import Misses
+from metastack.core.placement import PlacementEngine, explain
+from metastack.core.placement.penalties import MissPenalties
 
 
 def test_a_node_that_hears_late_comes_last_and_says_why() -> None:
@@ -21,7 +21,7 @@ def test_a_node_that_hears_late_comes_last_and_says_why() -> None:
     assert found.heads()["v0"][-1] == first
     wanted = found.world.spec(VmId("default", "v0"))
     assert wanted is not None and wanted.record is not None
-    verdicts = {v.node: v for v in explain(found.board, wanted.record)}
+    verdicts = {v.node: v for v in explain(found.engine, wanted.record)}
     assert verdicts[first].parts["late"] == -0.15 and verdicts[first].fits
     assert all("late" not in v.parts for name, v in verdicts.items() if name != first)
     found.node(first)
@@ -45,10 +45,10 @@ def test_a_little_lag_moves_nobody_but_is_waited_for() -> None:
         found.node(f"n{n}")
     found.want("v0")
     vm, head = VmId("default", "v0"), found.heads()["v0"]
-    assert [found.board.delay_ms(vm, rank) for rank in range(4)] == [0, 30, 60, 90]
+    assert [found.engine.delay_ms(vm, rank) for rank in range(4)] == [0, 30, 60, 90]
     found.node(head[0], lag_ms=64)
     assert found.heads()["v0"] == head
-    assert [found.board.delay_ms(vm, rank) for rank in range(4)] == [0, 48, 78, 108]
+    assert [found.engine.delay_ms(vm, rank) for rank in range(4)] == [0, 48, 78, 108]
 
 
 def test_behind_the_first_who_is_full_is_not_waited_for_while_some_node_may_be_deaf() -> None:
@@ -57,13 +57,13 @@ def test_behind_the_first_who_is_full_is_not_waited_for_while_some_node_may_be_d
         found.node(f"n{n}")
     found.want("v0", memory_mib=3000)
     vm, (first, second, third) = VmId("default", "v0"), found.heads()["v0"]
-    assert [found.board.delay_ms(vm, rank) for rank in range(4)] == [0, 30, 60, 90]
+    assert [found.engine.delay_ms(vm, rank) for rank in range(4)] == [0, 30, 60, 90]
     found.want("full", memory_mib=3000)
     found.claim("full", second)
     assert found.heads()["v0"] == (first, second, third)
-    assert [found.board.delay_ms(vm, rank) for rank in range(4)] == [0, 30, 60, 90]
-    found.board.misses.won("n8", ("n9", "n8"))
-    assert [found.board.delay_ms(vm, rank) for rank in range(4)] == [0, 30, 30, 60]
+    assert [found.engine.delay_ms(vm, rank) for rank in range(4)] == [0, 30, 60, 90]
+    found.engine.misses.won("n8", ("n9", "n8"))
+    assert [found.engine.delay_ms(vm, rank) for rank in range(4)] == [0, 30, 30, 60]
 
 
 def test_behind_the_head_each_waits_half_a_rank() -> None:
@@ -72,12 +72,12 @@ def test_behind_the_head_each_waits_half_a_rank() -> None:
         found.node(f"n{n:02}")
     found.want("v0")
     vm = VmId("default", "v0")
-    assert [found.board.delay_ms(vm, rank) for rank in (8, 9, 10)] == [240, 255, 270]
-    wait = found.board.waiting[vm]
-    line = (*wait.head, *found.board.behind(wait))
+    assert [found.engine.delay_ms(vm, rank) for rank in (8, 9, 10)] == [240, 255, 270]
+    wait = found.engine.waiting[vm]
+    line = (*wait.head, *found.engine.behind(wait))
     assert len(set(line)) == 12
-    assert [found.board.turn(vm, name, deep=True) for name in line] == list(range(12))
-    assert found.board.turn(vm, line[8], deep=False) is None
+    assert [found.engine.turn(vm, name, deep=True) for name in line] == list(range(12))
+    assert found.engine.turn(vm, line[8], deep=False) is None
 
 
 def test_who_missed_is_tried_as_the_first_for_a_third_of_the_time_and_stands_behind_nobody() -> None:
@@ -87,7 +87,7 @@ def test_who_missed_is_tried_as_the_first_for_a_third_of_the_time_and_stands_beh
     found.want("v0")
     deaf, second = found.heads()["v0"][:2]
     found.claim("v0", second)
-    assert found.board.misses.count == {deaf: 1}
+    assert found.engine.misses.count == {deaf: 1}
     found.want("v1")
     assert deaf not in found.heads()["v1"], "nine others would take it"
     others = [f"n{n}" for n in range(10) if f"n{n}" != deaf]
@@ -101,7 +101,7 @@ def test_who_missed_is_tried_as_the_first_for_a_third_of_the_time_and_stands_beh
         found.delete(KEYS.vm_spec(VmId("default", "v1")))
         found.want("v1")
     assert found.heads()["v1"][0] == deaf, "it is tried once more"
-    assert found.board.delay_ms(VmId("default", "v1"), 1) == 10
+    assert found.engine.delay_ms(VmId("default", "v1"), 1) == 10
     found.want("v2")
     assert deaf not in found.heads()["v2"], "with one VM, and as the first"
 
@@ -113,13 +113,13 @@ def test_who_missed_stands_behind_nobody_also_when_its_charge_is_over() -> None:
     found.want("v0")
     deaf, second = found.heads()["v0"][:2]
     found.claim("v0", second)
-    while found.board.misses.charged(deaf):
-        found.board.misses.won(second, ())
+    while found.engine.misses.charged(deaf):
+        found.engine.misses.won(second, ())
     for n in range(30):
         found.want(f"w{n}")
     heads = [head for name, head in found.heads().items() if name.startswith("w")]
     assert all(len(head) == 8 and deaf not in head[1:] for head in heads)
-    misses = Misses(3)
+    misses = MissPenalties(3)
     misses.won("b", ("a", "b"))
     assert misses.head_of(["a", "b", "c"], 2) == ["a", "b"]
     assert misses.head_of(["b", "a", "c"], 2) == ["b", "c"]
@@ -127,7 +127,7 @@ def test_who_missed_stands_behind_nobody_also_when_its_charge_is_over() -> None:
 
 
 def test_many_misses_at_once_are_one_and_each_later_one_lasts_longer() -> None:
-    misses = Misses(3)
+    misses = MissPenalties(3)
     for _ in range(5):
         misses.won("b", ("a", "b"))
     assert misses.charged("a") == 1
@@ -152,15 +152,15 @@ def test_a_new_session_is_forgiven() -> None:
     found.want("v0")
     first, second = found.heads()["v0"]
     found.claim("v0", second)
-    assert found.board.misses.charged(first)
+    assert found.engine.misses.charged(first)
     found.delete(KEYS.node_alive(first))
     found.node(first, cpus=16, memory_mib=65536)
-    assert not found.board.misses.charged(first)
+    assert not found.engine.misses.charged(first)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.permutations("abcde")), max_size=60))
 def test_whoever_won_last_is_never_charged_and_nobody_for_ever(wins: list[tuple[str, list[str]]]) -> None:
-    misses = Misses(5)
+    misses = MissPenalties(5)
     for winner, head in wins:
         misses.won(winner, tuple(head))
         assert not misses.charged(winner)
@@ -177,7 +177,7 @@ def test_a_node_is_tried_with_one_vm_before_it_is_given_more() -> None:
     deaf, other, _ = found.heads()["v0"]
     found.claim("v0", other)
     n = 0
-    while found.board.misses.charged(deaf):
+    while found.engine.misses.charged(deaf):
         found.want(f"w{n}", cpus=1)
         found.claim(f"w{n}", found.heads()[f"w{n}"][0])
         n += 1
@@ -201,7 +201,7 @@ def test_a_charge_ends_at_the_same_claim_for_who_got_wish_and_claim_in_one_batch
     for n in range(3):
         found.node(f"n{n}", cpus=64, memory_mib=65536)
     found.want("v0")
-    late = Board(found.world)
+    late = PlacementEngine(found.world)
     deaf, other, _ = found.heads()["v0"]
     found.claim("v0", other)
     late.update(found.touched)
@@ -211,5 +211,5 @@ def test_a_charge_ends_at_the_same_claim_for_who_got_wish_and_claim_in_one_batch
         found.want(f"w{n}")
         found.claim(f"w{n}", found.heads()[f"w{n}"][0])
         late.update(found.touched)
-        seen.append((found.board.misses.charged(deaf), late.misses.charged(deaf)))
+        seen.append((found.engine.misses.charged(deaf), late.misses.charged(deaf)))
     assert seen == [(1, 1)] * 15 + [(0, 0)] * 5

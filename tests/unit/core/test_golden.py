@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from metastack.core import codec
 from metastack.core.model import RECORDS, Record
+from metastack.core.state import codec
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FILES = sorted(GOLDEN.glob("v*/*.json"))

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metastack.core import model
-from metastack.core.keys import Keys, Kind, prefix_end
 from metastack.core.model import VmId, valid_name
+from metastack.core.state.keys import Keys, Kind, prefix_end
 
 LABEL = st.from_regex(model.NAME_RE, fullmatch=True)
 IDENT = st.text("0123456789abcdef-", min_size=1, max_size=36)

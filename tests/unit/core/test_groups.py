@@ -14,8 +14,8 @@ def test_anti_affinity_by_zone_places_one_in_each_and_no_more() -> None:
         found.want(f"db{n}", labels={"app": "db"}, placement=far)
     placed = found.claim_all()
     assert len(placed) == 3
-    assert len({found.board.nodes[node].labels["zone"] for node in placed.values()}) == 3
-    left = next(iter(found.board.waiting)).name
+    assert len({found.engine.nodes[node].labels["zone"] for node in placed.values()}) == 3
+    left = next(iter(found.engine.waiting)).name
     assert set(reasons(found, left).values()) == {
         f"1 with app=db in zone {z} already (anti-affinity)" for z in "abc"
     }, "both sides of the one rule say no: one reason"
@@ -41,7 +41,7 @@ def test_affinity_lets_the_first_go_anywhere_and_the_rest_follow() -> None:
         found.want(f"web{n}", labels={"app": "web"}, placement=near)
     placed = found.claim_all()
     assert len(placed) == 3
-    assert len({found.board.nodes[node].labels["zone"] for node in placed.values()}) == 1
+    assert len({found.engine.nodes[node].labels["zone"] for node in placed.values()}) == 1
     found.want("other", placement=Placement(affinity=(GroupTerm(labels={"app": "none"}, topology="zone"),)))
     assert found.heads()["other"] == ()
     assert "none with app=none in zone a (affinity)" in reasons(found, "other")["n0"]
@@ -53,7 +53,7 @@ def test_spread_keeps_the_skew() -> None:
     for n in range(4):
         found.want(f"w{n}", labels={"app": "w"}, placement=even)
     placed = found.claim_all()
-    zones = [found.board.nodes[node].labels["zone"] for node in placed.values()]
+    zones = [found.engine.nodes[node].labels["zone"] for node in placed.values()]
     assert sorted(zones) == ["a", "a", "b", "b"]
 
 
@@ -71,16 +71,16 @@ def test_tokens_are_for_hard_rules_beyond_one_node() -> None:
     far = GroupTerm(labels={"app": "db"}, topology="zone")
     own = spec("a", labels={"app": "db"}, placement=Placement(anti_affinity=(far,)))
     found.want("a", labels={"app": "db"}, placement=Placement(anti_affinity=(far,)))
-    assert len(found.board.tokens(own, "n0")) == 1
-    assert found.board.tokens(own, "n0") != found.board.tokens(own, "n1")
+    assert len(found.engine.tokens(own, "n0")) == 1
+    assert found.engine.tokens(own, "n0") != found.engine.tokens(own, "n1")
     stranger = spec("s", labels={"app": "db"})
-    assert found.board.tokens(stranger, "n0") == found.board.tokens(own, "n0")
+    assert found.engine.tokens(stranger, "n0") == found.engine.tokens(own, "n0")
     near = spec("h", labels={"app": "db"}, placement=Placement(anti_affinity=(GroupTerm(labels={"app": "q"}),)))
     found.want("h", placement=near.placement)
-    assert found.board.tokens(spec("q", labels={"app": "q"}), "n0") == []
+    assert found.engine.tokens(spec("q", labels={"app": "q"}), "n0") == []
     even = spec("e", labels={"app": "z"}, placement=Placement(spread=(SpreadTerm(labels={"app": "z"}),)))
     found.want("e", labels={"app": "z"}, placement=even.placement)
-    assert [domain for _, domain in found.board.tokens(even, "n0")] == ["all"]
+    assert [domain for _, domain in found.engine.tokens(even, "n0")] == ["all"]
 
 
 def test_a_member_without_the_rule_bears_its_token_while_that_one_has_no_room() -> None:
@@ -92,21 +92,21 @@ def test_a_member_without_the_rule_bears_its_token_while_that_one_has_no_room() 
     rule, member = spec("r", labels={"app": "db"}, placement=apart, cpus=999), spec("m", labels={"app": "db"})
     for vm in (rule, member):
         found.put(KEYS.vm_spec(VmId("default", vm.name)), vm)
-    borne = found.board.tokens(rule, "n0")
-    assert borne and found.board.tokens(member, "n1") == borne
+    borne = found.engine.tokens(rule, "n0")
+    assert borne and found.engine.tokens(member, "n1") == borne
     # And no longer than anybody has the rule.
     found.put(KEYS.vm_spec(VmId("default", "r2")), spec("r2", placement=apart, cpus=999))
     found.want("r", labels={"app": "db"}, cpus=999)
-    assert found.board.tokens(member, "n1") == borne
+    assert found.engine.tokens(member, "n1") == borne
     found.delete(KEYS.vm_spec(VmId("default", "r2")))
-    assert found.board.tokens(member, "n1") == []
+    assert found.engine.tokens(member, "n1") == []
     found.want("r3", placement=apart)
     found.claim("r3", "n0")
-    assert found.board.tokens(member, "n1") == borne
+    assert found.engine.tokens(member, "n1") == borne
     found.put(KEYS.vm_spec(VmId("default", "r3")), spec("r3", placement=apart, power=Power.OFF))
-    assert found.board.tokens(member, "n1") == borne, "it is off, but still there"
+    assert found.engine.tokens(member, "n1") == borne, "it is off, but still there"
     found.delete(KEYS.claim(VmId("default", "r3")))
-    assert found.board.tokens(member, "n1") == []
+    assert found.engine.tokens(member, "n1") == []
 
 
 def test_room_that_one_gives_back_whose_neighbour_went_is_taken_at_once() -> None:

@@ -25,8 +25,8 @@ from metastack.core.model import (
     VmStatus,
 )
 from metastack.core.placement import (
-    Board,
-    Imagined,
+    HypotheticalEngine,
+    PlacementEngine,
     departures,
     explain,
     group_rules,
@@ -65,13 +65,13 @@ def test_thinking_nodes_away_is_a_board_made_without_them(
         if n == len(vms) // 2:
             found.claim_all()
     lost = {f"n{n}" for n in gone}
-    base = Imagined(found.world)
+    base = HypotheticalEngine(found.world)
     before = {vm: wait.head for vm, wait in base.waiting.items()}
-    anew, out = Imagined(found.world, lost=frozenset(lost)), _nowhere(base)
+    anew, out = HypotheticalEngine(found.world, lost=frozenset(lost)), _nowhere(base)
     assert _outcome(base.losing(lost), out) == _outcome(anew, out) == whatif(found.world, lost=lost)
     assert {vm: wait.head for vm, wait in base.waiting.items()} == before, "the first one stays as it is"
     assert {n: v.promised for n, v in base.nodes.items()} == {
-        n: v.promised for n, v in Imagined(found.world).nodes.items()
+        n: v.promised for n, v in HypotheticalEngine(found.world).nodes.items()
     }
 
 
@@ -124,7 +124,7 @@ def test_room_that_comes_free_while_the_line_is_set_anew_is_room() -> None:
     assert found.heads()["young"] == ("n1",)
     outcome = whatif(found.world, lost=["n0"])
     assert {move.vm.name: move.after for move in outcome.moves} == {"old0": "n1", "old1": "n1", "young": ""}
-    assert outcome == _outcome(Imagined(found.world, lost=frozenset({"n0"})), frozenset())
+    assert outcome == _outcome(HypotheticalEngine(found.world, lost=frozenset({"n0"})), frozenset())
     assert {move.vm.name for move in outcome.put_out} == {"young"}, "the loss took its place"
 
 
@@ -151,9 +151,9 @@ def test_specs_that_nobody_wrote() -> None:
     found.want("old", power="off")
     before = found.world.revision
     world = with_specs(found.world, [spec("new"), spec("old", cpus=2)])
-    board = Board(world)
+    engine = PlacementEngine(world)
     assert world.revision == before + 2
-    assert {vm.name: wait.head for vm, wait in board.waiting.items()} == {"new": ("n0",), "old": ("n0",)}
+    assert {vm.name: wait.head for vm, wait in engine.waiting.items()} == {"new": ("n0",), "old": ("n0",)}
 
 
 @pytest.mark.parametrize("rule", ["far", "even", "near"])
@@ -167,12 +167,12 @@ def test_asking_does_not_change_the_answer(rule: str) -> None:
     found.claim_all()
     wanted = found.world.spec(VmId("default", "a"))
     assert wanted is not None
-    board = Board(found.world)
-    first = explain(board, wanted.ok)
-    assert explain(board, wanted.ok) == first
-    assert [rule.members for rule in group_rules(board, wanted.ok)] == [{}]
+    engine = PlacementEngine(found.world)
+    first = explain(engine, wanted.ok)
+    assert explain(engine, wanted.ok) == first
+    assert [rule.members for rule in group_rules(engine, wanted.ok)] == [{}]
     other = spec("b", labels={"app": "x"}, placement=RULES[rule])
-    assert sum(group_rules(board, other)[0].members.values()) == 1
+    assert sum(group_rules(engine, other)[0].members.values()) == 1
 
 
 def running(found: Cluster, name: str, node: str) -> None:
@@ -182,7 +182,7 @@ def running(found: Cluster, name: str, node: str) -> None:
 
 
 def leave(found: Cluster, node: str) -> list[tuple[str, str, str]]:
-    return [(d.vm.name, d.why, d.to) for d in departures(Board(found.world), node)]
+    return [(d.vm.name, d.why, d.to) for d in departures(PlacementEngine(found.world), node)]
 
 
 def test_nobody_leaves_a_node_that_is_fine() -> None:
@@ -212,7 +212,7 @@ def test_a_draining_node_lets_go_by_priority_and_keeps_what_nobody_takes() -> No
         ("pinned", "drain", ""),
         ("large", "drain", ""),
     ]
-    why = {d.vm.name: d.reasons for d in departures(Board(found.world), "n0")}
+    why = {d.vm.name: d.reasons for d in departures(PlacementEngine(found.world), "n0")}
     assert why["urgent"] == {}
     assert why["pinned"] == {"n0": ("the node is draining",), "n1": ("the VM is pinned to n0",)}
     assert "MiB of memory" in why["large"]["n1"][0]
@@ -230,7 +230,7 @@ def test_a_cold_move_goes_only_where_it_fits_and_when_it_is_its_time() -> None:
     found.wish("n1", cordoned=False)
     found.want("db")
     found.want("a", placement=Placement(node="n1", move=PinMove.COLD), ha=Ha(start_after=("db",)))
-    [held] = departures(Board(found.world), "n0")
+    [held] = departures(PlacementEngine(found.world), "n0")
     assert held.to == "" and held.reasons == {"": ("starts after default/db, which does not run yet",)}
     found.claim("a", "n1")
     assert leave(found, "n0") == [] and leave(found, "n1") == []
@@ -300,4 +300,4 @@ def test_what_is_said_of_a_loss_is_what_then_happens(
         assert len(found.heads()) == len(said)
     else:
         assert set(found.heads()) == said
-    assert [vm.name for vm, wait in Board(found.world).waiting.items() if wait.head] == []
+    assert [vm.name for vm, wait in PlacementEngine(found.world).waiting.items() if wait.head] == []

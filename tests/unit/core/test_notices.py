@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from placement_rig import spec
 
-from metastack.core.keys import Keys
 from metastack.core.model import GroupTerm, Placement, Power, VmSpec
-from metastack.core.notices import NOTICE, SHARED, given, heeded, of_labels, of_rules
+from metastack.core.protocol.rule_versions import NOTICE, SHARED, given, heeded, of_labels, of_rules
+from metastack.core.state.keys import Keys
 
 KEYS = Keys()
 LABELS = st.dictionaries(st.sampled_from("abc"), st.sampled_from("12"), max_size=3)

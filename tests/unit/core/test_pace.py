@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metastack.core.model import ClusterConfig
-from metastack.core.pace import LISTED_A_SECOND, LONGEST_S, SUMS_A_SECOND, looks_a_list, sums_every_s
+from metastack.core.rate_limits import LISTED_A_SECOND, LONGEST_S, SUMS_A_SECOND, looks_a_list, sums_every_s
 
 
 @pytest.mark.parametrize(

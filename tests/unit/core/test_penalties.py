@@ -5,8 +5,8 @@ from __future__ import annotations
 from placement_rig import KEYS, Cluster
 
 from metastack.core.model import Hint, Penalty, VmId
-from metastack.core.placement import Board, elsewhere, explain
-from metastack.core.world import mod_of
+from metastack.core.placement import PlacementEngine, elsewhere, explain
+from metastack.core.state.cluster_state import mod_of
 
 VM = VmId("default", "v")
 
@@ -20,8 +20,8 @@ def penalise(cluster: Cluster, node: str, name: str = "v") -> None:
 
 
 def head(cluster: Cluster, name: str = "v") -> tuple[str, ...]:
-    found = cluster.board.waiting[VmId("default", name)].head
-    fresh = Board(cluster.world).waiting[VmId("default", name)].head
+    found = cluster.engine.waiting[VmId("default", name)].head
+    fresh = PlacementEngine(cluster.world).waiting[VmId("default", name)].head
     assert found == fresh, "followed event by event, or made anew: the same"
     return found
 
@@ -39,9 +39,9 @@ def test_a_vm_passes_over_the_node_that_could_not_start_it() -> None:
     first, second = head(cluster)
     penalise(cluster, first)
     assert head(cluster) == (second,)
-    verdict = next(v for v in explain(cluster.board, cluster.world.spec(VM).ok) if v.node == first)  # type: ignore[union-attr]
+    verdict = next(v for v in explain(cluster.engine, cluster.world.spec(VM).ok) if v.node == first)  # type: ignore[union-attr]
     assert verdict.reasons == ("failed to start here: QEMU dies; until T, or `metastack vm start`",)
-    assert cluster.board.fits(VM, first) == verdict.reasons
+    assert cluster.engine.fits(VM, first) == verdict.reasons
     penalise(cluster, second)
     assert head(cluster) == ()
     cluster.delete(KEYS.penalty(VM, first))
@@ -72,13 +72,13 @@ def test_it_is_given_back_only_where_somebody_else_takes_it() -> None:
     cluster = two_nodes()
     cluster.claim("v", "n1")
     spec = cluster.world.spec(VM).ok  # type: ignore[union-attr]
-    assert elsewhere(cluster.board, "n1", spec) == "n2"
+    assert elsewhere(cluster.engine, "n1", spec) == "n2"
     penalise(cluster, "n2")
-    assert elsewhere(cluster.board, "n1", spec) == ""
+    assert elsewhere(cluster.engine, "n1", spec) == ""
     cluster.node("n3", ready=False)
-    assert elsewhere(cluster.board, "n1", spec) == ""
+    assert elsewhere(cluster.engine, "n1", spec) == ""
     cluster.node("n3")
-    assert elsewhere(cluster.board, "n1", spec) == "n3"
+    assert elsewhere(cluster.engine, "n1", spec) == "n3"
 
 
 def test_a_hint_does_not_bring_it_back() -> None:

@@ -7,9 +7,6 @@ import sys
 
 import msgspec
 
-from metastack.core.change import Entry, Snapshot
-from metastack.core.codec import encode
-from metastack.core.keys import Keys
 from metastack.core.model import (
     Claim,
     ClusterConfig,
@@ -25,9 +22,12 @@ from metastack.core.model import (
     VmId,
     VmSpec,
 )
-from metastack.core.placement import Board, explain, node_views, waiting
+from metastack.core.placement import PlacementEngine, explain, node_views, waiting
 from metastack.core.placement.filters import refusals
-from metastack.core.world import World
+from metastack.core.protocol.transaction import Entry, Snapshot
+from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.codec import encode
+from metastack.core.state.keys import Keys
 
 KEYS = Keys()
 
@@ -40,8 +40,8 @@ def spec(name: str, **more: object) -> VmSpec:
     return VmSpec(**{**fields, **more})  # type: ignore[arg-type]
 
 
-def world_of(*records: tuple[str, Record]) -> World:
-    world = World(KEYS)
+def world_of(*records: tuple[str, Record]) -> ClusterState:
+    world = ClusterState(KEYS)
     entries = tuple(Entry(key, encode(r), n, n, 1) for n, (key, r) in enumerate(records, 1))
     world.load(Snapshot(len(entries) + 1, entries))
     return world
@@ -63,7 +63,7 @@ def test_two_processes_rank_alike_whatever_their_hash_seed() -> None:
         "import sys; sys.path.insert(0, sys.argv[1]);"
         "import test_placement as t;"
         "w = t.world_of(*[t.alive(f'n{i}') for i in range(9)], *[t.wanted(f'v{i}') for i in range(9)]);"
-        "print({str(k): v.head for k, v in sorted(t.Board(w).waiting.items())})"
+        "print({str(k): v.head for k, v in sorted(t.PlacementEngine(w).waiting.items())})"
     )
     folder = __file__.rsplit("/", 1)[0]
     said = {
@@ -79,7 +79,7 @@ def test_two_processes_rank_alike_whatever_their_hash_seed() -> None:
 
 def test_a_burst_is_spread_by_virtual_assignments() -> None:
     world = world_of(*[alive(f"n{i}") for i in range(3)], *[wanted(f"v{i}") for i in range(12)])
-    firsts = [wait.head[0] for wait in Board(world).waiting.values()]
+    firsts = [wait.head[0] for wait in PlacementEngine(world).waiting.values()]
     assert sorted(firsts.count(f"n{i}") for i in range(3)) == [4, 4, 4]
 
 
@@ -91,7 +91,7 @@ def test_the_reasons_are_words_to_act_on() -> None:
         (KEYS.node_facts("lost"), NodeFacts(name="lost", uuid="u")), alive("fine"),
     )  # fmt: skip
     vm = spec("vm", memory_mib=512, cpus=2, nics=(Nic(bridge="br0", mac="m"),))
-    said = {v.node: "; ".join(v.reasons) for v in explain(Board(world), vm)}
+    said = {v.node: "; ".join(v.reasons) for v in explain(PlacementEngine(world), vm)}
     assert said == {
         "full": "needs 512 MiB of memory, 76 of 76 are free (too large even for the empty node)",
         "cordoned": "the node is cordoned",

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from metastack.core import plan
-from metastack.core.facts import Domain, DomainState, EndReason
+from metastack.core.domains import Domain, DomainState, EndReason
 from metastack.core.model import Claim, Fence, Halt, Power, VmId, VmSpec
-from metastack.core.plan import View
-from metastack.core.world import Seen
+from metastack.core.plan import VmSnapshot
+from metastack.core.state.cluster_state import Seen
 
 ME, OTHER = "n1", "n2"
 S, OLD = 100, 50
@@ -118,7 +118,7 @@ TABLE: list[tuple[str, dict[str, Any], Any]] = [
 
 @pytest.mark.parametrize(("facts", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
 def test_plan(facts: dict[str, Any], expected: Any) -> None:
-    base = View(vm=VmId("default", "vm"), node=ME, session=S, ready=True)
+    base = VmSnapshot(vm=VmId("default", "vm"), node=ME, session=S, ready=True)
     action = plan.plan(msgspec.structs.replace(base, **facts))
     if isinstance(expected, type):
         assert isinstance(action, expected), action
@@ -126,13 +126,13 @@ def test_plan(facts: dict[str, Any], expected: Any) -> None:
         assert action == expected
 
 
-def _fence_view(**more: Any) -> plan.FenceView:
+def _fence_view(**more: Any) -> plan.FenceSnapshot:
     fields: dict[str, Any] = dict(
         victim=OTHER, node=ME, session=S, ready=True, victim_alive=False, absent_for_s=1.0, grace_s=0.5,
         unfenced_claims=1, fence=None, fencer_alive=False, working=False, braked="", rank=0, waited_s=0.0,
         rank_delay_s=0.03,
     )  # fmt: skip
-    return plan.FenceView(**{**fields, **more})
+    return plan.FenceSnapshot(**{**fields, **more})
 
 
 INTENT_OF_OTHER = seen(Fence(intent=True, intent_by="n3", intent_session=9))

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from metastack.core import fences, plan
-from metastack.core.change import Delete, Entry, Put, Snapshot
-from metastack.core.codec import decode, encode
-from metastack.core.facts import Domain, DomainState
-from metastack.core.keys import DEFAULT_ROOT, Keys
+from metastack.core import plan
+from metastack.core.domains import Domain, DomainState
 from metastack.core.model import (
     Claim,
     Fence,
@@ -20,16 +17,20 @@ from metastack.core.model import (
     VmId,
     token,
 )
-from metastack.core.restored import away, held, raise_generation, uncovered, waits_for
-from metastack.core.world import Seen, World
+from metastack.core.protocol import fences
+from metastack.core.protocol.restored import away, held, raise_generation, uncovered, waits_for
+from metastack.core.protocol.transaction import Delete, Entry, Put, Snapshot
+from metastack.core.state.cluster_state import ClusterState, Seen
+from metastack.core.state.codec import decode, encode
+from metastack.core.state.keys import DEFAULT_ROOT, Keys
 
 KEYS = Keys(DEFAULT_ROOT)
 VM = VmId("default", "v")
 OLD, NEW = token(0, 50), token(1, 60)
 
 
-def world_of(*records: tuple[str, Record], generation: int = 1) -> World:
-    world = World(KEYS)
+def world_of(*records: tuple[str, Record], generation: int = 1) -> ClusterState:
+    world = ClusterState(KEYS)
     said = ((KEYS.generation(), Generation(generation=generation)),) if generation else ()
     entries = tuple(Entry(key, encode(record), 5, 5, 1) for key, record in (*said, *records))
     world.load(Snapshot(100, entries))
@@ -85,7 +86,7 @@ def test_a_host_that_was_given_up_is_not_waited_for_unless_it_answers_for_someth
 
 
 def test_an_unreadable_generation_opens_nothing() -> None:
-    world = World(KEYS)
+    world = ClusterState(KEYS)
     entries = [Entry(key, encode(record), 5, 5, 1) for key, record in (facts("n1", 1), facts("n2"))]
     world.load(Snapshot(100, (*entries, Entry(KEYS.generation(), b"{", 6, 6, 1))))
     assert waits_for(world) == ("n2",)
@@ -126,14 +127,14 @@ def test_raising_ends_every_session_and_writes_down_who_refuses() -> None:
     }  # fmt: skip
 
 
-def fence_view(**more: object) -> plan.FenceView:
+def fence_view(**more: object) -> plan.FenceSnapshot:
     fields: dict[str, object] = {
         "victim": "n2", "node": "n1", "session": NEW, "ready": True, "victim_alive": False,
         "absent_for_s": 99.0, "grace_s": 0.5, "unfenced_claims": 1, "fence": None,
         "fencer_alive": False, "working": False, "braked": "", "rank": 0, "waited_s": 99.0,
         "rank_delay_s": 0.03, "generation": 1,
     }  # fmt: skip
-    return plan.FenceView(**{**fields, **more})  # type: ignore[arg-type]
+    return plan.FenceSnapshot(**{**fields, **more})  # type: ignore[arg-type]
 
 
 def test_a_persons_fence_takes_the_place_of_one_that_the_backup_has_open() -> None:

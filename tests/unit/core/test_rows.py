@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metastack.core.change import Batch, Entry, KeyEvent, Snapshot
-from metastack.core.codec import encode
-from metastack.core.keys import Keys, Kind
 from metastack.core.model import Claim, Ha, Nic, Phase, Placement, Power, VmId, VmSpec, VmStatus, Volume
-from metastack.core.rows import RECENT, Row, Rows, Seen, shared
-from metastack.core.world import World
+from metastack.core.protocol.transaction import Batch, Entry, KeyEvent, Snapshot
+from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.codec import encode
+from metastack.core.state.compact_records import RECENT, Row, Rows, Seen, shared
+from metastack.core.state.keys import Keys, Kind
 
 KEYS = Keys()
 UUID = "ad1e400b-88e0-41a9-b885-aec912ec2ae1"
@@ -114,7 +114,7 @@ def _entries(count: int) -> list[Entry]:
 
 @pytest.mark.parametrize("listed", [True, False])
 def test_a_world_of_many_tells_the_same_as_of_few(listed: bool) -> None:
-    count, world = 3 * RECENT, World(KEYS)
+    count, world = 3 * RECENT, ClusterState(KEYS)
     entries = _entries(count)
     if listed:
         world.load(Snapshot(1000, tuple(entries)))
@@ -182,7 +182,7 @@ def test_shapes_are_shared_by_vms_that_differ_in_what_is_their_own() -> None:
 
 
 def test_forgotten_vms_leave_nothing_behind() -> None:
-    world = World(KEYS)
+    world = ClusterState(KEYS)
 
     def there_and_gone(first: int, count: int) -> None:
         for n in range(first, first + count):

@@ -21,7 +21,7 @@ from metastack.core.model import (
     VmId,
     VmStatus,
 )
-from metastack.core.placement import Board, Imagined
+from metastack.core.placement import HypotheticalEngine, PlacementEngine
 from metastack.core.placement.schedule import losing, schedule
 
 SPREAD = ClusterConfig(overcommit_cpu=1.0)
@@ -48,7 +48,7 @@ def tight(config: ClusterConfig = SPREAD) -> Cluster:
         found.want(name, cpus=cpus, memory_mib=512)
         found.claim(name, "n0")
     found.delete(KEYS.node_alive("n0"))
-    found.board = Board(found.world)  # nobody missed a turn
+    found.engine = PlacementEngine(found.world)  # nobody missed a turn
     return found
 
 
@@ -60,7 +60,7 @@ def hint(found: Cluster, places: dict[VmId, str]) -> None:
 def test_a_lost_node_is_planned_for_before_its_vms_wait() -> None:
     found = tight()
     assert losing(found.world) == {"n0"}
-    plan = schedule(found.board, {})
+    plan = schedule(found.engine, {})
     assert (plan.ahead, plan.why) == (3, "1 more have a place")
     assert plan.places[vm("small1")] == plan.places[vm("small2")] != plan.places[vm("large")]
     hint(found, plan.places)
@@ -83,37 +83,37 @@ def test_what_nodes_do_as_well_alone_is_not_hinted() -> None:
         found.node(f"n{n}", cpus=8, memory_mib=9216)
     found.want("a", cpus=2)
     found.claim("a", "n0")
-    assert schedule(found.board, {}).ahead == 0
+    assert schedule(found.engine, {}).ahead == 0
     found.delete(KEYS.node_alive("n0"))
-    assert schedule(found.board, {}).places == {}
-    assert schedule(found.board, {}).ahead == 1
+    assert schedule(found.engine, {}).places == {}
+    assert schedule(found.engine, {}).ahead == 1
 
 
 def test_what_is_being_taken_is_left_alone() -> None:
     found = tight()
     found.want("now", cpus=2, memory_mib=512)
     [node] = {head[0] for head in found.heads().values()}
-    plan = schedule(found.board, {})
+    plan = schedule(found.engine, {})
     assert vm("now") not in plan.places
     assert node in ("n1", "n2")
 
 
 def test_a_hint_stays_as_long_as_it_is_as_good() -> None:
     found = tight()
-    first = schedule(found.board, {}).places
+    first = schedule(found.engine, {}).places
     turned = {name: {"n1": "n2", "n2": "n1"}[node] for name, node in first.items()}
-    assert schedule(found.board, turned).places == turned
+    assert schedule(found.engine, turned).places == turned
     hint(found, turned)
-    assert schedule(found.board, turned).places == turned
+    assert schedule(found.engine, turned).places == turned
     bad = dict.fromkeys(first, "n1")
-    assert schedule(found.board, bad).places == first
+    assert schedule(found.engine, bad).places == first
 
 
 def test_what_others_hint_stands() -> None:
     found = tight()
     for name in ("small1", "small2"):
         found.put(KEYS.hint(vm(name)), Hint(uuid=f"uuid-{name}", node="n2", by="a person"))
-    plan = schedule(found.board, {})
+    plan = schedule(found.engine, {})
     assert plan.places == {}, "with these the large one has a place already"
     assert plan.ahead == 1
 
@@ -140,16 +140,16 @@ def test_who_starts_after_others_is_planned_for() -> None:
     )
     for name, cpus in (("s1", 2), ("s2", 2), ("large", 7)):
         found.want(name, cpus=cpus, ha=Ha(start_after=("db",)))
-    found.board = Board(found.world)
-    plan = schedule(found.board, {})
+    found.engine = PlacementEngine(found.world)
+    plan = schedule(found.engine, {})
     assert len(plan.places) == 3
 
 
 def test_a_hint_to_a_deaf_node_is_not_believed_so_none_is_written() -> None:
     found = tight()
-    hearing = schedule(found.board, {}).places
-    found.board.misses.won("n2", ("n1", "n2"))
-    plan = schedule(found.board, {})
+    hearing = schedule(found.engine, {}).places
+    found.engine.misses.won("n2", ("n1", "n2"))
+    plan = schedule(found.engine, {})
     assert plan.places != hearing
     hint(found, plan.places)
     fence(found, "n0")
@@ -160,7 +160,7 @@ def test_a_hint_to_a_deaf_node_is_not_believed_so_none_is_written() -> None:
 def test_pinned_ones_need_no_hint() -> None:
     found = tight()
     found.want("small1", cpus=2, memory_mib=512, placement=Placement(node="n1"))
-    assert vm("small1") not in schedule(found.board, {}).places
+    assert vm("small1") not in schedule(found.engine, {}).places
 
 
 node_st = st.tuples(st.integers(2, 8), st.integers(4096, 9000))
@@ -183,12 +183,12 @@ def test_hints_help_and_nobody_loses_a_place(
         labels, place = ({"app": "x"}, FAR) if far else ({}, Placement())
         found.want(f"v{n}", cpus=cpus, memory_mib=mib, ha=Ha(priority=priority), labels=labels, placement=place)
         found.claim(f"v{n}", "gone")
-    alone = Imagined(found.world, lost=frozenset({"gone"}))
+    alone = HypotheticalEngine(found.world, lost=frozenset({"gone"}))
     standing = {vm(f"v{n}"): f"n{at}" for n, at in before.items()}
-    plan = schedule(found.board, standing)
-    assert plan == schedule(Board(found.world), standing)
+    plan = schedule(found.engine, standing)
+    assert plan == schedule(PlacementEngine(found.world), standing)
     hint(found, plan.places)
-    told = Imagined(found.world, lost=frozenset({"gone"}))
+    told = HypotheticalEngine(found.world, lost=frozenset({"gone"}))
     placed = {name for name, wait in told.waiting.items() if wait.head}
     assert placed >= {name for name, wait in alone.waiting.items() if wait.head}
     if plan.places:
@@ -199,6 +199,6 @@ def test_hints_help_and_nobody_loses_a_place(
 @pytest.mark.parametrize("config", [SPREAD, PACK])
 def test_the_same_plan_again_costs_nothing(config: ClusterConfig) -> None:
     found = tight(config)
-    first = schedule(found.board, {})
+    first = schedule(found.engine, {})
     hint(found, first.places)
-    assert schedule(found.board, first.places).places == first.places
+    assert schedule(found.engine, first.places).places == first.places

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from placement_rig import KEYS
 
-from metastack.core.change import Batch, Entry, KeyEvent, Snapshot
-from metastack.core.codec import encode
 from metastack.core.model import CAREFUL, ClusterConfig
-from metastack.core.world import World
+from metastack.core.protocol.transaction import Batch, Entry, KeyEvent, Snapshot
+from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.codec import encode
 
 TIGHT = ClusterConfig(brake_percent=0, lease_ttl_s=9)
 
@@ -22,7 +22,7 @@ def news(value: bytes | None, revision: int) -> Batch:
 
 
 def test_the_last_that_could_be_read_hold() -> None:
-    world = World(KEYS)
+    world = ClusterState(KEYS)
     world.load(Snapshot(5, (entry(encode(TIGHT), 5),)))
     for broken in (b'{"v":99}', b"\xff", b'{"lease_ttl_s":0}', b'{"syslog":"where?"}'):
         world.apply(news(broken, world.revision + 1))
@@ -36,7 +36,7 @@ def test_the_last_that_could_be_read_hold() -> None:
 
 
 def test_without_any_they_are_careful() -> None:
-    world = World(KEYS)
+    world = ClusterState(KEYS)
     world.load(Snapshot(5, (entry(b'{"v":99}', 5),)))
     assert world.config == CAREFUL
     assert not world.known_config.was_read
@@ -45,7 +45,7 @@ def test_without_any_they_are_careful() -> None:
 
 
 def test_absent_ones_are_the_defaults_and_so_they_stay() -> None:
-    world = World(KEYS)
+    world = ClusterState(KEYS)
     assert world.config == ClusterConfig() and world.known_config.was_read
     world.load(Snapshot(5, ()))
     world.apply(news(b'{"v":99}', 6))

@@ -5,21 +5,21 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from metastack.core import silence
-from metastack.core.change import Delete, Entry, Put, Snapshot
-from metastack.core.codec import decode, encode
-from metastack.core.keys import Keys
 from metastack.core.model import Fence, NodeAlive, NodeFacts, Silenced
 from metastack.core.plan import Idle
-from metastack.core.proof import Me
-from metastack.core.silence import FenceSilent, SilenceView, intent_silent, plan_silent
-from metastack.core.world import Seen, World
+from metastack.core.protocol import silence
+from metastack.core.protocol.guards import OwnSession
+from metastack.core.protocol.silence import FenceSilent, SilenceSnapshot, intent_silent, plan_silent
+from metastack.core.protocol.transaction import Delete, Entry, Put, Snapshot
+from metastack.core.state.cluster_state import ClusterState, Seen
+from metastack.core.state.codec import decode, encode
+from metastack.core.state.keys import Keys
 
 KEYS = Keys("/metastack")
-ME = Me(node="n2", session=7, lease=1)
+ME = OwnSession(node="n2", session=7, lease=1)
 SILENT = Seen(NodeAlive(name="n1", ready=True, storage_ok=False, storage_silent_since="14:00"), 50, 5)
 WORD = Seen(NodeAlive(name="n3", ready=True, storage_proved=60), 70, 6)
-DUE = SilenceView(
+DUE = SilenceSnapshot(
     session=7,
     ready=True,
     lost_s=120,
@@ -127,7 +127,7 @@ def test_most_nodes(silent: int, gone: int, holds: bool) -> None:
             since = "14:00" if number <= gone + silent else ""
             alive = NodeAlive(name=name, ready=True, storage_ok=not since, storage_silent_since=since)
             entries.append((KEYS.node_alive(name), alive))
-    world = World(KEYS)
+    world = ClusterState(KEYS)
     told = tuple(Entry(key, encode(record), 5, 5, 1) for key, record in entries)
     world.load(Snapshot(9, told))
     assert bool(silence.too_many(world)) is holds

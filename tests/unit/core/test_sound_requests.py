@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from metastack.core.keys import Keys
-from metastack.core.locks import answered_at
 from metastack.core.model import BreakLock
-from metastack.core.sound import flaw
+from metastack.core.protocol.broken_locks import answered_at
+from metastack.core.state.keys import Keys
+from metastack.core.state.validation import flaw
 
 KEY = "/metastack/requests/break-lock/default/a"
 

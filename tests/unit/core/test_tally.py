@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from placement_rig import KEYS
 
-from metastack.core.change import Batch, Entry, KeyEvent, Snapshot
-from metastack.core.codec import encode
 from metastack.core.model import Claim, Fence, VmId
-from metastack.core.world import World
+from metastack.core.protocol.transaction import Batch, Entry, KeyEvent, Snapshot
+from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.codec import encode
 
 NODES, SESSIONS, VMS = ("a", "b"), (1 << 40, 2 << 40, 3 << 40), ("x", "y", "z")
 STEPS = st.one_of(
@@ -21,13 +21,13 @@ STEPS = st.one_of(
 )
 
 
-def counted(world: World, node: str) -> int:
+def counted(world: ClusterState, node: str) -> int:
     records = [found.record for _, found in world.claims()]
     mine = [claim for claim in records if claim is not None and claim.node == node]
     return sum(1 for claim in mine if claim.session > world.fenced_through(node))
 
 
-def check(world: World) -> None:
+def check(world: ClusterState) -> None:
     assert [world.unfenced(node) for node in NODES] == [counted(world, node) for node in NODES]
 
 
@@ -38,7 +38,7 @@ def entry(key: str, value: bytes, revision: int) -> Entry:
 @settings(deadline=None)
 @given(st.lists(STEPS, max_size=12))
 def test_it_is_what_counting_gives(steps: list[tuple[object, ...]]) -> None:
-    world, there = World(KEYS), dict[str, Entry]()
+    world, there = ClusterState(KEYS), dict[str, Entry]()
     for revision, (what, *more) in enumerate(steps, start=2):
         match what, more:
             case "claim", [vm, node, session]:

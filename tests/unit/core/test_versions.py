@@ -13,13 +13,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from metastack import sim
-from metastack.core import codec, versions
-from metastack.core.change import Change, Delete, Put
-from metastack.core.keys import Keys, Kind
 from metastack.core.model import RECORDS, ClusterConfig, NodeAlive, NodeSpec, Record, VmId
-from metastack.core.versions import LEVEL, RELEASES, lost, older, settings_bytes, written
-from metastack.sim.older import older as codec_of
+from metastack.core.protocol.transaction import Delete, Put, Transaction
+from metastack.core.state import codec
+from metastack.core.state import record_versions as versions
+from metastack.core.state.keys import Keys, Kind
+from metastack.core.state.record_versions import LEVEL, RELEASES, lost, older, settings_bytes, written
+from metastack.lab import sim
+from metastack.lab.sim.engine.older_release import older as codec_of
 
 KEYS = Keys("/metastack")
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -109,8 +110,8 @@ def test_a_word_that_came_later_is_written_as_one_that_older_readers_know(level:
         codec_of(level).decode(name, older(name, new, level), f"{name} with {field}={value}")
 
 
-def put(key: str, record: Record) -> Change:
-    return Change(name="test", guards=(), effects=(Put(key, codec.encode(record)),))
+def put(key: str, record: Record) -> Transaction:
+    return Transaction(name="test", guards=(), effects=(Put(key, codec.encode(record)),))
 
 
 def test_nothing_is_rewritten_at_the_newest_level() -> None:
@@ -119,7 +120,7 @@ def test_nothing_is_rewritten_at_the_newest_level() -> None:
 
 
 def test_a_record_is_written_in_the_level_s_version_and_other_effects_stay() -> None:
-    change = Change(
+    change = Transaction(
         name="test",
         guards=(),
         effects=(

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from metastack.core import codec
 from metastack.core.model import RECORDS
-from metastack.core.versions import RELEASES, older
-from metastack.sim.older import older as codec_of
+from metastack.core.state import codec
+from metastack.core.state.record_versions import RELEASES, older
+from metastack.lab.sim.engine.older_release import older as codec_of
 
 CASES = [(level, name) for level in RELEASES for name in RELEASES[level].versions]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from placement_rig import KEYS, spec
 
-from metastack.core.change import Batch, Change, Delete, Entry, KeyEvent, Put, Snapshot
-from metastack.core.codec import encode
 from metastack.core.model import Claim, VmId
-from metastack.core.world import World
+from metastack.core.protocol.transaction import Batch, Delete, Entry, KeyEvent, Put, Snapshot, Transaction
+from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.codec import encode
 
 VM = VmId("default", "v")
 
@@ -17,7 +17,7 @@ def entry(memory_mib: int = 512, mod: int = 5, create: int = 5, lease: int = 0) 
 
 
 def test_what_nobody_wrote_is_not_decoded_again() -> None:
-    world = World(KEYS)
+    world = ClusterState(KEYS)
     world.load(Snapshot(5, (entry(),)))
     before = world.spec(VM)
     assert world.load(Snapshot(9, (entry(),))) == set()
@@ -26,7 +26,7 @@ def test_what_nobody_wrote_is_not_decoded_again() -> None:
 
 def test_everything_else_is() -> None:
     for other in (entry(mod=6), entry(create=4), entry(lease=7), entry(memory_mib=1024)):
-        world = World(KEYS)
+        world = ClusterState(KEYS)
         world.load(Snapshot(5, (entry(),)))
         world.load(Snapshot(9, (other,)))
         found = world.spec(VM)
@@ -40,7 +40,7 @@ def test_everything_else_is() -> None:
 
 
 def test_a_record_written_at_the_same_revision_in_another_history_is_seen() -> None:
-    world = World(KEYS)
+    world = ClusterState(KEYS)
     world.load(Snapshot(5, (entry(),)))
     world.restart()
     changed = world.load(Snapshot(5, (entry(memory_mib=1024),)))
@@ -49,20 +49,20 @@ def test_a_record_written_at_the_same_revision_in_another_history_is_seen() -> N
 
 
 def test_what_could_not_be_read_is_read_again() -> None:
-    world = World(KEYS)
+    world = ClusterState(KEYS)
     broken = Entry(KEYS.vm_spec(VM), b"{", 5, 5, 1)
     for _ in range(2):
         world.load(Snapshot(5, (broken,)))
         assert world.spec(VM).record is None  # type: ignore[union-attr]
 
 
-def _written(*effects: Put | Delete) -> Change:
-    return Change(name="claim", guards=(), effects=effects)
+def _written(*effects: Put | Delete) -> Transaction:
+    return Transaction(name="claim", guards=(), effects=effects)
 
 
 def test_a_view_that_is_past_a_change_and_does_not_have_it_lacks_it() -> None:
     key, claim = KEYS.vm_spec(VM), KEYS.claim(VM)
-    world = World(KEYS)
+    world = ClusterState(KEYS)
     world.load(Snapshot(5, (entry(),)))
     put, gone = _written(Put(key, b"")), _written(Delete(key))
     assert world.lacks(put, 5) == ""
@@ -88,7 +88,7 @@ def test_a_claim_of_a_vm_that_nobody_told_of_is_a_hole_until_everything_is_liste
     def put(mod: int, create: int) -> Batch:
         return Batch(mod, (KeyEvent(key, mod, Entry(key, encode(claim), create, mod, 1)),))
 
-    world = World(KEYS)
+    world = ClusterState(KEYS)
     world.load(Snapshot(5, ()))
     world.apply(put(7, 6))
     assert not world.hole, "moved or adopted: its spec may have gone since"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metastack.dev.chaos.judge import Crime, Known, Violation, judge, order
-from metastack.dev.chaos.ring import BYTES, SLOT_BYTES, SLOTS, START, Ack, heard, parse, summed, written
+from metastack.lab.dev.chaos.judge import Known, Violation, ViolationKind, judge, order
+from metastack.lab.dev.chaos.ring import BYTES, SLOT_BYTES, SLOTS, START, Ack, heard, parse, summed, written
 
 
 class Disk:
@@ -46,7 +46,7 @@ class Guest:
                 self.disk.acks.append(Ack(seq=self.seq, inst=self.inst, sum=self.prev, heard_s=now_s))
 
 
-def crimes(found: Sequence[Violation]) -> set[Crime]:
+def crimes(found: Sequence[Violation]) -> set[ViolationKind]:
     return {violation.crime for violation in found}
 
 
@@ -84,9 +84,9 @@ def test_two_writers_at_once(old: int, new: int) -> None:
     second = disk.boot("0000000b")
     second.write(new)
     first.write(old)
-    assert Crime.OVERLAP in crimes(disk.judged())
+    assert ViolationKind.OVERLAP in crimes(disk.judged())
     # The disk alone shows it unless the old one went on for longer and covered every trace of the new one.
-    assert crimes(disk.judged(acks=[])) == ({Crime.OVERLAP} if old < new else set())
+    assert crimes(disk.judged(acks=[])) == ({ViolationKind.OVERLAP} if old < new else set())
 
 
 def test_a_write_of_a_dead_instance_that_lands_late() -> None:
@@ -97,7 +97,7 @@ def test_a_write_of_a_dead_instance_that_lands_late() -> None:
     second.write(5)
     first.write(acknowledged=False)  # nobody was told: only the disk knows
     found = disk.judged()
-    assert crimes(found) == {Crime.OVERLAP, Crime.LOST_WRITE}
+    assert crimes(found) == {ViolationKind.OVERLAP, ViolationKind.LOST_WRITE}
     assert any("11 of 0000000b" in violation.what for violation in found)
 
 
@@ -109,7 +109,7 @@ def test_the_second_writer_covers_the_first_ones_traces() -> None:
     first.write(2)  # after the other one had read the disk
     second.write(5)
     assert crimes(disk.judged(acks=[])) == set(), "the disk alone is a whole chain"
-    assert crimes(disk.judged()) == {Crime.LOST_WRITE}
+    assert crimes(disk.judged()) == {ViolationKind.LOST_WRITE}
     assert len(disk.judged()) == 2
 
 
@@ -119,7 +119,7 @@ def test_the_last_acknowledged_write_is_gone() -> None:
     at = 10 * SLOT_BYTES
     disk.ring[at : at + SLOT_BYTES] = bytes(SLOT_BYTES)
     (found,) = disk.judged()
-    assert found.crime is Crime.LOST_WRITE and "10 of 0000000a" in found.what
+    assert found.crime is ViolationKind.LOST_WRITE and "10 of 0000000a" in found.what
 
 
 def test_a_hole() -> None:
@@ -128,7 +128,7 @@ def test_a_hole() -> None:
     for seq in (4, 5, 8):
         disk.ring[seq * SLOT_BYTES : (seq + 1) * SLOT_BYTES] = bytes(SLOT_BYTES)
     (found,) = disk.judged()
-    assert found.crime is Crime.LOST_WRITE and "4-5, 8 are missing" in found.what
+    assert found.crime is ViolationKind.LOST_WRITE and "4-5, 8 are missing" in found.what
 
 
 def test_an_older_state_of_the_disk_came_back() -> None:
@@ -139,7 +139,7 @@ def test_an_older_state_of_the_disk_came_back() -> None:
     guest.write(10, acknowledged=False)
     assert disk.judged(known) == []
     disk.ring[:] = older
-    assert crimes(disk.judged(known)) == {Crime.LOST_WRITE}
+    assert crimes(disk.judged(known)) == {ViolationKind.LOST_WRITE}
 
 
 def test_history_was_rewritten_between_two_readings() -> None:
@@ -149,7 +149,7 @@ def test_history_was_rewritten_between_two_readings() -> None:
     other = Guest(disk, "0000000b", guest.seq - 2, "0" * 16)
     assert disk.judged(known) == []
     other.write(acknowledged=False)
-    assert Crime.LOST_WRITE in crimes(disk.judged(known, []))
+    assert ViolationKind.LOST_WRITE in crimes(disk.judged(known, []))
 
 
 @pytest.mark.parametrize("raw", [b"x" * SLOT_BYTES, written(4, "0000000a", START), written(3, "zz", START)])
@@ -157,7 +157,7 @@ def test_what_is_no_record_in_its_place(raw: bytes) -> None:
     disk = Disk()
     disk.boot("0000000a").write(2)
     disk.ring[3 * SLOT_BYTES : 4 * SLOT_BYTES] = raw
-    assert crimes(disk.judged()) == {Crime.DAMAGED}
+    assert crimes(disk.judged()) == {ViolationKind.DAMAGED}
 
 
 def test_a_dead_instance_that_speaks_again() -> None:
@@ -166,7 +166,7 @@ def test_a_dead_instance_that_speaks_again() -> None:
 
     assert order("vm1", [ack(1, "a", 1.0), ack(2, "a", 2.0), ack(3, "b", 9.0)]) == []
     (found,) = order("vm1", [ack(1, "a", 1.0), ack(2, "b", 2.0), ack(2, "a", 2.5)])
-    assert found.crime is Crime.OVERLAP and "0.50 s after" in found.what
+    assert found.crime is ViolationKind.OVERLAP and "0.50 s after" in found.what
 
 
 def test_what_a_console_says() -> None:

@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 
-from metastack.dev.chaos.faults import ROLES, SHAPES, TTL_S, Kind
-from metastack.dev.chaos.schedule import planned
+from metastack.lab.dev.chaos.faults import ROLES, SHAPES, TTL_S, Kind
+from metastack.lab.dev.chaos.schedule import planned
 
 
 def test_the_same_in_every_process() -> None:

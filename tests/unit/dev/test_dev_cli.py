@@ -10,7 +10,7 @@ import pytest
 from metastack import contexts
 from metastack.cli.main import run
 from metastack.contexts import Context
-from metastack.dev.layout import Layout, State
+from metastack.lab.dev.layout import Layout, State
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from metastack.dev import proc
-from metastack.dev.fabric import Subnets
-from metastack.dev.layout import Layout, State, clusters
+from metastack.lab.dev import proc
+from metastack.lab.dev.fabric import Subnets
+from metastack.lab.dev.layout import Layout, State, clusters
 from metastack.ports import NotFound, Refused, Unavailable
 
 

@@ -9,14 +9,17 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import fields
 
-from metastack.commands import balancing, explanation, locks, outlook
+from metastack.commands.capacity import balance as balancing
+from metastack.commands.capacity import whatif as outlook
+from metastack.commands.vm import break_lock as locks
+from metastack.commands.vm import explain as explanation
 
 PAGE = Path(__file__).parents[3] / "docs" / "cli.md"
 
 VIEWS: list[type[Struct]] = [
     explanation.VmExplanation, explanation.NodeVerdict, explanation.Gate, explanation.Rule,
     explanation.HintView,
-    outlook.Outlook, outlook.MoveView, outlook.NodeLoad,
+    outlook.WhatIf, outlook.MoveView, outlook.NodeLoad,
     balancing.BalanceView, balancing.QualityView, balancing.MoveView,
     locks.LockView,
     balancing.SchedulerView, balancing.HintView,

@@ -59,7 +59,7 @@ def test_no_more_than_are_allowed_run_at_once_and_the_others_come_after_them() -
 
 STUCK = {
     "threads": "Threads('test').submit(never)",
-    "storage": "asyncio.run(cancelled(Workers('test', 2).run('removing', never, None)))",
+    "storage": "asyncio.run(cancelled(StorageThreads('test', 2).run('removing', never, None)))",
     "emulators": "asyncio.run(cancelled(Emulators(60.0, proc).all()))",
 }
 
@@ -73,7 +73,7 @@ import asyncio, os, sys, threading
 from contextlib import suppress
 from metastack.hypervisor.emulators import Emulators
 from metastack.ports.threads import Threads
-from metastack.storage.threads import Workers
+from metastack.storage.threads import StorageThreads
 
 began, proc = threading.Event(), sys.argv[1]
 

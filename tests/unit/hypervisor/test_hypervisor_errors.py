@@ -6,7 +6,7 @@ import pytest
 
 libvirt = pytest.importorskip("libvirt")
 
-from metastack.hypervisor.errors import translate  # noqa: E402
+from metastack.hypervisor.libvirt.errors import translate  # noqa: E402
 from metastack.ports import (  # noqa: E402
     Denied,
     Fenced,

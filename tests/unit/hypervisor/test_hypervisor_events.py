@@ -9,9 +9,9 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from metastack.hypervisor.errors import translate
-from metastack.hypervisor.events import RECONNECTED, EventStream, lifecycle
-from metastack.hypervisor.libvirt import LibvirtHypervisor
+from metastack.hypervisor.libvirt.errors import translate
+from metastack.hypervisor.libvirt.events import RECONNECTED, EventStream, lifecycle
+from metastack.hypervisor.libvirt.hypervisor import LibvirtHypervisor
 from metastack.ports import (
     DiskFormat,
     DiskSource,

@@ -11,8 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metastack.hypervisor import xml
-from metastack.ports import DiskFormat, DiskSource, Domain, DomainSpec, DomainState, EndReason, NicSpec, Refused
+from metastack.hypervisor.libvirt import domain_xml as xml
+from metastack.ports import (
+    DiskFormat,
+    DiskSource,
+    Domain,
+    DomainSpec,
+    DomainState,
+    EndReason,
+    NicSpec,
+    Refused,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 

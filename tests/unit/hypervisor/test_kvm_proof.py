@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from test_hypervisor_xml import FILE
 
-from metastack.hypervisor import kvm, xml
+from metastack.hypervisor import kvm_probe as kvm
+from metastack.hypervisor.libvirt import domain_xml as xml
 
 REFUSES_HOST = """case "$*" in
 *-arch-capabilities*) exit 85 ;;

@@ -14,7 +14,7 @@ import pytest
 from test_network_frames import arp
 
 from metastack.network.linux import LinuxNetwork
-from metastack.network.memory import MemoryNetwork
+from metastack.network.twin import MemoryNetwork
 from metastack.ports import CannotStart
 
 IN_NAMESPACE = """

@@ -9,16 +9,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
 
 from placement_rig import KEYS, Cluster
 
-from metastack.core.change import Put
-from metastack.core.codec import decode
 from metastack.core.model import ClusterConfig, Fence, Hint, VmId
-from metastack.core.placement import Board
-from metastack.core.terms import Term
+from metastack.core.placement import PlacementEngine
+from metastack.core.protocol.leader_terms import LeaderTerm
+from metastack.core.protocol.transaction import Put
+from metastack.core.state.codec import decode
 from metastack.scheduler.advice import Advice
-from metastack.store.memory import MemoryStore
-from metastack.store.memory_cluster import MemoryCluster
+from metastack.store.twin.cluster import MemoryCluster
+from metastack.store.twin.store import MemoryStore
 
-TERM = Term(revision=7, lease=0)
+TERM = LeaderTerm(revision=7, lease=0)
 
 
 class Told:
@@ -30,7 +30,7 @@ class Told:
 
     def again(self) -> tuple[dict[str, str], set[str]]:
         """(hinted now, withdrawn now)."""
-        self.advice.picture.world, self.advice.picture.board = self.cluster.world, self.cluster.board
+        self.advice.picture.world, self.advice.picture.engine = self.cluster.world, self.cluster.engine
         told: dict[str, str] = {}
         gone: set[str] = set()
         for change in list(self.advice._changes(TERM)):
@@ -59,7 +59,7 @@ def crowded(smalls: int = 2) -> Told:
         cluster.want(name, cpus=4 * smalls - 1 if name == "large" else 2, memory_mib=64)
         cluster.claim(name, "n0")
     cluster.delete(KEYS.node_alive("n0"))
-    cluster.board = Board(cluster.world)
+    cluster.engine = PlacementEngine(cluster.world)
     return found
 
 

@@ -13,12 +13,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
 
 from agent_rig import KEYS, Lab, lab_of
 
-from metastack.core.codec import decode, encode
-from metastack.core.keys import Kind
 from metastack.core.model import ClusterConfig, Hint, NodeSpec, Placement
+from metastack.core.state.codec import decode, encode
+from metastack.core.state.keys import Kind
+from metastack.lab.sim.engine.loop import run
 from metastack.scheduler.scheduler import Scheduler
-from metastack.sim.loop import run
-from metastack.store.memory import MemoryStore
+from metastack.store.twin.store import MemoryStore
 
 BATCH_MIB = {"small1": 2200, "small2": 2200, "large": 10_900}
 """A node of the rig has 16 GiB, 1 GiB of it reserved, and runs something of 3000 MiB already."""

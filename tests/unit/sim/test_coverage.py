@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from metastack.sim import coverage
-from metastack.sim.aims import ROADS, STEPS, cell
-from metastack.sim.catalogue import FAULTS
-from metastack.sim.lab import play
-from metastack.sim.schedule import schedule
-from metastack.sim.script import parse
+from metastack.lab.sim.engine.lab import play
+from metastack.lab.sim.script import coverage
+from metastack.lab.sim.script.aims import ROADS, STEPS, cell
+from metastack.lab.sim.script.catalogue import FAULTS
+from metastack.lab.sim.script.schedule import schedule
+from metastack.lab.sim.script.script import parse
 
 
 @pytest.mark.parametrize("step", STEPS)

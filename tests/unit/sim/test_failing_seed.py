@@ -5,15 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from metastack.sim.script import parse
+from metastack.lab.sim.script.script import parse
 
 STEP = "plan-kill-before-release"
 SEEDS = 12
 """Which of them fails is not the same for ever: schedules change as agents do. That one does is."""
 MUTATED = f"""
 import sys
-from metastack.sim import mutant
-from metastack.sim.mutation_list import MUTATIONS
+from metastack.lab.sim.mutation import mutant
+from metastack.lab.sim.mutation.all import MUTATIONS
 mutation = next(mutation for mutation in MUTATIONS if mutation.name == {STEP!r})
 sys.meta_path.insert(0, mutant._Finder(mutation))
 from metastack.cli.main import main

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from metastack.core.change import Change, Delete, Entry, Guard, KeyEvent, Lost, Outcome, Put
-from metastack.sim.etcd import SimCluster
-from metastack.sim.linear import Linear
-from metastack.store.memory import MemoryStore
+from metastack.core.protocol.transaction import Delete, Entry, Guard, KeyEvent, Lost, Outcome, Put, Transaction
+from metastack.lab.sim.engine.etcd import SimCluster
+from metastack.lab.sim.judges.linear import LinearityJudge
+from metastack.store.twin.store import MemoryStore
 
 KEYS = ("/m/a", "/m/b", "/m/c")
 
@@ -48,7 +48,7 @@ class _Lax(SimCluster):
 class _Spurious(SimCluster):
     """Transactions that hold are said to have lost."""
 
-    def apply(self, change: Change) -> Outcome:
+    def apply(self, change: Transaction) -> Outcome:
         super().apply(change)
         return Lost(self.revision, self.id)
 
@@ -56,8 +56,8 @@ class _Spurious(SimCluster):
 class _Sloppy(SimCluster):
     """A transaction's last effect gets lost."""
 
-    def apply(self, change: Change) -> Outcome:
-        return super().apply(Change(name=change.name, guards=change.guards, effects=change.effects[:-1]))
+    def apply(self, change: Transaction) -> Outcome:
+        return super().apply(Transaction(name=change.name, guards=change.guards, effects=change.effects[:-1]))
 
 
 class _Eager(SimCluster):
@@ -70,18 +70,18 @@ class _Eager(SimCluster):
 class _Early(SimCluster):
     """An answer names a revision that was before the question."""
 
-    def apply(self, change: Change) -> Outcome:
+    def apply(self, change: Transaction) -> Outcome:
         outcome = super().apply(change)
         return type(outcome)(outcome.revision - 1, outcome.cluster_id)
 
 
 async def _play(cluster: SimCluster) -> list[str]:
     said: list[str] = []
-    linear = Linear(cluster, lambda kind, what: said.append(f"{kind}: {what}"))
+    linear = LinearityJudge(cluster, lambda kind, what: said.append(f"{kind}: {what}"))
     store = MemoryStore(cluster)
 
     async def commit(*effects: Put | Delete, guards: tuple[Guard, ...] = ()) -> None:
-        change = Change(name="one", guards=guards, effects=effects)
+        change = Transaction(name="one", guards=guards, effects=effects)
         await linear.during("commit", lambda: store.commit(change), linear.told(change))
 
     async def read() -> None:
@@ -126,10 +126,10 @@ async def test_one_that_lies_is_not(lies: Callable[[], SimCluster], what: str) -
 
 async def test_what_a_restore_came_in_between_of_is_not_judged() -> None:
     cluster, said = SimCluster(), []
-    linear = Linear(cluster, lambda kind, what: said.append(what))
+    linear = LinearityJudge(cluster, lambda kind, what: said.append(what))
     store = MemoryStore(cluster)
     for value in (b"1", b"2"):
-        await store.commit(Change(name="one", guards=(), effects=(Put(KEYS[0], value),)))
+        await store.commit(Transaction(name="one", guards=(), effects=(Put(KEYS[0], value),)))
 
     async def old() -> Entry | None:
         found = await store.get(KEYS[0])

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import metastack
-from metastack.sim.mutant import Stale, patched
-from metastack.sim.mutation_list import MUTATIONS, Mutation, Patch
-from metastack.sim.mutations import catchers, judge, remember, remembered
+from metastack.lab.sim.mutation.all import MUTATIONS, Mutation, Patch
+from metastack.lab.sim.mutation.mutant import Stale, patched
+from metastack.lab.sim.mutation.run import catchers, judge, remember, remembered
 
 SOURCES = Path(metastack.__file__).parent
 TESTS = Path(__file__).parents[2]

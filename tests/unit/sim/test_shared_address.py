@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from metastack.sim.lab import play
-from metastack.sim.schedule import schedule
-from metastack.sim.script import Script, parse
+from metastack.lab.sim.engine.lab import play
+from metastack.lab.sim.script.schedule import schedule
+from metastack.lab.sim.script.script import Script, parse
 
 LATE_START = Path(__file__).parents[2] / "scenarios" / "late-start-at-a-shared-address" / "script"
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from metastack.sim.loop import Process, Stuck, VirtualLoop, run
+from metastack.lab.sim.engine.loop import Process, Stuck, VirtualLoop, run
 
 
 def _loop() -> VirtualLoop:

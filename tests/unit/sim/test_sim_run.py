@@ -10,16 +10,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from metastack.agent import fence_check
-from metastack.core import gate
+from metastack.agent.fencing import fence_check
+from metastack.core import boot_gate as gate
 from metastack.core.model import FenceReceipt
-from metastack.sim.lab import play
-from metastack.sim.run import append, run
-from metastack.sim.scenario import scenario
-from metastack.sim.schedule import schedule
-from metastack.sim.script import parse
-from metastack.sim.shrink import kinds, shrink
-from metastack.storage.memory import MemoryStorage
+from metastack.lab.sim.engine.lab import play
+from metastack.lab.sim.engine.run import append, run
+from metastack.lab.sim.script.scenario import scenario
+from metastack.lab.sim.script.schedule import schedule
+from metastack.lab.sim.script.script import parse
+from metastack.lab.sim.script.shrink import kinds, shrink
+from metastack.storage.twin import MemoryStorage
 
 TROUBLE = """
 seed 3
@@ -60,7 +60,7 @@ def _no_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MemoryStorage, "fence", fence)
     # Both look whether anything was blocked, and start nothing: this is about the judges.
     monkeypatch.setattr(fence_check, "lifted", lifted)
-    monkeypatch.setattr(gate, "judge", lambda asked: gate.Go())
+    monkeypatch.setattr(gate, "judge", lambda asked: gate.AllowBoot())
 
 
 def test_a_fence_that_blocks_nothing_is_seen_as_two_writers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from metastack.sim.catalogue import FAULTS, WISHES
-from metastack.sim.lab import play
-from metastack.sim.rarer import RESTORES
-from metastack.sim.schedule import STEPS, schedule
-from metastack.sim.script import ScriptError, parse
+from metastack.lab.sim.engine.lab import play
+from metastack.lab.sim.script.catalogue import FAULTS, WISHES
+from metastack.lab.sim.script.rarer import RESTORES
+from metastack.lab.sim.script.schedule import STEPS, schedule
+from metastack.lab.sim.script.script import ScriptError, parse
 
 
 @pytest.mark.parametrize("seed", range(200))

@@ -14,13 +14,13 @@ MARK = Mark(cluster="c", kind="disk", record=UUID)
 
 
 @pytest.mark.parametrize("still_there", [True, False])
-@pytest.mark.parametrize("deed", ["purge", "restore"])
+@pytest.mark.parametrize("act", ["purge", "restore"])
 def test_not_found_is_believed_when_the_trash_agrees(
-    monkeypatch: pytest.MonkeyPatch, deed: str, still_there: bool
+    monkeypatch: pytest.MonkeyPatch, act: str, still_there: bool
 ) -> None:
     import rbd
 
-    from metastack.storage import ceph_trash
+    from metastack.storage.ceph import trash as ceph_trash
 
     listed = iter([True, still_there])
     handle: Any = type("Connected", (), {"ioctx": None})()
@@ -37,7 +37,7 @@ def test_not_found_is_believed_when_the_trash_agrees(
     monkeypatch.setattr(rbd, "RBD", Rbd)
 
     def run() -> bool:
-        if deed == "purge":
+        if act == "purge":
             return ceph_trash.purge(handle, UUID, IDENT, MARK, False)
         return ceph_trash.restore(handle, UUID, IDENT, MARK)
 

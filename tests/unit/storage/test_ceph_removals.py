@@ -13,8 +13,8 @@ from metastack.settings import StorageSettings
 
 
 async def test_quiesce_does_not_wait_for_the_trash(monkeypatch: pytest.MonkeyPatch) -> None:
-    from metastack.storage import ceph_trash
-    from metastack.storage.ceph import CephStorage
+    from metastack.storage.ceph import trash as ceph_trash
+    from metastack.storage.ceph.storage import CephStorage
 
     began, end = threading.Event(), threading.Event()
 

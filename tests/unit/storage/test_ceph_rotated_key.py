@@ -14,7 +14,7 @@ from metastack.settings import StorageSettings
 
 
 async def test_every_call_that_was_refused_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    from metastack.storage import ceph
+    from metastack.storage.ceph import storage as ceph
 
     file, taken = ["old"], ["old"]
     made: list[Any] = []

@@ -9,8 +9,10 @@ import pytest
 
 from metastack.ports import Exists, Mark, NotOurs
 from metastack.ports.ownership import parsed, refuse_to_remove, refuse_to_use, same_object, written
-from metastack.storage import file_images, file_marks, file_trash
-from metastack.storage.file_images import Folder
+from metastack.storage.files import images as file_images
+from metastack.storage.files import marks as file_marks
+from metastack.storage.files import trash as file_trash
+from metastack.storage.files.images import Folder
 
 UUID = "11111111-0000-4000-8000-000000000000"
 MARK = Mark(cluster="c", kind="disk", record=UUID)

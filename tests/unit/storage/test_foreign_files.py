@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from metastack.ports import DiskFormat, InvalidImage
-from metastack.storage import source
+from metastack.storage import image_source as source
 
 SECTOR = bytes(range(256)) * 2
 

@@ -6,14 +6,14 @@ import asyncio
 
 import pytest
 
-from metastack.core.change import Change, Committed, Guard, Put
+from metastack.core.protocol.transaction import Committed, Guard, Put, Transaction
 from metastack.ports import Compacted, LeaseGone, NoSpace, Unavailable, UnknownOutcome
-from metastack.store.memory import MemoryStore
-from metastack.store.memory_cluster import MemoryCluster
+from metastack.store.twin.cluster import MemoryCluster
+from metastack.store.twin.store import MemoryStore
 
 
-def write(key: str, guards: tuple[Guard, ...] = (), lease: int = 0) -> Change:
-    return Change(name="test", guards=guards, effects=(Put(key, b"v", leased=bool(lease)),), lease=lease)
+def write(key: str, guards: tuple[Guard, ...] = (), lease: int = 0) -> Transaction:
+    return Transaction(name="test", guards=guards, effects=(Put(key, b"v", leased=bool(lease)),), lease=lease)
 
 
 async def test_a_lost_reply_is_unknown_and_applied() -> None:

@@ -7,10 +7,10 @@ import pytest
 
 from metastack.ports import Broken, Compacted, Denied, LeaseGone, NoSpace, Refused, Unavailable
 from metastack.settings import StoreSettings
-from metastack.store.channel import brief, jitter_s, target_of
-from metastack.store.errors import Verdict, judge
-from metastack.store.etcd import EtcdStore
-from metastack.store.messages import prefix_end
+from metastack.store.etcd.channel import brief, jitter_s, target_of
+from metastack.store.etcd.errors import Verdict, judge
+from metastack.store.etcd.messages import prefix_end
+from metastack.store.etcd.store import EtcdStore
 
 Code = grpc.StatusCode
 

@@ -18,10 +18,10 @@ from aetcd.rpc.rpc_pb2_grpc import (
     add_WatchServicer_to_server,
 )
 
-from metastack.core.change import Batch
+from metastack.core.protocol.transaction import Batch
 from metastack.ports import Compacted, Denied
 from metastack.settings import StoreSettings
-from metastack.store.etcd import EtcdStore
+from metastack.store.etcd.store import EtcdStore
 
 SOON_S = 20.0
 Script = Callable[[int, int], list[Any]]

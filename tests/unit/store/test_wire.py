@@ -15,9 +15,9 @@ from aetcd import rpc
 from aetcd.rpc.rpc_pb2_grpc import WatchServicer, add_WatchServicer_to_server
 
 from metastack.settings import StoreSettings
-from metastack.store.etcd import EtcdStore
-from metastack.store.watch import TOGETHER, Watching
-from metastack.store.wire import WINDOW, Wire
+from metastack.store.etcd.store import EtcdStore
+from metastack.store.etcd.watch import TOGETHER, WatchState
+from metastack.store.etcd.wire import WINDOW, Wire
 
 SOON_S = 20.0
 DATA, HEADERS, RESET, SETTINGS, PUSH, PING, GOAWAY, GRANT = 0, 1, 3, 4, 5, 6, 7, 8
@@ -340,7 +340,7 @@ async def test_what_has_come_already_is_one_batch(folder: Path) -> None:
         async with asyncio.timeout(SOON_S):
             while len(wire._messages) < again + len(many):  # noqa: ASYNC110 - nothing else tells
                 await asyncio.sleep(0.01)
-        watching = Watching(None, b"/", b"0", 4)  # type: ignore[arg-type]
+        watching = WatchState(None, b"/", b"0", 4)  # type: ignore[arg-type]
         watching._call = wire
         sizes, revisions = [], list[int]()
         while wire.there:

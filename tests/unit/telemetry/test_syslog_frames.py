@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metastack.core.target import parse_syslog_target
+from metastack.core.syslog_target import parse_syslog_target
 from metastack.telemetry.syslog import Syslog, frame, header_field
 
 HEADER = re.compile(rb"<(\d{1,3})>1 ([!-~]+) ([!-~]{1,255}) ([!-~]{1,48}) ([!-~]{1,128}) ([!-~]{1,32}) - ")

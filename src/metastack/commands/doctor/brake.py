@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..cluster_view import brake_of
-from ..node_infos import node_infos
+from ..cluster.status import brake_of
+from ..node.views import node_infos
 from .facts import Facts, Finding, error
 
 

@@ -13,9 +13,6 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from metastack.core.codec import Unreadable, decode
-from metastack.core.fences import UNBLOCKED
-from metastack.core.keys import Kind
 from metastack.core.model import (
     BreakLock,
     Claim,
@@ -41,11 +38,14 @@ from metastack.core.model import (
     VmStatus,
     Volume,
 )
-from metastack.core.world import World
+from metastack.core.protocol.fences import UNBLOCKED
+from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.codec import Unreadable, decode
+from metastack.core.state.keys import Kind
 from metastack.ports import Denied, Refused, Storage, StorageOwner, Stray, TrashedDisk, Unavailable
 
-from ..deed import Cluster
 from ..reading import prefixes
+from ..request import Cluster
 
 
 class Severity(StrEnum):
@@ -124,7 +124,7 @@ class StorageFacts(Struct, kw_only=True):
 class Facts(Struct, kw_only=True):
     """Everything that the checks judge by."""
 
-    world: World
+    world: ClusterState
     world_why: str = ""
     """Why the records could not be read; then the world is empty."""
     trashed: dict[str, Trashed] = {}
@@ -181,7 +181,7 @@ NOBODYS_ADDRESS: Final = "192.0.2.1"
 async def collect(cluster: Cluster, version: str, now: datetime) -> Facts:
     """Everything that etcd can tell. Raises Unavailable when no member answers at all."""
     members = tuple(await cluster.store.status()) if isinstance(cluster.store, TellsMembers) else ()
-    facts = Facts(world=World(cluster.keys), members=members, version=version, now=now)
+    facts = Facts(world=ClusterState(cluster.keys), members=members, version=version, now=now)
     try:
         snapshot = await cluster.store.list(*prefixes(cluster.keys, KINDS))
         lease = await cluster.store.grant(1)
@@ -252,7 +252,7 @@ def known(facts: Facts) -> frozenset[str]:
     return frozenset(uuids)
 
 
-def declared(world: World) -> tuple[str, ...]:
+def declared(world: ClusterState) -> tuple[str, ...]:
     """Every storage address that any node declared, and everything that a fence blocked."""
     found: set[str] = set()
     for name in world.nodes():

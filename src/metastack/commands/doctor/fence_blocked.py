@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from metastack.core.fences import UNBLOCKED
+from metastack.core.protocol.fences import UNBLOCKED
 
-from ..fence_view import returned
+from ..fence.views import returned
 from .facts import Facts, Finding, error, info, warning
 
 

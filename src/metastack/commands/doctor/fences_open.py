@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from ..fence_view import fence_views, open_for_s
+from ..fence.views import fence_views, open_for_s
 from .facts import Facts, Finding, error, info
 
 LONG_S: Final = 60.0

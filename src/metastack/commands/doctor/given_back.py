@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from metastack.core.keys import Kind
 from metastack.core.model import VmId
+from metastack.core.state.keys import Kind
 
 from .facts import Facts, Finding, warning
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..fence_view import trouble, unfenced
+from ..fence.views import trouble, unfenced
 from .facts import Facts, Finding, error, info, warning
 
 

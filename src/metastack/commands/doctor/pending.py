@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from metastack.core.placement import Board, explain
+from metastack.core.placement import PlacementEngine, explain
 
-from ..reasons import main_reason
+from ..vm.reasons import main_reason
 from .facts import Facts, Finding, info, warning
 
 LONG_S = 60.0
@@ -15,8 +15,8 @@ LONG_S = 60.0
 
 
 def check(facts: Facts) -> Iterator[Finding]:
-    board = Board(facts.world)
-    for wait in sorted(board.waiting.values(), key=lambda one: one.line):
+    engine = PlacementEngine(facts.world)
+    for wait in sorted(engine.waiting.values(), key=lambda one: one.line):
         show = f"metastack vm explain {wait.vm}"
         age_s = _age_s(wait.spec.created, facts.now)
         said = f" and was created {age_s:.0f} s ago" if age_s is not None else ""
@@ -26,7 +26,7 @@ def check(facts: Facts) -> Iterator[Finding]:
         if wait.head:
             why = f"{wait.head[0]} should take it and has not"
         else:
-            why = main_reason({verdict.node: verdict.reasons for verdict in explain(board, wait.spec)})
+            why = main_reason({verdict.node: verdict.reasons for verdict in explain(engine, wait.spec)})
             why = f"no node takes it: {why}"
         young = age_s is not None and age_s < LONG_S
         yield (info if young else warning)(f"vm {wait.vm}", f"waits{said}: {why}", show)

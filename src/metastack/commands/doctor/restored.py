@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from metastack.core.keys import Kind
-from metastack.core.restored import waits_for
+from metastack.core.protocol.restored import waits_for
+from metastack.core.state.keys import Kind
 
 from .facts import Facts, Finding, error
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from metastack.core.placement import without_room
 
-from ..admission import in_words, more_spare_than_up
+from ..capacity.reserve import in_words, more_spare_than_up
 from .facts import Facts, Finding, warning
 
 

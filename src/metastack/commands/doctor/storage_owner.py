@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..storage_view import INIT, verdict
+from ..cluster.storage_views import INIT, verdict
 from .facts import Facts, Finding, error, warning
 
 SHOW = "metastack cluster storage show"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..cluster_view import silent
+from ..cluster.status import silent
 from .facts import Facts, Finding, error
 
 

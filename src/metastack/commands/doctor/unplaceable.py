@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from metastack.core.model import NodeState, VmId, VmSpec
-from metastack.core.placement import Board, NodeView, node_view
+from metastack.core.placement import NodeView, PlacementEngine, node_view
 from metastack.core.placement.filters import lasting_refusals, too_large
-from metastack.core.placement.order import shape_of
-from metastack.core.world import wants_on
+from metastack.core.placement.node_order import shape_of
+from metastack.core.state.cluster_state import wants_on
 
-from ..reasons import main_reason
+from ..vm.reasons import main_reason
 from .facts import Facts, Finding, warning
 
 
@@ -26,7 +26,7 @@ def check(facts: Facts) -> Iterator[Finding]:
     views = [node_view(world, name) for name in world.nodes() if world.alive(name) is not None]
     nodes = [replace(view, state=NodeState.READY, ready=True, storage_ok=True) for view in views]
     known: dict[object, str] = {}
-    board = Board(world)
+    engine = PlacementEngine(world)
     for vm, found in sorted(world.specs()):
         spec = found.record
         if spec is None or not nodes or not wants_on(world, vm):
@@ -42,7 +42,7 @@ def check(facts: Facts) -> Iterator[Finding]:
                 f"no node would take it, not even an empty one: {known[shape]}",
                 f"metastack vm explain {vm}",
             )
-        elif (here := _runs_on(board, vm)) and (why := _why_no_more(board, spec, here, nodes)):
+        elif (here := _runs_on(engine, vm)) and (why := _why_no_more(engine, spec, here, nodes)):
             yield warning(
                 f"vm {vm}",
                 f"runs on {here}, which would not take it anew, and no other node would: {why}",
@@ -56,19 +56,19 @@ def _why(spec: VmSpec, nodes: list[NodeView]) -> str:
     return main_reason(reasons) if all(reasons.values()) else ""
 
 
-def _runs_on(board: Board, vm: VmId) -> str:
+def _runs_on(engine: PlacementEngine, vm: VmId) -> str:
     """The living node that answers for the VM; empty: none does."""
-    node = "" if vm in board.waiting else board.placed_on(vm)
-    return node if board.world.alive(node) is not None else ""
+    node = "" if vm in engine.waiting else engine.placed_on(vm)
+    return node if engine.world.alive(node) is not None else ""
 
 
-def _why_no_more(board: Board, spec: VmSpec, here: str, nodes: list[NodeView]) -> str:
+def _why_no_more(engine: PlacementEngine, spec: VmSpec, here: str, nodes: list[NodeView]) -> str:
     """Why its own node would not take a running VM anew, nor any other, room left aside; empty: one would."""
-    back = board.without(spec.id)
+    back = engine.without(spec.id)
     try:
         reasons: dict[str, tuple[str, ...]] = {}
         for node in sorted(nodes, key=lambda node: node.name != here):  # most are content where they are
-            reasons[node.name] = lasting_refusals(spec, node) + board.groups.refusals(spec, node)
+            reasons[node.name] = lasting_refusals(spec, node) + engine.groups.refusals(spec, node)
             if not reasons[node.name]:
                 return ""
     finally:

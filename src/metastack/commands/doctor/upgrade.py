@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..upgrade_view import behind, understood, unfinished
+from ..cluster.upgrade_views import behind, understood, unfinished
 from .facts import Facts, Finding, error, warning
 
 

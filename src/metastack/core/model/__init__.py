@@ -3,7 +3,7 @@
 Owns: the shape of every record, the number types (session, epoch, through) and what a valid name is.
 Refuses: I/O, clocks, defaults that depend on a machine.
 Rule: a record changes only with a new ``v`` and a golden file; readers ignore unknown fields and refuse a
-newer ``v`` (see :mod:`metastack.core.codec`).
+newer ``v`` (see :mod:`metastack.core.state.codec`).
 """
 
 from __future__ import annotations

@@ -25,28 +25,28 @@ balance      which running VMs should move so that all are better placed
 ============ ==================================================================================
 """
 
-from .board import HEAD, Board
-from .departures import Departure, departures, elsewhere, leaving
+from .engine import HEAD, PlacementEngine
+from .evacuation import Departure, departures, elsewhere, leaving
 from .explain import GroupRule, Verdict, explain, group_rules
 from .filters import taint_text
-from .gates import answered, unanswered, waiting
-from .imagined import Imagined, with_claim, with_specs
-from .line import Waiting
+from .hypothetical import HypotheticalEngine, with_claim, with_specs
 from .nodes import NodeView, Successors, node_state, node_view, node_views, promised, ring
+from .pending_queue import PendingVm
+from .start_order import answered, unanswered, waiting
 from .whatif import Move, Outcome, going, nowhere, whatif, without_room
 
 __all__ = [
     "HEAD",
-    "Board",
     "Departure",
     "GroupRule",
-    "Imagined",
+    "HypotheticalEngine",
     "Move",
     "NodeView",
     "Outcome",
+    "PendingVm",
+    "PlacementEngine",
     "Successors",
     "Verdict",
-    "Waiting",
     "answered",
     "departures",
     "elsewhere",

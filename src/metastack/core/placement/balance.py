@@ -20,14 +20,14 @@ import msgspec
 from msgspec import Struct
 
 from ..model import Phase, Resources, VmId, VmSpec
-from ..world import World, wants_on
+from ..state.cluster_state import ClusterState, wants_on
 from . import filters
-from .board import HEAD
+from .engine import HEAD
 from .explain import score
 from .groups import group_of, terms
-from .imagined import Imagined
+from .hypothetical import HypotheticalEngine
 from .nodes import NodeView, plus
-from .quality import Quality, aim, empty, quality, share, takes
+from .objective import Objective, aim, empty, quality, share, takes
 
 MOST_MOVES: Final = 1000
 _FULLEST: Final = 8
@@ -62,33 +62,33 @@ class Balance(Struct, frozen=True, kw_only=True):
     """A plan."""
 
     moves: tuple[BalanceMove, ...]
-    before: Quality
-    after: Quality
+    before: Objective
+    after: Objective
     stays: dict[str, int]
     """VMs that no plan may move, by the reason."""
     bounded: bool
     """More moves would gain something; they were not asked for."""
 
 
-def balance(world: World, *, max_moves: int, min_gain: float) -> Balance:
+def balance(world: ClusterState, *, max_moves: int, min_gain: float) -> Balance:
     """The moves that gain most, in the order in which they are to be made; the same for the same world.
 
     ``min_gain`` is in scores, as :func:`~.explain.explain` gives them. Hints are not looked at: they are for
     VMs that wait.
     """
-    board = _Moving(_Rebalanced(world.with_hints({})))
-    before, weights = board.quality(), board.board.weights
-    search = board.emptying if aim(weights) == "pack" else board.evening
+    engine = _Moving(_Rebalanced(world.with_hints({})))
+    before, weights = engine.quality(), engine.engine.weights
+    search = engine.emptying if aim(weights) == "pack" else engine.evening
     moves: list[BalanceMove] = []
     while steps := search(min_gain, max_moves - len(moves)):
         moves += steps
-        board.settle()
+        engine.settle()
     return Balance(
-        moves=tuple(moves), before=before, after=board.quality(), stays=board.stays, bounded=board.more
+        moves=tuple(moves), before=before, after=engine.quality(), stays=engine.stays, bounded=engine.more
     )
 
 
-class _Rebalanced(Imagined):
+class _Rebalanced(HypotheticalEngine):
     """A board on which VMs go from node to node."""
 
     def carry(self, vm: VmId, spec: VmSpec, node: str) -> None:
@@ -105,8 +105,8 @@ class _Rebalanced(Imagined):
 class _Moving:
     """The search for moves."""
 
-    def __init__(self, board: _Rebalanced) -> None:
-        self.board = board
+    def __init__(self, engine: _Rebalanced) -> None:
+        self.engine = engine
         self.moved: set[VmId] = set()
         self.emptied: set[str] = set()
         self.more = False
@@ -115,20 +115,20 @@ class _Moving:
         """Nodes that cannot be emptied; what was moved since has not made room."""
         self.stays: dict[str, int] = {}
         self._movable: dict[str, list[tuple[VmId, VmSpec]]] = {}
-        for name in sorted(board.nodes):
-            there = [(vm, self._may_move(vm, board.nodes[name])) for vm in board.on(name)]
+        for name in sorted(engine.nodes):
+            there = [(vm, self._may_move(vm, engine.nodes[name])) for vm in engine.on(name)]
             self._movable[name] = [(vm, spec) for vm, spec in there if spec is not None]
         self._others: dict[str, list[VmSpec]] = {}
         """By project, VMs with hard group rules: whom a move may not hurt."""
-        for vm, found in sorted(board.world.specs(), key=lambda one: one[0]):
+        for vm, found in sorted(engine.world.specs(), key=lambda one: one[0]):
             if found.record is not None and any(term.required for term in terms(found.record)):
                 self._others.setdefault(vm.project, []).append(found.record)
 
-    def quality(self) -> Quality:
-        return quality(self.board.nodes.values(), self.board.weights)
+    def quality(self) -> Objective:
+        return quality(self.engine.nodes.values(), self.engine.weights)
 
     def _may_move(self, vm: VmId, node: NodeView) -> VmSpec | None:
-        world = self.board.world
+        world = self.engine.world
         found, claim, status = world.spec(vm), world.claim(vm), world.status(vm)
         spec = found.record if found is not None else None
         if not takes(node) or spec is None or claim is None or claim.record is None or not wants_on(world, vm):
@@ -148,15 +148,15 @@ class _Moving:
 
     def settle(self) -> None:
         """Those that nobody would take may go where room has come free: the next move finds them there."""
-        self.board._settle()
+        self.engine._settle()
 
     # --- one step
 
     def _move(self, vm: VmId, spec: VmSpec, before: str, after: str, empties: str = "") -> BalanceMove:
         """Make a move on the board, and tell of it."""
-        board, uneven = self.board, self.quality().stdev_share
-        back = board.without(vm)
-        there, here = score(board, spec, board.nodes[after]), score(board, spec, board.nodes[before])
+        engine, uneven = self.engine, self.quality().stdev_share
+        back = engine.without(vm)
+        there, here = score(engine, spec, engine.nodes[after]), score(engine, spec, engine.nodes[before])
         back()
         self._carry(vm, spec, after)
         return BalanceMove(
@@ -165,21 +165,21 @@ class _Moving:
         )  # fmt: skip
 
     def _carry(self, vm: VmId, spec: VmSpec, node: str) -> None:
-        self.board.carry(vm, spec, node)
+        self.engine.carry(vm, spec, node)
 
     def _better(self, vm: VmId, spec: VmSpec, here: str, min_gain: float) -> list[str]:
         """Nodes that would take the VM now and are worth more to it than its own, best first."""
-        board = self.board
-        back = board.without(vm)
+        engine = self.engine
+        back = engine.without(vm)
         try:
-            least = score(board, spec, board.nodes[here]) + max(min_gain, _LEAST_DROP)
-            reluctant = filters.reluctant(spec, board.nodes[here])
+            least = score(engine, spec, engine.nodes[here]) + max(min_gain, _LEAST_DROP)
+            reluctant = filters.reluctant(spec, engine.nodes[here])
             return [
                 name
-                for name in board.head(spec, HEAD)
+                for name in engine.head(spec, HEAD)
                 if name != here
-                and score(board, spec, board.nodes[name]) >= least
-                and (reluctant or not filters.reluctant(spec, board.nodes[name]))
+                and score(engine, spec, engine.nodes[name]) >= least
+                and (reluctant or not filters.reluctant(spec, engine.nodes[name]))
             ]
         finally:
             back()
@@ -193,7 +193,7 @@ class _Moving:
         ]
         if not near:
             return False
-        before, was = self.board.placed_on(vm), [self._broken(other) for other in near]
+        before, was = self.engine.placed_on(vm), [self._broken(other) for other in near]
         self._carry(vm, spec, after)
         try:
             return any(self._broken(other) and not old for other, old in zip(near, was, strict=True))
@@ -202,13 +202,13 @@ class _Moving:
 
     def _broken(self, other: VmSpec) -> bool:
         """A hard group rule would keep that VM off the node where it is."""
-        board, node = self.board, self.board.placed_on(other.id)
-        view = board.nodes.get(node)
+        engine, node = self.engine, self.engine.placed_on(other.id)
+        view = engine.nodes.get(node)
         if view is None:
             return False
-        back = board.without(other.id)
+        back = engine.without(other.id)
         try:
-            return bool(board.groups.refusals(other, view))
+            return bool(engine.groups.refusals(other, view))
         finally:
             back()
 
@@ -216,7 +216,7 @@ class _Moving:
 
     def evening(self, min_gain: float, left: int) -> list[BalanceMove]:
         """The move that evens out most; none when none does, or none may be made."""
-        views = [view for view in self.board.nodes.values() if takes(view)]
+        views = [view for view in self.engine.nodes.values() if takes(view)]
         fullest = sorted(views, key=lambda view: (-share(view), view.name))
         for at in range(0, len(fullest), _FULLEST):
             found = sorted(self._evening_of(fullest[at : at + _FULLEST], min_gain, len(views)))
@@ -234,18 +234,18 @@ class _Moving:
         self, sources: list[NodeView], min_gain: float, nodes: int
     ) -> Iterator[tuple[float, VmId, str, str]]:
         """Moves away from these that make the sum of squared deviations smaller: (minus how much, ...)."""
-        mean = fsum(share(view) for view in self.board.nodes.values() if takes(view)) / nodes
+        mean = fsum(share(view) for view in self.engine.nodes.values() if takes(view)) / nodes
         for source in sources:
             for vm, spec in self._movable[source.name]:
                 if vm in self.moved:
                     continue
                 for name in self._better(vm, spec, source.name, min_gain):
-                    drop = _drop(mean, nodes, source, self.board.nodes[name], spec)
+                    drop = _drop(mean, nodes, source, self.engine.nodes[name], spec)
                     if drop > _LEAST_DROP:
                         yield -drop, vm, source.name, name
 
     def _spec(self, vm: VmId) -> VmSpec:
-        found = self.board.world.spec(vm)
+        found = self.engine.world.spec(vm)
         assert found is not None
         return found.ok
 
@@ -253,8 +253,8 @@ class _Moving:
 
     def emptying(self, min_gain: float, left: int) -> list[BalanceMove]:
         """All moves that empty one more node, the emptiest that can be; none when none can with so many."""
-        held = self.board.held()
-        views = [view for view in self.board.nodes.values() if takes(view) and not empty(view)]
+        held = self.engine.held()
+        views = [view for view in self.engine.nodes.values() if takes(view) and not empty(view)]
         for view in sorted(views, key=lambda one: (share(one), one.name)):
             there = [(vm, spec) for vm, spec in self._movable[view.name] if vm not in self.moved]
             if view.name in self._stuck or not there or len(there) < held[view.name]:
@@ -277,7 +277,7 @@ class _Moving:
     ) -> list[tuple[VmId, VmSpec, str]]:
         """Where each VM of the node would go, the largest first; none when one of them would stay."""
         found: list[tuple[VmId, VmSpec, str]] = []
-        nothing = msgspec.structs.replace(self.board.nodes[node], promised=Resources())
+        nothing = msgspec.structs.replace(self.engine.nodes[node], promised=Resources())
         for vm, spec in sorted(there, key=lambda one: (-share(_with(nothing, one[1], 1)), one[0])):
             better = [name for name in self._better(vm, spec, node, min_gain) if self._used(name)]
             target = next((name for name in better if not self._hurts(vm, spec, name)), "")
@@ -291,7 +291,7 @@ class _Moving:
 
     def _used(self, node: str) -> bool:
         """A node that is to stay full: neither empty nor being emptied."""
-        return node not in self.emptied and not empty(self.board.nodes[node])
+        return node not in self.emptied and not empty(self.engine.nodes[node])
 
 
 def _drop(mean: float, nodes: int, source: NodeView, target: NodeView, spec: VmSpec) -> float:

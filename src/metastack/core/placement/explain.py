@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from ..model import GroupTerm, SpreadTerm, VmSpec
 from . import scores
-from .board import Board
+from .engine import PlacementEngine
 from .groups import group_of, has_terms
 from .nodes import NodeView
 from .preferences import last_node
@@ -37,17 +37,17 @@ class GroupRule(Struct, frozen=True, kw_only=True):
     term: GroupTerm | SpreadTerm
 
 
-def group_rules(board: Board, spec: VmSpec) -> list[GroupRule]:
+def group_rules(engine: PlacementEngine, spec: VmSpec) -> list[GroupRule]:
     """Every group rule that the VM has."""
-    place, back, found = spec.placement, board.without(spec.id), []
+    place, back, found = spec.placement, engine.without(spec.id), []
     try:
-        for node in list(board.nodes.values())[:1]:
-            board.refusals(spec, node)  # counts the groups, if nobody did
+        for node in list(engine.nodes.values())[:1]:
+            engine.refusals(spec, node)  # counts the groups, if nobody did
         kinds = (("affinity", place.affinity), ("anti-affinity", place.anti_affinity), ("spread", place.spread))
         for kind, terms in kinds:
             for term in terms:
                 group = group_of(spec, term)
-                members = board.groups.members(group) if board.nodes else {}
+                members = engine.groups.members(group) if engine.nodes else {}
                 rule = GroupRule(
                     kind=kind, group=group.text, topology=group.topology, required=term.required,
                     members=members, term=term,
@@ -58,39 +58,39 @@ def group_rules(board: Board, spec: VmSpec) -> list[GroupRule]:
     return found
 
 
-def explain(board: Board, spec: VmSpec) -> list[Verdict]:
+def explain(engine: PlacementEngine, spec: VmSpec) -> list[Verdict]:
     """What every node says to the VM as if it were nowhere yet: the best first, those that refuse last."""
-    back = board.without(spec.id)
+    back = engine.without(spec.id)
     try:
-        order = board.head(spec, len(board.nodes))
-        rest = sorted(board.nodes.keys() - set(order))
-        return [_verdict(board, spec, board.nodes[name]) for name in order + rest]
+        order = engine.head(spec, len(engine.nodes))
+        rest = sorted(engine.nodes.keys() - set(order))
+        return [_verdict(engine, spec, engine.nodes[name]) for name in order + rest]
     finally:
         back()
 
 
-def _verdict(board: Board, spec: VmSpec, node: NodeView) -> Verdict:
-    reasons = board.refusals(spec, node)
+def _verdict(engine: PlacementEngine, spec: VmSpec, node: NodeView) -> Verdict:
+    reasons = engine.refusals(spec, node)
     if reasons:
         return Verdict(node=node.name, fits=False, reasons=reasons)
-    parts = _parts(board, spec, node)
+    parts = _parts(engine, spec, node)
     return Verdict(
         node=node.name,
         fits=True,
-        score=round(scores.total(parts, board.weights), 6),
+        score=round(scores.total(parts, engine.weights), 6),
         parts={part: round(value, 6) for part, value in parts.items()},
     )
 
 
-def _parts(board: Board, spec: VmSpec, node: NodeView) -> dict[str, float]:
-    parts = scores.parts(spec, node, board.weights)
-    if board.weights.last_node:
-        parts["last_node"] = 1.0 if last_node(board.world, spec) == node.name else 0.0
+def _parts(engine: PlacementEngine, spec: VmSpec, node: NodeView) -> dict[str, float]:
+    parts = scores.parts(spec, node, engine.weights)
+    if engine.weights.last_node:
+        parts["last_node"] = 1.0 if last_node(engine.world, spec) == node.name else 0.0
     if has_terms(spec):
-        parts["groups"] = board.groups.preference(spec, node)
+        parts["groups"] = engine.groups.preference(spec, node)
     return parts
 
 
-def score(board: Board, spec: VmSpec, node: NodeView) -> float:
-    """What a node is worth to a VM that was thought away (:meth:`.Board.without`), would it take it or not."""
-    return round(scores.total(_parts(board, spec, node), board.weights), 6)
+def score(engine: PlacementEngine, spec: VmSpec, node: NodeView) -> float:
+    """What a node is worth to a VM left out (:meth:`.PlacementEngine.without`), whether it takes it or not."""
+    return round(scores.total(_parts(engine, spec, node), engine.weights), 6)

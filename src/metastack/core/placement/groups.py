@@ -250,7 +250,8 @@ class Groups:
         placed: the two may be claimed from one view. A spread looks at all domains, an affinity at where any
         member is, so these have one token for the whole group (domain ``all``). What one node alone decides
         (topology ``node``) needs none: an agent claims for its own node only, never from a view older than its
-        own last write, and recalls a claim that was not answered (:func:`metastack.core.changes.recall`).
+        own last write, and recalls a claim that was not answered
+        (:func:`metastack.core.protocol.claims.recall`).
         """
         found: set[tuple[str, str]] = set()
         place = spec.placement

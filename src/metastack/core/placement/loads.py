@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ..model import VmId, VmSpec, Weights
-from ..world import World
+from ..state.cluster_state import ClusterState
 from .groups import Groups
+from .node_order import NodeOrder
 from .nodes import NodeView, plus
-from .order import Order
 
 
 class Loads:
     """The part of a board that counts."""
 
-    world: World
+    world: ClusterState
     weights: Weights
     nodes: dict[str, NodeView]
     groups: Groups
-    _orders: dict[object, Order]
+    _orders: dict[object, NodeOrder]
     _placed: dict[VmId, tuple[str, VmSpec]]
-    """Real and virtual assignments, of each spec what it shares with others (:meth:`.World.lean`)."""
+    """Real and virtual assignments, of each spec what it shares with others (:meth:`.ClusterState.lean`)."""
     _on: dict[str, set[VmId]]
     """VMs claimed by each node."""
 

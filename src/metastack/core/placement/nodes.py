@@ -9,7 +9,7 @@ from functools import lru_cache
 from msgspec import Struct, field
 
 from ..model import NodeSpec, NodeState, Resources, Taint, VmSpec
-from ..world import World
+from ..state.cluster_state import ClusterState
 
 _RANKS = 10_000
 """So many ranks are kept."""
@@ -52,7 +52,7 @@ class NodeView(Struct, kw_only=True):
         return self.name if topology == "node" else self.labels.get(topology, "")
 
 
-def node_state(world: World, node: str) -> NodeState:
+def node_state(world: ClusterState, node: str) -> NodeState:
     """What a node is good for, from its records alone."""
     if world.alive(node) is None:
         return NodeState.LOST
@@ -63,7 +63,7 @@ def node_state(world: World, node: str) -> NodeState:
     return NodeState.CORDONED if spec.cordoned else NodeState.READY
 
 
-def node_view(world: World, name: str) -> NodeView:
+def node_view(world: ClusterState, name: str) -> NodeView:
     """One node with its room, as if it had promised nothing."""
     config, alive, wish = world.config, world.alive(name), world.node_spec(name)
     record = alive.record if alive is not None else None
@@ -94,7 +94,7 @@ def join(nodes: dict[str, NodeView], node: NodeView) -> None:
     nodes.update(sorted(rest.items()))
 
 
-def promised(world: World) -> dict[str, Resources]:
+def promised(world: ClusterState) -> dict[str, Resources]:
     """What each node answers for, summed over the claims."""
     sums: dict[str, Resources] = {}
     for vm, claim in world.claims():
@@ -106,7 +106,7 @@ def promised(world: World) -> dict[str, Resources]:
     return sums
 
 
-def node_views(world: World) -> list[NodeView]:
+def node_views(world: ClusterState) -> list[NodeView]:
     """Every joined node with its room and its promises, sorted by name."""
     taken, views = promised(world), []
     for name in world.nodes():

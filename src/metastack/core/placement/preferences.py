@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..model import VmSpec
-from ..world import World
+from ..state.cluster_state import ClusterState
 from . import filters
 from .groups import Groups, has_terms, terms
-from .misses import Misses
 from .nodes import NodeView
+from .penalties import MissPenalties
 
 
 def preference(
-    world: World, groups: Groups, nodes: dict[str, NodeView], spec: VmSpec
+    world: ClusterState, groups: Groups, nodes: dict[str, NodeView], spec: VmSpec
 ) -> Callable[[str], int] | None:
     """What is added to a node's score (millionths) for this VM alone; None when nothing ever is."""
     soft = has_terms(spec) and any(not term.required for term in terms(spec))
@@ -29,7 +29,7 @@ def preference(
     return moved
 
 
-def hinted(world: World, nodes: dict[str, NodeView], misses: Misses, spec: VmSpec) -> str:
+def hinted(world: ClusterState, nodes: dict[str, NodeView], misses: MissPenalties, spec: VmSpec) -> str:
     """The node that a scheduler names, if it would take the VM; empty: none."""
     hint = world.hint(spec.id)
     if hint is None or hint.record is None or hint.record.uuid != spec.uuid:
@@ -40,7 +40,7 @@ def hinted(world: World, nodes: dict[str, NodeView], misses: Misses, spec: VmSpe
     return there.name
 
 
-def last_node(world: World, spec: VmSpec) -> str:
+def last_node(world: ClusterState, spec: VmSpec) -> str:
     """Where the VM ran last, if the cluster's settings make that count."""
     if not world.config.weight_last_node:
         return ""

@@ -18,11 +18,11 @@ from typing import Final
 from msgspec import Struct
 
 from ..model import Hint, Resources, VmId, VmSpec, Weights
-from ..world import World
-from .board import Board
-from .imagined import Imagined
-from .line import Waiting
-from .quality import Quality, aim, quality
+from ..state.cluster_state import ClusterState
+from .engine import PlacementEngine
+from .hypothetical import HypotheticalEngine
+from .objective import Objective, aim, quality
+from .pending_queue import PendingVm
 
 BY: Final = "scheduler/"
 """How the author of a scheduler's hint begins. What others hint is left as it is."""
@@ -47,7 +47,7 @@ class _Answer(Struct):
     """What the board says under some hints."""
 
     places: dict[VmId, str]
-    quality: Quality
+    quality: Objective
 
     def better_than(self, other: _Answer) -> bool:
         if len(self.places) != len(other.places):
@@ -55,7 +55,7 @@ class _Answer(Struct):
         return self.quality.better_than(other.quality)
 
 
-class _Batch(Imagined):
+class _Batch(HypotheticalEngine):
     """A board on which those ahead are placed together."""
 
     def copied(self) -> _Batch:
@@ -63,14 +63,14 @@ class _Batch(Imagined):
         assert isinstance(found, _Batch)
         return found
 
-    def deaf_as(self, board: Board) -> None:
+    def deaf_as(self, engine: PlacementEngine) -> None:
         """Nodes that do not answer come last here, too."""
-        if board.misses.count:
-            self.misses, self._orders = copy.deepcopy(board.misses), {}
+        if engine.misses.count:
+            self.misses, self._orders = copy.deepcopy(engine.misses), {}
             self._reopen(None)
             self._settle()
 
-    def told(self, world: World) -> _Batch:
+    def told(self, world: ClusterState) -> _Batch:
         """The board as it would be in that world, which differs from its own by hints only."""
         other = self.copied()
         other.world = world
@@ -78,7 +78,7 @@ class _Batch(Imagined):
         other._settle()
         return other
 
-    def fitted(self, ahead: list[Waiting], weights: Weights) -> dict[VmId, str]:
+    def fitted(self, ahead: list[PendingVm], weights: Weights) -> dict[VmId, str]:
         """Everybody ahead, the most important first, and the largest of them: where each would go."""
         other, found = self.copied(), dict[VmId, str]()
         other.weights, other._orders = weights, {}
@@ -87,7 +87,7 @@ class _Batch(Imagined):
         largest = self._largest()
         left = sorted(ahead, key=lambda one: (one.line[0], -_size(one.spec, largest), one.line))
         for _ in range(_PASSES):
-            again: list[Waiting] = []
+            again: list[PendingVm] = []
             for wait in left:
                 head = other.head(wait.spec, 1)
                 if head:
@@ -108,7 +108,7 @@ class _Batch(Imagined):
             memory_mib=max((room.memory_mib for room in rooms), default=0),
         )
 
-    def answer(self, ahead: list[Waiting]) -> _Answer:
+    def answer(self, ahead: list[PendingVm]) -> _Answer:
         heads = {wait.vm: self.waiting[wait.vm].head for wait in ahead}
         places = {vm: head[0] for vm, head in heads.items() if head}
         return _Answer(places, quality(self.nodes.values(), self.world.config.weights))
@@ -120,32 +120,32 @@ def _size(spec: VmSpec, largest: Resources) -> float:
     return max(cpu, spec.memory_mib / largest.memory_mib if largest.memory_mib else 0.0)
 
 
-def losing(world: World) -> frozenset[str]:
+def losing(world: ClusterState) -> frozenset[str]:
     """Nodes whose VMs will soon wait: those that are lost and not fenced yet; without any, those that drain."""
     owners = {claim.record.node for _, claim in world.claims() if claim.record is not None}
     lost = frozenset(node for node in owners if world.alive(node) is None and world.unfenced(node))
     return lost or frozenset(node for node in owners if _drains(world, node))
 
 
-def _drains(world: World, node: str) -> bool:
+def _drains(world: ClusterState, node: str) -> bool:
     found = world.node_spec(node)
     return found is not None and found.record is not None and found.record.draining
 
 
-def schedule(board: Board, standing: Mapping[VmId, str]) -> Schedule:
+def schedule(engine: PlacementEngine, standing: Mapping[VmId, str]) -> Schedule:
     """What to hint now. ``board`` follows the world; ``standing`` is what was hinted before.
 
     Deterministic: the same world and standing hints give the same schedule.
     """
-    world = board.world
-    taking = {vm: wait.head[0] for vm, wait in board.waiting.items() if wait.head}
+    world = engine.world
+    taking = {vm: wait.head[0] for vm, wait in engine.waiting.items() if wait.head}
     others = ((vm, hint.record) for vm, hint in world.hints())
     fixed = {vm: hint.node for vm, hint in others if hint is not None and not hint.by.startswith(BY)} | taking
     lost = losing(world)
-    if not lost and len(taking) == len(board.waiting):
+    if not lost and len(taking) == len(engine.waiting):
         return Schedule(places={}, why="", ahead=0)
     base = _Batch(world.with_hints(_hints(world, fixed)), lost=lost)
-    base.deaf_as(board)
+    base.deaf_as(engine)
     # A pin leaves nothing to say.
     choosing = [w for vm, w in base.waiting.items() if vm not in fixed and not w.spec.placement.node]
     ahead = sorted(choosing, key=lambda one: one.line)
@@ -162,7 +162,7 @@ def schedule(board: Board, standing: Mapping[VmId, str]) -> Schedule:
 
 
 def _attempts(
-    base: _Batch, ahead: list[Waiting], alone: _Answer, kept: dict[VmId, str]
+    base: _Batch, ahead: list[PendingVm], alone: _Answer, kept: dict[VmId, str]
 ) -> list[dict[VmId, str]]:
     """What might be better than leaving it to the nodes; what was said before comes first, and so stays."""
     weights = base.weights
@@ -173,7 +173,7 @@ def _attempts(
     return found
 
 
-def _hints(world: World, places: Mapping[VmId, str]) -> dict[VmId, Hint]:
+def _hints(world: ClusterState, places: Mapping[VmId, str]) -> dict[VmId, Hint]:
     hints: dict[VmId, Hint] = {}
     for vm, node in places.items():
         found = world.spec(vm)

@@ -12,11 +12,11 @@ from itertools import combinations
 from msgspec import Struct
 
 from ..model import NodeState, VmId
-from ..world import World
+from ..state.cluster_state import ClusterState
 from .explain import explain
-from .gates import awaited, silent
-from .imagined import Imagined
+from .hypothetical import HypotheticalEngine
 from .nodes import NodeView, node_state
+from .start_order import awaited, silent
 
 MOST_CASES = 500
 """Combinations of lost nodes that are tried one by one; of more, those that hold the most."""
@@ -60,7 +60,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
         return not self.put_out
 
 
-def whatif(world: World, *, lost: Iterable[str] = (), more: Iterable[NodeView] = ()) -> Outcome:
+def whatif(world: ClusterState, *, lost: Iterable[str] = (), more: Iterable[NodeView] = ()) -> Outcome:
     """The world without those nodes and with these: who would be where.
 
     VMs that wait already are among the moves, so that what nobody would take is seen with or without a loss;
@@ -68,23 +68,23 @@ def whatif(world: World, *, lost: Iterable[str] = (), more: Iterable[NodeView] =
     There is room for everybody first; then who starts after a VM that would not be up is told not to start.
     """
     gone, new = frozenset(lost), list(more)
-    base = Imagined(world)
-    then = Imagined(world, lost=gone, more=new) if new else base.losing(gone) if gone else base
+    base = HypotheticalEngine(world)
+    then = HypotheticalEngine(world, lost=gone, more=new) if new else base.losing(gone) if gone else base
     return _outcome(then, _nowhere(base) | _behind(base).keys(), _behind(then))
 
 
-def _behind(board: Imagined) -> dict[VmId, str]:
+def _behind(engine: HypotheticalEngine) -> dict[VmId, str]:
     """Who has room and would not start, and for whom it waits. Who is starting, or would, will come up."""
     found: dict[VmId, str] = {}
-    gated = [wait for wait in board.waiting.values() if wait.head and wait.spec.ha.start_after]
+    gated = [wait for wait in engine.waiting.values() if wait.head and wait.spec.ha.start_after]
     grown = True
     while grown:
         grown = False
         for wait in sorted((wait for wait in gated if wait.vm not in found), key=lambda one: one.line):
-            for other in awaited(board.world, wait.vm, wait.spec):
-                before = board.waiting.get(other)
+            for other in awaited(engine.world, wait.vm, wait.spec):
+                before = engine.waiting.get(other)
                 if before is None:
-                    why = "whose readiness port does not answer" if silent(board.world, other) else ""
+                    why = "whose readiness port does not answer" if silent(engine.world, other) else ""
                 elif not before.head:
                     why = "which no node would take"
                 else:
@@ -95,50 +95,54 @@ def _behind(board: Imagined) -> dict[VmId, str]:
     return found
 
 
-def _nowhere(board: Imagined) -> frozenset[VmId]:
-    return frozenset(wait.vm for wait in board.waiting.values() if not wait.head)
+def _nowhere(engine: HypotheticalEngine) -> frozenset[VmId]:
+    return frozenset(wait.vm for wait in engine.waiting.values() if not wait.head)
 
 
-def _outcome(board: Imagined, already: frozenset[VmId], behind: Mapping[VmId, str] | None = None) -> Outcome:
-    world, moves, behind = board.world, [], behind or {}
-    for wait in sorted(board.waiting.values(), key=lambda one: one.line):
+def _outcome(
+    engine: HypotheticalEngine, already: frozenset[VmId], behind: Mapping[VmId, str] | None = None
+) -> Outcome:
+    world, moves, behind = engine.world, [], behind or {}
+    for wait in sorted(engine.waiting.values(), key=lambda one: one.line):
         claim = world.claim(wait.vm)
         before = claim.record.node if claim is not None and claim.record is not None else ""
-        reasons = {} if wait.head else {v.node: v.reasons for v in explain(board, wait.spec)}
+        reasons = {} if wait.head else {v.node: v.reasons for v in explain(engine, wait.spec)}
         why = behind.get(wait.vm, "")
         after = wait.head[0] if wait.head and not why else ""
         moves.append(Move(vm=wait.vm, before=before, after=after, reasons=reasons, behind=why))
-    nodes = tuple(board.nodes[name] for name in sorted(board.nodes))
+    nodes = tuple(engine.nodes[name] for name in sorted(engine.nodes))
     return Outcome(moves=tuple(moves), nodes=nodes, already=already)
 
 
-def going(world: World) -> frozenset[str]:
+def going(world: ClusterState) -> frozenset[str]:
     """Nodes that are lost, whether they are shut out by now or not, or draining: what is on them has to go
     somewhere, and room is kept for that."""
     states = {name: node_state(world, name) for name in world.nodes()}
     return frozenset(n for n, state in states.items() if state in (NodeState.LOST, NodeState.DRAINING))
 
 
-def nowhere(world: World) -> dict[VmId, Move]:
+def nowhere(world: ClusterState) -> dict[VmId, Move]:
     """Whom no node would take once those nodes are gone, and why."""
-    return {move.vm: move for move in _outcome(Imagined(world, lost=going(world)), frozenset()).left_out}
+    return {
+        move.vm: move for move in _outcome(HypotheticalEngine(world, lost=going(world)), frozenset()).left_out
+    }
 
 
-def without_room(world: World, spare_nodes: int) -> tuple[tuple[str, ...], tuple[Move, ...]]:
+def without_room(world: ClusterState, spare_nodes: int) -> tuple[tuple[str, ...], tuple[Move, ...]]:
     """The first loss of so many nodes after which something would be left out that fits now, and what.
 
     Both empty when every such loss leaves room. What is on nodes that are lost or draining has to go somewhere
     first (:func:`going`). Who could not run elsewhere whatever the room (a pin, a label
     that no other node has, one a zone) does not count: no spare node would help.
     """
-    board = Imagined(world, lost=going(world))
-    up = [view for view in board.nodes.values() if view.ready and view.state in ("ready", "cordoned")]
-    today = _nowhere(board)
-    board.keep_promises()
+    engine = HypotheticalEngine(world, lost=going(world))
+    up = [view for view in engine.nodes.values() if view.ready and view.state in ("ready", "cordoned")]
+    today = _nowhere(engine)
+    engine.keep_promises()
     for lost in _cases(up, spare_nodes):
-        if not any(board.on(name) for name in lost):
+        if not any(engine.on(name) for name in lost):
             continue
-        then = board.losing(lost)
+        then = engine.losing(lost)
         out = {w.vm for w in then.waiting.values() if not w.head and w.vm not in today}
         # Without any node it is room that is missing, and of no node could it be said.
         short = {vm for vm in out if len(lost) == len(up) or then.short_of_room(then.waiting[vm].spec)}

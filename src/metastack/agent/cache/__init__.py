@@ -1,0 +1,6 @@
+"""What an agent knows of the cluster: the watched copy of etcd, and what changed in it.
+
+Owns: Reading and remembering etcd's records.
+Refuses: deciding, and writing claims.
+Start reading at ``informer.py``.
+"""

@@ -1,0 +1,232 @@
+"""A node: everything that its parts share. No behaviour of its own beyond commits and lookups."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ..core.model import Event, Record, Resources, Trashed, VmId, VmSpec
+from ..core.placement import Successors
+from ..core.placement.nodes import plus
+from ..core.protocol import claims as changes
+from ..core.protocol.group_versions import Tokens
+from ..core.protocol.restored import held
+from ..core.protocol.rule_versions import NOTICE, heeded
+from ..core.protocol.transaction import Committed, Transaction
+from ..core.state.cluster_state import ClusterState, wants_on
+from ..core.state.keys import Keys, ParsedKey, about_nodes
+from ..core.state.storage_identity import cluster_id
+from ..ports import Hypervisor, Mark, Network, Storage, Store, Unavailable
+from .cache.informer import Informer
+from .cache.lag import Lag
+from .clock import Clock
+from .reconcile.turns import ClaimTurn, ClaimTurns
+from .reconcile.vm_memory import VmMemories
+from .reconcile.volume_index import VolumeIndex
+from .session.session import Session
+
+if TYPE_CHECKING:
+    from .reconcile.evacuation import Evacuation
+    from .reconcile.readiness import Readiness
+    from .session.storage_keys import StorageKeys
+
+log = structlog.get_logger()
+
+LOST_WAIT_S = 1.0
+"""How long news of whoever won are waited for before they are fetched."""
+
+
+@dataclass
+class AgentContext:
+    """The shared parts of one agent."""
+
+    name: str
+    keys: Keys
+    store: Store
+    storage: Storage
+    hypervisor: Hypervisor
+    network: Network
+    clock: Clock
+    informer: Informer
+    session: Session
+    addresses: tuple[str, ...]
+    memory: VmMemories = field(default_factory=VmMemories)
+    leaving: Evacuation | None = None
+    """Set by the agent that owns this node."""
+    readiness: Readiness | None = None
+    secrets: StorageKeys | None = None
+    lag: Lag = field(default_factory=Lag)
+    suspect: Callable[[str, str], None] = lambda _node, _why: None
+    """Told of a lost node that has a disk open, and why that matters: it is to be fenced. Set by the agent."""
+    wrote: int = 0
+    """Revision of my last change; no view may be older."""
+    unheard: list[tuple[Transaction, int]] = field(default_factory=list)
+    """Changes of mine, and their revisions, of which the watch did not tell although it is past them."""
+    _held: tuple[int, str] = (-1, "")
+    _engine: ClaimTurns | None = None
+    _disks: VolumeIndex | None = None
+    _successors: Successors | None = None
+    _nodes_moved: bool = False
+    """Since the successors were looked at."""
+
+    @property
+    def world(self) -> ClusterState:
+        return self.informer.world
+
+    async def commit(self, change: Transaction) -> bool:
+        """Commit, then wait until the mirror shows it; False when a guard failed.
+
+        Raises UnknownOutcome (the caller must settle it before it decides anything else), Unavailable.
+        """
+        floor = self.informer.past.floor
+        outcome = await self.store.commit(change)
+        if not self.informer.past.answered(floor, outcome.revision, outcome.cluster_id):
+            raise Unavailable(f"this etcd is not believed: {self.informer.past.doubt}")
+        if isinstance(outcome, Committed):
+            self.wrote = max(self.wrote, outcome.revision)
+            loop = asyncio.get_running_loop()
+            replied_s = loop.time()
+            try:
+                await self.informer.reached(outcome.revision)
+            finally:
+                self.lag.note(loop.time(), loop.time() - replied_s)
+            if self.informer.past.history != floor.history:
+                # It happened in a history that is over: no view of this one will ever have it.
+                raise Unavailable(f"this etcd is not believed: {self.informer.past.doubt}")
+            if key := self.world.lacks(change, outcome.revision):
+                # Safety: what a claimer proves of itself it proves from its own claims.
+                log.warning("watch_lost_events", node=self.name, change=change.name, key=key)
+                self.unheard.append((change, outcome.revision))
+                await self.caught_up()
+            return True
+        try:
+            await self.informer.reached(outcome.revision, LOST_WAIT_S)
+        except Unavailable:
+            # In an etcd that others use too, that revision may be theirs: no event of ours will bring it.
+            await self.informer.look()
+        return False
+
+    async def caught_up(self) -> None:
+        """Return when the mirror shows my last change; raises Unavailable while it does not.
+
+        Safety: the wait in :meth:`commit` may end in a time-out although the change is in etcd. Whoever looked
+        then would see a claim that I released myself, and boot a VM that another node has by now.
+        """
+        await self.informer.reached(self.wrote)
+        if self.unheard:
+            await self.informer.look()
+            self.unheard = [one for one in self.unheard if self.world.lacks(*one)]
+            if self.unheard:
+                raise Unavailable("this node's view still lacks a change of its own")
+
+    def disbelieves(self) -> None:
+        """This etcd is not the one that this node has seen: nothing may be done by it."""
+        self.session.recognised = False
+        self.session.lose("etcd is not the one that this node has seen")
+
+    def restarted(self) -> None:
+        """Another history begins: numbers of the one before mean nothing, and no session has looked at it."""
+        self.wrote = self.session.fenced_through = 0
+        self.unheard.clear()
+        self.session.recognised = False
+        self._held, self._engine, self._disks, self._successors = (-1, ""), None, None, None
+        self.informer.restart()
+
+    def held(self) -> str:
+        """Why nothing is started that does not run already; computed once a revision."""
+        if self._held[0] != self.world.revision:
+            self._held = (self.world.revision, held(self.world))
+        return self._held[1]
+
+    def event(self, what: str, subject: str, message: str = "") -> Iterable[tuple[str, Record]]:
+        """An event of this node, to ride along in a change."""
+        record = Event(
+            at=self.clock.stamp(), by=f"node/{self.name}", what=what, object=subject, message=message
+        )
+        return (changes.event_of(self.keys, self.clock.ms(), self.clock.ident()[:12], record),)
+
+    def mark(self, kind: str, uuid: str) -> Mark:
+        """What an object of this cluster bears."""
+        return Mark(cluster=cluster_id(self.world), kind=kind, record=uuid)
+
+    @staticmethod
+    def mark_of(record: Trashed) -> Mark:
+        """What a disk bore when it was moved to the trash."""
+        return Mark(cluster=record.cluster_id, kind="disk", record=record.uuid)
+
+    def follow(self, touched: Sequence[ParsedKey]) -> None:
+        """The world changed there, in an order that does not depend on the process: the board follows."""
+        self._nodes_moved = self._nodes_moved or about_nodes(touched)
+        if self._engine is not None:
+            self._engine.update(touched)
+        if self._disks is not None:
+            self._disks.update(touched)
+
+    @property
+    def disks(self) -> VolumeIndex:
+        """Disk records by VM and by UUID."""
+        if self._disks is None:
+            self._disks = VolumeIndex(self.world)
+        return self._disks
+
+    @property
+    def engine(self) -> ClaimTurns:
+        """Every VM in its place and every waiting VM with those who should take it."""
+        if self._engine is None:
+            self._engine = ClaimTurns(self.world, self.name, asyncio.get_running_loop().time)
+        return self._engine
+
+    def turn(self, vm: VmId) -> ClaimTurn | None:
+        """When it is my turn to take this VM; None when I would not."""
+        if wants_on(self.world, vm):
+            return self.engine.mine(vm)
+        # One that is not wanted on has to be taken over all the same, to be released.
+        rank, memory = self.rank_of(str(vm)), self.memory.of(vm)
+        now_s = asyncio.get_running_loop().time()
+        if rank != memory.rank:
+            memory.rank, memory.rank_since_s = rank, now_s
+        if rank is None:
+            return None
+        return ClaimTurn(rank, rank * self.world.config.rank_delay_ms / 1000, now_s - memory.rank_since_s)
+
+    def tokens(self, spec: VmSpec) -> Tokens:
+        """What a claim of that VM by me has to compare and change, for the group rules that it bears on."""
+        world = self.world
+        return [
+            (self.keys.group(spec.project, group, domain), world.group(spec.project, group, domain))
+            for group, domain in self.engine.tokens(spec, self.name)
+        ]
+
+    def notices(self, spec: VmSpec) -> Tokens:
+        """What a claim of that VM has to compare, so that no group rule that it bears on came meanwhile."""
+        keys, world = self.keys, self.world
+        return [
+            (keys.group(spec.project, group, NOTICE), world.group(spec.project, group, NOTICE))
+            for group in heeded(spec)
+        ]
+
+    def rank_of(self, subject: str) -> int | None:
+        """My rank for a job that only one node needs to do."""
+        return self.successors.rank(subject, self.name)
+
+    @property
+    def successors(self) -> Successors:
+        """Nodes that could do a job that only one needs to do."""
+        if self._successors is None or self._nodes_moved:
+            fresh = Successors(self.engine.nodes.values())
+            if self._successors is None or fresh.ready != self._successors.ready:
+                self._successors = fresh
+            self._nodes_moved = False
+        return self._successors
+
+    def allocated(self) -> tuple[Resources, int]:
+        """What the VMs that I answer for have been promised together, and how many they are."""
+        specs = self.engine.own()
+        sum_ = Resources()
+        for spec in specs:
+            sum_ = plus(sum_, spec)
+        return sum_, len(specs)

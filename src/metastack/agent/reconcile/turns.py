@@ -1,0 +1,268 @@
+"""Turns: the board as one node follows it: which waiting VMs are this node's business, and since when.
+
+Owns: the time that those before this node have had, and what it has to look at after a change.
+Refuses: deciding (core/plan); the ranking itself (core/placement).
+Rule: an event costs what it changed. Only the first in rank looks at once. Whoever stands behind it has an
+appointment for when its turn may come, and whoever stands in no head for when the whole head has had its time:
+then everybody looks, so that a head of deaf nodes delays a VM and never loses it. Most VMs are claimed before,
+and cost nobody else a look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Final
+
+from msgspec import Struct
+
+from ...core.model import VmId, VmSpec
+from ...core.placement import PendingVm, PlacementEngine, answered
+from ...core.placement.groups import group_of
+from ...core.placement.nodes import plus
+from ...core.state.cluster_state import ClusterState, wants_on
+from ...core.state.keys import Kind, ParsedKey
+
+LONGER: Final = 16
+"""So many times the delay of a rank is waited while those before it take one VM after the other."""
+AGAIN_S: Final = 0.25
+"""A VM that still waits after its head has had its time is looked at again after that; then ever later."""
+
+
+class ClaimTurn(Struct, frozen=True):
+    """When it is this node's turn."""
+
+    rank: int
+    delay_s: float
+    """What those before it get."""
+    waited_s: float
+    """What they have had."""
+
+
+@dataclass
+class _Since:
+    """Since when those before this node have had a VM to themselves."""
+
+    before: tuple[str, ...]
+    at_s: float
+    inside: bool
+    """This node stands in the head."""
+    behind: bool
+    """But not first, and did not look yet."""
+
+
+class ClaimTurns(PlacementEngine):
+    """A board that belongs to one node."""
+
+    def __init__(self, world: ClusterState, me: str, now_s: Callable[[], float]) -> None:
+        self._me, self._now_s = me, now_s
+        self._since: dict[VmId, _Since] = {}
+        self._due: list[tuple[float, int, VmId, _Since]] = []
+        """When to look, or to ask whether it is time: the next one first. What was claimed or has other nodes
+        before this one by then is passed over."""
+        self._count = 0
+        self._took_s: dict[str, float] = {}
+        """When each node last took a VM that waited."""
+        self._news: dict[VmId, None] = {}
+        self._unproven: dict[VmId, None] = {}
+        """Whom this node left, since whom it is to be near has a promise only: the next claim may be that."""
+        self.left: dict[VmId, None] = {}
+        """Claims of fenced sessions whose VMs are not wanted on: somebody has to release them."""
+        super().__init__(world)
+
+    # --- following
+
+    def update(self, touched: Iterable[ParsedKey]) -> None:
+        keys = list(touched)
+        super().update(keys)
+        for key in keys:
+            match key.kind:
+                case Kind.VM_SPEC | Kind.CLAIM | Kind.HALT:
+                    self._see_left(key.vm)
+                case Kind.FENCE:
+                    for vm, claim in self.world.claims():
+                        if claim.record is not None and claim.record.node == key.names[0]:
+                            self._see_left(vm)
+                case _:
+                    pass
+
+    def _rebuild(self) -> None:
+        self.left.clear()
+        super()._rebuild()
+        # Whose spec is gone was not seen to go: what waits was looked for among the specs that there are.
+        self._since = {vm: since for vm, since in self._since.items() if vm in self.waiting}
+        for vm, _ in self.world.claims():
+            self._see_left(vm)
+
+    def _see_left(self, vm: VmId) -> None:
+        claim = self.world.claim(vm)
+        if claim is not None and not answered(self.world, claim) and not wants_on(self.world, vm):
+            self.left[vm] = self._news[vm] = None
+        else:
+            self.left.pop(vm, None)
+
+    def _assign(self, wait: PendingVm) -> None:
+        super()._assign(wait)
+        head = wait.head
+        if not head:
+            self._since.pop(wait.vm, None)
+            return
+        inside = self._me in head
+        before = head[: head.index(self._me)] if inside else head
+        known = self._since.get(wait.vm)
+        same = known is not None and known.before == before
+        if known is not None and same and known.inside == inside:
+            return
+        # Who came into the head has waited with those before it already.
+        at_s = known.at_s if known is not None and same else self._now_s()
+        since = self._since[wait.vm] = _Since(before, at_s, inside, behind=inside and bool(before))
+        if not before:
+            self._news[wait.vm] = None
+        self._appoint(at_s + self._least_s(since), wait.vm, since)
+
+    def _least_s(self, since: _Since) -> float:
+        """At least so long it is not this node's turn: no more is computed, for most are claimed by then.
+
+        Whoever missed gets a third of a rank's delay, and who is full then nothing (:mod:`.delays`).
+        """
+        if not since.before:
+            return AGAIN_S  # it is looked at now, and may have a reason to wait
+        if not since.behind:
+            return self.step_s
+        return self.step_s / 3 if self.misses.count else self.step_s * len(since.before)
+
+    def _appoint(self, due_s: float, vm: VmId, since: _Since) -> None:
+        self._count += 1
+        heappush(self._due, (due_s, self._count, vm, since))
+
+    def _claimed(self, vm: VmId, spec: VmSpec, node: str) -> None:
+        self._since.pop(vm, None)
+        if vm in self.waiting:
+            self._took_s[node] = self._now_s()
+        super()._claimed(vm, spec, node)
+        if self._unproven:
+            self._news.update(self._unproven)
+            self._unproven.clear()
+
+    def _take_off(self, vm: VmId) -> None:
+        self._since.pop(vm, None)
+        super()._take_off(vm)
+
+    # --- what is asked
+
+    def news(self) -> list[VmId]:
+        """What this node should look at since the last time it asked, in the order of the line."""
+        found, self._news = list(self._news), {}
+        return found
+
+    @property
+    def step_s(self) -> float:
+        """What a rank gets at least."""
+        return self.world.config.rank_delay_ms / 1000
+
+    def due_s(self) -> float | None:
+        """When to ask next what is :meth:`overdue`; None: not before something changes."""
+        due = self._due
+        while due and self._since.get(due[0][2]) is not due[0][3]:
+            heappop(due)
+        return due[0][0] if due else None
+
+    def overdue(self) -> list[VmId]:
+        """VMs that this node should look at although nothing changed: its turn may have come, or all of their
+        head has had its time and they wait still."""
+        now_s, found = self._now_s(), list[VmId]()
+        while (due_s := self.due_s()) is not None and due_s <= now_s:
+            _, _, vm, since = heappop(self._due)
+            if since.behind:
+                since.behind = False
+                found.append(vm)
+                self._appoint(now_s + AGAIN_S, vm, since)
+                continue
+            whole_s = self.delay_ms(vm, len(self.waiting[vm].head)) / 1000
+            due_s = self._from_s(since, whole_s) + whole_s
+            if due_s > now_s:
+                due_s = min(due_s, now_s + self.step_s)  # by then more of the head may be full
+            else:
+                due_s = now_s + max(AGAIN_S, now_s - since.at_s)
+                found.append(vm)
+            self._appoint(due_s, vm, since)
+        return found
+
+    def _from_s(self, since: _Since, delay_s: float) -> float:
+        """When the time of those before it began, or went on: who works off a burst, one VM after the other, is
+        not deaf, and whoever came in between would only make it lose. Who never gets to this one loses its turn
+        all the same, later."""
+        took_s = max((self._took_s.get(name, 0.0) for name in since.before), default=0.0)
+        return max(since.at_s, min(took_s, since.at_s + LONGER * delay_s))
+
+    def mine(self, vm: VmId) -> ClaimTurn | None:
+        """My turn to take a waiting VM; None when I would not take it."""
+        wait, since = self.waiting.get(vm), self._since.get(vm)
+        if wait is None or since is None:
+            return None
+        now_s = self._now_s()
+        if len(since.before) < len(wait.head):
+            rank = len(since.before)
+        else:
+            whole_s = self.delay_ms(vm, len(wait.head)) / 1000
+            waited_s = now_s - self._from_s(since, whole_s)
+            if waited_s < whole_s:
+                return ClaimTurn(len(wait.head), whole_s, waited_s)
+            found = self.turn(vm, self._me, deep=True)
+            if found is None:
+                return None
+            rank = found
+        delay_s = self.delay_ms(vm, rank) / 1000
+        return ClaimTurn(rank, delay_s, now_s - self._from_s(since, delay_s))
+
+    def own(self) -> list[VmSpec]:
+        """What placement asks for of the VMs that this node answers for."""
+        return [self._placed[vm][1] for vm in self._on.get(self._me, ())]
+
+    def short_of(self, vm: VmId, coming: dict[VmId, VmSpec]) -> tuple[str, ...]:
+        """Why this node could not take the waiting VM once those that it is claiming right now are its own."""
+        more = [spec for other, spec in coming.items() if other != vm and self.placed_on(other) != self._me]
+        for spec in more:
+            self.groups.know(spec, self._placed_specs())
+            self._imagine(spec, 1)
+        try:
+            short = self.fits(vm, self._me)
+        finally:
+            for spec in more:
+                self._imagine(spec, -1)
+        if not short and (short := self._only_promised(vm)):
+            self._unproven[vm] = None
+        return short
+
+    def _only_promised(self, vm: VmId) -> tuple[str, ...]:
+        """What its groups have against this node while nobody counts who has not claimed.
+
+        Safety: a promise takes room and keeps others away, but it may never be kept, and nobody is near a VM,
+        or even with it, that is nowhere.
+        """
+        wait = self.waiting[vm]
+        place = wait.spec.placement
+        groups = {group_of(wait.spec, near) for near in place.affinity if near.required}
+        groups |= {group_of(wait.spec, even) for even in place.spread if even.required}
+        if not groups:
+            return ()
+        promised = [
+            (other.spec, other.head[0])
+            for other in self.waiting.values()
+            if other.head and (other is wait or any(group.holds(other.spec) for group in groups))
+        ]
+        for spec, node in promised:
+            self.groups.place(spec, node, -1)
+        try:
+            return self.groups.refusals(wait.spec, self.nodes[self._me])
+        finally:
+            for spec, node in promised:
+                self.groups.place(spec, node, 1)
+
+    def _imagine(self, spec: VmSpec, sign: int) -> None:
+        """Count it as here, or no longer. No order hears of it: it is taken back before one is asked."""
+        view = self.nodes.get(self._me)
+        if view is not None:
+            view.promised = plus(view.promised, spec, sign)
+        self.groups.place(spec, self._me, sign)

@@ -1,0 +1,411 @@
+"""Acting: look, decide one action, prove in the transaction that it is still allowed, do it, look again.
+
+Owns: one VM's reconciliation at this node. Refuses: deciding (core/plan) and guarding (core/changes).
+Rule: after a transaction whose outcome is unknown, nothing is decided on that VM until it is settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from ...core import plan
+from ...core.domains import Domain, DomainState, of_another
+from ...core.model import Claim, Event, Halt, Phase, VmId, VmStatus
+from ...core.plan import VmSnapshot
+from ...core.plan import plan as decide
+from ...core.protocol import broken_locks as locks
+from ...core.protocol import claims as changes
+from ...core.state.cluster_state import Seen, mod_of, seen
+from ...ports import Unavailable, UnknownOutcome
+from ..context import AgentContext
+from ..report.health import damaged
+from . import give_back as giveback
+from .boot_slots import BootSlots
+from .claimer import Claimer
+from .domain_actions import HEALTHY_S, DomainActions
+from .drift import HELD_S, DriftDetector
+from .in_flight import domain_quiet
+from .snapshot import look, status_of
+from .vm_memory import VmMemory
+
+log = structlog.get_logger()
+
+MOST_STEPS = 32
+"""Steps of one VM before others get their turn."""
+
+
+class VmReconciler:
+    """Works on VMs, one look at a time."""
+
+    def __init__(self, node: AgentContext, boots: BootSlots, again: Callable[[VmId], None]) -> None:
+        """``again`` has a VM looked at."""
+        self._node = node
+        self._guests = DomainActions(node, boots)
+        self._boots = boots
+        self._claimer = Claimer(node, again)
+        self._drift = DriftDetector(node)
+        self.known: dict[VmId, set[str]] = {}
+        """UUIDs of local domains by VM name, as last seen."""
+
+    async def reconcile(self, vm: VmId) -> float:
+        """Bring one VM a few steps on; returns seconds until it should be looked at again (0: on change)."""
+        for _ in range(MOST_STEPS):
+            # Safety: looked up at each step, for a release forgets it. What is noted of the claim after it (a
+            # call in flight, an open transaction) must be found by that one's release.
+            memory = self._node.memory.of(vm)
+            if memory.unsettled:
+                await self._settle(vm, memory)
+            view = await look(self._node, vm, await self._domains(vm))
+            self._note(view, memory)
+            if await self._break_lock(view, memory):
+                continue
+            action = decide(view)
+            if isinstance(action, plan.Boot):
+                assert view.spec is not None
+                if not self._boots.enter(vm, view.spec.ok.ha.priority, view.spec.mod):
+                    return 0.0  # it is looked at again when a place is free
+            else:
+                self._boots.withdraw(vm)
+            if isinstance(action, plan.Idle):
+                return await self._idle(view, action, memory)
+            if await self._drift.holds(view, action, memory):
+                await self._publish(view)
+                return HELD_S
+            if isinstance(action, plan.Publish):
+                memory.held_drift = False
+                await self._publish(view)
+                if view.spec is not None and await self._drift.look(view, memory):
+                    await self._publish(view)
+                # A paused guest that an older agent started is resumed only when its client is known.
+                if view.spec is not None and view.domains[0].state in (DomainState.RUNNING, DomainState.PAUSED):
+                    await self._guests.gate.note_clients(view.spec.ok, view.domains[0], memory)
+                return self._watch_health(view, memory)
+            try:
+                await self._do(view, action, memory)
+            except UnknownOutcome:
+                memory.unsettled = True
+                raise
+        return 0.05
+
+    # --- looking
+
+    async def _domains(self, vm: VmId) -> tuple[Domain, ...]:
+        """Local domains of this name, read now; libvirt is asked only when there can be any."""
+        world = self._node.world
+        uuids = set(self.known.get(vm, ()))
+        claim = world.claim(vm)
+        if claim is not None and claim.record is not None and claim.record.node == self._node.name:
+            uuids.add(claim.record.uuid)
+        found = [await self._node.hypervisor.domain(uuid) for uuid in sorted(uuids)]
+        self._node.memory.of(vm).damaged = next(
+            (damaged(domain) for domain in found if domain is not None and domain.damaged), ""
+        )
+        # Safety: somebody else's domain with this VM's UUID is not the VM; a boot is refused while it is there.
+        # Nor is another VM's, whose record was copied: its own look takes care of it.
+        domains = tuple(
+            domain
+            for domain in found
+            if domain is not None and domain.managed and (domain.project, domain.name) == (vm.project, vm.name)
+            if not of_another(domain, self._node.name)
+        )
+        await self._note_lost(vm, domains)
+        if domains:
+            self.known[vm] = {domain.uuid for domain in domains}
+        else:
+            self.known.pop(vm, None)
+        return domains
+
+    async def _note_lost(self, vm: VmId, domains: tuple[Domain, ...]) -> None:
+        """A domain that does not run by libvirtd's word, while its QEMU lives.
+
+        Safety: seen after libvirtd had lost the file of a running guest: "never started", said it.
+        """
+        memory = self._node.memory.of(vm)
+        memory.lost = ""
+        for domain in domains:
+            if domain.clients:
+                memory.clients = domain.clients
+            if domain.state is DomainState.DEFINED:
+                pid = await self._guests.gate.qemu(domain.uuid, lost=True)
+                if pid:
+                    memory.lost = (
+                        f"its QEMU (process {pid}) runs on {self._node.name}, and libvirtd has lost it: "
+                        f"restart the VM, or kill {pid}; until then nothing is started"
+                    )
+
+    def _note(self, view: VmSnapshot, memory: VmMemory) -> None:
+        """Forget a stop that is over: another domain, or none; and why a guest did not start that runs."""
+        domain = view.domains[0] if view.domains else None
+        key = (domain.uuid, domain.epoch) if domain is not None else ("", 0)
+        running = domain is not None and domain.state is not DomainState.DEFINED
+        again = domain is not None and plan.wants_on(view) and not view.leave
+        again = again and domain is not None and domain.run >= view.spec.ok.run  # type: ignore[union-attr]
+        if running and memory.failures:
+            self._guests.began(memory)
+        elif view.spec is not None:
+            giveback.renew(memory, view.spec.mod)
+        if memory.stop_from_s is not None and (not running or key != memory.stop_key or again):
+            memory.forget_stop()
+
+    async def _still_so(self, view: VmSnapshot) -> bool:
+        """Ask etcd itself whether claim and spec are as the view has them, before a domain is destroyed.
+
+        Safety: watches have been known to lose events. A node that missed its own claim's must not kill its VM.
+        """
+        node = self._node
+        expected = {node.keys.claim(view.vm): mod_of(view.claim), node.keys.vm_spec(view.vm): mod_of(view.spec)}
+        for key, revision in expected.items():
+            entry = await node.store.get(key)
+            if (entry.mod_revision if entry is not None else 0) != revision:
+                log.info("mirror_was_stale", vm=str(view.vm), node=node.name, key=key)
+                await node.informer.look()
+                return False
+        return True
+
+    async def _settle(self, vm: VmId, memory: VmMemory) -> None:
+        """Make sure that no transaction of mine whose outcome is unknown can still land.
+
+        Safety: a release that lands after I booted again would leave a running VM that nobody answers for.
+        Every late change of mine compares the claim's revision or its absence; putting my own claim once
+        more moves that revision. A claim that did not land yet is recalled before it is looked for.
+        """
+        node = self._node
+        await self._claimer.claims.recall(vm)
+        entry = await node.store.get(node.keys.claim(vm))
+        if entry is not None:
+            held = seen(Claim, entry)
+            if held.record is not None and held.record.session == node.session.token:
+                found = node.world.status(vm)
+                status = found.record if found is not None else None
+                if status is not None and status.session != held.record.session:
+                    status = None  # of the owner before me: the view has not heard of mine
+                fresh = status or VmStatus(
+                    uuid=held.record.uuid,
+                    phase=Phase.STARTING,
+                    node=node.name,
+                    session=held.record.session,
+                    epoch=held.record.epoch,
+                    since=node.clock.stamp(),
+                )
+                if not await node.commit(changes.adopt(node.keys, node.session.me, vm, held, fresh)):
+                    raise Unavailable(f"{vm}: the outcome of the last transaction is still open")
+            else:
+                await node.informer.reached(entry.mod_revision)
+        else:
+            # Safety: it may have been my release that took the claim away, and the mirror may still show it.
+            await node.informer.look()
+        memory.unsettled = False
+        self._claimer.claims.free(vm)
+
+    # --- acting
+
+    async def _do(self, view: VmSnapshot, action: plan.Action, memory: VmMemory) -> None:
+        match action:
+            case plan.TakeClaim():
+                await self._claimer.claim(view, memory)
+            case plan.TakeOver():
+                await self._claimer.take_over(view)
+            case plan.Adopt():
+                await self._adopt(view, memory)
+            case plan.Boot():
+                if await self._guests.boot(view, memory) and view.claim is not None:
+                    self.known.setdefault(view.vm, set()).add(view.claim.ok.uuid)
+            case plan.Kill():
+                if await self._still_so(view):
+                    await self._guests.kill(view, action, memory)
+            case plan.AskToStop():
+                if await self._guests.ask_to_stop(view, action.uuid, memory):
+                    await self._publish(await look(self._node, view.vm, view.domains))
+            case plan.PauseGuest():
+                await self._node.hypervisor.pause(action.uuid)
+                log.info("paused", vm=str(view.vm), node=self._node.name)
+            case plan.ResumeGuest():
+                await self._guests.resume(view, action, memory)
+            case plan.Retag():
+                claim = self._held(view).ok
+                await self._node.hypervisor.retag(action.uuid, claim.session, claim.epoch, self._node.name)
+            case plan.RecordHalt():
+                await self._halt(view)
+            case plan.Release():
+                await self._release(view, action)
+            case plan.ForgetHalt() if view.halt is not None:
+                node = self._node
+                await node.commit(
+                    changes.forget_halt(node.keys, node.session.me, view.vm, view.halt, view.spec)
+                )
+            case _:
+                raise AssertionError(f"no way to do {action}")
+
+    async def _break_lock(self, view: VmSnapshot, memory: VmMemory) -> bool:
+        """Carry out what a person asked about who has the disk open; true when something was asked."""
+        node = self._node
+        found, held = node.world.break_lock(view.vm), view.claim
+        if found is None or not view.ready or held is None or held.record is None:
+            return False
+        if held.record.node != node.name or held.record.session != node.session.token:
+            return False
+        try:
+            what, message = await self._guests.gate.break_lock(view, memory, found)
+        except Unavailable as error:
+            # The request stays; whatever else the VM needs goes on.
+            log.info("break_lock_waits", vm=str(view.vm), node=node.name, error=str(error))
+            return False
+        request = found.record
+        ident = request.request_id if request is not None else node.clock.ident()[:12]
+        event = Event(
+            at=node.clock.stamp(),
+            by=f"node/{node.name}",
+            what=what,
+            object=f"vm {view.vm}",
+            message=message,
+            reason=request.reason if request is not None else "",
+            request_id=ident,
+        )
+        key = (
+            locks.answered_at(node.keys, request)
+            if request is not None
+            else node.keys.event(node.clock.ms(), ident)
+        )
+        if await node.commit(locks.answer(node.keys, node.session.me, view.vm, held, found, key, event)):
+            memory.retry_at_s = 0.0
+            log.warning("break_lock", vm=str(view.vm), node=node.name, what=what, message=message)
+        return True
+
+    def _held(self, view: VmSnapshot) -> Seen[Claim]:
+        assert view.claim is not None
+        return view.claim
+
+    async def _adopt(self, view: VmSnapshot, memory: VmMemory) -> None:
+        node, old = self._node, self._held(view)
+        before = node.world.status(view.vm)
+        if before is not None and before.record is not None and not memory.crashes:
+            memory.crashes = before.record.crashes
+        status = status_of(node, view, view.domains[0] if view.domains else None)
+        status = msgspec.structs.replace(status, session=node.session.token)
+        if await node.commit(changes.adopt(node.keys, node.session.me, view.vm, old, status)):
+            self._claimer.say("adopted", view.vm)
+
+    async def _halt(self, view: VmSnapshot) -> None:
+        node, held = self._node, self._held(view)
+        assert view.spec is not None
+        spec = view.spec.ok
+        message = "the guest powered itself off; it stays off until it is started"
+        record = Halt(uuid=spec.uuid, run=spec.run, at=node.clock.stamp(), node=node.name, message=message)
+        status = VmStatus(
+            uuid=spec.uuid,
+            phase=Phase.STOPPED,
+            node=node.name,
+            session=held.ok.session,
+            epoch=held.ok.epoch,
+            run=spec.run,
+            since=node.clock.stamp(),
+            message=message,
+        )
+        change = changes.halt(
+            node.keys,
+            node.session.me,
+            view.vm,
+            held,
+            view.spec,
+            record,
+            status,
+            node.event("vm.halted", str(view.vm), message),
+        )
+        if await node.commit(change):
+            log.info("halted", vm=str(view.vm), node=node.name, epoch=held.ok.epoch)
+
+    async def _release(self, view: VmSnapshot, action: plan.Release) -> None:
+        node, held = self._node, self._held(view)
+        memory = node.memory.of(view.vm)
+        if memory.stray or memory.making:
+            # Safety: a start that lands after the release would run a VM that nobody answers for.
+            # Nor may a disk be made after the release: no record would lead to it.
+            await domain_quiet(node.hypervisor, held.ok.uuid)
+            await node.storage.quiesce()
+            if await node.session.leave_if_astray():
+                return  # only the next session's barrier ends it
+            memory.stray = memory.making = False
+            return  # look again: it may have landed
+        if await self._guests.end_lost(view, held.ok.uuid, held.ok.volume_uuid, memory):
+            return  # look again
+        if not await self._guests.fence_check.proven(view.vm, held.ok, memory, again=False):
+            # Safety: whoever claims it then looks at no fence of those who had it before.
+            raise Unavailable(f"{view.vm}: {memory.message}")
+        if action.penalty:
+            await giveback.give(node, view, action.penalty)
+            return
+        drop = action.drop_halt and view.halt is not None
+        event = node.event("vm.released", str(view.vm))
+        disk = node.world.volume(view.vm.project, held.ok.volume_uuid)
+        if disk is not None and (disk.record is None or view.spec is None):
+            disk = None  # unreadable, or to be removed
+        change = changes.release(node.keys, node.session.me, view.vm, held, drop, event, disk)
+        if await node.commit(change):
+            node.memory.forget(view.vm)
+            log.info("released", vm=str(view.vm), node=node.name, epoch=held.ok.epoch)
+
+    # --- telling
+
+    def note_refused(self, vm: VmId, why: str) -> None:
+        """A step of this VM is refused again and again, or, empty, not any more: its next status says so."""
+        if why:
+            self._node.memory.of(vm).refused = f"a step is refused again and again: {why}"
+        elif vm in self._node.memory.vms:
+            self._node.memory.of(vm).refused = ""
+
+    async def publish(self, vm: VmId) -> None:
+        """Publish its status now, though a step is still to be done."""
+        await self._publish(await look(self._node, vm, await self._domains(vm)))
+
+    async def _publish(self, view: VmSnapshot) -> None:
+        """Publish the status if it differs from what is there."""
+        node, held = self._node, view.claim
+        if held is None or held.record is None or held.record.session != node.session.token:
+            return
+        status = status_of(node, view, view.domains[0] if view.domains else None)
+        old = node.world.status(view.vm)
+        before = old.record if old is not None else None
+        if before == status:
+            return
+        moved = before is None or before.phase is not status.phase
+        memory = node.memory.of(view.vm)
+        extra = [*(node.event(f"vm.{status.phase.value}", str(view.vm), status.message) if moved else ())]
+        if told_now := memory.tell:
+            extra += node.event("vm.ended", str(view.vm), told_now)
+        if not await node.commit(changes.publish(node.keys, node.session.me, view.vm, held, status, extra)):
+            return
+        if memory.tell == told_now:
+            memory.tell = ""
+        if moved:
+            log.info(
+                status.phase.value,
+                vm=str(view.vm),
+                node=node.name,
+                session=status.session,
+                epoch=status.epoch,
+                message=status.message,
+            )
+
+    async def _idle(self, view: VmSnapshot, action: plan.Idle, memory: VmMemory) -> float:
+        node, held = self._node, view.claim.record if view.claim is not None else None
+        if held is not None and view.session and held.session == view.session:
+            await self._publish(view)
+        elif (view.claim is None or (held is not None and held.node != node.name)) and not (
+            view.domains or memory.unsettled or memory.stray or view.vm in node.engine.left
+        ):
+            node.memory.forget(view.vm)  # another's, or nobody's: nothing of it is worth keeping here
+        return action.again_in_s
+
+    def _watch_health(self, view: VmSnapshot, memory: VmMemory) -> float:
+        """A guest that crashed before is looked at again when it counts as recovered."""
+        if not memory.crashes or memory.healthy_from_s is None:
+            return 0.0
+        left_s = memory.healthy_from_s + HEALTHY_S - asyncio.get_running_loop().time()
+        if left_s > 0:
+            return left_s + 0.1
+        memory.crashes, memory.message = 0, ""
+        return 0.05

@@ -1,0 +1,158 @@
+"""The place: for how long this node holds its name without being of use to anybody.
+
+Owns: when it gives its place up, so that others may act, and how long it stays away then.
+Refuses: giving it up while its claimed guests run, since a fence would end them, while nobody waits for its
+claims, or for a wait that has a name: a storage that does not answer, an unblock that may still land.
+Rule: it counts beside the steps on the way to readiness, so one that hangs cannot hold it; and across agents
+that die (:mod:`.place_mark`), so a crash loop cannot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
+
+from ...ports import Hypervisor, Refused, Unavailable
+from ..cache.informer import Informer
+from .foreign_guests import claimed_guests_run
+from .place_mark import HoldFile
+
+USELESS_S: Final = 60.0
+"""Registered for so long, in however many sessions, and none of them ready for :data:`STABLE_S`."""
+STABLE_S: Final = 30.0
+AWAY_S: Final = 15.0
+"""For the others: the grace, and a fence. Twice as long each time."""
+AWAY_MOST_S: Final = 120.0
+SOON_S: Final = 0.2
+SOON_MOST_S: Final = 5.0
+WATCH_S: Final = 5.0
+"""So often it is looked at from beside a step."""
+ANSWER_S: Final = 10.0
+"""A libvirt that needs longer to say what runs may have a guest."""
+
+
+class NameHold:
+    """What this process, and those before it, did with their node's place."""
+
+    def __init__(self, name: str, informer: Informer, hypervisor: Hypervisor, mark: HoldFile) -> None:
+        self._name, self._informer, self._hypervisor, self._mark = name, informer, hypervisor, mark
+        self._from_s: float | None = None
+        """Since when this process holds it in vain; None: it does not."""
+        self._ready_from_s: float | None = None
+        self._stable: asyncio.TimerHandle | None = None
+        self._soon = self._given_up = 0
+        self._bound: asyncio.Timeout | None = None
+        """Ends the steps that are watched now; None: none are."""
+
+    async def run(self) -> None:
+        """Look at what is :meth:`watched`, from beside; for ever."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            bound = self._bound
+            if bound is None or not await self.useless():
+                continue
+            if bound is self._bound and not bound.expired():  # it may have ended meanwhile
+                bound.reschedule(asyncio.get_running_loop().time())
+
+    def begin(self) -> float:
+        """Once in a process: how long to stay away still, as an agent that died meanwhile decided; seconds."""
+        now_s = asyncio.get_running_loop().time()
+        self._mark.begin(now_s, AWAY_MOST_S)
+        self._given_up = self._mark.held.given_up
+        return max(0.0, self._mark.held.away_until_s - now_s)
+
+    def registered(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if self._from_s is None:
+            self._from_s = now_s
+        self._mark.registered(now_s)
+
+    def ready(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._ready_from_s = loop.time()
+        # Also while the session lasts: an agent that is killed in it was of use.
+        self._stable = loop.call_later(STABLE_S, self.forget)
+
+    def waits(self) -> None:
+        """For something with a name: that time does not count."""
+        self._from_s = None
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The same, for as long as it lasts."""
+        self._from_s = None
+        yield
+        self._from_s = asyncio.get_running_loop().time()
+
+    def forget(self) -> None:
+        """It is of use, or somebody stops its agent: nothing counts any more."""
+        self._from_s, self._soon, self._given_up = None, 0, 0
+        self._mark.forget()
+
+    async def useless(self) -> bool:
+        """Whether it is to be given up, now."""
+        return self._in_vain() and not await self._guests_run()
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """What a session does between its registration and its readiness.
+
+        Raises Refused when one of those steps hangs for so long that the place is held in vain.
+        Safety: the step is left as a crash of this agent would leave it, its marks included. The next session
+        waits for a call that is in flight.
+        """
+        bound = asyncio.timeout(None)
+        try:
+            async with bound:
+                self._bound = bound
+                try:
+                    yield
+                finally:
+                    self._bound = None
+        except TimeoutError:
+            if bound.expired():
+                raise Refused(
+                    f"registered for {USELESS_S:g} s and not ready, and no claimed guest runs here: "
+                    f"{self._name} gives its place up, so that others may take its VMs"
+                ) from None
+            raise
+
+    async def away_s(self) -> float:
+        """How long to stay away after a session ended, or did not come about; seconds."""
+        now_s, ready_from_s = asyncio.get_running_loop().time(), self._ready_from_s
+        self._ready_from_s = None
+        if self._stable is not None:
+            self._stable.cancel()
+            self._stable = None
+        if ready_from_s is not None:
+            if now_s - ready_from_s >= STABLE_S:
+                self.forget()
+                return 0.0
+            self._soon += 1
+        vain = self._in_vain()
+        if not vain and (ready_from_s is None or self._soon < 2):
+            return 0.0
+        if await self._guests_run():
+            return 0.0
+        if not vain:
+            return float(min(SOON_MOST_S, SOON_S * 2 ** min(10, self._soon - 2)))
+        self._from_s = None
+        self._given_up += 1
+        away_s = float(min(AWAY_MOST_S, AWAY_S * 2 ** min(10, self._given_up - 1)))
+        self._mark.gave_up(self._given_up, asyncio.get_running_loop().time() + away_s)
+        return away_s
+
+    def _in_vain(self) -> bool:
+        now_s = asyncio.get_running_loop().time()
+        held = self._from_s is not None and now_s - self._from_s >= USELESS_S
+        held = held or self._mark.died_in_vain(now_s, USELESS_S)
+        return held and bool(self._informer.world.unfenced(self._name))
+
+    async def _guests_run(self) -> bool:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await claimed_guests_run(self._hypervisor, self._informer.world, self._name)
+        except (Unavailable, Refused, TimeoutError):
+            return True  # perhaps they do

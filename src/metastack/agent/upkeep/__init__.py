@@ -1,0 +1,6 @@
+"""What is done beside the VMs: sweeping, removing, consoles, systemd, garbage collection.
+
+Owns: work that may wait.
+Refuses: anything that a claim or a fence depends on.
+Start reading at ``sweeper.py``.
+"""

@@ -1,0 +1,87 @@
+"""``metastack cluster upgrade-finish``: the last step of an upgrade.
+
+Owns: options, and the words that a person reads before saying yes.
+Refuses: judging who is upgraded (:mod:`metastack.commands.cluster.upgrade`).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..frame import Frame, frame_of, verb
+from ..session import confirm, note, with_cluster
+
+if TYPE_CHECKING:
+    from metastack.commands.cluster.upgrade_views import UpgradeView
+
+    from ..output import Printer
+
+
+def _printer(frame: Frame) -> Printer[UpgradeView]:
+    from ..output import Column, Printer
+
+    columns: list[Column[UpgradeView]] = [
+        Column("LEVEL", lambda v: str(v.level)),
+        Column("BEFORE", lambda v: str(v.before)),
+        Column("DONE", lambda v: "yes" if v.done else "no"),
+        Column("BEHIND", lambda v: v.behind),
+        Column("SILENT", lambda v: v.silent),
+        Column("RECORDS", lambda v: v.records, wide=True),
+        Column("WITHOUT", lambda v: v.without, wide=True),
+    ]
+    return Printer(frame.output, columns, lambda v: f"level {v.level}")
+
+
+def _explain(view: UpgradeView) -> None:
+    from ..output import clean
+
+    lines = [
+        f"Records of level {view.level} are written from now on, in place of {view.before}:",
+        f"  {', '.join(view.records) or 'no kind of record changes'}.",
+        "Agents and commands of the release before cannot read them: there is no way back to it.",
+        "What is written already stays as it is; nothing is stopped or moved.",
+    ]
+    if view.without:
+        lines.append(f"Not alive: {', '.join(view.without)}. Upgrade their agents before they return.")
+    for line in lines:
+        print(clean(line), file=sys.stderr)
+
+
+def mount(app: typer.Typer) -> None:
+    """Put the verb under ``cluster``."""
+
+    @verb(app, "upgrade-finish")
+    def upgrade_finish(
+        ctx: typer.Context,
+        without: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--without", metavar="NODE", help="Leave out a node that is switched off; repeatable."
+            ),
+        ] = None,
+        reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with it.")] = "",
+        yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do.")] = False,
+    ) -> None:
+        """Finish an upgrade: write the records of this release, once every agent is of it.
+
+        Until then agents of the release before read everything, and you may go back to it.
+        """
+        from metastack.commands.cluster.upgrade import finish_upgrade, look_at_upgrade
+        from metastack.commands.request import new_request
+
+        frame, left_out = frame_of(ctx), tuple(without or ())
+        view = with_cluster(frame, lambda cluster: look_at_upgrade(cluster, left_out))
+        if view.done:
+            note(frame, f"cluster: writes records of level {view.level} already")
+        elif not dry_run:
+            if not view.behind and view.without == view.silent:
+                _explain(view)  # who is refused is told why, and asked nothing
+                confirm("Is every agent and every CLI upgraded?", yes)
+            request = new_request(reason)
+            view = with_cluster(frame, lambda cluster: finish_upgrade(cluster, request, left_out))
+            note(frame, f"cluster: writes records of level {view.level} from now on")
+        _printer(frame).one(view, detail=True)

@@ -1,0 +1,63 @@
+"""``metastack vm break-lock``: shut a client out that keeps a VM from its disk.
+
+Owns: options and printing. Refuses: rules about locks (:mod:`metastack.commands.vm.break_lock`).
+Rule: it wants a reason, and a yes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..frame import frame_of, verb
+from ..session import confirm, note, with_cluster
+from .options import Name, NoWait, Project, Yes, app, new_request, short_name, vm_id
+
+if TYPE_CHECKING:
+    from metastack.commands.request import Cluster
+    from metastack.commands.vm.break_lock import LockView
+
+
+@verb(app, "break-lock")
+def break_lock(
+    ctx: typer.Context,
+    name: Name,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with the change.")] = "",
+    yes: Yes = False,
+    project: Project = "",
+    no_wait: NoWait = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="S", min=0.1, help="Longest wait, seconds.")
+    ] = 30.0,
+) -> None:
+    """Shut out the client that has a waiting VM's disk open, and break its lock.
+
+    The VM's node does it. Clients of living nodes are refused.
+    """
+    from metastack.commands.vm.break_lock import break_lock as ask
+    from metastack.commands.vm.break_lock import check_break_lock, check_reason, wait_answer
+
+    from ..output import Column, Printer
+
+    frame, vm = frame_of(ctx), vm_id(name, project)
+    check_reason(vm, reason)
+    request = new_request(reason)
+    if not yes:
+        client = with_cluster(frame, lambda cluster: check_break_lock(cluster, vm))
+        confirm(f"Shut {client} out of the disk of {vm}? What it has not written yet is lost.", yes)
+
+    async def work(cluster: Cluster) -> LockView:
+        order, view = await ask(cluster, request, vm)
+        note(frame, f"{vm}: {view.node} is asked to shut {view.client} out")
+        return view if no_wait else await wait_answer(cluster, vm, order, view, timeout)
+
+    columns: list[Column[LockView]] = [
+        Column("NAME", lambda v: v.name),
+        Column("PROJECT", lambda v: v.project),
+        Column("NODE", lambda v: v.node),
+        Column("CLIENT", lambda v: v.client),
+        Column("RESULT", lambda v: v.result),
+        Column("MESSAGE", lambda v: v.message),
+    ]
+    Printer(frame.output, columns, short_name).one(with_cluster(frame, work))

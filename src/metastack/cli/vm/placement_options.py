@@ -1,0 +1,72 @@
+"""The options that say where a VM may run and in which order it starts, shared by the verbs that take them.
+
+Owns: their names, metavariables and help.
+Refuses: their grammar (:mod:`metastack.commands.vm.placement_options`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..complete import node_names, vm_names
+
+Node = Annotated[str | None, typer.Option("--node", metavar="N", autocompletion=node_names, help="Only there.")]
+NodeSelector = Annotated[
+    list[str] | None, typer.Option("--node-selector", metavar="K=V", help="Label of the node, repeatable.")
+]
+RequireLabel = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require-label", metavar="EXPR", help="K, !K, K=V1,V2, K!=V1,V2, K>N or K<N of the node, repeatable."
+    ),
+]
+Toleration = Annotated[
+    list[str] | None,
+    typer.Option("--toleration", metavar="KEY[=VALUE]", help="Taint not minded; * for all, repeatable."),
+]
+Affinity = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--affinity",
+        metavar="LABELS[@TOPOLOGY][:preferred[=W]]",
+        help="Near VMs with these labels, such as app=web@rack, repeatable.",
+    ),
+]
+AntiAffinity = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--anti-affinity",
+        metavar="LABELS[@TOPOLOGY][:preferred[=W]]",
+        help="Away from VMs with these labels, such as app=db@zone, repeatable.",
+    ),
+]
+Spread = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--spread",
+        metavar="LABELS@TOPOLOGY[:SKEW][:preferred[=W]]",
+        help="Evenly among domains, such as app=web@zone, repeatable.",
+    ),
+]
+Arch = Annotated[str | None, typer.Option("--arch", metavar="A", help="Architecture, such as x86_64.")]
+CpuFeature = Annotated[
+    list[str] | None, typer.Option("--cpu-feature", metavar="F", help="Flag of the processor, repeatable.")
+]
+Priority = Annotated[
+    int | None, typer.Option("--priority", metavar="N", help="Higher goes first when room or time is short.")
+]
+StartAfter = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--start-after", metavar="VM", autocompletion=vm_names, help="VM that must be up first, repeatable."
+    ),
+]
+ReadyPort = Annotated[
+    int | None,
+    typer.Option("--ready-port", metavar="PORT", help="TCP port that answers once it is up."),
+]
+IgnoreSpare = Annotated[
+    bool, typer.Option("--ignore-spare", help="Even if it uses the room kept for lost nodes (spare_nodes).")
+]

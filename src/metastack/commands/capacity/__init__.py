@@ -1,0 +1,6 @@
+"""What still fits: nodes lost or added, room kept free, and what should move.
+
+Owns: the questions and their answers as records.
+Refuses: the placement rules themselves (core/placement/).
+Start reading at ``whatif.py``.
+"""

@@ -1,0 +1,179 @@
+"""Admission: is there still room for everybody after the loss of any ``spare_nodes`` nodes?
+
+Owns: the refusal, in words, and the guard that makes it hold against another admission.
+Refuses: placing anything: it asks the nodes' own board about a world in which the new specs are written.
+A change of where a VM may run is judged too: by its pin or its rules one VM can take the place that another
+one would need. It is refused only when the reserve holds now and would not after it.
+Rule: asked only while ``spare_nodes`` is above 0, so that a create without it reads nothing more.
+
+What is guaranteed: every VM that is let in changes ``config/admission`` and compares the revision that the
+judgement was made at, so of two that fit only one at a time only one is written. Who was let in keeps its room
+until it starts. What is not: a node that is lost, cordoned or drained, a setting or a label that is changed
+takes room without asking (``doctor`` says so then, and who comes after it is judged by what is left); nodes
+that are lost one after the other, so that a VM of the first takes what a more important one of the second
+needs; of more than 500 ways to lose so many nodes those of the fullest are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+
+from msgspec import Struct
+
+from metastack.core.model import Admission, ClusterConfig, Power, VmId, VmSpec
+from metastack.core.placement import Move, nowhere, with_claim, with_specs, without_room
+from metastack.core.protocol.transaction import Delete, Guard, Put, Snapshot
+from metastack.core.state.cluster_state import ClusterState, wants_on
+from metastack.core.state.codec import encode
+
+from ..problem import Problem, conflict
+from ..reading import engine_kinds, prefixes
+from ..request import Cluster, Request
+from ..vm.reasons import main_reason
+from ..vm.specs import AT_ONCE
+
+IGNORE = "say --ignore-spare to do it all the same"
+_SHOWN = 3
+
+
+class Admitted(Struct, frozen=True, kw_only=True):
+    """What the transaction that writes the specs must bear."""
+
+    guards: tuple[Guard, ...] = ()
+    effects: tuple[Put | Delete, ...] = ()
+
+
+async def admit(
+    cluster: Cluster, request: Request, config: ClusterConfig, specs: Sequence[VmSpec], ignore_spare: bool
+) -> Admitted:
+    """Let specs in that are about to be wanted on; raises Problem when the loss of some nodes would hurt."""
+    wanted = [spec for spec in specs if spec.power is Power.ON]
+    if not config.spare_nodes or not wanted:
+        return Admitted()
+    if ignore_spare:
+        return _said(cluster, request, wanted[-1])
+    snapshot = await _look(cluster, config)
+    before = nowhere(_world(cluster, snapshot))
+    world = with_specs(_world(cluster, snapshot), wanted, AT_ONCE)
+    if (problem := refusal(world, wanted, config.spare_nodes, before)) is not None:
+        raise problem
+    return _let_in(cluster, request, snapshot, wanted[-1])
+
+
+async def admit_place(
+    cluster: Cluster, request: Request, before: VmSpec, after: VmSpec, ignore_spare: bool, moves_to: str = ""
+) -> Admitted:
+    """Let a VM that is wanted on have another place; raises Problem when that takes a lost node's room.
+
+    ``moves_to``: it is stopped where it runs, and will be there.
+    """
+    config = await cluster.config()
+    same = before.placement == after.placement and before.ha.priority == after.ha.priority
+    if not config.spare_nodes or same:
+        return Admitted()
+    if ignore_spare:
+        return _said(cluster, request, after)
+    snapshot, vm = await _look(cluster, config), after.id
+    world = with_specs(_world(cluster, snapshot), [after])
+    if not wants_on(world, vm):
+        return Admitted()  # it needs no room; `vm start` asks
+    if moves_to:
+        world = with_claim(world, vm, moves_to)
+    if (
+        problem := _displaced(nowhere(world), nowhere(_world(cluster, snapshot)), {vm}, f"vm {vm}")
+    ) is not None:
+        raise problem
+    lost, left = without_room(world, config.spare_nodes)
+    if not left:
+        return _let_in(cluster, request, snapshot, after)
+    if without_room(_world(cluster, snapshot), config.spare_nodes)[1]:
+        # Nothing is kept now that could be taken, and whoever mends that by moving VMs is not stopped half-way.
+        return Admitted()
+    raise _too_little(f"vm {vm}", config.spare_nodes, lost, left, "choose another place")
+
+
+async def _look(cluster: Cluster, config: ClusterConfig) -> Snapshot:
+    keys = cluster.keys
+    return await cluster.store.list(*prefixes(keys, engine_kinds(config)), keys.admission())
+
+
+def _world(cluster: Cluster, snapshot: Snapshot) -> ClusterState:
+    world = ClusterState(cluster.keys)
+    world.load(snapshot)
+    return world
+
+
+def _let_in(cluster: Cluster, request: Request, snapshot: Snapshot, last: VmSpec) -> Admitted:
+    key = cluster.keys.admission()
+    token = next((e.mod_revision for e in snapshot.entries if e.key == key), 0)
+    return Admitted(guards=(Guard(key, "mod", token),), effects=_said(cluster, request, last).effects)
+
+
+def _said(cluster: Cluster, request: Request, last: VmSpec) -> Admitted:
+    """Let in without a look: whoever looked before this one is written has to look again."""
+    record = Admission(vm=str(last.id), by=request.by, request_id=request.request_id)
+    return Admitted(effects=(Put(cluster.keys.admission(), encode(record)),))
+
+
+def refusal(
+    world: ClusterState, wanted: Sequence[VmSpec], spare_nodes: int, before: Mapping[VmId, Move]
+) -> Problem | None:
+    """Why these specs, which that world has already, are not let in; None: they are.
+
+    ``before``: whom no node took without them (:func:`metastack.core.placement.nowhere`).
+    """
+    object = f"vm {wanted[0].id}" + (f" and {len(wanted) - 1} more" if len(wanted) > 1 else "")
+    ids = {spec.id for spec in wanted}
+    after = nowhere(world)
+    out = [move for vm, move in after.items() if vm in ids]
+    if out:
+        return conflict(
+            object,
+            f"no room is held for a VM that no node takes now (spare_nodes={spare_nodes}): {in_words(out)}",
+            f"make room, or {IGNORE}",
+        )
+    if (problem := _displaced(after, before, ids, object)) is not None:
+        return problem
+    lost, left = without_room(world, spare_nodes)
+    if left and (few := more_spare_than_up(spare_nodes, lost)):
+        return conflict(object, few[0], f"`{few[1]}`, add nodes, or {IGNORE}")
+    return _too_little(object, spare_nodes, lost, left, "add a node") if left else None
+
+
+def more_spare_than_up(spare_nodes: int, lost: Sequence[str]) -> tuple[str, str] | None:
+    """Nobody would be left to have room: what is wrong and the command that mends it; None when somebody is."""
+    if len(lost) >= spare_nodes:
+        return None
+    return (
+        f"spare_nodes={spare_nodes} keeps room for the loss of as many nodes, and only {len(lost)} are up",
+        f"metastack config set spare_nodes={max(0, len(lost) - 1)}",
+    )
+
+
+def _displaced(
+    after: Mapping[VmId, Move], before: Mapping[VmId, Move], ids: Set[VmId], object: str
+) -> Problem | None:
+    """Somebody else who was let in, and has not started yet, would have no place any more."""
+    out = [move for vm, move in after.items() if vm not in before and vm not in ids]
+    if not out:
+        return None
+    return conflict(
+        object, f"would take the room of who waits to start: {in_words(out)}", f"make room, or {IGNORE}"
+    )
+
+
+def _too_little(
+    object: str, spare_nodes: int, lost: Sequence[str], left: Sequence[Move], instead: str
+) -> Problem:
+    return conflict(
+        object,
+        f"would leave too little room (spare_nodes={spare_nodes}): without {', '.join(lost)}, {in_words(left)}",
+        f"{instead}, or {IGNORE}; `metastack whatif --lose {','.join(lost)}` shows how it is now",
+    )
+
+
+def in_words(left: Sequence[Move]) -> str:
+    """Who would be left out, and why."""
+    told = [f"{move.vm} would not fit ({main_reason(move.reasons)})" for move in left[:_SHOWN]]
+    more = len(left) - len(told)
+    return "; ".join(told) + (f"; and {more} more" if more else "")

@@ -1,0 +1,144 @@
+"""``node remove``: a node that will not come back leaves the list.
+
+Owns: whether it may, and why not. Refuses: fencing it or lifting its block; both are commands of their own.
+Rule: only a lost node without VMs whose last session is shut out of the storage is forgotten. Its fence stays.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from metastack.core.model import Fence, NodeFacts, NodeSpec, Removal
+from metastack.core.protocol import fences
+from metastack.core.protocol.node_removal import announce_removal
+from metastack.core.protocol.node_removal import remove_node as removal
+from metastack.core.protocol.transaction import Committed
+from metastack.core.state.cluster_state import ClusterState, Seen, seen
+from metastack.core.state.keys import Kind
+
+from .. import names
+from ..fence.views import returned
+from ..problem import Problem, conflict, not_found
+from ..reading import prefixes, read_world
+from ..request import Cluster, Plan, Request, commit, readable
+
+MARK_S = 30
+"""How long the mark stays of a command that died, seconds."""
+KINDS = (
+    *(Kind.NODE_FACTS, Kind.NODE_ALIVE, Kind.NODE_SPEC, Kind.FENCE, Kind.CLAIM, Kind.GENERATION, Kind.CLUSTER),
+    Kind.VM_SPEC,
+)
+"""What is looked at."""
+
+
+class Removed(Struct, kw_only=True):
+    """What came of it."""
+
+    name: str
+    deleted: bool = True
+    blocked: list[str] = []
+    """Addresses and clients that its fence blocked: they stay blocked until ``node unfence``, or until a node
+    that has one of them joins."""
+    pinned: list[str] = []
+    """VMs that may run there only: they wait until they are unpinned, or a node of that name joins."""
+
+
+async def check_removal(cluster: Cluster, node: str) -> None:
+    """Raise Problem when the node must stay: said before anybody is asked for a yes."""
+    names.name("node", node)
+    _may_go(await read_world(cluster, prefixes(cluster.keys, KINDS)), node)
+
+
+async def remove_node(cluster: Cluster, request: Request, node: str) -> Removed:
+    """Forget it. The caller has made sure of what no record can prove: that its host is gone for good."""
+    names.name("node", node)
+    names.reason(request.reason)
+    keys, object, mark = cluster.keys, f"node {node}", Removal(by=request.by, at=request.at)
+
+    async def look() -> Plan[Removed]:
+        facts, fence, _ = _may_go(await read_world(cluster, prefixes(keys, KINDS)), node)
+        lease = await cluster.store.grant(MARK_S)
+        told = await cluster.commit(announce_removal(keys, node, facts, fence, mark, lease.id))
+        entry = await cluster.store.get(keys.removal(node))
+        # Safety: it is looked at once more behind the mark; what is seen now is what is forgotten.
+        world = await read_world(cluster, prefixes(keys, KINDS))
+        _, fence, spec = _may_go(world, node)
+        if not isinstance(told, Committed) or entry is None:
+            raise conflict(object, "changed while it was looked at", "look at it, and ask again")
+        change = removal(keys, node, seen(Removal, entry), fence, spec)
+        receipt = fence.ok.receipt
+        lifted = receipt is None or receipt.method == fences.UNBLOCKED
+        return Plan(
+            guards=change.guards,
+            effects=change.effects,
+            what="node.remove",
+            object=object,
+            answer=Removed(
+                name=node,
+                blocked=[] if receipt is None or lifted else [*receipt.addresses, *receipt.clients],
+                pinned=_pinned(world, node),
+            ),
+        )
+
+    return await commit(cluster, request, look)
+
+
+def _may_go(world: ClusterState, node: str) -> tuple[Seen[NodeFacts], Seen[Fence], Seen[NodeSpec] | None]:
+    """Its records; raises Problem with the reason why it must stay."""
+    object, facts, fence = f"node {node}", world.facts(node), world.fence(node)
+    if world.alive(node) is not None:
+        raise conflict(
+            object,
+            "is alive: only a lost node is removed",
+            f"`metastack node drain {node} --wait`, then stop its agent or switch the host off",
+        )
+    if facts is None:
+        raise not_found(object, "`metastack node list` shows the nodes that joined")
+    if held := sorted(str(vm) for vm, claim in world.claims() if _names(claim, node)):
+        raise conflict(
+            object,
+            f"still has a claim on {', '.join(held[:3])}{' …' if len(held) > 3 else ''}",
+            f"they start elsewhere once it is fenced: `metastack fence show {node}`, `metastack vm list`",
+        )
+    if broken := sorted(str(vm) for vm, claim in world.claims() if claim.record is None):
+        raise conflict(object, f"nobody can read whose VM {broken[0]} is", "`metastack doctor`")
+    record = readable(fence, object) if fence is not None else None
+    if record is not None and fences.under_way(record, world.generation):
+        raise conflict(object, "is being fenced right now", f"`metastack fence show {node}`")
+    if fence is None or record is None or not record.through or returned(world, node):
+        raise _not_fenced(node)
+    if (why := _braked(world)) and (others := [n for n in world.nodes() if _waits(world, n) and n != node]):
+        raise conflict(
+            object,
+            f"{why}: with one node less on the list, {', '.join(others)} would be fenced at once",
+            f'bring {others[0]} back, or fence it by name: `metastack node fence {others[0]} --reason "…"`',
+        )
+    return facts, fence, world.node_spec(node)
+
+
+def _braked(world: ClusterState) -> str:
+    """What a living node says of the brake."""
+    alive = (world.alive(name) for name in world.nodes())
+    return next((a.record.brake for a in alive if a is not None and a.record and a.record.brake), "")
+
+
+def _waits(world: ClusterState, node: str) -> bool:
+    """Lost, and not shut out of the storage."""
+    return world.alive(node) is None and world.unfenced(node) > 0
+
+
+def _names(claim: Seen, node: str) -> bool:  # type: ignore[type-arg]
+    return claim.record is not None and claim.record.node == node
+
+
+def _not_fenced(node: str) -> Problem:
+    return conflict(
+        f"node {node}",
+        "its last session is not fenced: a host that lost only its network may still write",
+        f'fence it first: `metastack node fence {node} --yes --reason "…"`',
+    )
+
+
+def _pinned(world: ClusterState, node: str) -> list[str]:
+    specs = ((vm, world.spec(vm)) for vm in world.vms())
+    return sorted(str(vm) for vm, s in specs if s is not None and s.record and s.record.placement.node == node)

@@ -1,0 +1,69 @@
+"""Departures: which VMs should leave a node, in which order, and whether anybody would take them.
+
+Owns: the one answer that a draining node acts on and ``node drain --wait`` explains.
+Refuses: stopping anything. Rule: a VM that nobody would take stays where it runs.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from ..model import PinMove, VmId, VmSpec
+from ..state.cluster_state import ClusterState, wants_on
+from .engine import PlacementEngine
+from .start_order import gate
+
+
+class Departure(Struct, frozen=True, kw_only=True):
+    """A VM that should run elsewhere than it does."""
+
+    vm: VmId
+    why: str
+    """``drain`` or ``move``."""
+    to: str
+    """Who would take it, best first of all; empty: nobody would now, and it stays."""
+    reasons: dict[str, tuple[str, ...]] = {}
+    """Of each node, when nobody would; under an empty name why it is not its time."""
+
+
+def leaving(world: ClusterState, node: str, spec: VmSpec) -> str:
+    """Why a VM that a node answers for should leave it: ``drain``, ``move``, or empty: it should not."""
+    found = world.node_spec(node)
+    if found is not None and found.record is not None and found.record.draining:
+        return "drain"
+    place = spec.placement
+    return "move" if place.move is PinMove.COLD and place.node not in ("", node) else ""
+
+
+def departures(engine: PlacementEngine, node: str) -> list[Departure]:
+    """Every VM that should leave the node, in the order in which they go: by priority, the oldest first.
+
+    Only those that are wanted on: what is off is released anyhow.
+    """
+    world, found = engine.world, []
+    for vm in engine.on(node):
+        seen = world.spec(vm)
+        spec = seen.record if seen is not None else None
+        if seen is None or spec is None or not wants_on(world, vm):
+            continue
+        if why := leaving(world, node, spec):
+            found.append((-spec.ha.priority, seen.mod, _departure(engine, node, spec, why)))
+    return [departure for _, _, departure in sorted(found, key=lambda one: (one[:2], one[2].vm))]
+
+
+def elsewhere(engine: PlacementEngine, node: str, spec: VmSpec) -> str:
+    """Who would take a VM that this node gives back, best of all; empty: nobody would now."""
+    return _departure(engine, node, spec, "").to
+
+
+def _departure(engine: PlacementEngine, node: str, spec: VmSpec, why: str) -> Departure:
+    if held := gate(engine.world, spec.id, spec):
+        return Departure(vm=spec.id, why=why, to="", reasons={"": (held,)})
+    back = engine.without(spec.id)
+    try:
+        # A pin that does not move is for the next time; a node that drains is never the next place.
+        best = next((name for name in engine.head(spec, len(engine.nodes)) if name != node), "")
+        reasons = {} if best else {name: engine.refusals(spec, view) for name, view in engine.nodes.items()}
+    finally:
+        back()
+    return Departure(vm=spec.id, why=why, to=best, reasons=dict(sorted(reasons.items())))

@@ -1,0 +1,22 @@
+"""A VM that waits for a node, and its place in the line."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from ..model import VmId, VmSpec
+
+Line = tuple[int, int, str, str]
+"""Priority turned round, revision of the wish, project, name: the place in the line."""
+
+
+class PendingVm(Struct):
+    """A VM that should run and that nobody answers for."""
+
+    vm: VmId
+    line: Line
+    spec: VmSpec
+    head: tuple[str, ...] = ()
+    """Who should try, best first; it is virtually assigned to the first. Empty: nobody would take it now."""
+    held: str = ""
+    """Why it is not its time yet."""

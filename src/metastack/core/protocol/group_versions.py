@@ -1,0 +1,35 @@
+"""Tokens of groups: what makes a rule over several nodes (at most one of a group in a zone) hard.
+
+Owns: what a claim compares and writes for the rules that it bears on.
+Refuses: knowing which those are (:meth:`metastack.core.placement.groups.Groups.tokens`).
+Rule: whoever enters a domain that a hard rule looks at changes that rule's token there.
+
+# Safety: the claimer's view says that its claim breaks no rule. Another claim that one of those rules bears on
+would have changed the same token: either it is in that view, or the comparison fails. So of two claims decided
+from one view one loses, and looks again. An absent token means that nobody who bears it is in the domain, for
+it is dropped only unchanged since a view in which nobody did: that it came and went in between does no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..model import Group, VmId
+from ..state.cluster_state import Seen, mod_of
+from ..state.codec import encode
+from .guards import unchanged
+from .transaction import Guard, Put
+
+Tokens = Sequence[tuple[str, Seen[Group] | None]]
+"""Of each rule that a claim bears on: the token's key, and its record as the claimer's view has it."""
+
+
+def bear(tokens: Tokens, vm: VmId) -> tuple[tuple[Guard, ...], tuple[Put, ...]]:
+    """Compare each token, and change it."""
+    guards = tuple(Guard(key, "mod", mod_of(found)) for key, found in tokens)
+    return guards, tuple(Put(key, encode(Group(vm=str(vm)))) for key, _ in tokens)
+
+
+def heed(notices: Tokens) -> tuple[Guard, ...]:
+    """Compare each notice (:mod:`.notices`), and leave it as it is."""
+    return tuple(unchanged(key, found) for key, found in notices)

@@ -1,0 +1,74 @@
+"""Notices: how a claim learns of a group rule, or of labels, that its claimer has not heard of.
+
+Owns: which notices a spec gives and which a claim heeds. Refuses: the rules themselves
+(:mod:`metastack.core.placement.groups`), and what two claims of known rules compare (:mod:`.tokens`).
+Rule: whoever writes a VM that is wanted and keeps others away over several nodes (a zone, a rack) puts, in the
+same transaction, a notice under one label that all of those others carry. Who changes a VM's labels puts one
+under each that it has. Every claim compares the notices of its VM's labels, and of its VM's rules.
+
+# Safety: a claim is decided from a view. Of a rule that is in that view it bears the token. One that is not was
+written, or switched on, after that view, and so put a notice that the claim compares and that is another one by
+now: the claim is lost, and decided anew. So is that of a VM with the rule, when another that runs already was
+given its labels meanwhile. A notice is dropped only while no spec has a rule that asks for it, so it cannot
+have been absent before and after.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from ..model import Group, GroupTerm, Power, VmSpec
+from ..state.codec import encode
+from ..state.keys import Keys
+from .transaction import Put
+
+NOTICE: Final = "notice"
+"""In a group's key where a token has a domain."""
+SHARED: Final = 16
+"""So many notices a project has: labels share them, or a claim of a VM with many would be too large for one
+transaction. A notice that was about another label costs a claim another look."""
+
+
+def of_rules(spec: VmSpec) -> set[str]:
+    """The notices that this VM's rules are told by."""
+    return {_under(*min(term.labels.items())) for term in _rules(spec)}
+
+
+def of_labels(spec: VmSpec) -> set[str]:
+    """The notices under this VM's labels."""
+    return {_under(key, value) for key, value in spec.labels.items()}
+
+
+def heeded(spec: VmSpec) -> list[str]:
+    """The notices that a claim of this VM compares, sorted."""
+    return sorted(of_labels(spec) | of_rules(spec))
+
+
+def given(keys: Keys, before: VmSpec | None, after: VmSpec) -> tuple[Put, ...]:
+    """What to write together with a spec: for each rule of it that counts from now on, and for new labels."""
+    fresh = _rules(after) if after.power is Power.ON else []
+    if before is not None and _same_run(before, after):
+        known = _rules(before)
+        fresh = [term for term in fresh if term not in known]
+    found = {_under(*min(term.labels.items())) for term in fresh}
+    if before is not None and not after.labels.items() <= before.labels.items():
+        # All of them: the one that a rule is told by may be one that it had.
+        found |= of_labels(after)
+    record = encode(Group(vm=str(after.id)))
+    return tuple(Put(keys.group(after.project, group, NOTICE), record) for group in sorted(found))
+
+
+def _rules(spec: VmSpec) -> list[GroupTerm]:
+    """Rules that need notice. What one node alone decides does not, and one without labels, which no command
+    writes, has none."""
+    return [t for t in spec.placement.anti_affinity if t.required and t.topology != "node" and t.labels]
+
+
+def _same_run(before: VmSpec, after: VmSpec) -> bool:
+    return (before.uuid, before.power, before.run) == (after.uuid, after.power, after.run)
+
+
+def _under(key: str, value: str) -> str:
+    digest = hashlib.blake2b(f"{key}={value}".encode(), digest_size=8).digest()
+    return f"labels-{int.from_bytes(digest, 'big') % SHARED:02}"

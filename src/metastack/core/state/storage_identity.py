@@ -1,0 +1,11 @@
+"""Of ``config/storage`` what others ask: the id that this cluster marks its objects with."""
+
+from __future__ import annotations
+
+from .cluster_state import ClusterState
+
+
+def cluster_id(world: ClusterState) -> str:
+    """The cluster's own id; empty: none was recorded, and nothing is marked."""
+    found = world.storage_identity()
+    return found.record.cluster_id if found is not None and found.record is not None else ""
