@@ -126,7 +126,7 @@ def keep(name: str, result: Result, command: Sequence[str], folder: Path = RESUL
         "commit": commit(),
         # Results and pictures of runs are no change of what is measured.
         "uncommitted_changes": bool(
-            _git("status", "--porcelain", "--", ".", ":!bench/results", ":!docs/plots")
+            _git("status", "--porcelain", "--", ".", ":!bench/results", ":!docs/lab/plots")
         ),
         "machine": {
             "cpus": os.cpu_count(),

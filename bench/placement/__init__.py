@@ -10,8 +10,8 @@ truth   loads and figures of quality
 crowd   the baselines
 ranked  nodes that choose alone, with the board that is shipped
 cost    CPU and memory of one agent's view
-plots   docs/plots
-pages   tables in docs/placement.md
+plots   docs/lab/plots
+pages   tables in docs/lab/placement.md
 ======= ==========================================================================
 """
 
@@ -68,7 +68,7 @@ def run(runs: int | None = None, *, nodes_file: str = "", trace: str = "") -> Re
         "checks": checks,
         "cost": costs,
     }
-    plots.draw(TOP / "docs" / "plots", document)
+    plots.draw(TOP / "docs" / "lab" / "plots", document)
     found.done()
     return Result(rows=rows, raw=document, document=document)
 

@@ -1,4 +1,4 @@
-"""The figures of a record as tables in docs/placement.md, and its plots.
+"""The figures of a record as tables in docs/lab/placement.md, and its plots.
 
 Owns: the part of that page between its two marks. Refuses: measuring; rounding a miss away.
 Rule: whatever a limit is held against says **missed** when it is; a test makes the part again from its record.
@@ -20,7 +20,7 @@ from bench.placement import cost, crowd, plots
 
 __all__ = ["PAGE", "RESULTS", "figures", "filled", "main"]
 
-PAGE = TOP / "docs" / "placement.md"
+PAGE = TOP / "docs" / "lab" / "placement.md"
 BEGIN, END = "<!-- figures of {} -->", "<!-- end of figures -->"
 MISSED = " **missed**"
 Algorithms = dict[str, dict[str, Any]]
@@ -229,7 +229,7 @@ def filled(page: str, name: str, record: dict[str, Any]) -> str:
 def main(path: Path) -> None:
     record = json.loads(path.read_text())
     PAGE.write_text(filled(PAGE.read_text(), path.name, record))
-    plots.draw(TOP / "docs" / "plots", record["raw"])
+    plots.draw(TOP / "docs" / "lab" / "plots", record["raw"])
 
 
 if __name__ == "__main__":

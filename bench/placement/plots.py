@@ -1,4 +1,4 @@
-"""Pictures of the figures, for docs/placement.md. Owns: docs/plots/placement-*.svg."""
+"""Pictures of the figures, for docs/lab/placement.md. Owns: docs/lab/plots/placement-*.svg."""
 
 from __future__ import annotations
 

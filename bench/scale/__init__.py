@@ -1,1 +1,1 @@
-"""On a real etcd: claims a second, watch traffic, and what an agent that follows costs (docs/scale.md)."""
+"""On a real etcd: claims a second, watch traffic, and what an agent that follows costs (docs/lab/scale.md)."""

@@ -1,4 +1,4 @@
-"""Pictures of the real-etcd figures, for docs/scale.md. Owns: docs/plots/scale-*.svg."""
+"""Pictures of the real-etcd figures, for docs/lab/scale.md. Owns: docs/lab/plots/scale-*.svg."""
 
 from __future__ import annotations
 

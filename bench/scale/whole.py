@@ -10,7 +10,7 @@ claims   agents against raw writers
 watch    streams in hundreds, direct and through the proxy
 wire     a stream that is read off the socket
 cost     CPU of one agent that follows
-plots    docs/plots/scale-*.svg
+plots    docs/lab/plots/scale-*.svg
 ======== =========================================================================================
 
 Rule: a trial that is through is kept, with its commit, until the bench is: one that was interrupted goes on.
@@ -121,7 +121,7 @@ async def _run(share: float) -> Result:
     document["watch"].append(await _traffic(kept, share, 200, False, True, rows))
     await _claims(kept, share, 200, rows, document)
     await follower(2048)
-    plots.draw(TOP / "docs" / "plots", document)
+    plots.draw(TOP / "docs" / "lab" / "plots", document)
     kept.done()
     return Result(rows=rows, raw=document, document=document)
 

@@ -1,8 +1,9 @@
 """The house's rules about who may import what, read off the syntax tree of every module.
 
 ``core <- ports <- {agent, commands, scheduler}``; adapters import core, ports and settings; cli and web import
-commands; only composition roots join logic to adapters (docs/design.md). The checker is tested first, on
-snippets that break one rule each. An import inside a function or under TYPE_CHECKING counts like any other.
+commands; only composition roots join logic to adapters (docs/internals/design.md). The checker is tested
+first, on snippets that break one rule each. An import inside a function or under TYPE_CHECKING counts like
+any other.
 """
 
 from __future__ import annotations

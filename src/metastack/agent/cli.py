@@ -18,7 +18,7 @@ def agent() -> None:
 
 @app.command()
 def run(
-    config: Annotated[Path | None, typer.Option(help="TOML file, see docs/agent-config.md.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file, see docs/reference/settings.md.")] = None,
     name: Annotated[str | None, typer.Option(help="The node's name.")] = None,
     endpoint: Annotated[list[str] | None, typer.Option(help="etcd endpoint; may be repeated.")] = None,
     setting: Annotated[
@@ -43,7 +43,7 @@ def run(
         settings = load(config, flags=flags)
     except SettingsError as error:
         typer.echo(f"error: {error}", err=True)
-        typer.echo("hint: every setting is documented in docs/agent-config.md", err=True)
+        typer.echo("hint: every setting is documented in docs/reference/settings.md", err=True)
         raise typer.Exit(2) from None
     # structlog loads rich when it finds it, for tracebacks in colour that no agent prints: 5 MB and 40 ms.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]

@@ -74,7 +74,7 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     boots_at_once: Annotated[int, Meta(ge=0, le=256)] = 0
     """How many guests may be booting at one time; 0: as the cluster's settings say."""
     watchdog_device: str = ""
-    """``/dev/watchdog``: resets a fenced host that cannot kill its guests (docs/safety.md). Empty: off."""
+    """``/dev/watchdog``: resets a fenced host that cannot kill its guests. Empty: off."""
     workers: Annotated[int, Meta(ge=1, le=256)] = 32
     """How many VMs are worked on at one time."""
     storage: StorageSettings = StorageSettings()

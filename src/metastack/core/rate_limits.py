@@ -34,8 +34,8 @@ def looks_a_list(full_look_s: float, nodes: int, records: int) -> int:
 
     The watch tells what changes and breaks loudly, and then everything is listed at once. The list is the net
     under a watch that loses events silently. What it lost of a node's own changes, or of a wish that somebody
-    took, is noticed at once (``ClusterState.lacks``, ``ClusterState.hole``), so hard limits hold; to find the rest later
-    costs time only.
+    took, is noticed at once (``ClusterState.lacks``, ``ClusterState.hole``), so hard limits hold;
+    to find the rest later costs time only.
     """
     needed = ceil(nodes * records / (LISTED_A_SECOND * full_look_s))
     return max(1, min(needed, int(LONGEST_S // full_look_s)))

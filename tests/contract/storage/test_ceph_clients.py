@@ -169,7 +169,9 @@ async def test_a_client_with_a_ticket_is_the_hole_until_its_ticket_ends(
         async with late_guest(ceph, "a-guests", disk) as early, late_guest(ceph, "a-guests", disk) as late:
             begun = time.monotonic()
             await two.fence_clients(await clients_of(one, disk, two), "b", "test")
-            assert await said(early, "now") == "wrote", "better than documented: correct docs/safety.md"
+            assert await said(early, "now") == "wrote", (
+                "better than documented: correct docs/internals/safety.md"
+            )
             # A new look finds it, as long as it has the disk open; the other one has only its ticket.
             await asyncio.sleep(begun + 15 - time.monotonic())
             assert await said(late, "now") == "PermissionError"
@@ -218,7 +220,7 @@ async def test_but_an_attacker_on_such_a_node_can_give_himself_every_right(
     user = ("-n", "client.a", "-k", str(ceph.keyring("a")))
     await ceph.ceph(*user, "auth", "caps", "client.a-guests", "mon", "allow *", *flat(guest_rights("vms")))
     found = json.loads(await ceph.ceph("auth", "get", "client.a-guests", "-f", "json"))
-    assert found[0]["caps"]["mon"] == "allow *", "Ceph has mended this: say so in docs/safety.md"
+    assert found[0]["caps"]["mon"] == "allow *", "Ceph has mended this: say so in docs/internals/safety.md"
     await nodes["a"].unfence(("client.a-guests",))
     found = json.loads(await ceph.ceph("auth", "get", "client.a-guests", "-f", "json"))
     assert found[0]["caps"] == guest_rights("vms")

@@ -1,4 +1,4 @@
-"""The keys that docs/cli.md promises are those that the verbs about places print."""
+"""The keys that docs/guide/cli.md promises are those that the verbs about places print."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metastack.commands.capacity import whatif as outlook
 from metastack.commands.vm import break_lock as locks
 from metastack.commands.vm import explain as explanation
 
-PAGE = Path(__file__).parents[3] / "docs" / "cli.md"
+PAGE = Path(__file__).parents[3] / "docs" / "guide" / "cli.md"
 
 VIEWS: list[type[Struct]] = [
     explanation.VmExplanation, explanation.NodeVerdict, explanation.Gate, explanation.Rule,

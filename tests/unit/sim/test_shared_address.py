@@ -25,7 +25,7 @@ def test_random_faults(seed: int) -> None:
 
 
 def test_the_known_limit_without_users_of_their_own_a_late_start_is_a_second_writer() -> None:
-    """docs/safety.md says so; were this to pass without a violation, it would have to say something else."""
+    """docs/internals/safety.md says so; were this to pass without a violation, that page would be wrong."""
     text = LATE_START.read_text()
     assert play(parse(text)).violations == []
     weak = play(parse(text.replace("address shared guests", "address shared")))

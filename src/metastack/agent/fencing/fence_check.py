@@ -86,7 +86,7 @@ async def lifted(world: ClusterState, storage: Storage, names: tuple[str, ...]) 
         elif record.receipt is None:
             found[name] = "the record of its fence has no receipt"
         elif record.receipt.method != UNBLOCKED:
-            # Not its guests' user: only its own node may read that one's rights. docs/safety.md has the rest.
+            # Not its guests' user: only its own node may read that one's rights (docs/internals/safety.md).
             wanted[name] = (*record.receipt.addresses, *record.receipt.clients)
     if not storage.remote_fence:
         return found  # each disk's own lock is the proof, and QEMU asks for it

@@ -412,7 +412,7 @@ class Fencer:
                 raise Denied(
                     f"{victim} shares the storage address {', '.join(sorted(shared))} with {other}: "
                     "blocking it would shut out both; single clients can be blocked instead, see "
-                    "docs/safety.md (metastack config set fencing=client)"
+                    "docs/internals/safety.md (metastack config set fencing=client)"
                 )
         return addresses
 

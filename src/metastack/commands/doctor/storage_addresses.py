@@ -38,6 +38,6 @@ def check(facts: Facts) -> Iterator[Finding]:
                 f"address {address}",
                 f"is shared by {', '.join(names)}: none of them can be fenced, their VMs would not move. Give "
                 f"each its own; is one gone for good: metastack node remove {names[0]}; must they share it, "
-                "single clients can be blocked, which is weaker (docs/safety.md)",
+                "single clients can be blocked, which is weaker (docs/internals/safety.md)",
                 "metastack config set fencing=client",
             )

@@ -20,7 +20,7 @@ class Fencing(StrEnum):
     ADDRESS = "address"
     """Its whole address: every client there, also those that come later."""
     CLIENT = "client"
-    """Its single clients, for nodes that share an address; weaker (docs/safety.md)."""
+    """Its single clients, for nodes that share an address; weaker (docs/internals/safety.md)."""
 
 
 class ClusterConfig(Record, frozen=True, kw_only=True):
@@ -63,7 +63,7 @@ class ClusterConfig(Record, frozen=True, kw_only=True):
     """Window of the mass brake, seconds."""
     fencing: Fencing = Fencing.ADDRESS
     """What a fence blocks in Ceph: a node's whole address, or, where nodes share one, only its single clients.
-    The second is weaker: docs/safety.md says what it does not reach."""
+    The second is weaker: docs/internals/safety.md says what it does not reach."""
     storage_lost_s: Annotated[int, Meta(ge=0, le=86_400)] = 120
     """Fence a living node when its storage was silent for so long and answers others, seconds. 0: never."""
     stop_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 60

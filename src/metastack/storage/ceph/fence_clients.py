@@ -9,7 +9,7 @@ new ones out is that the guests' user has no rights left: a client that asks the
 ticket that opens nothing. A client that had its ticket before and had not opened its disk yet is neither seen
 nor refused, until the ticket ends (``auth_service_ticket_ttl``, an hour by default). That is the hole of this
 form, or a part of it where guests have no user of their own: then every guest that a frozen host starts later
-is such a client. docs/safety.md has the measurements.
+is such a client. docs/internals/safety.md has the measurements.
 
 Everything here blocks: it runs in the adapter's threads.
 """

@@ -9,7 +9,7 @@ they came; and etcd may send so much as fits the window, which opens when all th
 
 Why: gRPC for Python hands each message from its own thread to the loop's; here those that have arrived are
 taken with one system call, and decoded when asked for. A plain frame costs a quarter of what it costs by way of
-``h2``, which never hears of it: both windows are kept here then (docs/scale.md).
+``h2``, which never hears of it: both windows are kept here then (docs/lab/scale.md).
 """
 
 from __future__ import annotations

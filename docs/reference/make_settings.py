@@ -1,6 +1,6 @@
-"""Write docs/agent-config.md from the fields and docstrings of the agent's settings.
+"""Write docs/reference/settings.md from the fields and docstrings of the agent's settings.
 
-Usage: .venv/bin/python docs/make_agent_config.py (tests/unit/docs fails while the page is out of date).
+Usage: .venv/bin/python docs/reference/make_settings.py (tests/unit/docs fails while the page is out of date).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INTRO = """\
 # Agent configuration
 
 Generated from `src/metastack/agent/settings.py` and `src/metastack/settings.py` by
-`docs/make_agent_config.py`; do not edit.
+`docs/reference/make_settings.py`; do not edit.
 
 `metastack agent run --config FILE` reads a TOML file. Every setting is also an environment variable, and
 `--set NAME=VALUE` on the command line; the later wins: file, environment, flags. Lists are TOML arrays in the
@@ -126,7 +126,7 @@ def page() -> str:
 
 
 def main() -> None:
-    (HERE / "agent-config.md").write_text(page())
+    (HERE / "settings.md").write_text(page())
 
 
 if __name__ == "__main__":

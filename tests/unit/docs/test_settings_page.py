@@ -1,4 +1,4 @@
-"""docs/agent-config.md is what the settings' own docstrings say, and every field has one."""
+"""docs/reference/settings.md is what the settings' own docstrings say, and every field has one."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pytest
 from metastack.agent import settings as agent
 from metastack.settings import StorageSettings
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[3] / "docs" / "reference"
 
 
 @pytest.fixture(scope="module")
 def maker() -> dict[str, Any]:
-    return runpy.run_path(str(DOCS / "make_agent_config.py"))
+    return runpy.run_path(str(DOCS / "make_settings.py"))
 
 
 def test_the_page_is_up_to_date(maker: dict[str, Any]) -> None:
-    assert (DOCS / "agent-config.md").read_text() == maker["page"](), "run docs/make_agent_config.py"
+    assert (DOCS / "settings.md").read_text() == maker["page"](), "run docs/reference/make_settings.py"
 
 
 @pytest.mark.parametrize("field", [*agent.AgentSettings.__annotations__, *StorageSettings.__annotations__])
