@@ -13,7 +13,7 @@ app = typer.Typer(help="The node daemon.", no_args_is_help=True, rich_markup_mod
 
 @app.callback()
 def agent() -> None:
-    """The node daemon: takes VMs, boots them, fences the dead."""
+    """The node daemon: it claims VMs, boots them and fences lost nodes."""
 
 
 @app.command()
@@ -25,7 +25,7 @@ def run(
         list[str] | None, typer.Option("--set", help="Any setting as NAME=VALUE; may be repeated.")
     ] = None,
 ) -> None:
-    """Run the node daemon until SIGTERM; guests run on."""
+    """Run the node daemon until SIGTERM; guests keep running."""
     from .settings import SettingsError, load
 
     flags: dict[str, str] = {}

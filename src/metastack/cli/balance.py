@@ -22,13 +22,15 @@ app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_com
 @verb(app)
 def balance(
     ctx: typer.Context,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan. Nothing else works yet.")] = False,
-    max_moves: Annotated[int, typer.Option("--max-moves", metavar="N", help="At most so many moves.")] = 10,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan only; applying it is not supported yet.")
+    ] = False,
+    max_moves: Annotated[int, typer.Option("--max-moves", metavar="N", help="Maximum number of moves.")] = 10,
     min_gain: Annotated[
-        float, typer.Option("--min-gain", metavar="G", help="Least gain in score of each move.")
+        float, typer.Option("--min-gain", metavar="G", help="Minimum score gain of each move.")
     ] = 0.05,
 ) -> None:
-    """Say which running VMs should move, in which order, and what it gains."""
+    """Plan moves of running VMs: their order and their gain."""
     from metastack.commands.capacity.balance import not_yet, plan_balance
 
     if not dry_run:
@@ -59,4 +61,4 @@ def _print(output: Output, view: BalanceView) -> None:
         Printer(output, columns, lambda v: v.name).list(view.moves)
     if view.stays:
         told = ", ".join(f"{count} {why}" for why, count in view.stays.items())
-        print(f"not to be moved: {clean(told)}")
+        print(f"cannot be moved: {clean(told)}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .output import Printer
 
-app = noun("config", "The platform's configuration.")
+app = noun("config", "Settings of the cluster.")
 
 
 def _printer(frame: Frame) -> Printer[Setting]:
@@ -42,7 +42,7 @@ def _printer(frame: Frame) -> Printer[Setting]:
 def show(ctx: typer.Context) -> None:
     """Show every setting.
 
-    `-o wide` says what each may be and what it means.
+    `-o wide` shows the permitted values and the meaning of each.
     """
     from metastack.commands.cluster.settings import show_settings
 
@@ -54,9 +54,11 @@ def show(ctx: typer.Context) -> None:
 def set_(
     ctx: typer.Context,
     pairs: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", autocompletion=setting_names)],
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with the change.")] = "",
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded with the change.")
+    ] = "",
 ) -> None:
-    """Change settings; the agents follow at once."""
+    """Change settings; agents apply them at once."""
     from metastack.commands.cluster.settings import parse_settings
 
     _write(frame_of(ctx), reason, parse_settings(list(pairs)), "config.set")
@@ -66,9 +68,11 @@ def set_(
 def unset(
     ctx: typer.Context,
     keys: Annotated[list[str], typer.Argument(metavar="KEY...", autocompletion=setting_keys)],
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with the change.")] = "",
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded with the change.")
+    ] = "",
 ) -> None:
-    """Set settings back to their defaults."""
+    """Reset settings to their defaults."""
     from metastack.commands.cluster.settings import defaults_of
 
     _write(frame_of(ctx), reason, defaults_of(list(keys)), "config.unset")
@@ -83,7 +87,7 @@ def _write(frame: Frame, reason: str, values: dict[str, Any], what: str) -> None
 
     async def work(cluster: Cluster) -> list[Setting]:
         changed = await set_settings(cluster, request, values, what)
-        note(frame, "config: changed" if changed else "config: is so already")
+        note(frame, "config: changed" if changed else "config: unchanged")
         return [setting for setting in await show_settings(cluster) if setting.key in values]
 
     _printer(frame).list(with_cluster(frame, work))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .output import Printer
 
-app = noun("context", "Clusters known on this machine.")
+app = noun("context", "Clusters that this machine knows.")
 
 
 class ContextView(Struct, kw_only=True):

@@ -41,12 +41,12 @@ def _ask_storage(frame: Frame, facts: Facts, user: str, keyring: str) -> None:
 @verb(app)
 def doctor(
     ctx: typer.Context,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 on warnings too.")] = False,
-    user: Annotated[str, typer.Option("--user", help="Ceph user to examine instead of the context's.")] = "",
-    keyring: Annotated[str, typer.Option("--keyring", metavar="FILE", help="File with that user's key.")] = "",
-    no_storage: Annotated[bool, typer.Option("--no-storage", help="Do not look at the storage.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 on warnings, too.")] = False,
+    user: Annotated[str, typer.Option("--user", help="Ceph user to check, in place of the context's.")] = "",
+    keyring: Annotated[str, typer.Option("--keyring", metavar="FILE", help="Keyring file of that user.")] = "",
+    no_storage: Annotated[bool, typer.Option("--no-storage", help="Skip the checks of the storage.")] = False,
 ) -> None:
-    """Look for everything that could be wrong, and say what mends it."""
+    """Find problems and show how to repair them."""
     from datetime import UTC, datetime
 
     from metastack import __version__
@@ -58,7 +58,7 @@ def doctor(
     frame = frame_of(ctx)
     facts = with_cluster(frame, lambda cluster: collect(cluster, __version__, datetime.now(UTC)))
     if no_storage:
-        facts.storage_why = "not asked for"
+        facts.storage_why = "--no-storage was given"
     elif not facts.world_why:
         _ask_storage(frame, facts, user, keyring)
     found = examine(facts)

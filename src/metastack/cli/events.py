@@ -44,14 +44,16 @@ def events(
     ctx: typer.Context,
     object: Annotated[
         str,
-        typer.Option("--object", metavar="X", help="Only about this: hello, 'vm hello', 'node n1', config."),
+        typer.Option(
+            "--object", metavar="X", help="Only events of this object: hello, 'vm hello', 'node n1', config."
+        ),
     ] = "",
     since: Annotated[
-        str, typer.Option("--since", metavar="T", help="Only later ones: 90s, 15m, 1h, 2d, or a time.")
+        str, typer.Option("--since", metavar="T", help="Only later events: 90s, 15m, 1h, 2d, or a time.")
     ] = "",
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on with every new one.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep printing new events.")] = False,
 ) -> None:
-    """List who did what to which object, when and why; oldest first."""
+    """List the changes of objects: author, time and reason; oldest first."""
     from metastack.commands.cluster.events import EventFilter, follow_events, list_events, since_ms
 
     now_ms = time.time_ns() // 1_000_000

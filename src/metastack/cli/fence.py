@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from .output import Printer
 
-app = noun("fence", "Fences: which node was shut out of the storage, when, by whom, how it was verified.")
+app = noun("fence", "Fences: nodes that were blocked from the storage.")
 
 Name = Annotated[str, typer.Argument(metavar="NODE", autocompletion=node_names)]
-Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept in the receipt.")]
+Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded in the receipt.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -57,9 +57,9 @@ def _printer(frame: Frame) -> Printer[FenceView]:
 @verb(app, "list")
 def list_(
     ctx: typer.Context,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on with every change.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep printing changes.")] = False,
 ) -> None:
-    """List the last fence of every node, and the open ones."""
+    """List the last fence of every node, and open fences."""
     from metastack.commands.fence.requests import FENCES
     from metastack.commands.fence.views import fence_views
     from metastack.commands.reading import prefixes
@@ -89,7 +89,7 @@ async def _shown(cluster: Cluster, name: str) -> FenceView:
             raise Problem(
                 Code.NOT_FOUND,
                 f"fence of {name}",
-                "does not exist: that node was never fenced",
+                "does not exist: the node was never fenced",
                 f"`metastack node show {name}` shows the node",
             )
         raise not_found(f"node {name}", "`metastack node list` shows the nodes that joined")
@@ -108,12 +108,14 @@ def fence(
     name: Name,
     reason: Why,
     yes: Yes = False,
-    timeout: Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Longest wait.")] = 60.0,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is done.")] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Maximum wait, seconds.")
+    ] = 60.0,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return without waiting.")] = False,
 ) -> None:
-    """Shut a lost node out of the storage; its VMs start elsewhere.
+    """Block a lost node from the storage; its VMs start on other nodes.
 
-    Also when the mass brake holds.
+    It overrides the mass brake.
     """
     from metastack.commands.fence.requests import check_fence, check_reason, fence_node, wait_fenced
     from metastack.commands.request import new_request
@@ -122,7 +124,7 @@ def fence(
     check_reason(name, reason, "a fence by hand")
     if not yes:
         with_cluster(frame, lambda cluster: check_fence(cluster, name))
-    confirm(f"Fence node {name}? Whatever still runs there loses its disks.", yes)
+    confirm(f"Fence node {name}? Guests that still run there lose their disks.", yes)
 
     async def work(cluster: Cluster) -> FenceView:
         before = await fence_node(cluster, request, name)
@@ -140,12 +142,12 @@ def unfence(
     name: Name,
     reason: Why,
     yes: Yes = False,
-    user: Annotated[str, typer.Option("--user", help="Ceph user that may unblock, such as admin.")] = "",
-    keyring: Annotated[str, typer.Option("--keyring", metavar="FILE", help="File with that user's key.")] = "",
+    user: Annotated[str, typer.Option("--user", help="Ceph user that may lift blocks, such as admin.")] = "",
+    keyring: Annotated[str, typer.Option("--keyring", metavar="FILE", help="Keyring file of that user.")] = "",
 ) -> None:
-    """Lift the block of a node that is gone for good.
+    """Lift the block of a node that never returns.
 
-    Its addresses can be used again then.
+    Other hosts can then use its addresses.
     """
     from metastack.commands.fence.requests import check_reason, check_unfence, unfence_node
     from metastack.commands.request import new_request
@@ -154,7 +156,10 @@ def unfence(
     check_reason(name, reason, "lifting a fence")
     if not yes:
         with_cluster(frame, lambda cluster: check_unfence(cluster, name))
-    confirm(f"Is the host of {name} switched off for good? A guest alive there could write again.", yes)
+    confirm(
+        f"Is the host of {name} switched off for good? A guest that runs there could write to its disk again.",
+        yes,
+    )
 
     async def work(cluster: Cluster, storage: Storage) -> FenceView:
         return await unfence_node(cluster, request, name, storage)

@@ -84,7 +84,7 @@ def _context_names(incomplete: str) -> list[str]:
 def _common(
     output: Annotated[
         Output | None,
-        typer.Option("-o", "--output", callback=_output, expose_value=False, help="How data is printed."),
+        typer.Option("-o", "--output", callback=_output, expose_value=False, help="Output format."),
     ] = None,
     context: Annotated[
         str | None,
@@ -94,7 +94,7 @@ def _common(
             expose_value=False,
             autocompletion=_context_names,
             metavar="NAME",
-            help="Cluster to work with; METASTACK_CONTEXT.",
+            help="Context to use; METASTACK_CONTEXT.",
         ),
     ] = None,
     endpoint: Annotated[

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 app = noun("image", "Images that disks are cloned from.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=image_names)]
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with the change.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded with the change.")]
 
 
 class Format(StrEnum):
@@ -100,15 +100,17 @@ class Bar:
 @verb(app, "import")
 def import_(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the image.")],
     source: Annotated[str, typer.Argument(metavar="FILE|URL", help="A local file, http:// or https://.")],
-    format: Annotated[Format | None, typer.Option("--format", help="Its format. [default: detected]")] = None,
+    format: Annotated[
+        Format | None, typer.Option("--format", help="Format of the file. [default: detected]")
+    ] = None,
     sha256: Annotated[
-        str, typer.Option("--sha256", metavar="HEX", help="Refuse a file with another checksum.")
+        str, typer.Option("--sha256", metavar="HEX", help="Expected checksum; another one is refused.")
     ] = "",
     reason: Reason = "",
 ) -> None:
-    """Bring an image into the storage."""
+    """Import an image into the storage."""
     from metastack.commands import names
     from metastack.commands.image.import_ import import_image
     from metastack.commands.request import new_request
@@ -137,7 +139,7 @@ def import_(
             with_storage(frame, work, f"image {name}")
     except KeyboardInterrupt:
         fetching.end()
-        note(frame, f"image {name}: interrupted; nothing of it is left")
+        note(frame, f"image {name}: interrupted; the partial import was removed")
         raise
     _printer(frame).one(with_cluster(frame, lambda cluster: _show(cluster, name)))
 
@@ -169,7 +171,7 @@ async def _show(cluster: Cluster, name: str) -> ImageView:
 @verb(app, "list")
 def list_(
     ctx: typer.Context,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on with every change.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep printing changes.")] = False,
 ) -> None:
     """List images."""
     from metastack.commands.reading import IMAGES, prefixes
@@ -199,19 +201,19 @@ def delete(
     ctx: typer.Context,
     name: Name,
     purge: Annotated[
-        bool, typer.Option("--purge", help="Also remove its deleted disks from the trash, for good.")
+        bool, typer.Option("--purge", help="Also delete the trashed disks that were made from it.")
     ] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for deleted disks that still need it.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until no trashed disk needs it.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     reason: Reason = "",
     timeout: Annotated[
-        float, typer.Option("--timeout", metavar="S", min=0.1, help="Longest wait, seconds.")
+        float, typer.Option("--timeout", metavar="S", min=0.1, help="Maximum wait, seconds.")
     ] = 120.0,
 ) -> None:
     """Delete an image that no VM uses.
 
-    Deleted disks stay in the trash for a while and need their image: then it is marked, and goes with the last
-    of them.
+    Deleted disks stay in the trash for a while and need their image.
+    Such an image is marked, and deleted after the last of them.
     """
     from metastack.commands import names
     from metastack.commands.image.delete import Deletion, delete_image
@@ -219,7 +221,7 @@ def delete(
     from metastack.commands.views import ImageView
 
     names.name("image", name)
-    trash = ", and for good every deleted disk in the trash that was made from it" if purge else ""
+    trash = " and permanently every disk in the trash that was made from it" if purge else ""
     frame, request = frame_of(ctx), new_request(names.reason(reason))
     confirm(f"Delete image {name}{trash}?", yes)
 

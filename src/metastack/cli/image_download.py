@@ -57,7 +57,7 @@ def local_file(source: str, progress: Callable[[int, int], None], ahead: Callabl
         return
     scheme = source.partition("://")[0].lower()
     if scheme not in ("http", "https"):
-        raise usage("source", f"{scheme}:// is not supported", "give a local file, http:// or https://")
+        raise usage("source", f"{scheme}:// is not supported", "use a local file, http:// or https://")
     ahead()
     with tempfile.TemporaryFile(prefix="metastack-", dir=os.environ.get("TMPDIR") or "/var/tmp") as out:
         _fetch(source, out, progress)
@@ -118,12 +118,12 @@ def _fetch(url: str, out: IO[bytes], progress: Callable[[int, int], None]) -> No
                 raise Problem(
                     Code.FAILED,
                     object,
-                    f"the server answered {answer.status} {answer.reason}: that is not the whole file",
-                    "try again, or fetch it by other means and import the file",
+                    f"the server answered {answer.status} {answer.reason}: the whole file was expected",
+                    "try again, or download it with another program and import the file",
                 )
             length = answer.headers.get("Content-Length") or "0"
             if not length.isdecimal():
-                raise Problem(Code.FAILED, object, f"the server says that it has {length!r} bytes")
+                raise Problem(Code.FAILED, object, f"the server announced a size of {length!r} bytes")
             total = int(length)
             if total > MAX_BYTES:
                 raise _too_large(object, total)
@@ -142,7 +142,7 @@ def _fetch(url: str, out: IO[bytes], progress: Callable[[int, int], None]) -> No
     except urllib.error.HTTPError as error:
         if str(error.reason).startswith(_CIRCLE):
             raise Problem(
-                Code.FAILED, object, "the server redirects in a circle, or too often", "check the address"
+                Code.FAILED, object, "too many redirects, or a redirect loop", "check the address"
             ) from None
         code = Code.NOT_FOUND if error.code in (404, 410) else Code.FAILED
         raise Problem(code, object, f"the server answered {error.code} {error.reason}") from None
@@ -157,7 +157,7 @@ def _fetch(url: str, out: IO[bytes], progress: Callable[[int, int], None]) -> No
         raise Problem(Code.FAILED, object, f"cannot be fetched: {why}", "check the address") from None
     except HTTPException:
         raise Problem(
-            Code.FAILED, object, "what answers there does not speak HTTP, or broke off", "check the address"
+            Code.FAILED, object, "the server does not speak HTTP, or closed the connection", "check the address"
         ) from None
     except OSError as error:
         raise Problem(Code.FAILED, object, f"cannot be fetched: {error.strerror or error}") from None
@@ -174,9 +174,9 @@ def _request(url: str) -> urllib.request.Request:
         _ = parts.port  # raises ValueError for what is no number
         ascii_host = host if host.isascii() else host.encode("idna").decode()
     except ValueError:
-        raise usage("source", f"{host!r} is no host", "such as https://example.org/disk.qcow2") from None
+        raise usage("source", f"{host!r} is not a host", "such as https://example.org/disk.qcow2") from None
     if not parts.hostname or any(char <= " " or char == "\x7f" for char in host):
-        raise usage("source", f"{host!r} is no host", "such as https://example.org/disk.qcow2")
+        raise usage("source", f"{host!r} is not a host", "such as https://example.org/disk.qcow2")
     path, query = (quote(part, safe=_AS_TYPED, errors="surrogateescape") for part in (parts.path, parts.query))
     request = urllib.request.Request(urlunsplit((parts.scheme, ascii_host, path, query, "")))
     request.add_header("User-Agent", AGENT)

@@ -23,24 +23,24 @@ from .frame import Frame, Lazy, NoReader, Output, Root, parse_lightly
 from .streams import CannotWrite, prepare
 
 Root.nouns = {
-    "vm": Lazy("metastack.cli.vm", "Virtual machines: create, run, look at, delete."),
-    "node": Lazy("metastack.cli.node", "Compute nodes: look at, label, cordon, drain, fence."),
-    "fence": Lazy("metastack.cli.fence", "Fences: who was shut out of the storage, when and how."),
+    "vm": Lazy("metastack.cli.vm", "Virtual machines: create, run, inspect, delete."),
+    "node": Lazy("metastack.cli.node", "Compute nodes: inspect, label, cordon, drain, fence."),
+    "fence": Lazy("metastack.cli.fence", "Fences: nodes that were blocked from the storage."),
     "image": Lazy("metastack.cli.image", "Images that disks are cloned from."),
-    "project": Lazy("metastack.cli.project", "Projects: the rooms in which VM names are unique."),
-    "cluster": Lazy("metastack.cli.cluster", "The cluster as a whole: its storage, upgrades, a restored etcd."),
-    "config": Lazy("metastack.cli.config", "The platform's configuration, live in etcd."),
-    "context": Lazy("metastack.cli.context", "Clusters known on this machine."),
-    "status": Lazy("metastack.cli.status", "Is the cluster fine?"),
-    "whatif": Lazy("metastack.cli.whatif", "Does everything still fit with nodes lost or added?"),
-    "balance": Lazy("metastack.cli.balance", "Which running VMs should move, and what would it gain?"),
-    "events": Lazy("metastack.cli.events", "Who did what to which object, when and why."),
-    "doctor": Lazy("metastack.cli.doctor", "What could be wrong, what it means, what mends it."),
+    "project": Lazy("metastack.cli.project", "Projects: VM names are unique within one."),
+    "cluster": Lazy("metastack.cli.cluster", "The cluster: its storage, upgrades, restores of etcd."),
+    "config": Lazy("metastack.cli.config", "Settings of the cluster, stored in etcd."),
+    "context": Lazy("metastack.cli.context", "Clusters that this machine knows."),
+    "status": Lazy("metastack.cli.status", "Show whether the cluster is healthy."),
+    "whatif": Lazy("metastack.cli.whatif", "Predict the placement with nodes lost or added."),
+    "balance": Lazy("metastack.cli.balance", "Plan moves of running VMs that improve the placement."),
+    "events": Lazy("metastack.cli.events", "Audit log: every change, by whom, when and why."),
+    "doctor": Lazy("metastack.cli.doctor", "Find problems and show how to repair them."),
     "version": Lazy("metastack.cli.version", "This program's version."),
     "agent": Lazy("metastack.agent.cli", "The node daemon."),
-    "scheduler": Lazy("metastack.scheduler.cli", "The optional scheduler: hints for VMs that wait together."),
-    "dev": Lazy("metastack.lab.dev.cli", "A whole cluster on this one machine."),
-    "sim": Lazy("metastack.lab.sim.cli", "Simulated clusters, broken at random: does the protocol hold?"),
+    "scheduler": Lazy("metastack.scheduler.cli", "The optional scheduler: placement hints for pending VMs."),
+    "dev": Lazy("metastack.lab.dev.cli", "Development cluster on this machine."),
+    "sim": Lazy("metastack.lab.sim.cli", "Simulator: clusters under random faults."),
 }
 
 root = typer.Typer(
@@ -138,7 +138,7 @@ def _failed(error: Exception, output: Output) -> int:
         return 2
     if isinstance(error, UsageError):
         where = error.ctx.command_path if error.ctx is not None else "metastack"
-        return report(usage("", error.format_message(), f"`{where} --help` shows how"), output)
+        return report(usage("", error.format_message(), f"`{where} --help` shows the usage"), output)
     if isinstance(error, ClickException):
         return report(usage("", error.format_message()), output)
     if os.environ.get("METASTACK_TRACEBACK"):
@@ -147,7 +147,7 @@ def _failed(error: Exception, output: Output) -> int:
         Code.FAILED,
         "",
         f"{type(error).__name__}: {error}",
-        "this is a bug; METASTACK_TRACEBACK=1 shows where",
+        "this is a bug; set METASTACK_TRACEBACK=1 to print the traceback and report it",
     )
     return report(told, output)
 

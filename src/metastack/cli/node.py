@@ -33,7 +33,7 @@ _ITS_OWN_WORDS = (
 )
 """What goes with a node's lease: unknown of a lost one. UUID and storage addresses outlive it."""
 
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with the change.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded with the change.")]
 
 
 def _printer(frame: Frame, *changed: str) -> Printer[NodeInfo]:
@@ -93,7 +93,7 @@ def _change(
 
     async def both(cluster: Cluster) -> NodeInfo:
         changed = await work(cluster, request)
-        note(frame, f"node {name}: {done}" if changed else f"node {name}: is so already")
+        note(frame, f"node {name}: {done}" if changed else f"node {name}: unchanged")
         return await _show(cluster, name)
 
     _printer(frame, column).one(with_cluster(frame, both))
@@ -102,7 +102,7 @@ def _change(
 @verb(app, "list")
 def list_(
     ctx: typer.Context,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on with every change.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep printing changes.")] = False,
 ) -> None:
     """List nodes."""
     from metastack.commands.reading import EVERYTHING, prefixes
@@ -139,9 +139,9 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     reason: Reason = "",
 ) -> None:
-    """Forget a node that is gone for good: lost, fenced, and without VMs.
+    """Remove a node that never returns: it must be lost, fenced and without VMs.
 
-    Its fence stays, and so does its block in the storage. Should it return, it begins as a new node.
+    Its fence and its block in the storage stay. If it returns, it joins as a new node.
     """
     from metastack.commands.node.remove import Removed, check_removal, remove_node
     from metastack.commands.request import new_request
@@ -151,7 +151,7 @@ def remove(
     frame, request = frame_of(ctx), new_request(reason)
     if not yes:
         with_cluster(frame, lambda cluster: check_removal(cluster, name))
-    confirm(f"Remove node {name}? Its labels, taints and addresses are forgotten.", yes)
+    confirm(f"Remove node {name}? Its labels, taints and addresses are deleted.", yes)
     gone = with_cluster(frame, lambda cluster: remove_node(cluster, request, name))
     if frame.output not in (Output.TABLE, Output.WIDE):
         printer: Printer[Removed] = Printer(frame.output, [Column("NAME", lambda v: v.name)], lambda v: v.name)
@@ -163,12 +163,14 @@ def remove(
         stays = f"stays blocked in the storage: {' '.join(gone.blocked)}; {lifts}"
         note(frame, f"node {name}: {stays}")
     if gone.pinned:
-        note(frame, f"node {name}: {', '.join(gone.pinned)} may run only there: `metastack vm unpin`")
+        note(
+            frame, f"node {name}: {', '.join(gone.pinned)} may run only there; unpin with `metastack vm unpin`"
+        )
 
 
 @verb(app)
 def cordon(ctx: typer.Context, name: Name, reason: Reason = "") -> None:
-    """Let a node take no further VM; those it has stay."""
+    """Mark a node unschedulable: it takes no new VM; its VMs keep running."""
     from metastack.commands.node.change import cordon_node
 
     _change(frame_of(ctx), name, reason, lambda c, d: cordon_node(c, d, name), "cordoned")
@@ -176,7 +178,7 @@ def cordon(ctx: typer.Context, name: Name, reason: Reason = "") -> None:
 
 @verb(app)
 def uncordon(ctx: typer.Context, name: Name, reason: Reason = "") -> None:
-    """Let a node take VMs again."""
+    """Make a node schedulable again."""
     from metastack.commands.node.change import uncordon_node
 
     _change(frame_of(ctx), name, reason, lambda c, d: uncordon_node(c, d, name), "uncordoned")
@@ -204,11 +206,11 @@ def taint(
     name: Name,
     taints: Annotated[
         list[str],
-        typer.Argument(metavar="K[=V][:EFFECT]|K-...", help="Put a taint (NoSchedule), or remove it."),
+        typer.Argument(metavar="K[=V][:EFFECT]|K-...", help="Set a taint (default NoSchedule), or remove it."),
     ],
     reason: Reason = "",
 ) -> None:
-    """Keep VMs away that do not tolerate a taint; those it has stay. EFFECT: NoSchedule or PreferNoSchedule."""
+    """Set and remove taints; running VMs stay. EFFECT: NoSchedule or PreferNoSchedule."""
     from metastack.commands.node.change import taint_changes, taint_node
 
     change = taint_changes(list(taints))
@@ -220,16 +222,16 @@ def taint(
 def drain(
     ctx: typer.Context,
     name: Name,
-    wait: Annotated[bool, typer.Option("--wait", help="Until no VM is left on it.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the node is empty.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     timeout: Annotated[
-        float, typer.Option("--timeout", metavar="S", min=0.1, help="Longest wait, seconds.")
+        float, typer.Option("--timeout", metavar="S", min=0.1, help="Maximum wait, seconds.")
     ] = 3600.0,
     reason: Reason = "",
 ) -> None:
-    """Empty a node: its VMs stop one by one and start elsewhere.
+    """Empty a node: its VMs stop one by one and start on other nodes.
 
-    It takes none any more, until `node undrain`.
+    The node takes no VM until `node undrain`.
     """
     from metastack.commands import names
     from metastack.commands.node.change import drain_node
@@ -239,7 +241,7 @@ def drain(
     frame, request = frame_of(ctx), new_request(names.reason(reason))
     if not yes:
         with_cluster(frame, lambda cluster: _show(cluster, name))
-    confirm(f"Drain node {name}? Its VMs are stopped, one at a time, and started on other nodes.", yes)
+    confirm(f"Drain node {name}? Its VMs stop one by one and start on other nodes.", yes)
 
     drains = False
 
@@ -247,7 +249,7 @@ def drain(
         nonlocal drains
         changed = await drain_node(cluster, request, name)
         drains = True
-        note(frame, f"node {name}: drains" if changed else f"node {name}: drains already")
+        note(frame, f"node {name}: draining" if changed else f"node {name}: already draining")
         if wait:
             await wait_drained(cluster, name, timeout, lambda told: note(frame, f"node {name}: {told}"))
         return await _show(cluster, name)
@@ -256,14 +258,14 @@ def drain(
         info = with_cluster(frame, work)
     except KeyboardInterrupt:
         if drains:
-            interrupted(frame, f"node {name}", f"the drain goes on; `metastack node undrain {name}` ends it")
+            interrupted(frame, f"node {name}", f"the drain continues; `metastack node undrain {name}` ends it")
         raise
     _printer(frame).one(info)
 
 
 @verb(app)
 def undrain(ctx: typer.Context, name: Name, reason: Reason = "") -> None:
-    """End the draining of a node; what left it stays where it is."""
+    """End the drain of a node; VMs that left it do not return."""
     from metastack.commands.node.change import undrain_node
 
-    _change(frame_of(ctx), name, reason, lambda c, d: undrain_node(c, d, name), "drains no more")
+    _change(frame_of(ctx), name, reason, lambda c, d: undrain_node(c, d, name), "no longer draining")

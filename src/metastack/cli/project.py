@@ -36,7 +36,7 @@ class ProjectView(Struct, kw_only=True):
 def _view(name: str, found: Seen[Project]) -> ProjectView:
     project = found.record
     if project is None:
-        return ProjectView(name=name, broken=True, message=f"broken record, left alone: {found.why}")
+        return ProjectView(name=name, broken=True, message=f"unreadable record, ignored: {found.why}")
     return ProjectView(name=name, created=project.created or None, by=project.by or None)
 
 
@@ -65,9 +65,11 @@ def list_(ctx: typer.Context) -> None:
 def create(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME")],
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with the change.")] = "",
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded with the change.")
+    ] = "",
 ) -> None:
-    """Make a project."""
+    """Create a project."""
     from metastack.commands import names
     from metastack.commands.cluster.projects import create_project
     from metastack.commands.request import new_request

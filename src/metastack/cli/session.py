@@ -49,7 +49,7 @@ def context_of(frame: Frame) -> Context:
     if not context.store.endpoints:
         from metastack.commands.problem import usage
 
-        raise usage(f"context {context.name}", "has no etcd endpoints", "say --endpoint http://HOST:2379")
+        raise usage(f"context {context.name}", "names no etcd endpoint", "give --endpoint http://HOST:2379")
     return context
 
 
@@ -136,7 +136,7 @@ def with_storage(
     if settings is None:
         raise usage(
             object,
-            "endpoints alone do not say where the storage is",
+            "the storage is unknown: endpoints alone do not name it",
             "use a context: `metastack context list`",
         )
     settings = replace(settings, user=user or settings.user, keyring=keyring or settings.keyring)
@@ -227,11 +227,11 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise usage("", f"{question} Nobody can answer: there is no terminal", "say --yes")
+        raise usage("", f"{question} There is no terminal to answer on", "confirm with --yes")
     sys.stderr.write(f"{clean(question)} [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise Problem(Code.FAILED, "", "not done: the answer was no")
+        raise Problem(Code.FAILED, "", "cancelled: not confirmed")
 
 
 def report(problem: Problem, output: Output) -> int:

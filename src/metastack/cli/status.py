@@ -25,9 +25,11 @@ app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_com
 @verb(app)
 def status(
     ctx: typer.Context,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing: only the exit status.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing; only set the exit status.")
+    ] = False,
 ) -> None:
-    """Say in the first line whether the cluster is fine, then what is not; exit 1 when it is not."""
+    """Show whether the cluster is healthy, then its problems; exit 1 if there are any."""
     from metastack.commands.doctor.facts import alarms
     from metastack.commands.reading import EVERYTHING, prefixes, read_world
     from metastack.commands.views import cluster_view

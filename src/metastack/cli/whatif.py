@@ -27,22 +27,25 @@ def whatif(
     ctx: typer.Context,
     lose: Annotated[
         list[str] | None,
-        typer.Option("--lose", metavar="NODE[,NODE]", autocompletion=node_names, help="Without these nodes."),
+        typer.Option(
+            "--lose", metavar="NODE[,NODE]", autocompletion=node_names, help="Assume that these nodes are lost."
+        ),
     ] = None,
     lose_any: Annotated[
-        int | None, typer.Option("--lose-any", metavar="K", help="Without any K: the first loss that hurts.")
+        int | None,
+        typer.Option("--lose-any", metavar="K", help="Assume the loss of any K nodes."),
     ] = None,
-    add: Annotated[int, typer.Option("--add", metavar="N", help="With so many new nodes.")] = 0,
+    add: Annotated[int, typer.Option("--add", metavar="N", help="Number of nodes to add.")] = 0,
     cpus: Annotated[float, typer.Option("--cpus", metavar="C", help="vCPU of each new node.")] = 0,
     memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="Memory of each new node.")] = "",
     label: Annotated[
         list[str] | None, typer.Option("--label", metavar="K=V", help="Label of each new node, repeatable.")
     ] = None,
 ) -> None:
-    """Say whether everything would still fit, and what would start where.
+    """Predict the placement of all VMs if nodes are lost or added.
 
-    Exit 1 when a VM would be left out that has a place now. VMs that no node takes even now are listed as
-    pending already, and do not count.
+    Exit 1 if a VM that has a node now would not fit. VMs that fit no node even now are listed as already
+    pending and do not count.
     """
     from metastack.commands import names
     from metastack.commands.capacity.whatif import any_loss, new_nodes, outlook
@@ -56,11 +59,13 @@ def whatif(
         # An empty variable of a script must not be told that all is well.
         raise usage("--lose", "names no node", "`metastack node list` shows the nodes")
     if lose_any is not None and (lost or add):
-        raise usage("--lose-any", "is a question of its own", "without --lose and --add")
+        raise usage("--lose-any", "cannot be combined with --lose or --add", "leave --lose and --add out")
     if add and not (cpus and memory):
-        raise usage("--add", "does not say how large the new nodes are", "say --cpus 64 --memory 256GiB")
+        raise usage(
+            "--add", "needs the size of the new nodes", "add their size, such as --cpus 64 --memory 256GiB"
+        )
     if not add and (cpus or memory or label):
-        raise usage("--add", "is missing", "how many new nodes?")
+        raise usage("--add", "is missing", "give the number of new nodes, such as --add 1")
     with size_of("--memory"):
         memory_mib = parse_mib(memory) if memory else 0
     labels = names.labels(label or [])
@@ -79,8 +84,8 @@ def whatif(
 
 def _answer(view: MoveView) -> str:
     if view.after is None:
-        return "pending already" if view.pending_already else "left out by the loss"
-    return "starts elsewhere" if view.before else "starts"
+        return "already pending" if view.pending_already else "would not fit"
+    return "starts on another node" if view.before else "starts"
 
 
 def _out_first(view: MoveView) -> tuple[bool, bool]:
@@ -91,7 +96,7 @@ def _print(output: Output, view: WhatIf) -> None:
     from .output import Column, Printer, clean, paint
 
     if output not in (Output.TABLE, Output.WIDE):
-        printer: Printer[WhatIf] = Printer(output, [], lambda v: "fits" if v.fits else "left out")
+        printer: Printer[WhatIf] = Printer(output, [], lambda v: "fits" if v.fits else "does not fit")
         printer.one(view)
         return
     print(paint(clean(view.summary), "ok" if view.fits else "not ok", sys.stdout))

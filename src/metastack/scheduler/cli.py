@@ -12,7 +12,7 @@ import typer
 from ..cli.frame import Output, frame_of, noun, verb
 from ..cli.session import context_of, with_cluster
 
-app = noun("scheduler", "The optional scheduler: hints for VMs that will wait together.")
+app = noun("scheduler", "The optional scheduler: placement hints for pending VMs.")
 
 
 class LogFormat(StrEnum):
@@ -41,17 +41,17 @@ def run(
             metavar="S",
             min=2,
             max=60,
-            help="So long its hints outlive it; then another leads.",
+            help="Lifetime of its lease and hints; then another scheduler leads.",
         ),
     ] = 5,
     log_format: Annotated[
         LogFormat, typer.Option("--log-format", help="auto: readable on a terminal, JSON otherwise.")
     ] = LogFormat.AUTO,
     log_level: Annotated[
-        LogLevel, typer.Option("--log-level", help="Least severe event that is written.")
+        LogLevel, typer.Option("--log-level", help="Least severe event to log.")
     ] = LogLevel.INFO,
 ) -> None:
-    """Run a scheduler until SIGTERM. Any number may run; one of them is at work."""
+    """Run a scheduler until SIGTERM. Any number may run; one of them leads."""
     from ..commands import names
 
     settings = context_of(frame_of(ctx)).store
@@ -65,7 +65,7 @@ def run(
 
 @verb(app)
 def show(ctx: typer.Context) -> None:
-    """Show who is at work, and the hints not followed yet."""
+    """Show the leading scheduler and its open hints."""
     from ..cli.output import Column, Printer
     from ..commands.capacity.balance import HintView, SchedulerView, scheduler_view
 
@@ -76,9 +76,9 @@ def show(ctx: typer.Context) -> None:
         whole.one(view)
         return
     if view.leader is None:
-        print("no scheduler is at work: the nodes choose alone")
+        print("no scheduler leads: the nodes place VMs alone")
     else:
-        print(f"{view.leader} is at work since {view.since} (term {view.term})")
+        print(f"{view.leader} leads since {view.since} (term {view.term})")
     columns: list[Column[HintView]] = [
         Column("NAME", lambda v: v.name),
         Column("PROJECT", lambda v: v.project),

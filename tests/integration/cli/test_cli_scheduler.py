@@ -67,7 +67,7 @@ async def crowded(rig: Rig, program: Program) -> int:
 async def test_two_schedulers_one_at_work(program: Program, rig: Rig) -> None:
     session = await crowded(rig, program)
     nobody = await program("scheduler", "show")
-    assert (nobody.status, nobody.out) == (0, "no scheduler is at work: the nodes choose alone\n")
+    assert (nobody.status, nobody.out) == (0, "no scheduler leads: the nodes place VMs alone\n")
     run = ("scheduler", "run", "--ttl", "2", "--log-format", "json", "--name")
     first = await program.start(*run, "s1")
     await leads(rig, "s1")
@@ -172,7 +172,7 @@ async def test_a_plan_is_shown_and_not_applied(program: Program, rig: Rig) -> No
     assert told.out.startswith(f"{len(plan['moves'])} moves: the used shares of 3 nodes would differ by ")
     assert (await program("vm", "place", "large", "--node", "n1")).status == 0
     pinned = await program("balance", "--dry-run")
-    assert "not to be moved: 1 pinned" in pinned.out
+    assert "cannot be moved: 1 pinned" in pinned.out
     for line, status in (
         ("balance --dry-run --max-moves 0", 2),
         ("balance --dry-run --min-gain 0", 2),

@@ -168,7 +168,7 @@ async def test_several_at_once(program: Program, rig: Rig) -> None:
     assert told.status == 3
     assert "error: vm default/none: does not exist\n" in told.err
     assert "error: vm default/nix: does not exist\n" in told.err
-    assert "default/hello: is so already\n" in told.err
+    assert "default/hello: unchanged\n" in told.err
     told = await program("vm", "stop", "hello", "p/two", "--timeout", "1.2")
     assert re.fullmatch(
         r"(.*is \w+, not stopped within --timeout 1.2 s: .*\n  .*\n){2}", told.err[told.err.index("error:") :]
@@ -370,7 +370,7 @@ async def test_interrupted_with_machine_output_it_says_so_too(program: Program, 
     assert answer.error()["code"] == "interrupted"
     assert answer.error()["object"] == "vm default/hello"
     # It was told to stop just when its VM was there: it may not know that yet.
-    assert re.search("delete default/hello` removes it|may be written already", answer.error()["message"])
+    assert re.search("delete default/hello` removes it|may have been written", answer.error()["message"])
 
 
 async def test_interrupted_many_and_a_drain_say_what_stays(program: Program, rig: Rig) -> None:
@@ -393,7 +393,7 @@ async def test_interrupted_many_and_a_drain_say_what_stays(program: Program, rig
     process.send_signal(signal.SIGINT)
     answer = await finish(process)
     assert answer.status == 130
-    assert "node n1: interrupted; the drain goes on; `metastack node undrain n1` ends it" in answer.err
+    assert "node n1: interrupted; the drain continues; `metastack node undrain n1` ends it" in answer.err
 
 
 async def test_endpoints_from_the_environment(program: Program, rig: Rig, cli_etcd: EtcdCluster) -> None:
@@ -530,7 +530,7 @@ async def test_hints_name_the_option_and_what_exists(program: Program, rig: Rig)
 async def test_nodes(program: Program, rig: Rig) -> None:
     await one_vm(rig)
     assert (await program("node", "cordon", "n1", "-o", "json")).json()["state"] == "cordoned"
-    assert "is so already" in (await program("node", "cordon", "n1")).err
+    assert "unchanged" in (await program("node", "cordon", "n1")).err
     assert (await program("node", "label", "n1", "rack=a", "-o", "json")).json()["labels"] == {"rack": "a"}
     assert (await program("node", "uncordon", "n1", "-o", "json")).json()["state"] == "ready"
     await rig.lose("n1")

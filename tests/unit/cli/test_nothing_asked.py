@@ -15,7 +15,7 @@ MANY = ("vm", "create", "--image", "i", "--memory", "1GiB", "--dry-run")
     ("words", "says"),
     [
         ((*MANY, "--count", "0", "--name-template", "w-{n}"), "--count: 0 is out of range"),
-        ((*MANY, "x", "--first", "3"), "--first: numbers many"),
+        ((*MANY, "x", "--first", "3"), "--first: needs --count and --name-template"),
         (("whatif", "--lose", ""), "--lose: names no node"),
         (("whatif", "--lose", ","), "--lose: names no node"),
         ((*MANY, "x", "--require-label", "zone=a,"), "'zone=a,' has an empty value among others"),

@@ -36,14 +36,14 @@ def test_the_current_contexts_cluster_is_meant(capsys: pytest.CaptureFixture[str
     cluster("dev")
     cluster("two")
     assert run(["dev", "kill-node", "n1"]) == 0
-    assert capsys.readouterr().err == "two: n1: is switched off already\n"
+    assert capsys.readouterr().err == "two: n1: already off\n"
     assert run(["--context", "dev", "dev", "kill-node", "n1"]) == 0
-    assert capsys.readouterr().err == "dev: n1: is switched off already\n"
+    assert capsys.readouterr().err == "dev: n1: already off\n"
     assert run(["dev", "kill-node", "n1", "--name", "dev"]) == 0
-    assert capsys.readouterr().err == "dev: n1: is switched off already\n"
+    assert capsys.readouterr().err == "dev: n1: already off\n"
     contexts.save_context(Context(name="elsewhere"))
     assert run(["dev", "kill-node", "n1"]) == 0
-    assert capsys.readouterr().err == "dev: n1: is switched off already\n"
+    assert capsys.readouterr().err == "dev: n1: already off\n"
 
 
 def test_down_says_what_goes_and_what_is_current_again(capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,8 +51,8 @@ def test_down_says_what_goes_and_what_is_current_again(capsys: pytest.CaptureFix
     cluster("two")
     assert run(["dev", "down"]) == 2, "nobody can answer without a terminal"
     asked = capsys.readouterr().err
-    assert "Take cluster two away: 1 node (n1), every VM, disk and image" in asked
-    assert "say --yes" in asked
+    assert "Remove cluster two: 1 node (n1), every VM, disk and image" in asked
+    assert "confirm with --yes" in asked
     assert Layout("two").folder.exists()
     assert run(["dev", "down", "-o", "json"]) == 2
     assert json.loads(capsys.readouterr().err)["error"]["code"] == "usage"

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from ..output import Printer
 
-app = noun("cluster", "The cluster as a whole: its storage, upgrades, a restored etcd.")
+app = noun("cluster", "The cluster: its storage, upgrades, restores of etcd.")
 
 
 @app.callback()
 def _cluster() -> None:
-    """The cluster as a whole: its storage, upgrades, a restored etcd."""
+    """The cluster: its storage, upgrades, restores of etcd."""
 
 
 def _printer(frame: Frame) -> Printer[RestoreView]:
@@ -49,18 +49,18 @@ def _explain(view: RestoreView) -> None:
     from ..output import clean
 
     lines = [
-        f"After a restore of etcd from a backup: its generation becomes {view.generation}, from {view.before}.",
-        "Every session ends; nodes come back by themselves. Nothing is started until each of these is back, "
-        f"or was fenced by hand: {', '.join(view.waits_for) or 'none'}.",
-        f"Go on running: {', '.join(view.runs_on) or 'none that is known'}.",
-        f"Are killed, their disks stay: {', '.join(view.ends) or 'none that is known'}.",
+        f"Restoring raises the generation of etcd from {view.before} to {view.generation}.",
+        "Every node session ends, and nodes return by themselves. No VM starts until each of these nodes has "
+        f"returned or was fenced by hand: {', '.join(view.waits_for) or 'none'}.",
+        f"Keep running: {', '.join(view.runs_on) or 'none known'}.",
+        f"Are killed, with their disks kept: {', '.join(view.ends) or 'none known'}.",
     ]
     if view.unaware:
-        lines.append(f"Have noticed no restore: {', '.join(view.unaware)}. Was there one?")
+        lines.append(f"Nodes that noticed no restore: {', '.join(view.unaware)}. Check that etcd was restored.")
     lines += [
-        "First make sure, for no record can tell:",
-        "  - no member of the etcd of before answers anybody any more;",
-        "  - no host runs guests that is not named above: one that joined after the backup, and is silent.",
+        "First check what no record can prove:",
+        "  - no member of the previous etcd cluster still serves clients;",
+        "  - no unlisted host runs guests, such as an unreachable one that joined after the backup.",
     ]
     for line in lines:
         print(clean(line), file=sys.stderr)
@@ -69,14 +69,13 @@ def _explain(view: RestoreView) -> None:
 @verb(app)
 def restore(
     ctx: typer.Context,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Which backup, and why; kept.")] = "",
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Name of the backup, and the reason; recorded.")
+    ] = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the effect only; change nothing.")] = False,
 ) -> None:
-    """Let an etcd be used that was restored from a backup.
-
-    It raises its generation.
-    """
+    """Confirm that etcd was restored from a backup, and raise its generation."""
     from metastack.commands.cluster.restore import check_restore_reason, look_at_restore, restore_cluster
     from metastack.commands.request import new_request
 
@@ -86,10 +85,10 @@ def restore(
     view = with_cluster(frame, look_at_restore)
     if not dry_run:
         _explain(view)
-        confirm("Is all that so?", yes)
+        confirm("Have you checked both?", yes)
         request = new_request(reason)
         view = with_cluster(frame, lambda cluster: restore_cluster(cluster, request))
-        note(frame, f"generation {view.generation}: `metastack status` says who is waited for")
+        note(frame, f"generation {view.generation}: `metastack status` shows the nodes that have not returned")
     _printer(frame).one(view, detail=True)
 
 

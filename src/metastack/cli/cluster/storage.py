@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
     from ..output import Printer
 
-app = noun("storage", "Which storage the cluster has, and whose mark that bears.")
+app = noun("storage", "The storage of the cluster and its ownership mark.")
 
-User = Annotated[str, typer.Option("--user", help="Ceph user instead of the context's.")]
-Keyring = Annotated[str, typer.Option("--keyring", metavar="FILE", help="File with that user's key.")]
+User = Annotated[str, typer.Option("--user", help="Ceph user, in place of the context's.")]
+Keyring = Annotated[str, typer.Option("--keyring", metavar="FILE", help="Keyring file of that user.")]
 
 
 @app.callback()
 def _storage() -> None:
-    """Which storage the cluster has, and whose mark that bears."""
+    """The storage of the cluster and its ownership mark."""
 
 
 def _printer(frame: Frame) -> Printer[StorageView]:
@@ -54,7 +54,7 @@ def _printer(frame: Frame) -> Printer[StorageView]:
 
 @verb(app)
 def show(ctx: typer.Context, user: User = "", keyring: Keyring = "") -> None:
-    """Show the cluster's storage and its mark."""
+    """Show the cluster's storage and its ownership mark."""
     from metastack.commands.cluster.storage import look_at_storage
 
     frame = frame_of(ctx)
@@ -65,13 +65,13 @@ def show(ctx: typer.Context, user: User = "", keyring: Keyring = "") -> None:
 @verb(app)
 def init(
     ctx: typer.Context,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept.")] = "",
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded.")] = "",
     user: User = "",
     keyring: Keyring = "",
 ) -> None:
-    """Record and mark a storage that nobody owns.
+    """Record a storage without an owner as this cluster's, and mark it.
 
-    Once more does no harm.
+    Repeating it is safe.
     """
     from metastack.commands.cluster.storage import init_storage
     from metastack.commands.request import new_request
@@ -88,20 +88,20 @@ def init(
 @verb(app)
 def adopt(
     ctx: typer.Context,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept.")] = "",
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded.")] = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     user: User = "",
     keyring: Keyring = "",
 ) -> None:
-    """Make a storage this cluster's that bears another mark.
+    """Take over a storage that is marked for another cluster.
 
-    After etcd was rebuilt.
+    Use it after etcd was rebuilt.
     """
     from metastack.commands.cluster.storage import adopt_storage
     from metastack.commands.request import new_request
 
     frame, request = frame_of(ctx), new_request(reason)
-    confirm("Does no other etcd manage VMs in this storage? Its nodes would not be ready any more.", yes)
+    confirm("Is this storage used by no other etcd? Nodes of the other etcd would no longer become ready.", yes)
 
     async def work(cluster: Cluster, storage: Storage) -> StorageView:
         return await adopt_storage(cluster, request, storage)

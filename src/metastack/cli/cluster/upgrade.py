@@ -39,10 +39,10 @@ def _explain(view: UpgradeView) -> None:
     from ..output import clean
 
     lines = [
-        f"Records of level {view.level} are written from now on, in place of {view.before}:",
+        f"From now on the cluster writes records of level {view.level} instead of {view.before}:",
         f"  {', '.join(view.records) or 'no kind of record changes'}.",
-        "Agents and commands of the release before cannot read them: there is no way back to it.",
-        "What is written already stays as it is; nothing is stopped or moved.",
+        "Agents and commands of the previous release cannot read them: a downgrade is no longer possible.",
+        "Existing records stay unchanged; no VM is stopped or moved.",
     ]
     if view.without:
         lines.append(f"Not alive: {', '.join(view.without)}. Upgrade their agents before they return.")
@@ -58,17 +58,19 @@ def mount(app: typer.Typer) -> None:
         ctx: typer.Context,
         without: Annotated[
             list[str] | None,
-            typer.Option(
-                "--without", metavar="NODE", help="Leave out a node that is switched off; repeatable."
-            ),
+            typer.Option("--without", metavar="NODE", help="Ignore a node that is switched off; repeatable."),
         ] = None,
-        reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with it.")] = "",
+        reason: Annotated[
+            str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded with the change.")
+        ] = "",
         yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do.")] = False,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Show the effect only; change nothing.")
+        ] = False,
     ) -> None:
-        """Finish an upgrade: write the records of this release, once every agent is of it.
+        """Finish an upgrade: write records of this release, once every agent runs it.
 
-        Until then agents of the release before read everything, and you may go back to it.
+        Until then, agents of the previous release can read all records, and a downgrade is possible.
         """
         from metastack.commands.cluster.upgrade import finish_upgrade, look_at_upgrade
         from metastack.commands.request import new_request
@@ -76,12 +78,12 @@ def mount(app: typer.Typer) -> None:
         frame, left_out = frame_of(ctx), tuple(without or ())
         view = with_cluster(frame, lambda cluster: look_at_upgrade(cluster, left_out))
         if view.done:
-            note(frame, f"cluster: writes records of level {view.level} already")
+            note(frame, f"cluster: already writes records of level {view.level}")
         elif not dry_run:
             if not view.behind and view.without == view.silent:
                 _explain(view)  # who is refused is told why, and asked nothing
                 confirm("Is every agent and every CLI upgraded?", yes)
             request = new_request(reason)
             view = with_cluster(frame, lambda cluster: finish_upgrade(cluster, request, left_out))
-            note(frame, f"cluster: writes records of level {view.level} from now on")
+            note(frame, f"cluster: now writes records of level {view.level}")
         _printer(frame).one(view, detail=True)

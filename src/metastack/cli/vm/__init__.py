@@ -52,7 +52,7 @@ class For(StrEnum):
 def wait(
     ctx: typer.Context,
     name: Name,
-    goal: Annotated[For, typer.Option("--for", help="What to wait for.")],
+    goal: Annotated[For, typer.Option("--for", help="Phase to wait for.")],
     project: Project = "",
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
@@ -75,13 +75,16 @@ def wait(
 def list_(
     ctx: typer.Context,
     project: Annotated[
-        str, typer.Option("--project", metavar="P", autocompletion=project_names, help="Only this project.")
+        str,
+        typer.Option("--project", metavar="P", autocompletion=project_names, help="Only VMs of this project."),
     ] = "",
-    node: Annotated[str, typer.Option(metavar="N", autocompletion=node_names, help="Only on this node.")] = "",
+    node: Annotated[
+        str, typer.Option(metavar="N", autocompletion=node_names, help="Only VMs on this node.")
+    ] = "",
     label: Annotated[
-        list[str] | None, typer.Option(metavar="K=V", help="Only with this label, repeatable.")
+        list[str] | None, typer.Option(metavar="K=V", help="Only VMs with this label, repeatable.")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on with every change.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep printing changes.")] = False,
 ) -> None:
     """List VMs of all projects."""
     from metastack.commands import names
@@ -130,7 +133,7 @@ def show(ctx: typer.Context, name: Name, project: Project = "") -> None:
 
 @verb(app)
 def history(ctx: typer.Context, name: Name, project: Project = "") -> None:
-    """Show who changed what of a VM, when and why; oldest first."""
+    """Show the changes of a VM: author, time and reason; oldest first."""
     from metastack.commands.vm.history import VmVersion, vm_history
 
     from ..output import Column, Printer
@@ -158,13 +161,13 @@ def console(
         float, typer.Option("--timeout", metavar="S", min=0, help="End after S seconds; 0: never.")
     ] = 0,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on listening after the end of stdin.")
+        bool, typer.Option("--follow", "-f", help="Keep listening after the end of stdin.")
     ] = False,
 ) -> None:
     """Open a VM's serial console; Ctrl-] leaves.
 
-    Without a terminal, stdin goes to the guest and what it says to stdout. At the end of stdin it ends as soon
-    as the guest is silent for 2 s (after 10 s at the latest), unless told to --follow.
+    Without a terminal, stdin goes to the guest and its output to stdout. After the end of stdin, the console
+    closes once the guest is silent for 2 s, after 10 s at the latest, unless --follow is given.
     """
     from .console import run_console
 

@@ -23,17 +23,19 @@ if TYPE_CHECKING:
 def break_lock(
     ctx: typer.Context,
     name: Name,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with the change.")] = "",
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded with the change.")
+    ] = "",
     yes: Yes = False,
     project: Project = "",
     no_wait: NoWait = False,
     timeout: Annotated[
-        float, typer.Option("--timeout", metavar="S", min=0.1, help="Longest wait, seconds.")
+        float, typer.Option("--timeout", metavar="S", min=0.1, help="Maximum wait, seconds.")
     ] = 30.0,
 ) -> None:
-    """Shut out the client that has a waiting VM's disk open, and break its lock.
+    """Block the client that has the disk of a pending VM open, and break its lock.
 
-    The VM's node does it. Clients of living nodes are refused.
+    The VM's node does it. A client of a live node is never blocked.
     """
     from metastack.commands.vm.break_lock import break_lock as ask
     from metastack.commands.vm.break_lock import check_break_lock, check_reason, wait_answer
@@ -45,11 +47,11 @@ def break_lock(
     request = new_request(reason)
     if not yes:
         client = with_cluster(frame, lambda cluster: check_break_lock(cluster, vm))
-        confirm(f"Shut {client} out of the disk of {vm}? What it has not written yet is lost.", yes)
+        confirm(f"Block {client} from the disk of {vm}? Its unwritten data is lost.", yes)
 
     async def work(cluster: Cluster) -> LockView:
         order, view = await ask(cluster, request, vm)
-        note(frame, f"{vm}: {view.node} is asked to shut {view.client} out")
+        note(frame, f"{vm}: {view.node} is asked to block {view.client}")
         return view if no_wait else await wait_answer(cluster, vm, order, view, timeout)
 
     columns: list[Column[LockView]] = [

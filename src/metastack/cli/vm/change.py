@@ -38,7 +38,10 @@ if TYPE_CHECKING:
     from metastack.core.model import VmId, VmSpec
 
 DiscardDrift = Annotated[
-    bool, typer.Option("--discard-drift", help="Also when it writes elsewhere than on its disk: that is lost.")
+    bool,
+    typer.Option(
+        "--discard-drift", help="Proceed though it writes to another file than its disk; that data is lost."
+    ),
 ]
 
 
@@ -52,7 +55,7 @@ def start(
     no_wait: NoWait = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
-    """Switch VMs on and wait until they run."""
+    """Start VMs and wait until they run."""
     from metastack.commands.vm.change import start_vm
     from metastack.commands.vm.wait import Goal
 
@@ -73,14 +76,16 @@ def start(
 def stop(
     ctx: typer.Context,
     names: Names,
-    force: Annotated[bool, typer.Option("--force", help="Pull the plug.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Power off at once, without a guest shutdown.")
+    ] = False,
     discard_drift: DiscardDrift = False,
     project: Project = "",
     reason: Reason = "",
     no_wait: NoWait = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
-    """Switch VMs off and wait until they are."""
+    """Stop VMs and wait until they are stopped."""
     from metastack.commands.vm.change import stop_vm
     from metastack.commands.vm.wait import Goal
 
@@ -101,7 +106,9 @@ def stop(
 def restart(
     ctx: typer.Context,
     names: Names,
-    force: Annotated[bool, typer.Option("--force", help="Pull the plug first.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Power off at once, without a guest shutdown.")
+    ] = False,
     discard_drift: DiscardDrift = False,
     project: Project = "",
     ignore_spare: IgnoreSpare = False,
@@ -109,7 +116,7 @@ def restart(
     no_wait: NoWait = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
-    """Stop VMs, start them afresh, and wait until they run."""
+    """Restart VMs and wait until they run."""
     from metastack.commands.vm.change import restart_vm
     from metastack.commands.vm.wait import Goal
 
@@ -135,7 +142,7 @@ def pause(
     no_wait: NoWait = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
-    """Freeze running VMs."""
+    """Pause running VMs."""
     from metastack.commands.vm.change import pause_vm
     from metastack.commands.vm.wait import Goal
 
@@ -161,7 +168,7 @@ def resume(
     no_wait: NoWait = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
-    """Let paused VMs run on."""
+    """Resume paused VMs."""
     from metastack.commands.vm.change import resume_vm
     from metastack.commands.vm.wait import Goal
 
@@ -206,7 +213,7 @@ def delete(
     no_wait: NoWait = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
-    """Delete VMs and their disks, and wait until all are gone."""
+    """Delete VMs and their disks, and wait until they are deleted."""
     from metastack.commands.names import reason as checked
     from metastack.commands.reading import look_at_vm
     from metastack.commands.views import VmView
@@ -248,7 +255,7 @@ def delete(
         views, problems = with_cluster(frame, work)
     except KeyboardInterrupt:
         if gone:
-            interrupted(frame, f"vm {', '.join(map(str, gone))}", "its removal goes on by itself")
+            interrupted(frame, f"vm {', '.join(map(str, gone))}", "the deletion continues by itself")
         raise
     if len(vms) == 1:
         fail(problems)

@@ -102,7 +102,7 @@ async def _connect(
         answer = json.loads(line)
         ok, message = bool(answer["ok"]), str(answer.get("message", ""))
     except (ValueError, TypeError, KeyError):
-        ok, message = False, "the node's answer was not understood"
+        ok, message = False, "the node sent an unknown answer"
     if not ok:
         writer.close()
         raise conflict(object, f"no console: {message}", "try again")
@@ -145,7 +145,9 @@ async def _splice(
     except BaseExceptionGroup as errors:
         if errors.split(OSError)[1] is not None:
             raise
-        raise Problem(Code.FAILED, f"vm {vm}", f"the console broke off: {errors.exceptions[0]}") from None
+        raise Problem(
+            Code.FAILED, f"vm {vm}", f"the console connection failed: {errors.exceptions[0]}"
+        ) from None
     finally:
         writer.close()
         if keyboard:

@@ -47,18 +47,24 @@ if TYPE_CHECKING:
 def create(
     ctx: typer.Context,
     image: Annotated[
-        str, typer.Option("--image", metavar="I", autocompletion=image_names, help="Image of its disk.")
+        str,
+        typer.Option(
+            "--image", metavar="I", autocompletion=image_names, help="Image that the disk is made from."
+        ),
     ],
     name: Annotated[str, typer.Argument(metavar="NAME", help="A DNS label, or PROJECT/NAME.")] = "",
     cpus: Annotated[int, typer.Option(metavar="N", help="Virtual CPUs.")] = 1,
-    memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory, such as 512MiB.")] = "512MiB",
-    disk: Annotated[str, typer.Option(metavar="SIZE", help="Disk, such as 4GiB. [default: the image's]")] = "",
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory size, such as 512MiB.")] = "512MiB",
+    disk: Annotated[
+        str, typer.Option(metavar="SIZE", help="Disk size, such as 4GiB. [default: the image's]")
+    ] = "",
     resource: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=N", help="Of what nodes declare, such as gpu=1."),
+        typer.Option(metavar="NAME=N", help="Resource that nodes declare, such as gpu=1."),
     ] = None,
     network: Annotated[
-        str, typer.Option(metavar="B", help="Bridge of its NIC, or none. [default: the configuration's]")
+        str,
+        typer.Option(metavar="B", help="Bridge of the NIC, or none. [default: the setting default_network]"),
     ] = "",
     label: Annotated[list[str] | None, typer.Option(metavar="K=V", help="Label, repeatable.")] = None,
     node: Node = None,
@@ -73,24 +79,29 @@ def create(
     priority: Priority = None,
     start_after: StartAfter = None,
     ready_port: ReadyPort = None,
-    count: Annotated[int | None, typer.Option("--count", metavar="N", help="So many of them.")] = None,
+    count: Annotated[int | None, typer.Option("--count", metavar="N", help="Number of VMs.")] = None,
     name_template: Annotated[
-        str, typer.Option("--name-template", metavar="T", help="Their names, such as web-{n} or web-{n:03}.")
+        str,
+        typer.Option(
+            "--name-template", metavar="T", help="Template of their names, such as web-{n} or web-{n:03}."
+        ),
     ] = "",
     first: Annotated[
-        int | None, typer.Option("--first", metavar="N", help="Number of the first.", show_default="1")
+        int | None, typer.Option("--first", metavar="N", help="Number in the first name.", show_default="1")
     ] = None,
     project: Project = "",
-    off: Annotated[bool, typer.Option("--off", help="Create it switched off.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say where it would go.")] = False,
+    off: Annotated[bool, typer.Option("--off", help="Create it stopped.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the placement only; create nothing.")
+    ] = False,
     ignore_spare: IgnoreSpare = False,
     reason: Reason = "",
     no_wait: NoWait = False,
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
-    """Create a VM, or many, and wait until it runs.
+    """Create one or more VMs and wait until they run.
 
-    With --count N many, 16 at a time: each such group whole or not at all.
+    With --count N, VMs are created in groups of 16: each group completely or not at all.
     """
     from metastack.commands import names
     from metastack.commands.vm.create import NewVm, create_vm
@@ -153,12 +164,12 @@ def _names(name: str, template: str, count: int | None, first: int | None) -> li
 
     if count is not None or template:
         if not template:
-            raise usage("--count", "needs names for them", "say --name-template, such as web-{n}")
+            raise usage("--count", "needs --name-template", "add --name-template, such as web-{n}")
         if name:
-            raise usage("vm", f"{name!r} is one name, --name-template gives others", "leave one of them out")
+            raise usage("vm", f"{name!r} and --name-template exclude each other", "give one of them")
         return numbered(template, 1 if count is None else count, 1 if first is None else first)
     if first is not None:
-        raise usage("--first", "numbers many", "say --count and --name-template, too")
+        raise usage("--first", "needs --count and --name-template", "add --count and --name-template")
     if not name:
         raise usage("vm", "has no name", "`metastack vm create NAME --image IMAGE`")
     return [name]
@@ -192,7 +203,7 @@ def _only_say(frame: Frame, news: Sequence[NewVm], reason: str, many: bool, igno
     if many:
         printer.list(found)
     elif frame.output in (Output.TABLE, Output.WIDE):
-        print(clean("not created: only looked where it would go"))
+        print(clean("dry run: nothing was created"))
         print_explanation(frame, found[0])
     else:
         printer.one(found[0])
@@ -240,7 +251,7 @@ def _create_many(
             stays = f"{len(written)} VMs stay; `metastack vm delete {names}` removes them"
             interrupted(frame, f"vm {', '.join(map(str, written))}", stays)
         elif begun:
-            interrupted(frame, f"vm {news[0].vm}", "what was written already stays: `metastack vm list`")
+            interrupted(frame, f"vm {news[0].vm}", "VMs that were created already stay: `metastack vm list`")
         raise
     vm_printer(frame).list(views)
     if problems:

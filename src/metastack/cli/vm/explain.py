@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 @verb(app)
 def explain(ctx: typer.Context, name: Name, project: Project = "") -> None:
-    """Explain where a VM is, or why it is nowhere.
+    """Explain the placement of a VM.
 
-    It says what each node answers, with every reason.
+    It lists every node, and every reason of a node that cannot take the VM.
     """
     from metastack.commands.vm.explain import explain_vm
 
@@ -52,18 +52,18 @@ def print_explanation(frame: Frame, view: VmExplanation) -> None:
 def _facts(view: VmExplanation) -> list[tuple[str, object]]:
     found: list[tuple[str, object]] = []
     if view.node is not None:
-        found.append(("claimed", f"by {view.node} at {view.claimed_at or 'a time that is not kept'}"))
+        found.append(("claimed", f"by {view.node} at {view.claimed_at or 'an unknown time'}"))
     if view.line is not None:
-        found.append(("in line", view.line))
+        found.append(("queue place", view.line))
     found += [("demands", text) for text in view.demands]
     if view.hint is not None:
         honoured = "honoured" if view.hint.honoured else "not honoured"
-        found.append(("hint", f"{view.hint.node} by {view.hint.by or 'nobody known'}, {honoured}"))
+        found.append(("hint", f"{view.hint.node} by {view.hint.by or 'an unknown scheduler'}, {honoured}"))
     for gate in view.gates:
         found.append(("starts after", f"{gate.vm}, which is {_how(gate)}"))
     for rule in view.rules:
         where = ", ".join(f"{domain} has {_others(count)}" for domain, count in rule.members.items())
-        where = where or "no other runs"
+        where = where or "no other VM"
         found.append((rule.kind, f"{rule.group} by {rule.topology}: {where}"))
     return found
 
@@ -85,10 +85,10 @@ def node_columns() -> list[Column[NodeVerdict]]:
 
     def answer(said: NodeVerdict) -> str:
         if said.here:
-            return "has it"
+            return "runs it"
         if said.chosen:
-            return "is to take it"
-        return "would take it" if said.fits else "refuses"
+            return "chosen"
+        return "fits" if said.fits else "does not fit"
 
     def parts(said: NodeVerdict) -> str:
         return " ".join(f"{part}={value:.3f}" for part, value in said.parts.items())

@@ -51,7 +51,7 @@ def change_vms(
 
     async def write(cluster: Cluster, vm: VmId) -> None:
         changed[vm] = await work(cluster, new_request(reason), vm)
-        note(frame, f"{vm}: {done}" if changed[vm].changed else f"{vm}: is so already")
+        note(frame, f"{vm}: {done}" if changed[vm].changed else f"{vm}: unchanged")
 
     async def wait(cluster: Cluster, vm: VmId, left_s: float) -> None:
         from metastack.commands.vm.wait import wait_vm
@@ -71,7 +71,7 @@ def change_vms(
         views, problems = with_cluster(frame, both)
     except KeyboardInterrupt:
         if changed:
-            interrupted(frame, f"vm {', '.join(map(str, changed))}", "the change stays wanted")
+            interrupted(frame, f"vm {', '.join(map(str, changed))}", "the change was written and stays")
         raise
     vm_printer(frame).list(views)
     fail(problems)

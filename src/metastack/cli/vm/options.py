@@ -34,9 +34,9 @@ Project = Annotated[
     str,
     typer.Option("--project", metavar="P", autocompletion=project_names, help="Project. [default: default]"),
 ]
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept with the change.")]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is real.")]
-Timeout = Annotated[float, typer.Option("--timeout", metavar="S", min=0.1, help="Longest wait, seconds.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded with the change.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Return without waiting.")]
+Timeout = Annotated[float, typer.Option("--timeout", metavar="S", min=0.1, help="Maximum wait, seconds.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 TIMEOUT_S = 120.0
 
@@ -116,7 +116,7 @@ def change_vm(
         begun = True
         changed = await work(cluster, request)
         written = True
-        note(frame, f"{vm}: {done}" if changed.changed else f"{vm}: is so already")
+        note(frame, f"{vm}: {done}" if changed.changed else f"{vm}: unchanged")
         if goal is None or no_wait:
             return await look_at_vm(cluster, vm)
         return await wait_vm(cluster, vm, goal, timeout, changed.spec, vm_progress(frame))
@@ -125,12 +125,12 @@ def change_vm(
         view = with_cluster(frame, both)
     except KeyboardInterrupt:
         if written:
-            stays = "the change stays wanted"
+            stays = "the change was written and stays"
             if done == "created":
                 stays = f"the VM stays; `metastack vm delete {vm}` removes it"
             interrupted(frame, f"vm {vm}", stays)
         elif begun:
-            interrupted(frame, f"vm {vm}", f"it may be written already: `metastack vm show {vm}`")
+            interrupted(frame, f"vm {vm}", f"the change may have been written: `metastack vm show {vm}`")
         raise
     if view is not None:
         vm_printer(frame).one(view)

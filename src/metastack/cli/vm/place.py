@@ -67,9 +67,9 @@ def place(
     ignore_spare: IgnoreSpare = False,
     reason: Reason = "",
 ) -> None:
-    """Change where a VM may run, and in which order it starts.
+    """Change the placement rules and the start order of a VM.
 
-    A running VM stays where it is. An option takes the place of all that the VM had of its kind;
+    A running VM stays on its node. An option replaces all values that the VM had of its kind;
     an empty text ('') removes them.
     """
     from metastack.commands.reading import look_at_vm
@@ -94,7 +94,7 @@ def place(
 
     async def work(cluster: Cluster) -> VmView | None:
         placed = await place_vm(cluster, request, vm, demands, ignore_spare)
-        note(frame, f"{vm}: changed" if placed.changed else f"{vm}: is so already")
+        note(frame, f"{vm}: changed" if placed.changed else f"{vm}: unchanged")
         if placed.remark:
             note(frame, f"{vm}: {placed.remark}")
         return await look_at_vm(cluster, vm)
@@ -111,7 +111,7 @@ def unpin(
     ignore_spare: IgnoreSpare = False,
     reason: Reason = "",
 ) -> None:
-    """Let any node take a VM again; where it runs it stays."""
+    """Remove the pin of a VM; a running VM stays on its node."""
     from metastack.commands.vm.place import unpin_vm
 
     vm = vm_id(name, project)
@@ -128,7 +128,7 @@ def move(
     name: Name,
     node: Annotated[str, typer.Argument(metavar="NODE", autocompletion=node_names)],
     cold: Annotated[
-        bool, typer.Option("--cold", help="Stop it where it runs; without, only what does not run is moved.")
+        bool, typer.Option("--cold", help="Stop a running VM first; without it, a running VM is refused.")
     ] = False,
     project: Project = "",
     ignore_spare: IgnoreSpare = False,
@@ -146,7 +146,7 @@ def move(
 
     async def work(cluster: Cluster) -> VmView | None:
         moved = await move_vm(cluster, request, vm, node, cold, ignore_spare)
-        note(frame, f"{vm}: pinned to {node}" if moved.changed else f"{vm}: is so already")
+        note(frame, f"{vm}: pinned to {node}" if moved.changed else f"{vm}: unchanged")
         if moved.remark:
             note(frame, f"{vm}: {moved.remark}")
         view = await look_at_vm(cluster, vm)

@@ -12,26 +12,31 @@ import typer
 
 from ..complete import node_names, vm_names
 
-Node = Annotated[str | None, typer.Option("--node", metavar="N", autocompletion=node_names, help="Only there.")]
+Node = Annotated[
+    str | None, typer.Option("--node", metavar="N", autocompletion=node_names, help="Pin to this node.")
+]
 NodeSelector = Annotated[
-    list[str] | None, typer.Option("--node-selector", metavar="K=V", help="Label of the node, repeatable.")
+    list[str] | None,
+    typer.Option("--node-selector", metavar="K=V", help="Required label of the node, repeatable."),
 ]
 RequireLabel = Annotated[
     list[str] | None,
     typer.Option(
-        "--require-label", metavar="EXPR", help="K, !K, K=V1,V2, K!=V1,V2, K>N or K<N of the node, repeatable."
+        "--require-label",
+        metavar="EXPR",
+        help="Required node label: K, !K, K=V1,V2, K!=V1,V2, K>N or K<N; repeatable.",
     ),
 ]
 Toleration = Annotated[
     list[str] | None,
-    typer.Option("--toleration", metavar="KEY[=VALUE]", help="Taint not minded; * for all, repeatable."),
+    typer.Option("--toleration", metavar="KEY[=VALUE]", help="Tolerate this taint; * for all, repeatable."),
 ]
 Affinity = Annotated[
     list[str] | None,
     typer.Option(
         "--affinity",
         metavar="LABELS[@TOPOLOGY][:preferred[=W]]",
-        help="Near VMs with these labels, such as app=web@rack, repeatable.",
+        help="Run near VMs with these labels, such as app=web@rack, repeatable.",
     ),
 ]
 AntiAffinity = Annotated[
@@ -39,7 +44,7 @@ AntiAffinity = Annotated[
     typer.Option(
         "--anti-affinity",
         metavar="LABELS[@TOPOLOGY][:preferred[=W]]",
-        help="Away from VMs with these labels, such as app=db@zone, repeatable.",
+        help="Run apart from VMs with these labels, such as app=db@zone, repeatable.",
     ),
 ]
 Spread = Annotated[
@@ -47,26 +52,29 @@ Spread = Annotated[
     typer.Option(
         "--spread",
         metavar="LABELS@TOPOLOGY[:SKEW][:preferred[=W]]",
-        help="Evenly among domains, such as app=web@zone, repeatable.",
+        help="Spread VMs with these labels evenly, such as app=web@zone, repeatable.",
     ),
 ]
-Arch = Annotated[str | None, typer.Option("--arch", metavar="A", help="Architecture, such as x86_64.")]
+Arch = Annotated[
+    str | None, typer.Option("--arch", metavar="A", help="Processor architecture, such as x86_64.")
+]
 CpuFeature = Annotated[
-    list[str] | None, typer.Option("--cpu-feature", metavar="F", help="Flag of the processor, repeatable.")
+    list[str] | None, typer.Option("--cpu-feature", metavar="F", help="Required processor flag, repeatable.")
 ]
 Priority = Annotated[
-    int | None, typer.Option("--priority", metavar="N", help="Higher goes first when room or time is short.")
+    int | None, typer.Option("--priority", metavar="N", help="Start priority: higher starts first.")
 ]
 StartAfter = Annotated[
     list[str] | None,
     typer.Option(
-        "--start-after", metavar="VM", autocompletion=vm_names, help="VM that must be up first, repeatable."
+        "--start-after", metavar="VM", autocompletion=vm_names, help="Start after this VM is up, repeatable."
     ),
 ]
 ReadyPort = Annotated[
     int | None,
-    typer.Option("--ready-port", metavar="PORT", help="TCP port that answers once it is up."),
+    typer.Option("--ready-port", metavar="PORT", help="TCP port that answers once the VM is up."),
 ]
 IgnoreSpare = Annotated[
-    bool, typer.Option("--ignore-spare", help="Even if it uses the room kept for lost nodes (spare_nodes).")
+    bool,
+    typer.Option("--ignore-spare", help="Use capacity that is reserved for the loss of nodes (spare_nodes)."),
 ]

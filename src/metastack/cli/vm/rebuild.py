@@ -24,15 +24,15 @@ def rebuild(
     ctx: typer.Context,
     name: Name,
     from_image: Annotated[
-        bool, typer.Option("--from-image", help="Give up what was on its disk, and begin with its image.")
+        bool, typer.Option("--from-image", help="Make an empty copy of the image; the old content is lost.")
     ] = False,
     project: Project = "",
     yes: Yes = False,
     reason: Reason = "",
 ) -> None:
-    """Make the lost disk of a VM once more.
+    """Recreate the lost disk of a VM from its image.
 
-    Only where the disk is neither in the storage nor in its trash. The VM's next start makes it.
+    The disk must be neither in the storage nor in its trash. The next start of the VM creates it.
     """
     from metastack.commands.problem import usage
     from metastack.commands.reading import look_at_vm
@@ -41,16 +41,16 @@ def rebuild(
 
     vm, frame, request = vm_id(name, project), frame_of(ctx), new_request(reason)
     if not from_image:
-        raise usage(label_of(vm), "what its new disk begins with must be said", "say --from-image")
+        raise usage(label_of(vm), "needs the source of its new disk", "give --from-image")
     check_reason(vm, reason)
-    confirm(f"Make a new disk of VM {vm} from its image, and give up what was on the lost one?", yes)
+    confirm(f"Create a new disk of VM {vm} from its image? The content of the lost disk is given up.", yes)
 
     async def work(cluster: Cluster, storage: Storage) -> VmView | None:
         changed = await rebuild_vm(cluster, storage, request, vm)
-        note(frame, f"{vm}: its next start makes its disk" if changed.changed else f"{vm}: is so already")
+        note(frame, f"{vm}: the next start creates its disk" if changed.changed else f"{vm}: unchanged")
         view = await look_at_vm(cluster, vm)
         if view is not None and changed.changed and view.phase == "failed":
-            view.message = "its next start makes its disk"  # its node still says what was wrong before
+            view.message = "the next start creates its disk"  # its node still says what was wrong before
         return view
 
     view = with_storage(frame, work, label_of(vm))

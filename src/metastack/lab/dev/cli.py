@@ -31,7 +31,7 @@ from .status import report
 
 app = typer.Typer(
     name="dev",
-    help="A whole cluster on this machine: simulated hosts, etcd, storage.",
+    help="Development cluster on this machine: simulated hosts, etcd, storage.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -58,16 +58,16 @@ class Output(StrEnum):
 
 
 DEFAULT = "dev"
-New = Annotated[str, typer.Option("--name", help="The cluster's name; also its context's.")]
+New = Annotated[str, typer.Option("--name", help="Name of the cluster and of its context.")]
 Name = Annotated[
     str,
     typer.Option(
-        "--name", help=f"The cluster's name. [default: the current context's cluster, else {DEFAULT}]"
+        "--name", help=f"Name of the cluster. [default: the current context's cluster, else {DEFAULT}]"
     ),
 ]
-Node = Annotated[str, typer.Argument(metavar="NODE", help="n1, n2, …")]
+Node = Annotated[str, typer.Argument(metavar="NODE", help="Node: n1, n2, …")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Format = Annotated[Output, typer.Option("-o", "--output", help="table or json")]
+Format = Annotated[Output, typer.Option("-o", "--output", help="Output format: table or json.")]
 
 
 @app.command()
@@ -76,14 +76,14 @@ def up(
     nodes: Annotated[int | None, typer.Option(min=1, max=30, help="Simulated hosts. [default: 3]")] = None,
     etcd: Annotated[int | None, typer.Option(help="etcd members, 1 or 3. [default: 1]")] = None,
     storage: Annotated[
-        Storage | None, typer.Option(help="[default: ceph as root with namespaces, else file]")
+        Storage | None, typer.Option(help="Storage backend. [default: ceph as root with namespaces, else file]")
     ] = None,
     ttl: Annotated[int | None, typer.Option(min=2, max=60, help="Node lease, seconds. [default: 5]")] = None,
     output: Format = Output.TABLE,
 ) -> None:
-    """Start the cluster, or what is missing of it.
+    """Start the cluster, or its missing parts.
 
-    Its context is the current one then.
+    Its context becomes the current one.
     """
     with _errors(output):
         cluster = _named(name, output)
@@ -93,32 +93,32 @@ def up(
 
 @app.command()
 def down(ctx: typer.Context, name: Name = "", yes: Yes = False, output: Format = Output.TABLE) -> None:
-    """End the cluster and remove everything of it.
+    """Stop the cluster and remove all of it.
 
-    It works on what SIGKILL or a reboot left, too, and on what a deleted state folder left.
+    It also removes what a SIGKILL, a reboot or a deleted state folder left behind.
     """
     with _errors(output):
         cluster = _chosen(ctx, name, output)
-        confirm(f"Take cluster {cluster.layout.name} away: {losses(cluster.layout)}?", yes)
+        confirm(f"Remove cluster {cluster.layout.name}: {losses(cluster.layout)}?", yes)
         cluster.down(say=lambda text: _progress(f"{cluster.layout.name}: {text}"))
         if cache().is_dir():
-            _progress(f"{cluster.layout.name}: kept for the next time: {cache()}")
+            _progress(f"{cluster.layout.name}: kept for the next cluster: {cache()}")
 
 
 @app.command()
 def status(ctx: typer.Context, name: Name = "", output: Format = Output.TABLE) -> None:
-    """What runs, and its memory."""
+    """Show the processes of the cluster and their memory."""
     with _errors(output):
         _show(report(_chosen(ctx, name, output)), output)
 
 
 @app.command("kill-node")
 def kill_node(ctx: typer.Context, node: Node, name: Name = "", output: Format = Output.TABLE) -> None:
-    """Cut a node's power."""
+    """Power off a node."""
     with _errors(output):
         cluster = _chosen(ctx, name, output)
         cut = cluster.kill_node(node)
-        _hit(cluster, node, "power cut" if cut else "is switched off already")
+        _hit(cluster, node, "power cut" if cut else "already off")
 
 
 @app.command("start-node")
@@ -126,13 +126,13 @@ def start_node(
     ctx: typer.Context,
     node: Node,
     name: Name = "",
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is ready.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return without waiting.")] = False,
     output: Format = Output.TABLE,
 ) -> None:
-    """Switch a node on again and wait until it is ready."""
+    """Power on a node and wait until it is ready."""
     with _errors(output):
         cluster, began = _chosen(ctx, name, output), time.monotonic()
-        _hit(cluster, node, "is switched on already" if cluster.is_on(node) else "starting")
+        _hit(cluster, node, "already on" if cluster.is_on(node) else "starting")
         cluster.start_node(node)
         if not no_wait:
             cluster.wait_ready(names=[node], say=lambda text: _hit(cluster, node, text))
@@ -144,10 +144,10 @@ def cut(
     ctx: typer.Context,
     node: Node,
     name: Name = "",
-    from_: Annotated[From, typer.Option("--from", help="What the node shall not reach.")] = From.ALL,
+    from_: Annotated[From, typer.Option("--from", help="Network to cut: etcd, storage or all.")] = From.ALL,
     output: Format = Output.TABLE,
 ) -> None:
-    """Cut a node off from etcd, from storage, or from everything."""
+    """Cut the network of a node to etcd, to the storage, or to both."""
     with _errors(output):
         cluster = _chosen(ctx, name, output)
         cluster.cut(node, from_.value)
@@ -156,11 +156,11 @@ def cut(
 
 @app.command()
 def heal(ctx: typer.Context, node: Node, name: Name = "", output: Format = Output.TABLE) -> None:
-    """Take a node's cuts back."""
+    """Restore the network of a node."""
     with _errors(output):
         cluster = _chosen(ctx, name, output)
         cluster.heal(node)
-        _hit(cluster, node, "cut off from nothing any more")
+        _hit(cluster, node, "network restored")
 
 
 def _chosen(ctx: typer.Context, name: str, output: Output) -> Cluster:
@@ -215,7 +215,12 @@ def _errors(output: Output) -> Iterator[None]:
     except (Unavailable, Refused, EtcdFailed, Broken) as error:
         _fail(output, 1, "failed", str(error))
     except PermissionError as error:
-        _fail(output, 6, "denied", f"{error.filename}: {error.strerror}: whose cluster is it? Try with sudo")
+        _fail(
+            output,
+            6,
+            "denied",
+            f"{error.filename}: {error.strerror}: the cluster may belong to another user; try with sudo",
+        )
 
 
 def _fail(output: Output, code: int, kind: str, message: str) -> NoReturn:

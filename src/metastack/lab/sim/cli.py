@@ -16,29 +16,32 @@ app = typer.Typer(help="The simulator.", no_args_is_help=True, rich_markup_mode=
 
 @app.callback()
 def sim() -> None:
-    """Simulate whole clusters with the agent's own code, on a virtual clock, and break them."""
+    """Simulate clusters with the agent's own code on a virtual clock, and inject faults."""
 
 
 @app.command()
 def run(
     seed: Annotated[int, typer.Option(help="First seed.")] = 1,
-    seeds: Annotated[int, typer.Option(help="How many seeds.", min=1)] = 1,
+    seeds: Annotated[int, typer.Option(help="Number of seeds.", min=1)] = 1,
     nodes: Annotated[int, typer.Option(help="Compute nodes.", min=3, max=64)] = 3,
     vms: Annotated[int, typer.Option(help="VMs.", min=6, max=1000)] = 6,
     jobs: Annotated[int, typer.Option(help="Processes.", min=1, max=256)] = 1,
-    seconds: Annotated[float, typer.Option(help="Start no more seeds after so long; 0: play all.", min=0)] = 0,
+    seconds: Annotated[float, typer.Option(help="Seconds after which no seed starts; 0: play all.", min=0)] = 0,
     coverage: Annotated[
         bool,
-        typer.Option("--coverage", help="Aim at every cell that no seed reached; fail when one stays empty."),
+        typer.Option(
+            "--coverage",
+            help="Also play a schedule for every cell that no seed reached; fail if one stays empty.",
+        ),
     ] = False,
     upgrade: Annotated[
-        bool, typer.Option("--upgrade", help="In a cluster that is being upgraded meanwhile, node by node.")
+        bool, typer.Option("--upgrade", help="Upgrade the cluster during the run, node by node.")
     ] = False,
-    append: Annotated[Path | None, typer.Option(help="Add one line to this result file (JSON lines).")] = None,
+    append: Annotated[Path | None, typer.Option(help="Append a line to this result file (JSON lines).")] = None,
     shrink: Annotated[bool, typer.Option("--shrink/--no-shrink", help="Shrink the first failing seed.")] = True,
     output: Annotated[str, typer.Option("-o", "--output", help="text or json.")] = "text",
 ) -> None:
-    """Play seeds: random faults, overlapping, then heal and demand that all is as wished."""
+    """Play seeds: inject random overlapping faults, heal, and check that the cluster meets its spec."""
     import msgspec
 
     from .engine.lab import CONVERGE_S
@@ -97,10 +100,8 @@ def replay(
     seed: Annotated[int, typer.Argument(help="The seed.")],
     nodes: Annotated[int, typer.Option(help="Compute nodes.", min=3)] = 3,
     vms: Annotated[int, typer.Option(help="VMs.", min=6)] = 6,
-    script: Annotated[
-        bool, typer.Option("--script", help="Only print the script that the seed expands to.")
-    ] = False,
-    upgrade: Annotated[bool, typer.Option("--upgrade", help="As `run --upgrade` played it.")] = False,
+    script: Annotated[bool, typer.Option("--script", help="Print the script of the seed only.")] = False,
+    upgrade: Annotated[bool, typer.Option("--upgrade", help="Play it as `run --upgrade` does.")] = False,
 ) -> None:
     """Play one seed and print everything that happened."""
     from .engine.lab import play
@@ -121,10 +122,10 @@ def replay(
 
 @app.command()
 def aim(
-    kind: Annotated[str, typer.Argument(help="The fault, or wish.")],
-    step: Annotated[str, typer.Argument(help="The step of the protocol.")],
-    number: Annotated[int, typer.Option(help="Which of its tries.", min=0)] = 0,
-    script: Annotated[bool, typer.Option("--script", help="Only print the script.")] = False,
+    kind: Annotated[str, typer.Argument(help="Fault or request.")],
+    step: Annotated[str, typer.Argument(help="Step of the protocol.")],
+    number: Annotated[int, typer.Option(help="Number of the attempt.", min=0)] = 0,
+    script: Annotated[bool, typer.Option("--script", help="Print the script only.")] = False,
 ) -> None:
     """Play the short schedule of one cell of coverage: a fault in the middle of a step."""
     from .engine.lab import play
@@ -155,7 +156,7 @@ def scenario(
     update: Annotated[bool, typer.Option("--update", help="Write log.expect.")] = False,
     log: Annotated[bool, typer.Option("--log", help="Print the whole trace.")] = False,
 ) -> None:
-    """Play scenarios and compare their logs with what is expected."""
+    """Play scenarios and compare their logs with the expected ones."""
     from .script.scenario import scenario as play_one
     from .script.script import ScriptError
 
@@ -180,18 +181,20 @@ def scenario(
 
 @app.command()
 def mutations(
-    only: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated.")] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds that are tried at last.", min=0)] = 60,
-    budget: Annotated[float, typer.Option(help="Seconds for the whole list; 0: no bound.", min=0)] = 0,
+    only: Annotated[list[str] | None, typer.Option(help="Only this mutation; repeatable.")] = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds to try last.", min=0)] = 60,
+    budget: Annotated[float, typer.Option(help="Seconds for the whole list; 0: no limit.", min=0)] = 0,
     tests: Annotated[Path | None, typer.Option(help="Folder of the tests; default: this checkout's.")] = None,
-    remember: Annotated[bool, typer.Option("--remember", help="Keep who saw what, for the next time.")] = False,
+    remember: Annotated[
+        bool, typer.Option("--remember", help="Record which check caught which mutation, for later runs.")
+    ] = False,
     jobs: Annotated[int, typer.Option(help="Processes.", min=1, max=256)] = 1,
     record: Annotated[
         Path | None, typer.Option(help="Write the verdicts, the commit and the time into this file (JSON).")
     ] = None,
     output: Annotated[str, typer.Option("-o", "--output", help="text or json.")] = "text",
 ) -> None:
-    """Take each safety step away in turn: somebody must notice. Needs a checkout (tests are not shipped)."""
+    """Remove each safety step in turn: a test must notice. Needs a checkout (tests are not shipped)."""
     import msgspec
 
     from .mutation import run as check

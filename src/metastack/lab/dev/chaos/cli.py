@@ -32,22 +32,24 @@ class Output(StrEnum):
 
 
 def chaos(
-    minutes: Annotated[float, typer.Option(min=0.0, help="Begin no round after so long.")] = 10.0,
-    rounds: Annotated[int | None, typer.Option(min=1, help="So many rounds, however long they take.")] = None,
-    seed: Annotated[int | None, typer.Option(help="What is played. [default: at random, printed]")] = None,
-    first: Annotated[int, typer.Option(min=1, help="The number of the first round.")] = 1,
-    kind: Annotated[list[Kind] | None, typer.Option(help="Only such faults; may be repeated.")] = None,
-    vms: Annotated[int, typer.Option(min=1, max=12, help="Heartbeat guests.")] = 4,
-    append: Annotated[Path | None, typer.Option(help="Add one JSON line about this run to a file.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Print the schedule and play nothing.")] = False,
+    minutes: Annotated[float, typer.Option(min=0.0, help="Minutes after which no round begins.")] = 10.0,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Number of rounds; overrides --minutes.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the faults. [default: random, printed]")] = None,
+    first: Annotated[int, typer.Option(min=1, help="Number of the first round.")] = 1,
+    kind: Annotated[list[Kind] | None, typer.Option(help="Only faults of this kind; repeatable.")] = None,
+    vms: Annotated[int, typer.Option(min=1, max=12, help="Number of heartbeat guests.")] = 4,
+    append: Annotated[Path | None, typer.Option(help="Append a JSON line about this run to a file.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the schedule only; run nothing.")] = False,
     output: Annotated[
-        Output, typer.Option("-o", "--output", help="table, or json: one line a round, then the run's")
+        Output,
+        typer.Option(
+            "-o", "--output", help="Output format: table or json (a line per round, then one for the run)."
+        ),
     ] = Output.TABLE,
 ) -> None:
-    """Break a cluster of its own, and prove that nothing was lost.
+    """Inject faults into a temporary cluster and check that no write is lost.
 
-    It breaks it in every way, and judges from the disks. Exit 1 on any violation. The same seed plays the same
-    faults.
+    The check reads the disks. Exit 1 on any violation. The same seed plays the same faults.
     """
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     kinds = list(kind or ())
@@ -61,7 +63,7 @@ def chaos(
     try:
         run.go(minutes * 60, rounds)
     except KeyboardInterrupt:
-        run.say("interrupted: nothing is left running")
+        run.say("interrupted: everything was stopped")
         run.interrupted = True
     summary = run.summary()
     if append is not None and run.rounds:
