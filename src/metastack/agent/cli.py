@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="The node daemon.", no_args_is_help=True, rich_markup_mode=None)
+from ..cli.frame import noun
+
+app = noun("agent", "The node daemon.")
 
 
 @app.callback()

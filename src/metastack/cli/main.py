@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
 import typer
-from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageError
+from typer.exceptions import TyperException
 from typer.main import get_command
 
-from .frame import Frame, Lazy, NoReader, Output, Root, parse_lightly
+from .frame import Frame, Lazy, NoReader, Output, Root
 from .streams import CannotWrite, prepare
 
 Root.nouns = {
@@ -84,7 +84,6 @@ def main() -> NoReturn:
 
 def run(argv: Sequence[str]) -> int:
     """Run one command; its exit status."""
-    parse_lightly()
     frame = Frame()
     try:
         answer = get_command(root).main(list(argv), prog_name="metastack", standalone_mode=False, obj=frame)
@@ -133,14 +132,10 @@ def _failed(error: Exception, output: Output) -> int:
     if isinstance(error, ContextError):
         code = Code.NOT_FOUND if error.missing else Code.USAGE
         return report(Problem(code, "context", error.message, error.hint), output)
-    if isinstance(error, NoArgsIsHelpError) and output is not Output.JSON:
-        error.show(sys.stderr)
-        return 2
-    if isinstance(error, UsageError):
-        where = error.ctx.command_path if error.ctx is not None else "metastack"
+    if isinstance(error, TyperException):
+        ctx = getattr(error, "ctx", None)
+        where = ctx.command_path if ctx is not None else "metastack"
         return report(usage("", error.format_message(), f"`{where} --help` shows the usage"), output)
-    if isinstance(error, ClickException):
-        return report(usage("", error.format_message()), output)
     if os.environ.get("METASTACK_TRACEBACK"):
         raise error
     told = Problem(

@@ -15,7 +15,7 @@ status = run(sys.argv[1:])
 print("LOADED", status, *sorted({name.split(".")[0] for name in sys.modules}
     | {name for name in sys.modules if name.startswith("metastack.")}))
 """
-HEAVY = {"rich", "pydantic", "structlog", "libvirt", "rados", "rbd", "yaml", "uvloop", "h2"}
+HEAVY = {"rich", "structlog", "libvirt", "rados", "rbd", "yaml", "uvloop", "h2"}
 
 
 def loaded(*argv: str) -> set[str]:
@@ -46,9 +46,27 @@ def test_help_imports_no_noun() -> None:
         "metastack.cli.frame",
         "metastack.cli.streams",
     }
+    assert "pydantic" not in loaded("--help")
 
 
 def test_a_list_imports_grpc_and_nothing_heavier() -> None:
     found = loaded("vm", "list", "--endpoint", "unix:/nonexistent", "-o", "json")
     assert "grpc" in found
     assert found & HEAVY == set()
+
+
+INTERRUPTED = """
+import sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+from metastack.cli.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_while_importing_prints_no_traceback() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

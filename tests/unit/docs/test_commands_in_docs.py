@@ -44,9 +44,7 @@ def parse(line: str) -> None:
         rest = [*getattr(context, "_protected_args", []), *context.args]
         if not rest:
             raise AssertionError(f"{line}: names no verb")
-        inner = command.get_command(context, rest[0])
-        assert inner is not None, f"{line}: {rest[0]} is unknown"
-        command, words = inner, rest[1:]
+        _, command, words = command.resolve_command(context, rest)
 
 
 EXAMPLES = [(page.name, line) for page in PAGES for line in shown(page)]

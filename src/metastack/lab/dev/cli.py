@@ -18,6 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from metastack import contexts
+from metastack.cli.frame import noun
 from metastack.cli.session import confirm
 from metastack.contexts import ContextError
 from metastack.ports import Broken, NotFound, Refused, Unavailable
@@ -29,13 +30,7 @@ from .layout import cache, clusters
 from .remains import losses
 from .status import report
 
-app = typer.Typer(
-    name="dev",
-    help="Development cluster on this machine: simulated hosts, etcd, storage.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = noun("dev", "Development cluster on this machine: simulated hosts, etcd, storage.")
 
 
 app.command("chaos")(chaos)

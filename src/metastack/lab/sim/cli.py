@@ -11,7 +11,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="The simulator.", no_args_is_help=True, rich_markup_mode=None)
+from metastack.cli.frame import noun
+
+app = noun("sim", "The simulator.")
 
 
 @app.callback()
