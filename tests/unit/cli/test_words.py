@@ -41,7 +41,7 @@ def _helps(command: Any, above: Any, name: str) -> Iterator[tuple[str, str]]:
     for lazy in getattr(command, "nouns", {}).values():
         yield name, lazy.help
     for verb in command.list_commands(ctx) if hasattr(command, "list_commands") else ():
-        yield from _helps(command.get_command(ctx, verb), ctx, f"{name} {verb}")
+        yield from _helps(command.resolve_command(ctx, [verb])[1], ctx, f"{name} {verb}")
 
 
 def messages() -> Iterator[tuple[str, str]]:
