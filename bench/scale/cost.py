@@ -21,7 +21,7 @@ from bench.harness import say
 from bench.placement.cost import BY_ANOTHER
 from bench.scale import load
 from bench.scale.stage import Process, Stage, stage
-from metastack.agent.cache.informer import listed_prefixes
+from metastack.agent.cache.informer import LISTED
 from metastack.core.model import NodeSpec
 from metastack.core.placement import PlacementEngine
 from metastack.core.protocol.guards import OwnSession
@@ -156,7 +156,7 @@ class Writer:
     @classmethod
     async def of(cls, one: Stage, nodes: Sequence[OwnSession]) -> Writer:
         world = ClusterState(load.KEYS)
-        world.load(await one.store.list(*listed_prefixes(load.KEYS)))
+        world.load(await one.store.list(*load.KEYS.prefixes(LISTED)))
         return cls(one, world, nodes)
 
     def wish(self, n: int) -> Transaction:

@@ -29,16 +29,15 @@ from bench.scale import load
 from bench.scale.stage import stage
 from bench.scale.wire import Wire
 from metastack.core.protocol.transaction import Transaction
+from metastack.core.state.keys import prefix_end
 from metastack.store.etcd.channel import OPTIONS
-from metastack.store.etcd.messages import key_of, prefix_end
+from metastack.store.etcd.messages import key_of
 from metastack.store.etcd.wire import Wire as ShippedWire
 
 BURSTS, BURST, WARM = 14, 50, 2
 PREFIX = load.KEYS.prefix()
 CREATE = rpc.WatchRequest(
-    create_request=rpc.WatchCreateRequest(
-        key=key_of(PREFIX), range_end=prefix_end(key_of(PREFIX)), fragment=True
-    )
+    create_request=rpc.WatchCreateRequest(key=key_of(PREFIX), range_end=prefix_end(PREFIX), fragment=True)
 )
 PATH = "/etcdserverpb.Watch/Watch"
 seen = {"messages": 0, "revision": 0}

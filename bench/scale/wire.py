@@ -14,7 +14,8 @@ from typing import Final, cast
 
 from aetcd import rpc
 
-from metastack.store.etcd.messages import key_of, prefix_end
+from metastack.core.state.keys import prefix_end
+from metastack.store.etcd.messages import key_of
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _SETTINGS, _PING, _WINDOW = 0, 1, 4, 6, 8
@@ -84,7 +85,7 @@ class Wire(Followed, asyncio.Protocol):
         out += _frame(_HEADERS, _END_HEADERS, 1, _headers(self._authority))
         for prefix in self._prefixes:
             key = key_of(prefix)
-            create = rpc.WatchCreateRequest(key=key, range_end=prefix_end(key), fragment=True)
+            create = rpc.WatchCreateRequest(key=key, range_end=prefix_end(prefix), fragment=True)
             raw = rpc.WatchRequest(create_request=create).SerializeToString()
             out += _frame(_DATA, 0, 1, b"\0" + len(raw).to_bytes(4, "big") + raw)
         self._transport.write(out)

@@ -37,13 +37,14 @@ from metastack.agent.session.state_files import StateFiles
 from metastack.agent.upkeep import gc_tuning as garbage
 from metastack.core.protocol.guards import OwnSession
 from metastack.core.protocol.transaction import Batch, Committed, KeyEvent, Outcome, Transaction, merged
+from metastack.core.state.keys import prefix_end
 from metastack.hypervisor.twin.hypervisor import MemoryHypervisor
 from metastack.network.twin import MemoryNetwork
 from metastack.ports import DomainSpec
 from metastack.settings import StoreSettings
 from metastack.storage.twin import MemoryPool, MemoryStorage
 from metastack.store.etcd.channel import OPTIONS, Channels
-from metastack.store.etcd.messages import key_of, prefix_end, txn_of
+from metastack.store.etcd.messages import key_of, txn_of
 from metastack.store.etcd.store import EtcdStore
 
 PATIENCE_S = 120.0
@@ -91,9 +92,7 @@ class Bare(Followed):
     async def run(self) -> None:
         call = rpc.WatchStub(self._channel).Watch()
         for prefix in self._prefixes:
-            create = rpc.WatchCreateRequest(
-                key=key_of(prefix), range_end=prefix_end(key_of(prefix)), fragment=True
-            )
+            create = rpc.WatchCreateRequest(key=key_of(prefix), range_end=prefix_end(prefix), fragment=True)
             await call.write(rpc.WatchRequest(create_request=create))
         for _ in self._prefixes:
             await call.read()

@@ -133,11 +133,12 @@ class Agent:
         informer.past.noticed, informer.past.restarted = self.node.disbelieves, self.node.restarted
         self._boots = BootSlots(lambda: boots_at_once or self.node.world.config.boots_at_once, self._look_at)
         self._reconciler = VmReconciler(self.node, self._boots, self._look_at)
-        self._readiness = self.node.readiness = Readiness(self.node, self._look_at)
-        self._secrets = self.node.secrets = StorageKeys(storage, hypervisor, session, self._health)
-        self._evacuation = self.node.leaving = Evacuation(self.node, self._look_at)
+        self._readiness = Readiness(self.node, self._look_at)
+        self._secrets = StorageKeys(storage, hypervisor, session, self._health)
+        self._evacuation = Evacuation(self.node, self._look_at)
         self.fencer = Fencer(self.node)
-        self.node.suspect = self._suspect
+        self.node.leave_reason, self.node.guest_ready = self._evacuation.why, self._readiness.ready
+        self.node.keys_refused, self.node.suspect = self._secrets.refused, self._suspect
         self.silence = StorageSilence(self.node, lambda: self._queue.add(route.BLOCKED))
         self._silent_others = SilentNodes(self.node, self.silence)
         self._announcer = NodeStatusReporter(
@@ -147,7 +148,7 @@ class Agent:
         )  # fmt: skip
         self._stuck_steps, self._lease_keeper = StuckSteps(name), LeaseKeeper(name, keys, store, boot_id)
         self._sweeper, self._announced, self._macs = Sweeper(self.node), NodeChanges(name), GuestMacs(name)
-        self._health.removals = self._sweeper.removal.stuck.said
+        self._health.removals = self._sweeper.stuck_removals
 
     # --- life
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import structlog
 
+from ..core.domains import Domain
 from ..core.model import Event, Record, Resources, Trashed, VmId, VmSpec
 from ..core.placement import Successors
 from ..core.placement.nodes import plus
@@ -28,11 +28,6 @@ from .reconcile.turns import ClaimTurn, ClaimTurns
 from .reconcile.vm_memory import VmMemories
 from .reconcile.volume_index import VolumeIndex
 from .session.session import Session
-
-if TYPE_CHECKING:
-    from .reconcile.evacuation import Evacuation
-    from .reconcile.readiness import Readiness
-    from .session.storage_keys import StorageKeys
 
 log = structlog.get_logger()
 
@@ -55,11 +50,13 @@ class AgentContext:
     session: Session
     addresses: tuple[str, ...]
     memory: VmMemories = field(default_factory=VmMemories)
-    leaving: Evacuation | None = None
-    """Set by the agent that owns this node."""
-    readiness: Readiness | None = None
-    secrets: StorageKeys | None = None
     lag: Lag = field(default_factory=Lag)
+    leave_reason: Callable[[VmId, tuple[Domain, ...]], str] = lambda _vm, _domains: ""
+    """Why a VM is to be stopped and released now; empty: it stays. Set by the agent."""
+    guest_ready: Callable[[VmSpec, int, int], bool] = lambda _spec, _epoch, _run: False
+    """Whether the guest of that epoch and run answers on its ready port. Set by the agent."""
+    keys_refused: Callable[[], Awaitable[bool]] | None = None
+    """Read the storage's keys again; true: a refused start is worth another try. Set by the agent."""
     suspect: Callable[[str, str], None] = lambda _node, _why: None
     """Told of a lost node that has a disk open, and why that matters: it is to be fenced. Set by the agent."""
     wrote: int = 0

@@ -62,7 +62,6 @@ def list_(
     """List the last fence of every node, and open fences."""
     from metastack.commands.fence.requests import FENCES
     from metastack.commands.fence.views import fence_views
-    from metastack.commands.reading import prefixes
 
     from .watching import print_list
 
@@ -71,7 +70,7 @@ def list_(
     with_cluster(
         frame,
         lambda cluster: print_list(
-            cluster, prefixes(cluster.keys, FENCES), fence_views, printer, watch, lambda view: view.name
+            cluster, cluster.keys.prefixes(FENCES), fence_views, printer, watch, lambda view: view.name
         ),
     )
 
@@ -80,9 +79,9 @@ async def _shown(cluster: Cluster, name: str) -> FenceView:
     from metastack.commands.fence.requests import FENCES
     from metastack.commands.fence.views import fence_view
     from metastack.commands.problem import Code, Problem, not_found
-    from metastack.commands.reading import prefixes, read_world
+    from metastack.commands.reading import read_world
 
-    world = await read_world(cluster, prefixes(cluster.keys, FENCES))
+    world = await read_world(cluster, cluster.keys.prefixes(FENCES))
     view = fence_view(world, name)
     if view is None:
         if name in world.nodes():

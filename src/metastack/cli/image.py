@@ -20,8 +20,8 @@ from .session import confirm, note, with_cluster, with_storage
 from .streams import printable
 
 if TYPE_CHECKING:
+    from metastack.commands.image.views import ImageView
     from metastack.commands.request import Cluster
-    from metastack.commands.views import ImageView
     from metastack.core.model import Image
     from metastack.ports import Storage
 
@@ -157,11 +157,11 @@ def _refuse_taken(frame: Frame, name: str) -> None:
 
 
 async def _show(cluster: Cluster, name: str) -> ImageView:
+    from metastack.commands.image.views import image_views
     from metastack.commands.problem import not_found
-    from metastack.commands.reading import IMAGES, prefixes, read_world
-    from metastack.commands.views import image_views
+    from metastack.commands.reading import IMAGES, read_world
 
-    world = await read_world(cluster, prefixes(cluster.keys, IMAGES))
+    world = await read_world(cluster, cluster.keys.prefixes(IMAGES))
     for view in image_views(world):
         if view.name == name:
             return view
@@ -174,8 +174,8 @@ def list_(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep printing changes.")] = False,
 ) -> None:
     """List images."""
-    from metastack.commands.reading import IMAGES, prefixes
-    from metastack.commands.views import image_views
+    from metastack.commands.image.views import image_views
+    from metastack.commands.reading import IMAGES
 
     from .watching import print_list
 
@@ -184,7 +184,7 @@ def list_(
     with_cluster(
         frame,
         lambda cluster: print_list(
-            cluster, prefixes(cluster.keys, IMAGES), image_views, printer, watch, lambda view: view.name
+            cluster, cluster.keys.prefixes(IMAGES), image_views, printer, watch, lambda view: view.name
         ),
     )
 
@@ -217,8 +217,8 @@ def delete(
     """
     from metastack.commands import names
     from metastack.commands.image.delete import Deletion, delete_image
+    from metastack.commands.image.views import ImageView
     from metastack.commands.request import new_request
-    from metastack.commands.views import ImageView
 
     names.name("image", name)
     trash = " and permanently every disk in the trash that was made from it" if purge else ""

@@ -18,8 +18,8 @@ from .frame import Frame, Output, frame_of, noun, verb
 from .session import confirm, interrupted, note, with_cluster
 
 if TYPE_CHECKING:
+    from metastack.commands.node.views import NodeInfo
     from metastack.commands.request import Cluster, Request
-    from metastack.commands.views import NodeInfo
     from metastack.core.model import Resources
 
     from .output import Printer
@@ -68,11 +68,11 @@ def _printer(frame: Frame, *changed: str) -> Printer[NodeInfo]:
 
 
 async def _show(cluster: Cluster, name: str) -> NodeInfo:
+    from metastack.commands.node.views import node_infos
     from metastack.commands.problem import not_found
-    from metastack.commands.reading import EVERYTHING, prefixes, read_world
-    from metastack.commands.views import node_infos
+    from metastack.commands.reading import EVERYTHING, read_world
 
-    world = await read_world(cluster, prefixes(cluster.keys, EVERYTHING))
+    world = await read_world(cluster, cluster.keys.prefixes(EVERYTHING))
     for info in node_infos(world):
         if info.name == name:
             return info
@@ -105,8 +105,8 @@ def list_(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep printing changes.")] = False,
 ) -> None:
     """List nodes."""
-    from metastack.commands.reading import EVERYTHING, prefixes
-    from metastack.commands.views import node_infos
+    from metastack.commands.node.views import node_infos
+    from metastack.commands.reading import EVERYTHING
 
     from .watching import print_list
 
@@ -115,7 +115,7 @@ def list_(
     with_cluster(
         frame,
         lambda cluster: print_list(
-            cluster, prefixes(cluster.keys, EVERYTHING), node_infos, printer, watch, lambda view: view.name
+            cluster, cluster.keys.prefixes(EVERYTHING), node_infos, printer, watch, lambda view: view.name
         ),
     )
 

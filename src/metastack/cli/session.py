@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from .frame import Frame, Output
@@ -18,7 +18,7 @@ from .streams import printable
 if TYPE_CHECKING:
     from metastack.commands.problem import Problem
     from metastack.commands.request import Cluster
-    from metastack.commands.views import VmView
+    from metastack.commands.vm.views import VmView
     from metastack.contexts import Context
     from metastack.ports import Storage
 
@@ -146,11 +146,9 @@ def with_storage(
         from metastack.ports import Refused, Unavailable
         from metastack.storage.choose import build
 
-        from ..lab.netns import inside
-
         await cluster.config()
         _hush_logs()
-        with inside(context.netns):
+        with inside_namespace(context.netns):
             try:
                 storage = build(settings)
                 await storage.open()
@@ -171,6 +169,16 @@ def with_storage(
                         await storage.close()
 
     return asyncio.run(_connected(context, both, CONNECT_S))
+
+
+def inside_namespace(netns: str) -> AbstractContextManager[None]:
+    """Step into the network namespace of a one-machine cluster; an empty name is the one we are in."""
+    if not netns:
+        return nullcontext()
+    from importlib import import_module
+
+    step: Callable[[str], AbstractContextManager[None]] = import_module("metastack.lab.netns").inside
+    return step(netns)
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """``metastack status``: is the cluster fine?
 
-Owns: what is printed first. Refuses: judging (:mod:`metastack.commands.views`).
+Owns: what is printed first. Refuses: judging (:mod:`metastack.commands.cluster.status`).
 Rule: the first line says it all, and so does the exit status: 0 it is fine, 1 it is not.
 """
 
@@ -16,8 +16,8 @@ from .frame import Output, frame_of, verb
 from .session import with_cluster
 
 if TYPE_CHECKING:
+    from metastack.commands.cluster.status import ClusterView
     from metastack.commands.request import Cluster
-    from metastack.commands.views import ClusterView
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 
@@ -30,9 +30,9 @@ def status(
     ] = False,
 ) -> None:
     """Show whether the cluster is healthy, then its problems; exit 1 if there are any."""
+    from metastack.commands.cluster.status import cluster_view
     from metastack.commands.doctor.facts import alarms
-    from metastack.commands.reading import EVERYTHING, prefixes, read_world
-    from metastack.commands.views import cluster_view
+    from metastack.commands.reading import EVERYTHING, read_world
 
     from .output import Printer, clean, paint, text_of
 
@@ -41,7 +41,7 @@ def status(
     async def work(cluster: Cluster) -> ClusterView:
         # Side by side: an endpoint that is down costs its time only once.
         world, raised = await asyncio.gather(
-            read_world(cluster, prefixes(cluster.keys, EVERYTHING)), alarms(cluster)
+            read_world(cluster, cluster.keys.prefixes(EVERYTHING)), alarms(cluster)
         )
         return cluster_view(world, raised)
 

@@ -8,7 +8,7 @@ looks a view can be some milliseconds ahead in one record and behind in another;
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -19,7 +19,7 @@ from metastack.core.state.keys import Keys, Kind
 from metastack.ports import Compacted, Store
 
 from .request import Cluster
-from .views import VmView, vm_view
+from .vm.views import VmView, vm_view
 
 _BATCHES: Final = 256
 """Watch batches waiting to be folded; a slower reader slows the streams down."""
@@ -53,12 +53,7 @@ def engine_kinds(config: ClusterConfig) -> tuple[Kind, ...]:
 
 async def read_engine_state(cluster: Cluster) -> ClusterState:
     """A world with everything that placement looks at."""
-    return await read_world(cluster, prefixes(cluster.keys, engine_kinds(await cluster.config())))
-
-
-def prefixes(keys: Keys, kinds: Iterable[Kind]) -> list[str]:
-    """The prefixes of kinds; single keys are their own prefix."""
-    return keys.prefixes(kinds)
+    return await read_world(cluster, cluster.keys.prefixes(engine_kinds(await cluster.config())))
 
 
 def prefixes_of_vm(keys: Keys, vm: VmId, volume_uuid: str = "") -> list[str]:
@@ -79,11 +74,11 @@ async def read_world(cluster: Cluster, wanted: Sequence[str]) -> ClusterState:
 async def look_at_vm(cluster: Cluster, vm: VmId) -> VmView | None:
     """One VM as it is now; the whole world is read only to explain why nobody takes it."""
     keys = cluster.keys
-    wanted = [*prefixes(keys, (Kind.NODE_ALIVE, Kind.FENCE)), *prefixes_of_vm(keys, vm)]
+    wanted = [*keys.prefixes((Kind.NODE_ALIVE, Kind.FENCE)), *prefixes_of_vm(keys, vm)]
     world = await read_world(cluster, wanted)
     view = vm_view(world, vm, lambda: None)
     if view is not None and explains(world, view):
-        view = vm_view(await read_world(cluster, prefixes(keys, EVERYTHING)), vm)
+        view = vm_view(await read_world(cluster, keys.prefixes(EVERYTHING)), vm)
     return view
 
 

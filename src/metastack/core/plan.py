@@ -10,7 +10,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from .domains import Domain, DomainState, EndReason
-from .model import Claim, Fence, Halt, Power, VmId, VmSpec, token_generation
+from .model import Claim, Fence, Halt, Power, VmId, VmSpec, is_halted, token_generation
 from .state.cluster_state import Seen
 
 HELD_S = 2.0
@@ -161,10 +161,9 @@ Action = (
 
 
 def _halted(view: VmSnapshot) -> bool:
-    if view.spec is None or view.spec.record is None or view.halt is None or view.halt.record is None:
-        return False
-    spec, halt = view.spec.record, view.halt.record
-    return halt.uuid == spec.uuid and halt.run >= spec.run
+    return is_halted(
+        None if view.spec is None else view.spec.record, None if view.halt is None else view.halt.record
+    )
 
 
 def wants_on(view: VmSnapshot) -> bool:

@@ -15,7 +15,7 @@ from metastack.commands.vm.explain import explain_vm
 from metastack.commands.vm.wait import Goal, wait_vm
 from metastack.core.model import BreakLock, Claim, Event, Phase, VmStatus
 from metastack.core.protocol import broken_locks as locks
-from metastack.core.protocol import claims as changes
+from metastack.core.protocol.guards import OwnSession
 from metastack.core.protocol.transaction import Lost
 from metastack.core.state.cluster_state import seen
 
@@ -62,7 +62,7 @@ async def _answer(rig: Rig, session: int, what: str, message: str) -> bool:
     found, held = seen(BreakLock, order), seen(Claim, claim)
     event = Event(at="t", by="node/n1", what=what, object="vm default/hello", message=message)
     key = locks.answered_at(rig.keys, found.ok)
-    me = changes.OwnSession(node="n1", session=session, lease=0)
+    me = OwnSession(node="n1", session=session, lease=0)
     outcome = await rig.store.commit(locks.answer(rig.keys, me, HELLO, held, found, key, event))
     return not isinstance(outcome, Lost)
 
@@ -122,6 +122,6 @@ async def test_a_claim_that_moved_is_not_answered_for(rig: Rig) -> None:
     found, held = seen(BreakLock, order), seen(Claim, claim)
     await rig.claim("n1", session)  # it moves
     event = Event(at="t", by="node/n1", what="vm.break-lock.done", object="vm default/hello")
-    me = changes.OwnSession(node="n1", session=session, lease=0)
+    me = OwnSession(node="n1", session=session, lease=0)
     change = locks.answer(rig.keys, me, HELLO, held, found, locks.answered_at(rig.keys, found.ok), event)
     assert isinstance(await rig.store.commit(change), Lost)

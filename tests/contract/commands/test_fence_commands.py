@@ -10,14 +10,15 @@ from msgspec.structs import replace
 
 from metastack.commands.fence.requests import check_fence, check_unfence, fence_node, unfence_node, wait_fenced
 from metastack.commands.fence.views import fence_view, fence_views, open_for_s
+from metastack.commands.node.views import node_infos
 from metastack.commands.problem import Code, Problem
-from metastack.commands.reading import EVERYTHING, prefixes, read_world
+from metastack.commands.reading import EVERYTHING, read_world
 from metastack.commands.request import Cluster
-from metastack.commands.views import node_infos
 from metastack.commands.vm.change import NewVm, create_vm
 from metastack.core.model import Fence, FenceReceipt, NodeAlive, NodeFacts
-from metastack.core.protocol import claims as changes
 from metastack.core.protocol import fences
+from metastack.core.protocol.fence_proof import UNBLOCKED
+from metastack.core.protocol.guards import OwnSession
 from metastack.core.protocol.transaction import Put, Transaction
 from metastack.core.state.cluster_state import ClusterState, seen
 from metastack.core.state.codec import encode
@@ -25,7 +26,7 @@ from metastack.storage.twin import MemoryPool, MemoryStorage
 
 
 async def world_of(rig: Rig) -> ClusterState:
-    return await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
+    return await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING))
 
 
 async def lost_node(rig: Rig, name: str = "n1") -> int:
@@ -45,7 +46,7 @@ async def fence_record(rig: Rig, name: str = "n1") -> Fence:
 
 async def agent_does_it(rig: Rig, victim: str, by: str, session: int) -> None:
     """What an agent does: take the intent over, block, done."""
-    me = changes.OwnSession(node=by, session=session, lease=0)
+    me = OwnSession(node=by, session=session, lease=0)
     for step in ("take over", "done"):
         entry = await rig.store.get(rig.keys.fence(victim))
         assert entry is not None
@@ -196,7 +197,7 @@ async def test_unfence_lifts_records_and_forgets(rig: Rig) -> None:
     assert (view.state, view.reason, view.fenced_through) == ("unblocked", "sold", through)
     assert not view.returned
     # After a restore of etcd this word is what says that nobody waits for the host.
-    assert view.method == fences.UNBLOCKED
+    assert view.method == UNBLOCKED
     assert told_of(await world_of(rig), "n1").startswith("its lease expired; its block was lifted by hand at ")
     facts = (await world_of(rig)).facts("n1")
     assert facts is not None

@@ -6,18 +6,20 @@ import pytest
 from commands_rig import HELLO, Racing, Rig, request
 from msgspec.structs import replace
 
+from metastack.commands.cluster.status import cluster_view
 from metastack.commands.fence.requests import unfence_node
 from metastack.commands.fence.views import fence_view
 from metastack.commands.node.change import cordon_node
 from metastack.commands.node.remove import KINDS, check_removal, remove_node
+from metastack.commands.node.views import node_infos
 from metastack.commands.problem import Code, Problem
-from metastack.commands.reading import EVERYTHING, prefixes, read_world
+from metastack.commands.reading import EVERYTHING, read_world
 from metastack.commands.request import Cluster
-from metastack.commands.views import cluster_view, node_infos
 from metastack.commands.vm.change import NewVm, create_vm
 from metastack.core.model import Claim, Fence, FenceReceipt, NodeAlive, NodeFacts, Placement
 from metastack.core.protocol import claims as changes
 from metastack.core.protocol import fences
+from metastack.core.protocol.guards import OwnSession
 from metastack.core.protocol.transaction import Committed, Delete, Transaction
 from metastack.core.state.cluster_state import ClusterState
 from metastack.storage.twin import MemoryPool, MemoryStorage
@@ -26,7 +28,7 @@ DONE = FenceReceipt(at="t", by="n2", method="ceph-blocklist", addresses=("10.0.0
 
 
 async def world_of(rig: Rig) -> ClusterState:
-    return await read_world(rig.cluster, prefixes(rig.keys, {*EVERYTHING, *KINDS}))
+    return await read_world(rig.cluster, rig.keys.prefixes({*EVERYTHING, *KINDS}))
 
 
 async def gone(rig: Rig, name: str = "n1") -> int:
@@ -163,7 +165,7 @@ async def test_a_fence_that_was_decided_before_is_too_late(rig: Rig) -> None:
     session = await rig.node("n2")
     found = (await world_of(rig)).fence("n1")
     await remove_node(rig.cluster, request(), "n1")
-    me = changes.OwnSession(node="n2", session=session, lease=0)
+    me = OwnSession(node="n2", session=session, lease=0)
     late = fences.intent(rig.keys, me, "n1", found)
     assert not isinstance(await rig.store.commit(late), Committed)
     await rig.write(Delete(rig.keys.node_alive("n2")))

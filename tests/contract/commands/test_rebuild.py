@@ -10,10 +10,10 @@ from commands_rig import HELLO, Rig, request
 from msgspec.structs import replace
 
 from metastack.commands.problem import Code, Problem
-from metastack.commands.views import VmView
 from metastack.commands.vm import change as vms
 from metastack.commands.vm import history, rebuild
 from metastack.commands.vm.change import NewVm
+from metastack.commands.vm.views import VmView
 from metastack.commands.vm.wait import Goal, wait_vm
 from metastack.core.model import Image, ImageState, Phase, Record, Trashed, VmSpec, VmStatus, Volume
 from metastack.core.protocol.transaction import Put, Transaction

@@ -8,11 +8,11 @@ from msgspec.structs import replace
 
 from metastack import __version__
 from metastack.commands.cluster.restore import look_at_restore, restore_cluster, still_waiting
+from metastack.commands.cluster.status import cluster_view
 from metastack.commands.doctor import examine
 from metastack.commands.doctor.facts import collect
 from metastack.commands.problem import Problem
-from metastack.commands.reading import EVERYTHING, prefixes, read_world
-from metastack.commands.views import cluster_view
+from metastack.commands.reading import EVERYTHING, read_world
 from metastack.commands.vm.change import NewVm, create_vm, restart_vm
 from metastack.core.model import Generation, NodeFacts, Phase, Refusal, Running, VmStatus
 from metastack.core.protocol.transaction import Put
@@ -20,7 +20,7 @@ from metastack.core.state.cluster_state import ClusterState
 
 
 async def world_of(rig: Rig) -> ClusterState:
-    return await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
+    return await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING))
 
 
 async def refuse(rig: Rig, name: str, generation: int = 0, *running: Running) -> None:

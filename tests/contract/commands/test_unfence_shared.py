@@ -10,7 +10,7 @@ from metastack.commands.fence.requests import check_unfence, unfence_node
 from metastack.commands.fence.views import fence_view
 from metastack.commands.node.remove import remove_node
 from metastack.commands.problem import Code, Problem
-from metastack.commands.reading import EVERYTHING, prefixes, read_world
+from metastack.commands.reading import EVERYTHING, read_world
 from metastack.commands.request import Cluster
 from metastack.core.model import ClusterConfig, Fence, FenceReceipt, Fencing, NodeFacts
 from metastack.core.state.cluster_state import ClusterState
@@ -22,7 +22,7 @@ SHARED = "10.0.0.1"
 
 
 async def world_of(rig: Rig) -> ClusterState:
-    return await read_world(rig.cluster, prefixes(rig.keys, {*EVERYTHING, Kind.FENCE, Kind.STORAGE}))
+    return await read_world(rig.cluster, rig.keys.prefixes({*EVERYTHING, Kind.FENCE, Kind.STORAGE}))
 
 
 async def joined(rig: Rig, name: str, *addresses: str) -> None:

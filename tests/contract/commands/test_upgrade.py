@@ -10,14 +10,14 @@ from msgspec.structs import replace
 
 from metastack import __version__
 from metastack.commands.cluster import settings
+from metastack.commands.cluster.status import cluster_view
 from metastack.commands.cluster.upgrade import finish_upgrade, look_at_upgrade
 from metastack.commands.cluster.upgrade_views import unfinished
 from metastack.commands.doctor import examine
 from metastack.commands.doctor.facts import collect
 from metastack.commands.problem import Problem
-from metastack.commands.reading import EVERYTHING, prefixes, read_world
+from metastack.commands.reading import EVERYTHING, read_world
 from metastack.commands.request import Cluster
-from metastack.commands.views import cluster_view
 from metastack.commands.vm.change import NewVm, create_vm
 from metastack.commands.vm.console_tickets import create_ticket
 from metastack.core.model import ClusterConfig, NodeAlive, NodeFacts
@@ -43,7 +43,7 @@ async def node(rig: Rig, name: str, understands: int) -> None:
 
 
 async def world_of(rig: Rig) -> ClusterState:
-    return await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
+    return await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING))
 
 
 async def raw(rig: Rig, key: str) -> dict[str, object]:

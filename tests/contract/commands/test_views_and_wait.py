@@ -10,16 +10,18 @@ import msgspec
 import pytest
 from commands_rig import HELLO, Rig, request
 
+from metastack.commands.cluster.status import cluster_view
 from metastack.commands.doctor import examine
 from metastack.commands.doctor.facts import collect
 from metastack.commands.node import change as nodes
+from metastack.commands.node.views import node_infos
 from metastack.commands.problem import Code, Problem
-from metastack.commands.reading import EVERYTHING, follow, look_at_vm, prefixes, read_world
-from metastack.commands.views import VmView, cluster_view, node_infos, vm_views
+from metastack.commands.reading import EVERYTHING, follow, look_at_vm, read_world
 from metastack.commands.vm import change as vms
 from metastack.commands.vm.change import NewVm
 from metastack.commands.vm.console_tickets import create_ticket, opened_after
 from metastack.commands.vm.explain import explain_vm
+from metastack.commands.vm.views import VmView, vm_views
 from metastack.commands.vm.wait import Goal, wait_vm
 from metastack.core.model import (
     Claim,
@@ -47,7 +49,7 @@ NODE_KEYS = (
 
 
 async def see(rig: Rig, vm: VmId = HELLO) -> VmView:
-    world = await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
+    world = await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING))
     [view] = [view for view in vm_views(world) if view.id == vm]
     assert await look_at_vm(rig.cluster, vm) == view, "the one-VM look sees the same"
     return view
@@ -61,7 +63,7 @@ async def make(rig: Rig, **more: Any) -> None:
 async def test_keys_are_never_absent(rig: Rig) -> None:
     await make(rig)
     await rig.node("n1")
-    world = await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
+    world = await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING))
     vm = msgspec.json.decode(msgspec.json.encode(vm_views(world)[0]))
     assert [key for key in VM_KEYS if key not in vm] == []
     assert (vm["node"], vm["epoch"], vm["since"], vm["ips"]) == (None, None, None, [])
@@ -118,7 +120,7 @@ async def test_a_lost_node_is_said(rig: Rig) -> None:
     view = await see(rig)
     assert view.phase == "claimed"
     assert "node n1 is lost" in (view.message or "")
-    world = await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
+    world = await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING))
     [node] = node_infos(world)
     assert (node.state, node.session, node.vms) == ("lost", None, 1)
     status = cluster_view(world)
@@ -144,7 +146,7 @@ async def test_a_silent_storage_is_said(rig: Rig) -> None:
     view = await see(rig)
     assert (view.phase, view.since) == ("stalled", since)
     assert "the storage does not answer n1" in (view.message or "")
-    world = await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
+    world = await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING))
     [node] = node_infos(world)
     assert (node.storage_silent_since, node.state) == (since, "ready")
     assert since in (node.message or "")
@@ -172,7 +174,7 @@ async def test_a_node_that_was_fenced_alive_is_not_said_to_have_expired(rig: Rig
     )
     await rig.put(rig.keys.fence("n1"), fence)
     await rig.lose("n1")
-    [node] = node_infos(await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING)))
+    [node] = node_infos(await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING)))
     assert (node.message or "").startswith(f"it was fenced while it lived, as {reason}; fenced at now by n2")
 
 
@@ -192,7 +194,7 @@ async def test_while_the_brake_holds_it_is_said_with_what_ends_it(rig: Rig) -> N
     for message in ((await see(rig)).message, await _too_late(rig)):
         assert "brake: 2 of 3 nodes vanished" in (message or "")
         assert way in (message or "")
-    status = cluster_view(await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING)))
+    status = cluster_view(await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING)))
     assert "bring a node back, or `metastack node fence NODE --yes --reason" in status.summary
     await vms.delete_vm(rig.cluster, request(), HELLO)
     assert way in ((await see(rig)).message or "")
@@ -214,7 +216,7 @@ async def test_the_brake_is_told_once_in_one_output(rig: Rig) -> None:
     )
     await rig.lose("n1")
     await rig.lose("n2")
-    world = await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
+    world = await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING))
     told = "\n".join(cluster_view(world).problems)
     assert (told.count("nothing is fenced"), told.count("node fence")) == (1, 1), told
     assert "vm default/hello is claimed: node n1 is lost; the brake holds its fence back" in told
@@ -226,7 +228,7 @@ async def test_the_brake_is_told_once_in_one_output(rig: Rig) -> None:
     told = "\n".join([explained.summary, *(text for node in explained.nodes for text in node.reasons)])
     assert (told.count("nothing is fenced"), told.count("node fence")) == (1, 1), told
     await vms.delete_vm(rig.cluster, request(), HELLO)
-    world = await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
+    world = await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING))
     assert "\n".join(cluster_view(world).problems).count("nothing is fenced") == 1
 
 
@@ -261,7 +263,7 @@ async def test_a_fenced_nodes_vm_says_why_nobody_takes_it(rig: Rig) -> None:
 async def test_a_fine_cluster_is_fine(rig: Rig) -> None:
     await make(rig)
     await rig.claim("n1", await rig.node("n1"))
-    status = cluster_view(await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING)))
+    status = cluster_view(await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING)))
     assert status.ok, status
     assert status.summary == "ok: 1 of 1 nodes ready, 1 of 1 VMs running"
 
@@ -275,7 +277,7 @@ async def test_broken_records_break_one_vm_only(rig: Rig) -> None:
         (rig.keys.claim(VmId("default", "worse")), b"\x00"),
     ):
         await rig.write(Put(key, raw))
-    world = await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))
+    world = await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING))
     views = {view.name: view for view in vm_views(world)}
     assert views["bad"].broken
     assert views["bad"].phase is None
@@ -289,7 +291,7 @@ async def test_broken_records_break_one_vm_only(rig: Rig) -> None:
     assert view.broken
     assert view.node == "n1", "what can be read is still said"
     await rig.write(Put(rig.keys.node_alive("n1"), b"{"))
-    [node] = node_infos(await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING)))
+    [node] = node_infos(await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING)))
     assert node.broken
 
 
@@ -435,7 +437,7 @@ async def test_wait_until_stopped_and_deleted(rig: Rig) -> None:
 
 async def test_follow_sees_every_change_once_it_is_there(rig: Rig) -> None:
     await make(rig)
-    async with asyncio.timeout(20), follow(rig.cluster, prefixes(rig.keys, EVERYTHING)) as follower:
+    async with asyncio.timeout(20), follow(rig.cluster, rig.keys.prefixes(EVERYTHING)) as follower:
         assert len(vm_views(follower.world)) == 1
         session = await rig.node("n1")
         await rig.claim("n1", session)
@@ -487,7 +489,7 @@ async def test_brake_follows_the_configuration(rig: Rig) -> None:
     for name in ("n1", "n2", "n3"):
         await rig.node(name)
     await rig.lose("n1")
-    status = cluster_view(await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING)))
+    status = cluster_view(await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING)))
     assert (status.brake_engaged, status.nodes_lost) == (False, ["n1"])
     await rig.put(rig.keys.cluster(), ClusterConfig(brake_percent=30))
-    assert cluster_view(await read_world(rig.cluster, prefixes(rig.keys, EVERYTHING))).brake_engaged
+    assert cluster_view(await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING))).brake_engaged

@@ -10,8 +10,8 @@ from cli_program import DEADLINE_S, Program, finish
 from commands_rig import Rig
 
 from metastack.core.model import Fence, FenceReceipt
-from metastack.core.protocol import claims as changes
 from metastack.core.protocol import fences
+from metastack.core.protocol.guards import OwnSession
 from metastack.core.protocol.transaction import Put
 from metastack.core.state.cluster_state import seen
 
@@ -58,7 +58,7 @@ async def test_fence_by_hand_waits_for_an_agent_and_shows_the_receipt(program: P
     assert process.stderr is not None
     async with asyncio.timeout(DEADLINE_S):
         assert b"waits for n2" in await process.stderr.readline()
-    me = changes.OwnSession(node="n2", session=session, lease=0)
+    me = OwnSession(node="n2", session=session, lease=0)
     entry = await rig.store.get(rig.keys.fence("n1"))
     assert entry is not None
     await rig.store.commit(fences.take_over_intent(rig.keys, me, "n1", seen(Fence, entry)))

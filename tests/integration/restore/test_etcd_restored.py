@@ -21,9 +21,9 @@ from metastack.agent.agent import Agent
 from metastack.agent.clock import Clock
 from metastack.agent.session.state_files import StateFiles
 from metastack.commands.cluster.restore import look_at_restore, restore_cluster
-from metastack.commands.reading import EVERYTHING, prefixes, read_world
+from metastack.commands.cluster.status import cluster_view
+from metastack.commands.reading import EVERYTHING, read_world
 from metastack.commands.request import Cluster, new_request
-from metastack.commands.views import cluster_view
 from metastack.core.model import ClusterConfig, Image, ImageState, Nic, Power, Record, VmSpec
 from metastack.core.protocol.transaction import Put, Transaction
 from metastack.core.state.codec import encode
@@ -137,7 +137,7 @@ class Lab:
         found: list[str] = []
         begun_s = asyncio.get_running_loop().time()
         while asyncio.get_running_loop().time() < begun_s + SOON_S:
-            found = cluster_view(await read_world(self.cluster, prefixes(KEYS, EVERYTHING))).problems
+            found = cluster_view(await read_world(self.cluster, KEYS.prefixes(EVERYTHING))).problems
             if check(found):
                 return
             await asyncio.sleep(0.05)

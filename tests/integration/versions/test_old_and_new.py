@@ -22,7 +22,7 @@ import pytest
 from metastack.commands.cluster.upgrade import finish_upgrade
 from metastack.commands.cluster.upgrade_views import understood
 from metastack.commands.problem import Problem
-from metastack.commands.reading import EVERYTHING, follow, prefixes
+from metastack.commands.reading import EVERYTHING, follow
 from metastack.commands.request import Cluster, new_request
 from metastack.commands.vm.change import NewVm, create_vm
 from metastack.commands.vm.place import place_vm
@@ -124,7 +124,7 @@ class Rig:
 
     async def until(self, what: str, true: Callable[[ClusterState], object]) -> None:
         try:
-            async with asyncio.timeout(WITHIN_S), follow(self.cluster, prefixes(KEYS, EVERYTHING)) as follower:
+            async with asyncio.timeout(WITHIN_S), follow(self.cluster, KEYS.prefixes(EVERYTHING)) as follower:
                 while not true(follower.world):
                     await follower.changed()
         except TimeoutError:
@@ -151,7 +151,7 @@ class Rig:
 
     async def undisturbed(self, *names: str) -> list[tuple[str, int, int]]:
         """Node, session and epoch of some VMs, and how often any node was fenced."""
-        async with follow(self.cluster, prefixes(KEYS, EVERYTHING)) as follower:
+        async with follow(self.cluster, KEYS.prefixes(EVERYTHING)) as follower:
             claims = [follower.world.claim(VmId("default", name)) for name in names]
             fences = [(node, follower.world.fenced_through(node), 0) for node in follower.world.nodes()]
         return [(one.ok.node, one.ok.session, one.ok.epoch) for one in claims if one is not None] + fences

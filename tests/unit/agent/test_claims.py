@@ -146,7 +146,7 @@ def test_a_reply_that_is_lost_is_lost_for_each_and_settled_for_each(tmp_path: Pa
                 assert lab.where(f"vm{n}") == claimed_by(lab)[f"vm{n}"]
             for host in lab.hosts.values():
                 assert host.agent is not None
-                assert not host.agent._reconciler._claimer.claims._coming
+                assert not host.agent._reconciler._claims._coming
 
     run(story())
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from metastack.cli import node
 from metastack.cli.frame import Frame, Output
 from metastack.cli.output import Column, Table, age, clean, text_of, to_yaml
-from metastack.commands.views import NodeInfo
+from metastack.commands.node.views import NodeInfo
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.recursive(

@@ -18,6 +18,7 @@ from metastack.core.model import (
     token,
 )
 from metastack.core.protocol import fences
+from metastack.core.protocol.fence_proof import UNBLOCKED
 from metastack.core.protocol.restored import away, held, raise_generation, uncovered, waits_for
 from metastack.core.protocol.transaction import Delete, Entry, Put, Snapshot
 from metastack.core.state.cluster_state import ClusterState, Seen
@@ -144,7 +145,7 @@ def test_a_persons_fence_takes_the_place_of_one_that_the_backup_has_open() -> No
     assert isinstance(put, Put)
     written = decode(Fence, put.value)
     assert (written.intent_by, written.generation, written.through) == (fences.BY_HAND, 1, 7)
-    receipt = FenceReceipt(at="", by="", method=fences.UNBLOCKED)
+    receipt = FenceReceipt(at="", by="", method=UNBLOCKED)
     lifted = fences.lifted(KEYS, "n1", old, None, receipt, None, 1).effects[0]
     assert isinstance(lifted, Put)
     assert not decode(Fence, lifted.value).intent

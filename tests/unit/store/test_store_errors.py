@@ -9,7 +9,6 @@ from metastack.ports import Broken, Compacted, Denied, LeaseGone, NoSpace, Refus
 from metastack.settings import StoreSettings
 from metastack.store.etcd.channel import brief, jitter_s, target_of
 from metastack.store.etcd.errors import Verdict, judge
-from metastack.store.etcd.messages import prefix_end
 from metastack.store.etcd.store import EtcdStore
 
 Code = grpc.StatusCode
@@ -110,12 +109,6 @@ async def test_a_missing_certificate_names_the_file() -> None:
     with pytest.raises(Refused, match=r"/absent/ca\.pem: No such file"):
         await store.get("/k")
     await store.close()
-
-
-def test_prefix_end() -> None:
-    assert prefix_end(b"a/") == b"a0"
-    assert prefix_end(b"a\xff\xff") == b"b"
-    assert prefix_end(b"\xff") == b"\0"
 
 
 def test_pauses_grow_and_stay_bounded() -> None:

@@ -44,11 +44,7 @@ LISTED = (
     Kind.SILENCED,
     Kind.BREAK_LOCK,
 )
-
-
-def listed_prefixes(keys: Keys) -> tuple[str, ...]:
-    """What is listed: everything but events, history and tickets, which grow and are read on demand."""
-    return tuple(keys.prefixes(LISTED))
+"""Everything but events, history and tickets, which grow and are read on demand."""
 
 
 class Informer:
@@ -154,7 +150,7 @@ class Informer:
     async def look(self) -> None:
         """List everything again: the net under the watch."""
         floor = self.past.floor
-        snapshot = await self._store.list(*listed_prefixes(self._keys))
+        snapshot = await self._store.list(*self._keys.prefixes(LISTED))
         self.looked.set()
         if snapshot.term < self.past.known.term and snapshot.cluster_id == self.past.known.cluster_id:
             snapshot = await self._of_its_term(snapshot)

@@ -6,7 +6,6 @@ Rule: from the last look at the world to the sending of a claim nothing is await
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NoReturn
 
 import structlog
@@ -29,13 +28,19 @@ from .volume_index import belongs
 log = structlog.get_logger()
 
 
+def log_owned(node: AgentContext, what: str, vm: VmId, **more: object) -> None:
+    """Log a claim that is this node's now."""
+    found = node.world.claim(vm)
+    claim = found.record if found is not None else None
+    if claim is not None:
+        log.info(what, vm=str(vm), node=node.name, session=claim.session, epoch=claim.epoch, **more)
+
+
 class Claimer:
     """Claims and takeovers of one node."""
 
-    def __init__(self, node: AgentContext, again: Callable[[VmId], None]) -> None:
-        """``again`` has a VM looked at."""
-        self._node = node
-        self.claims = ClaimBatch(node, again)
+    def __init__(self, node: AgentContext, batch: ClaimBatch) -> None:
+        self._node, self._batch = node, batch
 
     async def claim(self, view: VmSnapshot, memory: VmMemory) -> None:
         """Claim what nobody answers for."""
@@ -43,7 +48,7 @@ class Claimer:
         assert view.spec is not None
         spec = view.spec.ok
         self._refuse_strange_disk(spec, memory)
-        self.claims.reserve(vm, spec)
+        self._batch.reserve(vm, spec)
         me = node.session.me
         new = Claim(
             node=node.name,
@@ -73,19 +78,19 @@ class Claimer:
         )
         if await self._send(vm, change):
             memory.new_disk = volume is not None
-            self.say("claimed", vm)
+            log_owned(node, "claimed", vm)
 
     async def _send(self, vm: VmId, change: Transaction) -> bool:
         """Commit a claim whose room is reserved; the reservation lasts until the outcome is known."""
         try:
             self._refuse_too_large(vm, change)
-            won = await self.claims.commit(vm, change)
+            won = await self._batch.commit(vm, change)
         except UnknownOutcome:
             raise  # freed when it is settled
         except BaseException:
-            self.claims.free(vm)
+            self._batch.free(vm)
             raise
-        self.claims.free(vm)
+        self._batch.free(vm)
         return won
 
     def _refuse_strange_disk(self, spec: VmSpec, memory: VmMemory) -> None:
@@ -123,19 +128,6 @@ class Claimer:
             since=node.clock.stamp(),
         )
 
-    def say(self, what: str, vm: VmId, **more: object) -> None:
-        """Log a claim that is mine now."""
-        held = self._node.world.claim(vm)
-        if held is not None and held.record is not None:
-            log.info(
-                what,
-                vm=str(vm),
-                node=self._node.name,
-                session=held.record.session,
-                epoch=held.record.epoch,
-                **more,
-            )
-
     async def take_over(self, view: VmSnapshot) -> None:
         """Take the claim of a session that is shut out."""
         assert view.owner_fence is not None
@@ -164,7 +156,7 @@ class Claimer:
         tokens: Tokens = ()
         notices: Tokens = ()
         if wanted and spec is not None:
-            self.claims.reserve(vm, spec)
+            self._batch.reserve(vm, spec)
             tokens, notices = node.tokens(spec), node.notices(spec)
         phase = Phase.STARTING if same and wanted else Phase.STOPPING
         status = self._first_status(old.ok.uuid, me.session, phase)
@@ -185,4 +177,4 @@ class Claimer:
             flaw,
         )
         if await self._send(vm, change):
-            self.say("taken_over", vm, taken_from=old.ok.node)
+            log_owned(node, "taken_over", vm, taken_from=old.ok.node)

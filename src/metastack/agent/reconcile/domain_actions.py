@@ -53,10 +53,9 @@ HEALTHY_S = 60.0
 class DomainActions:
     """Acts on the domains of one node."""
 
-    def __init__(self, node: AgentContext, boots: BootSlots) -> None:
-        self._node, self.gate = node, BootGate(node)
-        self._boots = boots
-        self.fence_check = FenceCheck(node)
+    def __init__(self, node: AgentContext, boots: BootSlots, gate: BootGate, fence_check: FenceCheck) -> None:
+        self._node, self._boots = node, boots
+        self._gate, self._fence_check = gate, fence_check
         self._disk = VmDisk(node)
 
     async def boot(self, view: VmSnapshot, memory: VmMemory) -> bool:
@@ -84,10 +83,10 @@ class DomainActions:
                 if not await self._disk.prepare(spec, held, memory):
                     return False
                 source = await node.storage.disk_source(spec.volume_uuid)
-                if not await self.fence_check.proven(vm, claim, memory, again=True):
+                if not await self._fence_check.proven(vm, claim, memory, again=True):
                     return False
                 await node.session.prove_address()
-                if not await self.gate.passes(spec, memory):
+                if not await self._gate.passes(spec, memory):
                     # Safety: whatever the records say, somebody may write to the disk.
                     return False
                 entry = await node.store.get(node.keys.claim(vm))
@@ -131,7 +130,7 @@ class DomainActions:
                 return False
             except (Refused, Unavailable) as error:
                 memory.stray = memory.stray or isinstance(error, UnknownOutcome)
-                if isinstance(error, Denied) and node.secrets is not None and await node.secrets.refused():
+                if isinstance(error, Denied) and node.keys_refused is not None and await node.keys_refused():
                     return False  # by another key: tried at once, and not counted
                 memory.failed = isinstance(error, Refused | LocalTrouble)
                 giveback.note(memory, error, view.spec.mod)
@@ -217,7 +216,7 @@ class DomainActions:
         log.info("killed", vm=str(view.vm), node=node.name, uuid=action.uuid, why=action.why)
         domain = next(d for d in view.domains if d.uuid == action.uuid)
         if node.session.ready:
-            await self.gate.leave(view.vm, domain.volume_uuid, domain.clients)
+            await self._gate.leave(view.vm, domain.volume_uuid, domain.clients)
         else:
             node.session.killed(domain)
         memory.drift, memory.elsewhere, memory.held_drift, memory.drift_look_s = (), "", False, 0.0
@@ -241,11 +240,11 @@ class DomainActions:
 
         Safety: once its claim is given back, another node may start the VM.
         """
-        pid = await self.gate.qemu(uuid, lost=True)
+        pid = await self._gate.qemu(uuid, lost=True)
         if pid:
             await self._ordered(memory, self._node.hypervisor.kill(uuid))
             log.warning("lost_qemu_ended", vm=str(view.vm), node=self._node.name, uuid=uuid, pid=pid)
-            await self.gate.leave(view.vm, volume, memory.clients)
+            await self._gate.leave(view.vm, volume, memory.clients)
         return bool(pid)
 
     async def ask_to_stop(self, view: VmSnapshot, uuid: str, memory: VmMemory) -> bool:
@@ -276,8 +275,8 @@ class DomainActions:
         if domain is not None and not domain.clients:
             # An older agent started it, or it stopped before anybody looked: nothing says which client it is.
             memory.look_for_clients_s = 0.0
-            await self.gate.note_clients(view.spec.ok, domain, memory)
-        if not await self.gate.passes(view.spec.ok, memory, resuming=True):
+            await self._gate.note_clients(view.spec.ok, domain, memory)
+        if not await self._gate.passes(view.spec.ok, memory, resuming=True):
             # Safety: while it was paused its VM may have been started elsewhere.
             return
         memory.message, memory.failed = "", False

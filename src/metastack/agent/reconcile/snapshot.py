@@ -50,7 +50,7 @@ async def look(node: AgentContext, vm: VmId, domains: tuple[Domain, ...]) -> VmS
         retry_in_s=max(0.0, memory.retry_at_s - now_s),
         stop_left_s=stop_left_s,
         ask_again_in_s=max(0.0, memory.asked_at_s + ASK_EVERY_S - now_s) if memory.asked_at_s else 0.0,
-        leave=node.leaving.why(vm, domains) if mine and node.leaving is not None else "",
+        leave=node.leave_reason(vm, domains) if mine else "",
         give_back=giveback.why(node, vm, memory) if mine and not (domains or memory.lost) else "",
         held=node.held(),
         damaged=memory.damaged,
@@ -125,7 +125,7 @@ def status_of(node: AgentContext, view: VmSnapshot, domain: Domain | None) -> Vm
     before = old.record if old is not None else None
     ready = spec is None or not spec.ha.ready_port
     if not ready and spec is not None and domain is not None and phase is Phase.RUNNING:
-        ready = node.readiness is not None and node.readiness.ready(spec, claim.epoch, domain.run)
+        ready = node.guest_ready(spec, claim.epoch, domain.run)
     same = before is not None and before.phase is phase and before.uuid == claim.uuid
     retry = view.retry_in_s > 0 and (memory.crashes > 0 or memory.failures > 0)
     return VmStatus(

@@ -22,10 +22,13 @@ from ...core.protocol import claims as changes
 from ...core.state.cluster_state import Seen, mod_of, seen
 from ...ports import Unavailable, UnknownOutcome
 from ..context import AgentContext
+from ..fencing.fence_check import FenceCheck
 from ..report.health import damaged
 from . import give_back as giveback
+from .boot_gate import BootGate
 from .boot_slots import BootSlots
-from .claimer import Claimer
+from .claim_batch import ClaimBatch
+from .claimer import Claimer, log_owned
 from .domain_actions import HEALTHY_S, DomainActions
 from .drift import HELD_S, DriftDetector
 from .in_flight import domain_quiet
@@ -44,9 +47,11 @@ class VmReconciler:
     def __init__(self, node: AgentContext, boots: BootSlots, again: Callable[[VmId], None]) -> None:
         """``again`` has a VM looked at."""
         self._node = node
-        self._guests = DomainActions(node, boots)
+        self._gate, self._fence_check = BootGate(node), FenceCheck(node)
+        self._guests = DomainActions(node, boots, self._gate, self._fence_check)
         self._boots = boots
-        self._claimer = Claimer(node, again)
+        self._claims = ClaimBatch(node, again)
+        self._claimer = Claimer(node, self._claims)
         self._drift = DriftDetector(node)
         self.known: dict[VmId, set[str]] = {}
         """UUIDs of local domains by VM name, as last seen."""
@@ -82,7 +87,7 @@ class VmReconciler:
                     await self._publish(view)
                 # A paused guest that an older agent started is resumed only when its client is known.
                 if view.spec is not None and view.domains[0].state in (DomainState.RUNNING, DomainState.PAUSED):
-                    await self._guests.gate.note_clients(view.spec.ok, view.domains[0], memory)
+                    await self._gate.note_clients(view.spec.ok, view.domains[0], memory)
                 return self._watch_health(view, memory)
             try:
                 await self._do(view, action, memory)
@@ -130,7 +135,7 @@ class VmReconciler:
             if domain.clients:
                 memory.clients = domain.clients
             if domain.state is DomainState.DEFINED:
-                pid = await self._guests.gate.qemu(domain.uuid, lost=True)
+                pid = await self._gate.qemu(domain.uuid, lost=True)
                 if pid:
                     memory.lost = (
                         f"its QEMU (process {pid}) runs on {self._node.name}, and libvirtd has lost it: "
@@ -174,7 +179,7 @@ class VmReconciler:
         more moves that revision. A claim that did not land yet is recalled before it is looked for.
         """
         node = self._node
-        await self._claimer.claims.recall(vm)
+        await self._claims.recall(vm)
         entry = await node.store.get(node.keys.claim(vm))
         if entry is not None:
             held = seen(Claim, entry)
@@ -199,7 +204,7 @@ class VmReconciler:
             # Safety: it may have been my release that took the claim away, and the mirror may still show it.
             await node.informer.look()
         memory.unsettled = False
-        self._claimer.claims.free(vm)
+        self._claims.free(vm)
 
     # --- acting
 
@@ -249,7 +254,7 @@ class VmReconciler:
         if held.record.node != node.name or held.record.session != node.session.token:
             return False
         try:
-            what, message = await self._guests.gate.break_lock(view, memory, found)
+            what, message = await self._gate.break_lock(view, memory, found)
         except Unavailable as error:
             # The request stays; whatever else the VM needs goes on.
             log.info("break_lock_waits", vm=str(view.vm), node=node.name, error=str(error))
@@ -287,7 +292,7 @@ class VmReconciler:
         status = status_of(node, view, view.domains[0] if view.domains else None)
         status = msgspec.structs.replace(status, session=node.session.token)
         if await node.commit(changes.adopt(node.keys, node.session.me, view.vm, old, status)):
-            self._claimer.say("adopted", view.vm)
+            log_owned(node, "adopted", view.vm)
 
     async def _halt(self, view: VmSnapshot) -> None:
         node, held = self._node, self._held(view)
@@ -332,7 +337,7 @@ class VmReconciler:
             return  # look again: it may have landed
         if await self._guests.end_lost(view, held.ok.uuid, held.ok.volume_uuid, memory):
             return  # look again
-        if not await self._guests.fence_check.proven(view.vm, held.ok, memory, again=False):
+        if not await self._fence_check.proven(view.vm, held.ok, memory, again=False):
             # Safety: whoever claims it then looks at no fence of those who had it before.
             raise Unavailable(f"{view.vm}: {memory.message}")
         if action.penalty:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import msgspec
 import structlog
 
 from ...core.model import NodeAlive
 from ...core.protocol import claims as changes
+from ...core.protocol.guards import OwnSession
 from ...core.protocol.transaction import Committed
 from ...ports import Denied, Hypervisor, LocalTrouble, Refused, Store
 from ..cache.informer import Informer
@@ -23,14 +24,26 @@ from ..waiting import is_set_within
 from .foreign_guests import HostOccupied, claimed_guests_run
 from .identity import Misconfigured
 
-if TYPE_CHECKING:
-    from .session import Session
-
 log = structlog.get_logger()
 
 FIRST_S: Final = 2.0
 LONGEST_S: Final = 15.0
 SAY_AGAIN_S: Final = 300.0
+
+
+class RegisteredSession(Protocol):
+    """What this needs of the session that waits."""
+
+    message: str
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def token(self) -> int: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def me(self) -> OwnSession: ...
 
 
 class LogLimiter:
@@ -53,7 +66,7 @@ class ConfigRetry:
 
     def __init__(
         self,
-        session: Session,
+        session: RegisteredSession,
         store: Store,
         informer: Informer,
         hypervisor: Hypervisor,

@@ -20,6 +20,7 @@ import structlog
 
 from ...core.model import ClusterConfig, NodeAlive, token
 from ...core.protocol import claims as changes
+from ...core.protocol.guards import OwnSession
 from ...core.protocol.transaction import Committed, Lease
 from ...core.state.cluster_state import Seen, seen
 from ...core.state.codec import decode
@@ -70,7 +71,7 @@ class LeaseKeeper:
         if found.record.storage_ok:
             told = msgspec.structs.replace(found.record, storage_ok=False, message=WAITS)
             session = token(found.record.generation, found.create)
-            me = changes.OwnSession(
+            me = OwnSession(
                 node=self._name, session=session, lease=entry.lease, generation=found.record.generation
             )
             if not isinstance(await self._store.commit(changes.announce(self._keys, me, told)), Committed):

@@ -19,6 +19,7 @@ from ...core.domains import Domain, DomainState, of_another
 from ...core.model import Event, Fence, NodeAlive, token
 from ...core.protocol import claims as changes
 from ...core.protocol.fences import under_way
+from ...core.protocol.guards import OwnSession
 from ...core.protocol.transaction import Committed, Lease
 from ...core.state.cluster_state import Seen, seen
 from ...core.state.keys import Keys
@@ -105,7 +106,7 @@ class Session:
         self._teller = DistrustReporter(name, keys, store, hypervisor, informer.past, marks, clock, addresses)
         self._renewal = LeaseRenewal(store, self.lose)
         self._end = asyncio.Event()
-        self._unfit = ConfigRetry(self, store, informer, hypervisor, describe, self._end)
+        self._config_retry = ConfigRetry(self, store, informer, hypervisor, describe, self._end)
         self._why, self._unclean = "", True
         self._stuck = False
         """A start hangs in libvirtd."""
@@ -115,16 +116,14 @@ class Session:
         """Domains that were killed on this way back: their clients stay shut out when this node is let in."""
 
     @property
-    def me(self) -> changes.OwnSession:
+    def me(self) -> OwnSession:
         """Who commits; raises Refused without a session."""
         lease = self._renewal.lease
         if not self.token or lease is None:
             raise Refused("no session")
         if self._past.why:
             raise Refused(self._past.why)
-        return changes.OwnSession(
-            node=self.name, session=self.token, lease=lease.id, generation=self.generation
-        )
+        return OwnSession(node=self.name, session=self.token, lease=lease.id, generation=self.generation)
 
     async def run(self) -> None:
         """Have a session for as long as this process lives."""
@@ -148,7 +147,7 @@ class Session:
                 await self._hold()
                 await self._stay_away()
             except (Unavailable, Refused) as error:
-                if self._unfit.rarely(str(error)):
+                if self._config_retry.rarely(str(error)):
                     log.warning("session_retry", error=str(error), retry_in_s=backoff_s)
                 self.message = str(error)
                 self._leave(str(error))
@@ -316,10 +315,10 @@ class Session:
         self._renewal.hold(lease)
         self._place.registered()
         async with self._place.watched():
-            await self._unfit.wait(lambda: refuse_occupied(self._hypervisor, self.name))
-            await self._unfit.wait(self._write_down)
+            await self._config_retry.wait(lambda: refuse_occupied(self._hypervisor, self.name))
+            await self._config_retry.wait(self._write_down)
             await self._unblock()
-            await self._unfit.wait(self._belonging.check)
+            await self._config_retry.wait(self._belonging.check)
             await self._become_ready()
 
     async def _write_down(self) -> None:
@@ -438,7 +437,7 @@ class Session:
         """Lift my own blocks. Only here: registered, not ready, with no domain and no call in flight."""
         if not self._addresses:
             return
-        await self._unfit.wait(lambda: self._names.refuse_shared(*self._addresses))
+        await self._config_retry.wait(lambda: self._names.refuse_shared(*self._addresses))
         if self._marks.unblock_pending():
             # Safety (CE7): an unblock that a dead agent sent could land after a later fence.
             log.warning("waiting_for_pending_unblock", seconds=PENDING_UNBLOCK_S)
@@ -454,7 +453,7 @@ class Session:
             if any(domain.managed for domain in await self._hypervisor.domains()):
                 raise Refused("shut out of the storage with domains still here: taking the whole way back")
             await refuse_damaged(self._hypervisor)
-            await self._unfit.wait(self._begin_unblock)
+            await self._config_retry.wait(self._begin_unblock)
             begun_s = asyncio.get_running_loop().time()
             await self._storage.unfence(blocked)
             if asyncio.get_running_loop().time() - begun_s > QUICK_UNBLOCK_S:
@@ -464,12 +463,12 @@ class Session:
                     "the unblock was so slow that it may have been sent twice: waiting for the other one"
                 )
             # Answered, so not on its way: whatever fails from here on, nobody has to wait for it.
-            await self._unfit.wait(self._end_unblock)
+            await self._config_retry.wait(self._end_unblock)
             await self._leave_killed()
             await self._names.declare(self.me, anew=True)
             log.info("unblocked", node=self.name, session=self.token, addresses=list(blocked))
-        await self._unfit.wait(self._end_unblock)
-        await self._unfit.wait(lambda: self._names.settle(self.me, self._hypervisor))
+        await self._config_retry.wait(self._end_unblock)
+        await self._config_retry.wait(lambda: self._names.settle(self.me, self._hypervisor))
 
     def killed(self, domain: Domain) -> None:
         """A domain was killed on the way back: its client is dealt with when this node is let in."""

@@ -13,6 +13,7 @@ import structlog
 
 from ...core.model import Fencing, NodeFacts
 from ...core.protocol import claims as changes
+from ...core.protocol.guards import OwnSession
 from ...core.protocol.transaction import Committed
 from ...core.state.keys import Keys
 from ...ports import Hypervisor, Refused, Storage, Store
@@ -105,7 +106,7 @@ class StorageClients:
             )
         await self.refuse_shared(self.seen)
 
-    async def declare(self, me: changes.OwnSession, *, anew: bool = False) -> None:
+    async def declare(self, me: OwnSession, *, anew: bool = False) -> None:
         """Write down every name of mine.
 
         The last few clients are kept: a fencer that comes late may know only an older one, and what it blocks
@@ -123,7 +124,7 @@ class StorageClients:
         """Whether what was declared last is the client that this agent is now."""
         return not self._addresses or self._told == await self._storage.own_client()
 
-    async def settle(self, me: changes.OwnSession, hypervisor: Hypervisor) -> None:
+    async def settle(self, me: OwnSession, hypervisor: Hypervisor) -> None:
         """Last before *ready*: the storage must see this node where it said. What no client can be under goes.
 
         Safety: here is no call of an older session, none left in libvirtd, and no fence of mine is open nor can
@@ -146,7 +147,7 @@ class StorageClients:
             await self._write(me, tuple(a for a in declared if a not in old), known.storage_clients)
             log.info("addresses_dropped", node=self._name, addresses=sorted(old))
 
-    async def prove(self, me: changes.OwnSession) -> None:
+    async def prove(self, me: OwnSession) -> None:
         """Before a boot, and now and then: raise unless a client that begins now is under a declared address.
 
         One that is new is declared first. Safety: guarded by ``alive = S``, so no fence of me has begun: every
@@ -174,9 +175,7 @@ class StorageClients:
         if self._informer.world.config.fencing is Fencing.ADDRESS:
             await refuse_shared(self._name, addresses, self._keys, self._store)
 
-    async def _write(
-        self, me: changes.OwnSession, addresses: tuple[str, ...], clients: tuple[str, ...]
-    ) -> None:
+    async def _write(self, me: OwnSession, addresses: tuple[str, ...], clients: tuple[str, ...]) -> None:
         found, known = self._informer.world.facts(self._name), self.known
         wanted = NodeFacts(
             name=self._name,

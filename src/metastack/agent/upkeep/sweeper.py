@@ -59,9 +59,13 @@ class Sweeper:
 
     def __init__(self, node: AgentContext) -> None:
         self._node = node
-        self.removal = Remover(node)
+        self._remover = Remover(node)
         self._agreed = (-1e18, 0.0)
         """When another clock was found to agree with mine, by the loop's time, and how far mine is off that."""
+
+    def stuck_removals(self) -> tuple[str, ...]:
+        """What could not be removed, and why: for people."""
+        return self._remover.stuck.said()
 
     async def disk(self, project: str, uuid: str, waited_s: float) -> float:
         """Remove one orphaned disk when it is my turn; returns seconds until the next look (0: never)."""
@@ -86,10 +90,10 @@ class Sweeper:
             log.warning("disk_left_to", volume=uuid, vm=str(vm), project=first[0], node=node.name)
             await node.commit(changes.forget_volume(node.keys, node.session.me, volume, vm))
             return 0.0
-        if await self.removal.used(uuid):
+        if await self._remover.used(uuid):
             # A spec of another name has it: somebody renamed it by hand, or copied it.
-            return await self.removal.leave(volume, vm)
-        return await self.removal.to_trash(volume, vm)
+            return await self._remover.leave(volume, vm)
+        return await self._remover.to_trash(volume, vm)
 
     async def _nobody_refers_to(self, volume: Volume) -> bool:
         """Ask etcd itself before anything is removed.
@@ -111,17 +115,17 @@ class Sweeper:
     async def images_being_deleted(self) -> None:
         """Finish deletions of images."""
         if self._node.session.ready and self._node.rank_of("sweep:images") == 0:
-            await self.removal.images()
+            await self._remover.images()
 
     async def images(self) -> None:
         """Remove the remains of importers that died."""
         if self._node.session.ready and self._node.rank_of("sweep:images") == 0:
-            await self.removal.imports()
+            await self._remover.imports()
 
     async def trash(self) -> None:
         """Remove what has outlived its retention."""
         if self._node.session.ready and self._node.rank_of("sweep:trash") == 0:
-            await self.removal.trash()
+            await self._remover.trash()
 
     async def tokens(self) -> None:
         """Drop tokens of groups that no claim bears any more, and notices of rules that no VM has.

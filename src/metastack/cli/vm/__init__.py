@@ -36,7 +36,7 @@ from .options import TIMEOUT_S, Name, Project, Timeout, app, vm_id, vm_printer
 
 if TYPE_CHECKING:
     from metastack.commands.request import Cluster
-    from metastack.commands.views import VmView
+    from metastack.commands.vm.views import VmView
 
 
 __all__ = ["app", "vm_changes", "vm_create", "vm_explain", "vm_lock", "vm_place", "vm_rebuild"]
@@ -57,7 +57,7 @@ def wait(
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
     """Wait until a VM is running, stopped or deleted."""
-    from metastack.commands.views import VmView
+    from metastack.commands.vm.views import VmView
     from metastack.commands.vm.wait import Goal, wait_vm
 
     vm, frame = vm_id(name, project), frame_of(ctx)
@@ -89,8 +89,8 @@ def list_(
     """List VMs of all projects."""
     from metastack.commands import names
     from metastack.commands.cluster.projects import need_project
-    from metastack.commands.reading import EVERYTHING, prefixes
-    from metastack.commands.views import vm_views
+    from metastack.commands.reading import EVERYTHING
+    from metastack.commands.vm.views import vm_views
 
     from ..watching import print_list
 
@@ -112,7 +112,7 @@ def list_(
     async def work(cluster: Cluster) -> None:
         if project:
             await need_project(cluster, project)
-        wanted = prefixes(cluster.keys, EVERYTHING)
+        wanted = cluster.keys.prefixes(EVERYTHING)
         await print_list(cluster, wanted, make, printer, watch, lambda view: (view.id, view.uuid))
 
     with_cluster(frame, work)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from metastack.commands.problem import Problem
     from metastack.commands.request import Cluster
-    from metastack.commands.views import VmView
+    from metastack.commands.vm.views import VmView
     from metastack.core.model import VmId, VmSpec
 
 DiscardDrift = Annotated[
@@ -216,8 +216,8 @@ def delete(
     """Delete VMs and their disks, and wait until they are deleted."""
     from metastack.commands.names import reason as checked
     from metastack.commands.reading import look_at_vm
-    from metastack.commands.views import VmView
     from metastack.commands.vm.change import delete_vm, label_of
+    from metastack.commands.vm.views import VmView
     from metastack.commands.vm.wait import Goal, wait_vm
 
     vms, frame = vm_ids(names, project), frame_of(ctx)

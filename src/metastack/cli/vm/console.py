@@ -25,9 +25,8 @@ from metastack.commands.problem import Code, Problem, conflict
 from metastack.commands.request import Cluster, new_request
 from metastack.commands.vm.console_tickets import ConsoleEndpoint, create_ticket, opened_after
 
-from ...lab.netns import inside
 from ..frame import Frame
-from ..session import context_of, note, with_cluster
+from ..session import context_of, inside_namespace, note, with_cluster
 from .options import short_name
 
 if TYPE_CHECKING:
@@ -53,10 +52,10 @@ def run_console(frame: Frame, vm: VmId, timeout_s: float, follow: bool) -> None:
         opened = False
         try:
             async with asyncio.timeout(timeout_s or None):
-                with inside(netns):
+                with inside_namespace(netns):
                     pass  # who may not go there learns it before a ticket is made
                 opening = await create_ticket(cluster, new_request(), vm)
-                with inside(netns):
+                with inside_namespace(netns):
                     # A socket belongs to the namespace in which it was made.
                     plug = socket.socket(_family(opening), socket.SOCK_STREAM)
                 reader, writer = await _connect(plug, opening, f"vm {vm}")
@@ -170,15 +169,15 @@ async def _silence(heard: asyncio.Event) -> None:
 
 async def _why_closed(cluster: Cluster, vm: VmId, opening: ConsoleEndpoint) -> str:
     """What became of a VM whose console closed; empty when it just runs on."""
-    from metastack.commands.reading import follow, prefixes, prefixes_of_vm
-    from metastack.commands.views import vm_view
+    from metastack.commands.reading import follow, prefixes_of_vm
+    from metastack.commands.vm.views import vm_view
     from metastack.core.model import Phase
     from metastack.core.state.keys import Kind
 
     if by := await opened_after(cluster, vm, opening):
         return f"the console was closed: {by} took it over"
     name = short_name(vm)
-    wanted = [*prefixes(cluster.keys, (Kind.NODE_ALIVE, Kind.FENCE)), *prefixes_of_vm(cluster.keys, vm)]
+    wanted = [*cluster.keys.prefixes((Kind.NODE_ALIVE, Kind.FENCE)), *prefixes_of_vm(cluster.keys, vm)]
     seen = ""
     try:
         # The node may tell of it a moment later.

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
     from metastack.commands.problem import Problem
     from metastack.commands.request import Cluster, Request
-    from metastack.commands.views import VmView
     from metastack.commands.vm.change import Changed
     from metastack.commands.vm.create import NewVm
     from metastack.commands.vm.explain import VmExplanation
+    from metastack.commands.vm.views import VmView
     from metastack.commands.vm.wait import Goal
     from metastack.core.model import VmId
 
@@ -216,9 +216,9 @@ def _create_many(
     import time
 
     from metastack.commands.problem import Problem
-    from metastack.commands.reading import EVERYTHING, prefixes, read_world
-    from metastack.commands.views import vm_view
+    from metastack.commands.reading import EVERYTHING, read_world
     from metastack.commands.vm.create import create_vms
+    from metastack.commands.vm.views import vm_view
     from metastack.commands.vm.wait import wait_vm
 
     request, ends = new_request(reason), time.monotonic() + (timeout or 0)
@@ -239,7 +239,7 @@ def _create_many(
                 await wait_vm(cluster, spec.id, goal, left, spec, vm_progress(frame), of_s=timeout or 0)
             except Problem as problem:
                 problems.append(problem)
-        world = await read_world(cluster, prefixes(cluster.keys, EVERYTHING))
+        world = await read_world(cluster, cluster.keys.prefixes(EVERYTHING))
         views = [vm_view(world, spec.id) for spec in created.specs]
         return [view for view in views if view is not None], problems
 

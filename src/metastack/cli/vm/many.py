@@ -17,8 +17,8 @@ from .options import change_vm, new_request, vm_id, vm_printer
 if TYPE_CHECKING:
     from metastack.commands.problem import Problem
     from metastack.commands.request import Cluster, Request
-    from metastack.commands.views import VmView
     from metastack.commands.vm.change import Changed
+    from metastack.commands.vm.views import VmView
     from metastack.commands.vm.wait import Goal
     from metastack.core.model import VmId
 

@@ -16,8 +16,8 @@ from ..session import interrupted, note, vm_progress, with_cluster
 
 if TYPE_CHECKING:
     from metastack.commands.request import Cluster, Request
-    from metastack.commands.views import VmView
     from metastack.commands.vm.change import Changed
+    from metastack.commands.vm.views import VmView
     from metastack.commands.vm.wait import Goal
     from metastack.core.model import VmId
 
@@ -89,8 +89,7 @@ def vm_id(name: str, project: str) -> VmId:
 
 
 def new_request(reason: str) -> Request:
-    from metastack.commands import names
-    from metastack.commands import request as request
+    from metastack.commands import names, request
 
     return request.new_request(names.reason(reason))
 

@@ -43,8 +43,8 @@ from .placement_options import (
 
 if TYPE_CHECKING:
     from metastack.commands.request import Cluster, Request
-    from metastack.commands.views import VmView
     from metastack.commands.vm.specs import Changed
+    from metastack.commands.vm.views import VmView
 
 
 @verb(app)

@@ -15,7 +15,7 @@ from .options import Name, Project, Reason, Yes, app, new_request, vm_id, vm_pri
 
 if TYPE_CHECKING:
     from metastack.commands.request import Cluster
-    from metastack.commands.views import VmView
+    from metastack.commands.vm.views import VmView
     from metastack.ports import Storage
 
 

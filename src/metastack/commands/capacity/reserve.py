@@ -27,7 +27,7 @@ from metastack.core.state.cluster_state import ClusterState, wants_on
 from metastack.core.state.codec import encode
 
 from ..problem import Problem, conflict
-from ..reading import engine_kinds, prefixes
+from ..reading import engine_kinds
 from ..request import Cluster, Request
 from ..vm.reasons import main_reason
 from ..vm.specs import AT_ONCE
@@ -94,7 +94,7 @@ async def admit_place(
 
 async def _look(cluster: Cluster, config: ClusterConfig) -> Snapshot:
     keys = cluster.keys
-    return await cluster.store.list(*prefixes(keys, engine_kinds(config)), keys.admission())
+    return await cluster.store.list(*keys.prefixes(engine_kinds(config)), keys.admission())
 
 
 def _world(cluster: Cluster, snapshot: Snapshot) -> ClusterState:

@@ -17,7 +17,7 @@ from metastack.core.state.keys import Kind
 
 from .. import names
 from ..problem import usage
-from ..reading import prefixes, read_world
+from ..reading import read_world
 from ..request import Cluster, Plan, Request, commit, readable
 
 NEEDED = (Kind.GENERATION, Kind.CLAIM, Kind.NODE_FACTS, Kind.NODE_ALIVE, Kind.FENCE, Kind.REFUSAL, Kind.VM_SPEC)
@@ -70,7 +70,7 @@ def restore_view(world: ClusterState) -> RestoreView:
 
 async def look_at_restore(cluster: Cluster) -> RestoreView:
     """What a restore would do now; raises Problem when the generation cannot be read."""
-    world = await read_world(cluster, prefixes(cluster.keys, NEEDED))
+    world = await read_world(cluster, cluster.keys.prefixes(NEEDED))
     _generation(world)
     return restore_view(world)
 
@@ -87,7 +87,7 @@ async def restore_cluster(cluster: Cluster, request: Request) -> RestoreView:
     check_restore_reason(request.reason)
 
     async def look() -> Plan[RestoreView]:
-        world = await read_world(cluster, prefixes(cluster.keys, NEEDED))
+        world = await read_world(cluster, cluster.keys.prefixes(NEEDED))
         view = restore_view(world)
         about = [(refusal, world.facts(refusal.name)) for refusal in _refusals(world)]
         change = raise_generation(cluster.keys, _generation(world), view.generation, about)
@@ -105,7 +105,7 @@ async def restore_cluster(cluster: Cluster, request: Request) -> RestoreView:
 
 async def still_waiting(cluster: Cluster) -> tuple[str, ...]:
     """Nodes that a restored cluster still waits for."""
-    return waits_for(await read_world(cluster, prefixes(cluster.keys, NEEDED)))
+    return waits_for(await read_world(cluster, cluster.keys.prefixes(NEEDED)))
 
 
 def _generation(world: ClusterState) -> Seen[Generation] | None:

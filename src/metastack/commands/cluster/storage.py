@@ -23,7 +23,7 @@ from metastack.ports import Exists, Refused, Storage, StorageOwner, Unavailable
 
 from .. import names
 from ..problem import Problem, conflict, from_storage
-from ..reading import prefixes, read_world
+from ..reading import read_world
 from ..request import Cluster, Plan, Request, Unchanged, commit
 from .storage_views import OBJECT, StorageView, storage_view
 
@@ -46,7 +46,7 @@ class StorageMatch(msgspec.Struct, kw_only=True):
 
 
 async def _meet(cluster: Cluster, storage: Storage) -> StorageMatch:
-    world = await read_world(cluster, prefixes(cluster.keys, NEEDED))
+    world = await read_world(cluster, cluster.keys.prefixes(NEEDED))
     owner, why = None, ""
     try:
         here = await storage.identity() if storage.kind != "file" else StoragePlace(kind="file")

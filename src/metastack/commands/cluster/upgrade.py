@@ -21,7 +21,7 @@ from metastack.core.state.record_versions import LEVEL
 
 from .. import names
 from ..problem import Code, Problem, usage
-from ..reading import prefixes, read_world
+from ..reading import read_world
 from ..request import Cluster, Plan, Request, Unchanged, commit, readable
 from .upgrade_views import UpgradeView, upgrade_view
 
@@ -30,7 +30,7 @@ NEEDED = (Kind.CLUSTER, Kind.NODE_ALIVE, Kind.NODE_FACTS)
 
 async def look_at_upgrade(cluster: Cluster, without: Collection[str] = ()) -> UpgradeView:
     """What it would do now; raises Problem when the settings cannot be read."""
-    world = await read_world(cluster, prefixes(cluster.keys, NEEDED))
+    world = await read_world(cluster, cluster.keys.prefixes(NEEDED))
     _settings(world)
     return upgrade_view(world, without)
 
@@ -45,7 +45,7 @@ async def finish_upgrade(cluster: Cluster, request: Request, without: Collection
     key = cluster.keys.cluster()
 
     async def look() -> Plan[UpgradeView] | Unchanged[UpgradeView]:
-        world = await read_world(cluster, prefixes(cluster.keys, NEEDED))
+        world = await read_world(cluster, cluster.keys.prefixes(NEEDED))
         config, view = _settings(world), upgrade_view(world, without)
         if view.done:
             return Unchanged(view)

@@ -38,13 +38,12 @@ from metastack.core.model import (
     VmStatus,
     Volume,
 )
-from metastack.core.protocol.fences import UNBLOCKED
+from metastack.core.protocol.fence_proof import UNBLOCKED
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.codec import Unreadable, decode
 from metastack.core.state.keys import Kind
 from metastack.ports import Denied, Refused, Storage, StorageOwner, Stray, TrashedDisk, Unavailable
 
-from ..reading import prefixes
 from ..request import Cluster
 
 
@@ -183,7 +182,7 @@ async def collect(cluster: Cluster, version: str, now: datetime) -> Facts:
     members = tuple(await cluster.store.status()) if isinstance(cluster.store, TellsMembers) else ()
     facts = Facts(world=ClusterState(cluster.keys), members=members, version=version, now=now)
     try:
-        snapshot = await cluster.store.list(*prefixes(cluster.keys, KINDS))
+        snapshot = await cluster.store.list(*cluster.keys.prefixes(KINDS))
         lease = await cluster.store.grant(1)
         facts.min_ttl_s = lease.ttl_s
         await cluster.store.revoke(lease)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from metastack.core.model import Phase, VmId
 
 from ..fence.views import briefly
-from ..views import VmView, vm_views
+from ..vm.views import VmView, vm_views
 from .facts import Facts, Finding, error, warning
 
 

@@ -14,13 +14,14 @@ from msgspec.structs import replace
 
 from metastack.core.model import Fence, FenceReceipt, NodeFacts
 from metastack.core.protocol import fences
+from metastack.core.protocol.fence_proof import UNBLOCKED
 from metastack.core.state.cluster_state import ClusterState, Seen
 from metastack.core.state.keys import Kind
 from metastack.ports import Denied, Refused, Storage, Unavailable
 
 from .. import names
 from ..problem import Code, Problem, conflict, from_storage, not_found
-from ..reading import StateFollower, follow, prefixes, read_world
+from ..reading import StateFollower, follow, read_world
 from ..request import Cluster, Plan, Request, Unchanged, commit, readable
 from .shared_block import refuse_shared
 from .views import FenceView, fence_view, ready_nodes, unfenced
@@ -52,7 +53,7 @@ async def fence_node(cluster: Cluster, request: Request, node: str) -> int:
     object = check_reason(node, request.reason, "a fence by hand")
 
     async def look() -> Plan[int] | Unchanged[int]:
-        world = await read_world(cluster, prefixes(cluster.keys, FENCES))
+        world = await read_world(cluster, cluster.keys.prefixes(FENCES))
         _may_be_fenced(world, node)
         found = world.fence(node)
         fence = readable(found, object) if found is not None else Fence()
@@ -74,7 +75,7 @@ async def fence_node(cluster: Cluster, request: Request, node: str) -> int:
 async def check_fence(cluster: Cluster, node: str) -> None:
     """Raise Problem when this node cannot be fenced by hand now: said before anybody is asked for a yes."""
     names.name("node", node)
-    _may_be_fenced(await read_world(cluster, prefixes(cluster.keys, FENCES)), node)
+    _may_be_fenced(await read_world(cluster, cluster.keys.prefixes(FENCES)), node)
 
 
 def _may_be_fenced(world: ClusterState, node: str) -> None:
@@ -93,7 +94,7 @@ def _may_be_fenced(world: ClusterState, node: str) -> None:
 async def check_unfence(cluster: Cluster, node: str) -> None:
     """Raise Problem when the fence of this node must stay: said before anybody is asked for a yes."""
     names.name("node", node)
-    _may_be_lifted(await read_world(cluster, prefixes(cluster.keys, FENCES)), node)
+    _may_be_lifted(await read_world(cluster, cluster.keys.prefixes(FENCES)), node)
 
 
 async def wait_fenced(
@@ -103,7 +104,7 @@ async def wait_fenced(
     last = ""
     follower: StateFollower | None = None
     try:
-        async with asyncio.timeout(timeout_s), follow(cluster, prefixes(cluster.keys, FENCES)) as follower:
+        async with asyncio.timeout(timeout_s), follow(cluster, cluster.keys.prefixes(FENCES)) as follower:
             while True:
                 view = fence_view(follower.world, node)
                 if view is not None and view.state != "open" and (view.fenced_through or 0) > before:
@@ -161,7 +162,7 @@ async def unfence_node(cluster: Cluster, request: Request, node: str, storage: S
     object = check_reason(node, request.reason, "lifting a fence")
 
     async def first() -> Plan[Fence]:
-        world = await read_world(cluster, prefixes(cluster.keys, FENCES))
+        world = await read_world(cluster, cluster.keys.prefixes(FENCES))
         facts, found = _may_be_lifted(world, node), world.fence(node)
         before = found.ok if found is not None else Fence()
         receipt = _about_to_lift(before.receipt, request)
@@ -176,7 +177,7 @@ async def unfence_node(cluster: Cluster, request: Request, node: str, storage: S
         )
 
     before = await commit(cluster, request, first, step="1")
-    world = await read_world(cluster, prefixes(cluster.keys, FENCES))
+    world = await read_world(cluster, cluster.keys.prefixes(FENCES))
     mark, held = world.fence(node), world.facts(node)
     try:
         addresses = _may_be_lifted(world, node).storage_addresses
@@ -201,12 +202,12 @@ async def unfence_node(cluster: Cluster, request: Request, node: str, storage: S
         raise from_storage(error, object) from error
 
     async def second() -> Plan[None]:
-        if unfenced(await read_world(cluster, prefixes(cluster.keys, FENCES)), node):
+        if unfenced(await read_world(cluster, cluster.keys.prefixes(FENCES)), node):
             raise conflict(object, "took VMs meanwhile", "look at it")
         receipt = FenceReceipt(
             at=request.at,
             by=request.by,
-            method=fences.UNBLOCKED,
+            method=UNBLOCKED,
             addresses=addresses,
             verified="read back: not blocked",
             reason=request.reason,
@@ -233,7 +234,7 @@ async def unfence_node(cluster: Cluster, request: Request, node: str, storage: S
         raise conflict(
             object, "came back, or was fenced again, meanwhile; it is blocked once more", "look at it"
         ) from None
-    world = await read_world(cluster, prefixes(cluster.keys, FENCES))
+    world = await read_world(cluster, cluster.keys.prefixes(FENCES))
     view = fence_view(world, node)
     assert view is not None
     return view

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from metastack.core.model import Fencing
 from metastack.core.protocol import fences
+from metastack.core.protocol.fence_proof import UNBLOCKED
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.keys import Kind
 
@@ -48,7 +49,7 @@ def _has(world: ClusterState, node: str, other: str) -> set[str]:
         if by_address or (record is not None and fences.under_way(record, world.generation)):
             found |= set(facts.record.storage_addresses)
     receipt = record.receipt if record is not None else None
-    if record is None or receipt is None or receipt.method == fences.UNBLOCKED or returned(world, other):
+    if record is None or receipt is None or receipt.method == UNBLOCKED or returned(world, other):
         return found
     # Of two that were removed the later one had the address last: it lifted the earlier one's block.
     if facts is not None or record.through > world.fenced_through(node):

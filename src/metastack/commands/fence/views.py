@@ -13,6 +13,7 @@ from msgspec import Struct
 from metastack.core.model import Fence, token
 from metastack.core.placement import node_state
 from metastack.core.protocol import fences
+from metastack.core.protocol.fence_proof import UNBLOCKED
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.keys import Kind
 
@@ -75,7 +76,7 @@ def fence_view(world: ClusterState, name: str) -> FenceView | None:
     view.fenced_through, view.returned = fence.through or None, returned(world, name)
     receipt = fence.receipt
     if receipt is not None:
-        view.state = "unblocked" if receipt.method == fences.UNBLOCKED else "fenced"
+        view.state = "unblocked" if receipt.method == UNBLOCKED else "fenced"
         view.at, view.by, view.method = receipt.at or None, receipt.by, receipt.method
         view.addresses, view.osd_epoch = list(receipt.addresses), receipt.osd_epoch or None
         view.clients, view.users = list(receipt.clients), list(receipt.users)
@@ -112,7 +113,7 @@ def returned(world: ClusterState, node: str) -> bool:
         return True
     fence, facts = world.fence(node), world.facts(node)
     receipt = fence.record.receipt if fence is not None and fence.record is not None else None
-    if facts is None or facts.record is None or (receipt is not None and receipt.method == fences.UNBLOCKED):
+    if facts is None or facts.record is None or (receipt is not None and receipt.method == UNBLOCKED):
         return False
     if not facts.record.uuid:
         return False  # an unblock of a removed node wrote them: no machine did

@@ -14,7 +14,7 @@ from metastack.core.placement import Departure, PlacementEngine, departures
 from metastack.core.state.cluster_state import ClusterState
 
 from ..problem import Code, Problem
-from ..reading import engine_kinds, follow, prefixes
+from ..reading import engine_kinds, follow
 from ..request import Cluster
 from ..vm.reasons import main_reason
 
@@ -25,7 +25,7 @@ _SHOWN: Final = 5
 
 async def wait_drained(cluster: Cluster, node: str, timeout_s: float, told: Callable[[str], None]) -> None:
     """Until no VM is left on the node. Raises Problem when the rest cannot go anywhere, or at the timeout."""
-    wanted = prefixes(cluster.keys, engine_kinds(await cluster.config()))
+    wanted = cluster.keys.prefixes(engine_kinds(await cluster.config()))
     before = ""
     left: list[Departure] = []
     try:

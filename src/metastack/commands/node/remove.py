@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from metastack.core.model import Fence, NodeFacts, NodeSpec, Removal
 from metastack.core.protocol import fences
+from metastack.core.protocol.fence_proof import UNBLOCKED
 from metastack.core.protocol.node_removal import announce_removal
 from metastack.core.protocol.node_removal import remove_node as removal
 from metastack.core.protocol.transaction import Committed
@@ -19,7 +20,7 @@ from metastack.core.state.keys import Kind
 from .. import names
 from ..fence.views import returned
 from ..problem import Problem, conflict, not_found
-from ..reading import prefixes, read_world
+from ..reading import read_world
 from ..request import Cluster, Plan, Request, commit, readable
 
 MARK_S = 30
@@ -46,7 +47,7 @@ class Removed(Struct, kw_only=True):
 async def check_removal(cluster: Cluster, node: str) -> None:
     """Raise Problem when the node must stay: said before anybody is asked for a yes."""
     names.name("node", node)
-    _may_go(await read_world(cluster, prefixes(cluster.keys, KINDS)), node)
+    _may_go(await read_world(cluster, cluster.keys.prefixes(KINDS)), node)
 
 
 async def remove_node(cluster: Cluster, request: Request, node: str) -> Removed:
@@ -56,18 +57,18 @@ async def remove_node(cluster: Cluster, request: Request, node: str) -> Removed:
     keys, object, mark = cluster.keys, f"node {node}", Removal(by=request.by, at=request.at)
 
     async def look() -> Plan[Removed]:
-        facts, fence, _ = _may_go(await read_world(cluster, prefixes(keys, KINDS)), node)
+        facts, fence, _ = _may_go(await read_world(cluster, keys.prefixes(KINDS)), node)
         lease = await cluster.store.grant(MARK_S)
         told = await cluster.commit(announce_removal(keys, node, facts, fence, mark, lease.id))
         entry = await cluster.store.get(keys.removal(node))
         # Safety: it is looked at once more behind the mark; what is seen now is what is forgotten.
-        world = await read_world(cluster, prefixes(keys, KINDS))
+        world = await read_world(cluster, keys.prefixes(KINDS))
         _, fence, spec = _may_go(world, node)
         if not isinstance(told, Committed) or entry is None:
             raise conflict(object, "changed while it was looked at", "look at it, and ask again")
         change = removal(keys, node, seen(Removal, entry), fence, spec)
         receipt = fence.ok.receipt
-        lifted = receipt is None or receipt.method == fences.UNBLOCKED
+        lifted = receipt is None or receipt.method == UNBLOCKED
         return Plan(
             guards=change.guards,
             effects=change.effects,

@@ -14,7 +14,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from metastack.core.model import ClusterConfig, Halt, VmId, VmSpec
+from metastack.core.model import ClusterConfig, Halt, VmId, VmSpec, is_halted
 from metastack.core.protocol.rule_versions import given
 from metastack.core.protocol.transaction import Delete, Guard, Put
 from metastack.core.state.cluster_state import seen
@@ -107,4 +107,4 @@ async def halted(cluster: Cluster, spec: VmSpec) -> bool:
     """Whether the guest switched itself off in this run."""
     found = await cluster.read(Halt, cluster.keys.halt(spec.id))
     halt = None if found is None else readable(found, label_of(spec.id))
-    return halt is not None and halt.uuid == spec.uuid and halt.run >= spec.run
+    return is_halted(spec, halt)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from metastack.core.model import Claim, Halt, Phase, VmId, VmSpec, VmStatus
+from metastack.core.model import Claim, Halt, Phase, VmId, VmSpec, VmStatus, is_halted
 from metastack.core.placement import PlacementEngine, explain
 from metastack.core.state.cluster_state import ClusterState, Seen, wants_on
 from metastack.core.state.keys import Kind
@@ -151,7 +151,7 @@ def _evacuation(world: ClusterState, vm: VmId, held: Seen[Claim]) -> VmView:
 def _halted(world: ClusterState, spec: VmSpec) -> Halt | None:
     found = world.halt(spec.id)
     halt = found.record if found is not None else None
-    return halt if halt is not None and halt.uuid == spec.uuid and halt.run >= spec.run else None
+    return halt if is_halted(spec, halt) else None
 
 
 def _unclaimed(

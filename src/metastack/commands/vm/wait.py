@@ -17,9 +17,9 @@ from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.keys import Kind
 
 from ..problem import Code, Problem, conflict, not_found
-from ..reading import EVERYTHING, StateFollower, explains, follow, prefixes, prefixes_of_vm, read_world
+from ..reading import EVERYTHING, StateFollower, explains, follow, prefixes_of_vm, read_world
 from ..request import Cluster
-from ..views import VmView, vm_view
+from ..vm.views import VmView, vm_view
 from .break_lock import in_the_way, what_to_do
 from .change import label_of
 
@@ -62,7 +62,7 @@ async def wait_vm(
         return None
     wait = _Wait(cluster, found, goal, progress, node)
     wanted = [
-        *prefixes(cluster.keys, (Kind.NODE_ALIVE, Kind.FENCE)),
+        *cluster.keys.prefixes((Kind.NODE_ALIVE, Kind.FENCE)),
         *prefixes_of_vm(cluster.keys, vm, found.volume_uuid),
     ]
     try:
@@ -128,7 +128,7 @@ class _Wait:
                 async with asyncio.timeout(pause):
                     await follower.changed()
             except TimeoutError:
-                everything = await read_world(self._cluster, prefixes(self._cluster.keys, EVERYTHING))
+                everything = await read_world(self._cluster, self._cluster.keys.prefixes(EVERYTHING))
                 self._engine = PlacementEngine(everything)
                 pause = EXPLAIN_EVERY_S
 

@@ -22,6 +22,7 @@ from .durable import (
     Removal,
     Silenced,
     Volume,
+    is_halted,
     resolved_claim,
     resolved_intent,
 )
@@ -133,6 +134,7 @@ __all__ = [
     "VmStatus",
     "Volume",
     "Weights",
+    "is_halted",
     "resolved_claim",
     "resolved_intent",
     "token",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
+from .desired import VmSpec
 from .numbers import Record, token
 from .storage import StoragePlace
 
@@ -129,6 +130,11 @@ class Halt(Record, frozen=True, kw_only=True):
     at: str
     node: str
     message: str = ""
+
+
+def is_halted(spec: VmSpec | None, halt: Halt | None) -> bool:
+    """True when the guest switched itself off in this run of that very VM; a later run voids the halt."""
+    return spec is not None and halt is not None and halt.uuid == spec.uuid and halt.run >= spec.run
 
 
 class Group(Record, frozen=True, kw_only=True):

@@ -3,26 +3,27 @@
 Owns: the only implementation of "may this node take it", "who tries first" and "what if".
 Refuses: clocks, randomness, anything that two agents at one revision could answer differently.
 
-============ ==================================================================================
-nodes        what a node is and may promise
-filters      every reason why not, in words
-groups       affinity, anti-affinity, spread by labels; the tokens that make them hard
-scores       how good a place, part by part
-preferences  what one VM likes that another of its shape does not
-order        nodes for one shape of VM, best first, kept up to date node by node
-gates        who waits, and who starts after whom
-penalties    nodes that could not start a VM
-misses       nodes that are alive but deaf
-line         a VM that waits, and its place in the line
-board        every VM in its place, every waiting VM with those who should take it
-explain      what every node says to a VM, and why
-imagined     a board of a world that is not: nodes lost, nodes added, specs not written yet
-whatif       does everything still fit then, and who would be where
-departures   who should leave a node, and whether anybody would take them
-quality      how good all places together are
-schedule     what a scheduler would hint: places for those who will wait together
-balance      which running VMs should move so that all are better placed
-============ ==================================================================================
+=============== ===============================================================================
+nodes           what a node is and may promise
+filters         every reason why not, in words
+groups          affinity, anti-affinity, spread by labels; the tokens that make them hard
+scores          how good a node is for a VM, part by part
+preferences     what one VM likes that another of its shape does not
+node_order      nodes for one shape of VM, best first, kept up to date node by node
+start_order     which VMs wait for a node, and which start after others
+boot_failures   nodes that could not start a VM
+penalties       nodes that missed their turns
+delays          how long a rank waits for those before it
+pending_queue   a VM that waits, and its place in the line
+engine          every VM in its place, every waiting VM with the nodes that should take it
+explain         what every node says to a VM, and why
+hypothetical    an engine over another world: nodes lost, nodes added, specs not written yet
+whatif          does everything still fit then, and which VM would be where
+evacuation      which VMs should leave a node, and whether another node would take them
+objective       how good all places together are
+schedule        what a scheduler would hint: places for VMs that will wait together
+balance         which running VMs should move so that all are better placed
+=============== ===============================================================================
 """
 
 from .engine import HEAD, PlacementEngine

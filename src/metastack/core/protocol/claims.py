@@ -35,9 +35,7 @@ from ..state.codec import encode
 from ..state.keys import Keys
 from .fences import closed
 from .group_versions import Tokens, bear, heed
-from .guards import Extra, in_session, ride, unchanged
-from .guards import OwnSession as OwnSession
-from .guards import absent as _absent
+from .guards import Extra, OwnSession, absent, in_session, ride, unchanged
 from .transaction import Delete, Put, Transaction
 
 # --- sessions -------------------------------------------------------------------------------------------
@@ -55,7 +53,7 @@ def register(
     one that this session's number begins with.
     """
     key, me = keys.fence(alive.name), keys.node_alive(alive.name)
-    guards = [_absent(me), unchanged(key, fence), unchanged(keys.generation(), since)]
+    guards = [absent(me), unchanged(key, fence), unchanged(keys.generation(), since)]
     effects: list[Put | Delete] = [
         Put(me, encode(alive), leased=True),
         Delete(keys.refusal(alive.name)),
@@ -146,7 +144,7 @@ def claim(
     """
     compared, borne = bear(tokens, vm)
     guards = [
-        _absent(keys.claim(vm)),
+        absent(keys.claim(vm)),
         unchanged(keys.vm_spec(vm), spec),
         in_session(keys, me),
         unchanged(keys.node_facts(me.node), facts),
@@ -160,7 +158,7 @@ def claim(
     ]
     if volume is not None:
         # Safety: two specs that name one disk are never both claimed.
-        guards.append(_absent(keys.volume(volume.project, volume.uuid)))
+        guards.append(absent(keys.volume(volume.project, volume.uuid)))
         effects.append(Put(keys.volume(volume.project, volume.uuid), encode(volume)))
     return Transaction(
         name="claim",

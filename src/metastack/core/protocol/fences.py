@@ -15,9 +15,7 @@ from ..model import Fence, FenceReceipt, NodeFacts, resolved_intent
 from ..state.cluster_state import Seen
 from ..state.codec import encode
 from ..state.keys import Keys
-from .fence_proof import UNBLOCKED as UNBLOCKED
-from .guards import Extra, OwnSession, in_session, ride, unchanged
-from .guards import absent as _absent
+from .guards import Extra, OwnSession, absent, in_session, ride, unchanged
 from .transaction import Delete, Put, Transaction
 
 BY_HAND: Final = "(by hand)"
@@ -70,7 +68,7 @@ def intent(
     return Transaction(
         name="intent",
         guards=(
-            _absent(keys.node_alive(victim)),
+            absent(keys.node_alive(victim)),
             unchanged(keys.fence(victim), found),
             in_session(keys, me),
         ),
@@ -107,7 +105,7 @@ def intent_by_hand(
     )
     return Transaction(
         name="intent_by_hand",
-        guards=(_absent(keys.node_alive(victim)), unchanged(keys.fence(victim), found)),
+        guards=(absent(keys.node_alive(victim)), unchanged(keys.fence(victim), found)),
         effects=(Put(keys.fence(victim), encode(new)),),
     )
 
@@ -160,7 +158,7 @@ def fence_again(
     )
     return Transaction(
         name="fence_again",
-        guards=(_absent(keys.node_alive(victim)), unchanged(keys.fence(victim), found), in_session(keys, me)),
+        guards=(absent(keys.node_alive(victim)), unchanged(keys.fence(victim), found), in_session(keys, me)),
         effects=(Put(keys.fence(victim), encode(new)), *ride(extra)),
     )
 
@@ -175,7 +173,7 @@ def take_over_intent(
     """
     guards = [unchanged(keys.fence(victim), found), in_session(keys, me)]
     if found.ok.intent_by != me.node:
-        guards.append(_absent(keys.node_alive(found.ok.intent_by)))
+        guards.append(absent(keys.node_alive(found.ok.intent_by)))
     new = msgspec.structs.replace(
         found.ok,
         intent_by=me.node,
@@ -242,6 +240,6 @@ def lifted(
         effects.append(Delete(key))
     return Transaction(
         name="lifted",
-        guards=(_absent(keys.node_alive(node)), unchanged(keys.fence(node), found), unchanged(key, facts)),
+        guards=(absent(keys.node_alive(node)), unchanged(keys.fence(node), found), unchanged(key, facts)),
         effects=tuple(effects),
     )

@@ -18,7 +18,7 @@ from ..model import Generation, NodeFacts, Refusal, VmId, token_generation
 from ..state.cluster_state import ClusterState, Seen, mod_of
 from ..state.codec import encode
 from ..state.keys import Keys, Kind
-from .fences import UNBLOCKED
+from .fence_proof import UNBLOCKED
 from .transaction import Delete, Guard, Put, Transaction
 
 

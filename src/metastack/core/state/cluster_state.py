@@ -36,6 +36,7 @@ from ..model import (
     VmSpec,
     VmStatus,
     Volume,
+    is_halted,
     resolved_claim,
     token,
 )
@@ -464,6 +465,4 @@ def wanted(found: Seen[VmSpec] | None, halt: Seen[Halt] | None) -> bool:
     """The same of a spec and a halt that were looked up already."""
     if found is None or found.record is None or found.record.power != "on":
         return False
-    if halt is None or halt.record is None:
-        return True
-    return not (halt.record.uuid == found.record.uuid and halt.record.run >= found.record.run)
+    return halt is None or not is_halted(found.record, halt.record)

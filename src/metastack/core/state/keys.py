@@ -275,7 +275,7 @@ class Keys:
 
 
 def prefix_end(prefix: str) -> bytes:
-    """The first key after every key with this prefix (etcd's range_end)."""
+    """The first key after every key with this prefix (etcd's range_end); ``\\0`` means "no end" to etcd."""
     raw = bytearray(prefix.encode())
     while raw:
         if raw[-1] < 0xFF:

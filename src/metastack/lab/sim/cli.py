@@ -200,9 +200,10 @@ def mutations(
     import msgspec
 
     from .mutation import run as check
+    from .mutation.all import MUTATIONS
 
     root = tests if tests is not None else check.ROOT
-    names = {mutation.name for mutation in check.MUTATIONS}
+    names = {mutation.name for mutation in MUTATIONS}
     if not (root / "scenarios").is_dir() or not set(only or ()) <= names:
         typer.echo(
             f"error: {root}/scenarios is missing, or no such mutation; there are: {' '.join(sorted(names))}",

@@ -34,14 +34,6 @@ def key_of(key: str) -> bytes:
     return key.encode()
 
 
-def prefix_end(prefix: bytes) -> bytes:
-    """The first key after every key that starts with ``prefix``; ``\\0`` means "no end" to etcd."""
-    trimmed = prefix.rstrip(b"\xff")
-    if not trimmed:
-        return b"\0"
-    return trimmed[:-1] + bytes([trimmed[-1] + 1])
-
-
 def txn_of(change: Transaction) -> Any:
     """The change as one TxnRequest; raises Broken."""
     check(change)

@@ -27,9 +27,10 @@ from metastack.core.protocol.transaction import (
 from metastack.ports import Broken, Compacted, LeaseGone, NoSpace, Refused, Unavailable
 from metastack.settings import StoreSettings
 
+from ...core.state.keys import prefix_end
 from .channel import ATTEMPT_S, METADATA, TOTAL_S, Channels, Link, Send, broken_off
 from .limits import named
-from .messages import entry_of, key_of, prefix_end, txn_of
+from .messages import entry_of, key_of, txn_of
 from .watch import WatchState
 
 PAGE: Final = 2000
@@ -86,7 +87,7 @@ class EtcdStore:
 
     async def _list_once(self, prefixes: tuple[str, ...]) -> Snapshot:
         """The first page of every prefix in one transaction, the others at that transaction's revision."""
-        spans = [(key_of(prefix), prefix_end(key_of(prefix))) for prefix in prefixes]
+        spans = [(key_of(prefix), prefix_end(prefix)) for prefix in prefixes]
         heads = [rpc.RangeRequest(key=key, range_end=end, limit=PAGE) for key, end in spans]
         pages, header = await self._at_once(f"list {named(prefixes)}", heads)
         revision = header.revision
@@ -136,7 +137,7 @@ class EtcdStore:
         self, prefix: str, after_revision: int, without: tuple[str, ...] = ()
     ) -> AsyncGenerator[Batch, None]:
         key, left_out = key_of(prefix), tuple(map(key_of, without))
-        watching = WatchState(self._channels, key, prefix_end(key), after_revision, left_out)
+        watching = WatchState(self._channels, key, prefix_end(prefix), after_revision, left_out)
         try:
             while True:
                 yield await watching.next()

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from ..engine.lab import Lab
 
 
+def wanted_on(spec: VmSpec, halt: Halt | None) -> bool:
+    """The spec wants it on, and its guest did not switch itself off in this run; apart from the judged code."""
+    halted = halt is not None and halt.uuid == spec.uuid and halt.run >= spec.run
+    return spec.power is Power.ON and not halted
+
+
 def wrong(lab: Lab) -> list[str]:
     """Everything that is not as wished; empty when all is well."""
     keys, cluster = lab.keys, lab.cluster
@@ -63,8 +69,7 @@ def wrong(lab: Lab) -> list[str]:
     for vm, spec in specs.items():
         raw = cluster.get(keys.halt(vm))
         halt = decode(Halt, raw.value) if raw is not None else None
-        off = halt is not None and halt.uuid == spec.uuid and halt.run >= spec.run
-        if spec.power is Power.OFF or off:
+        if not wanted_on(spec, halt):
             continue
         running.add(spec.uuid)
         if _lost(lab, spec, statuses.get(vm)):

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ....core.model import Claim, Fence, Halt, NodeSpec, Phase, PinMove, Power, VmId, VmSpec, VmStatus
+from ....core.model import Claim, Fence, Halt, NodeSpec, Phase, PinMove, VmId, VmSpec, VmStatus
 from ....core.protocol.transaction import KeyEvent
 from ....core.state.cluster_state import seen
 from ....core.state.keys import Kind
 from ..engine.etcd import RESTORED
+from .converged import wanted_on
 
 if TYPE_CHECKING:
     from ..engine.lab import Lab
@@ -98,11 +99,8 @@ class PlacementJudge:
         self._nodes[name] = spec
 
     def _wanted(self, vm: VmId) -> bool:
-        """Its spec wants it on, and its guest did not switch itself off in this run."""
-        spec, halt = self._specs.get(vm), self._halts.get(vm)
-        if spec is None or spec.power is not Power.ON:
-            return False
-        return halt is None or halt.uuid != spec.uuid or halt.run < spec.run
+        spec = self._specs.get(vm)
+        return spec is not None and wanted_on(spec, self._halts.get(vm))
 
     def _there(self, vm: VmId, topology: str) -> tuple[VmSpec, str] | None:
         """What was claimed and in which domain it is; None when it does not count."""

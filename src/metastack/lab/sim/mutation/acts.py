@@ -169,7 +169,7 @@ ACTS: Final[tuple[Mutation, ...]] = (
                 "claim = await node.store.get(node.keys.claim(vm))",
                 "claim = None",
             ),
-            *agent("upkeep.sweeper", "Sweeper.disk", "if await self.removal.used(uuid):", "if False:"),
+            *agent("upkeep.sweeper", "Sweeper.disk", "if await self._remover.used(uuid):", "if False:"),
         ),
         ("deleted-while-its-disk-is-made",),
         evidence="stuck",

@@ -50,7 +50,7 @@ GATE: Final[tuple[Mutation, ...]] = (
         agent(
             "reconcile.domain_actions",
             "DomainActions.boot",
-            "if not await self.gate.passes(spec, memory):",
+            "if not await self._gate.passes(spec, memory):",
             "if False:",
         ),
         ("claim-deleted-of-a-hung-owner",),
@@ -80,7 +80,7 @@ GATE: Final[tuple[Mutation, ...]] = (
         agent(
             "reconcile.domain_actions",
             "DomainActions.resume",
-            "if not await self.gate.passes(view.spec.ok, memory, resuming=True):",
+            "if not await self._gate.passes(view.spec.ok, memory, resuming=True):",
             "if False:",
         ),
         ("disk-opened-while-paused",),

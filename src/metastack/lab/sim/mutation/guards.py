@@ -11,7 +11,7 @@ from typing import Final
 from .mutation import CHANGES, SESSION, Mutation, Patch, agent, fence_guard, guard
 
 _CLAIM_VOLUME: Final = (
-    Patch(CHANGES, "claim", "guards.append(_absent(keys.volume(volume.project, volume.uuid)))", "pass"),
+    Patch(CHANGES, "claim", "guards.append(absent(keys.volume(volume.project, volume.uuid)))", "pass"),
 )
 _STRANGE_CLAIM: Final = agent("reconcile.claimer", "Claimer.claim", "self._refuse_strange_disk(spec, memory)")
 _STRANGE_BOOT: Final = agent(
@@ -53,7 +53,7 @@ GUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "claim-absent",
         "claim: nobody has it",
-        guard("claim", "_absent(keys.claim(vm))"),
+        guard("claim", "absent(keys.claim(vm))"),
         ("two-nodes-claim-at-once",),
     ),
     Mutation(
@@ -99,7 +99,7 @@ GUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "claim-recalled",
         "a claim whose outcome is unknown is recalled before its room is given to another",
-        agent("reconcile.vm_reconciler", "VmReconciler._settle", "await self._claimer.claims.recall(vm)"),
+        agent("reconcile.vm_reconciler", "VmReconciler._settle", "await self._claims.recall(vm)"),
         ("sibling-claim-arrives-late",),
     ),
     Mutation(
@@ -143,7 +143,7 @@ GUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "intent-absent",
         "intent: the victim's alive key is absent in that transaction",
-        fence_guard("intent", "_absent(keys.node_alive(victim))"),
+        fence_guard("intent", "absent(keys.node_alive(victim))"),
         ("intent-arrives-late",),
     ),
     Mutation(
@@ -178,7 +178,7 @@ GUARDS: Final[tuple[Mutation, ...]] = (
                 "if entry is not None and entry.lease:",
                 "if False:",
             ),
-            *guard("register", "_absent(me)"),
+            *guard("register", "absent(me)"),
         ),
         ("agent-restarts-within-its-lease",),
         evidence="stuck",

@@ -153,7 +153,7 @@ HOSTS: Final[tuple[Mutation, ...]] = (
         "of a disk that two projects' records name only the younger record is removed",
         (
             *agent("upkeep.sweeper", "Sweeper.disk", "not in (None, (project, uuid))", "is None"),
-            *agent("upkeep.sweeper", "Sweeper.disk", "if await self.removal.used(uuid):", "if False:"),
+            *agent("upkeep.sweeper", "Sweeper.disk", "if await self._remover.used(uuid):", "if False:"),
         ),
         ("spec-copied-under-another-name",),
         evidence="destroyed",

@@ -58,7 +58,7 @@ OWNER: Final[tuple[Mutation, ...]] = (
     Mutation(
         "named-by-any-spec",
         "no disk goes to the trash while a spec of any name has its UUID",
-        agent("upkeep.sweeper", "Sweeper.disk", "if await self.removal.used(uuid):", "if False:"),
+        agent("upkeep.sweeper", "Sweeper.disk", "if await self._remover.used(uuid):", "if False:"),
         ("spec-renamed-by-hand",),
         evidence="destroyed",
     ),

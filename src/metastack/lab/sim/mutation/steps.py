@@ -62,7 +62,7 @@ STEPS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "unblock-mark",
         "an unblock under way is marked on the disk before it is sent (CE7)",
-        agent("session.session", "Session._unblock", "await self._unfit.wait(self._begin_unblock)"),
+        agent("session.session", "Session._unblock", "await self._config_retry.wait(self._begin_unblock)"),
         ("unblock-pending-when-its-agent-dies",),
     ),
     Mutation(

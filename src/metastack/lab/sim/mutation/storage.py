@@ -64,7 +64,7 @@ STORAGE: Final[tuple[Mutation, ...]] = (
         agent(
             "reconcile.domain_actions",
             "DomainActions.boot",
-            "await self.fence_check.proven(vm, claim, memory, again=True)",
+            "await self._fence_check.proven(vm, claim, memory, again=True)",
             "True",
         ),
         ("block-lifted-before-the-boot",),
@@ -75,7 +75,7 @@ STORAGE: Final[tuple[Mutation, ...]] = (
         agent(
             "reconcile.vm_reconciler",
             "VmReconciler._release",
-            "await self._guests.fence_check.proven(view.vm, held.ok, memory, again=False)",
+            "await self._fence_check.proven(view.vm, held.ok, memory, again=False)",
             "True",
         ),
         ("block-lifted-before-a-release",),

@@ -16,7 +16,6 @@ from msgspec.structs import replace
 
 from ....commands.cluster.upgrade import NEEDED
 from ....commands.cluster.upgrade_views import upgrade_view
-from ....commands.reading import prefixes
 from ....core.model import ClusterConfig
 from ....core.protocol.transaction import Batch, Entry, KeyEvent, Outcome, Put, Snapshot, Transaction
 from ....core.state.cluster_state import ClusterState
@@ -138,7 +137,7 @@ def _older(lab: Lab, args: tuple[str, ...]) -> Undo | None:
 def _upgrade_finish(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     """A person finishes the upgrade (``metastack cluster upgrade-finish``), if every agent is new."""
     world = ClusterState(lab.keys)
-    entries = [entry for prefix in prefixes(lab.keys, NEEDED) for entry in lab.cluster.under(prefix)]
+    entries = [entry for prefix in lab.keys.prefixes(NEEDED) for entry in lab.cluster.under(prefix)]
     world.load(Snapshot(revision=lab.cluster.revision, entries=tuple(entries)))
     view, found = upgrade_view(world), world.settings_seen()
     if view.done or view.behind or view.silent or (found is not None and found.record is None):
