@@ -53,7 +53,7 @@ class ClusterConfig(Record, frozen=True, kw_only=True):
     weight_last_node: Annotated[float, Meta(ge=0.0, le=100.0)] = 0.0
     """How much it counts for a place that the VM ran there last."""
     spare_nodes: Annotated[int, Meta(ge=0, le=64)] = 0
-    """Refuse new VMs that would not leave room for those of any so many lost nodes."""
+    """Refuse new VMs that would leave too little capacity for the VMs of this many lost nodes."""
     boots_at_once: Annotated[int, Meta(ge=1, le=64)] = 4
     """VMs that one node boots at the same time; the rest wait in the order of their priority."""
     brake_percent: Annotated[int, Meta(ge=0, le=100)] = 50
