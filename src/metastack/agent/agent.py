@@ -199,7 +199,7 @@ class Agent:
                 task.cancel()
         self._queue.close()
         self._readiness.close()
-        log.info("stopping", node=node.name)
+        log.info("agent_stopping", node=node.name)
         await node.session.leave()
         await node.network.close()
         await quiet_in_time("closing the hypervisor", node.hypervisor.close())
@@ -217,7 +217,7 @@ class Agent:
         try:
             await self.node.storage.open()
         except Fenced as error:
-            log.warning("storage_shuts_us_out", node=self.node.name, error=str(error))
+            log.warning("storage_blocks_node", node=self.node.name, error=str(error))
         await self._health.try_rights(self.node.storage)
 
     # --- what changed
@@ -300,7 +300,7 @@ class Agent:
         try:
             await self._reconciler.publish(vm)
         except (Refused, Unavailable) as error:
-            log.info("refusal_not_told", key=key, error=str(error))
+            log.info("vm_status_publish_failed", key=key, error=str(error))
             return False
         return True
 
@@ -379,7 +379,7 @@ class Agent:
             async with asyncio.timeout(STORAGE_ANSWER_S):
                 await self._secrets.look()
         except (TimeoutError, Unavailable, Refused) as error:
-            log.warning("keys_not_read", node=self.node.name, error=str(error))
+            log.warning("keys_reload_failed", node=self.node.name, error=str(error))
 
     async def _drained(self) -> None:
         """Return when no worker is in the middle of anything."""
@@ -400,7 +400,7 @@ class Agent:
                     await self._read_keys()
                     await self._check_blocked()
             except (Unavailable, Refused) as error:
-                log.info("full_look_failed", error=str(error))
+                log.info("resync_failed", error=str(error))
                 if self._health.silent:
                     self._queue.add_after(route.BLOCKED, RETRY_S)
             self._health.kept(self.node.informer.past.try_keep())
@@ -440,7 +440,7 @@ class Agent:
         try:
             await self._note_domains()
         except (Unavailable, Refused) as error:
-            log.info("domains_not_listed", error=str(error))
+            log.info("domain_list_failed", error=str(error))
 
     def _name_of(self, uuid: str) -> VmId | None:
         for vm, uuids in self._reconciler.known.items():

@@ -32,6 +32,6 @@ async def patiently(what: str, step: Callable[[], Awaitable[None]], stop: asynci
             await step()
             return
         except (Unavailable, Refused) as error:
-            log.warning("start_waits", waits_for=what, error=str(error), retry_in_s=backoff_s)
+            log.warning("startup_deferred", waits_for=what, error=str(error), retry_in_s=backoff_s)
         if not await is_set_within(stop, backoff_s):
             backoff_s = min(10.0, backoff_s * 2)

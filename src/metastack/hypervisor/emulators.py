@@ -106,7 +106,7 @@ class Emulators:
         start, uuid = self._known.get(pid, ("", ""))
         if pid not in self._said:
             self._said.add(pid)
-            log.warning("process_does_not_answer", pid=pid, uuid=uuid, what="its command line cannot be read")
+            log.warning("process_unreadable", pid=pid, uuid=uuid, what="its command line cannot be read")
         return uuid if start and start == self._start(pid) else ""
 
     def _start(self, pid: int) -> str:
@@ -138,7 +138,7 @@ class Emulators:
             try:
                 if self._uuid_of(pid) != uuid:
                     continue
-                log.warning("qemu_ended", uuid=uuid, pid=pid, why="libvirtd did not end it")
+                log.warning("qemu_killed", uuid=uuid, pid=pid, why="libvirtd did not end it")
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
                 if not select.select([handle], [], [], _END_S)[0]:
                     raise Unavailable(f"kill {uuid}: its QEMU (process {pid}) does not end")

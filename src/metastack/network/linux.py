@@ -105,7 +105,7 @@ class LinuxNetwork:
             listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         except PermissionError:
             self._may_listen = False
-            log.warning("addresses_not_learned", why="a packet socket needs CAP_NET_RAW")
+            log.warning("bridge_listen_failed", why="a packet socket needs CAP_NET_RAW")
             return
         try:
             # The filter goes in before the bind: a socket of protocol 0 receives nothing until then.
@@ -113,7 +113,7 @@ class LinuxNetwork:
             listener.bind((bridge, _ETH_P_ALL))
         except OSError as error:
             listener.close()
-            log.warning("addresses_not_learned", bridge=bridge, why=str(error))
+            log.warning("bridge_listen_failed", bridge=bridge, why=str(error))
             return
         self._sockets[bridge] = listener
         self._read_on(bridge, listener)

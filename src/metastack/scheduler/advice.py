@@ -60,7 +60,7 @@ class Advice:
                 try:
                     outcome = await self._store.commit(change)
                 except Unavailable as error:
-                    log.warning("hints_not_written", error=str(error), retry_in_s=_RETRY_S)
+                    log.warning("advice_write_failed", error=str(error), retry_in_s=_RETRY_S)
                     self._news.set()
                     await asyncio.sleep(_RETRY_S)
                     break
@@ -82,7 +82,7 @@ class Advice:
             if vm not in plan.places and not (vm in waiting and waiting[vm].head[:1] == (standing[vm].node,))
         ]
         if told:
-            log.info("advised", vms=len(told), ahead=plan.ahead, gain=plan.why, term=term.revision)
+            log.info("advice_written", vms=len(told), ahead=plan.ahead, gain=plan.why, term=term.revision)
         if gone:
             log.info("advice_withdrawn", vms=len(gone), term=term.revision)
         puts, drops = iter(told.items()), iter(gone)

@@ -68,7 +68,7 @@ class Election:
                         lease = await self._store.renew(lease)
                         deadline.reschedule(lease.deadline_s)
                     except Unavailable as error:
-                        log.info("lease_not_renewed", error=str(error))
+                        log.info("lease_renewal_failed", error=str(error))
                         await asyncio.sleep(_RETRY_S)
         except TimeoutError:
             return "the lease could not be renewed in time"

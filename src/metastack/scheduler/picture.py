@@ -49,7 +49,7 @@ class Picture:
                 backoff_s = 0.1
                 await self._follow()
             except (Unavailable, Refused) as error:
-                log.warning("store_unreachable", error=str(error), retry_in_s=backoff_s)
+                log.warning("etcd_unreachable", error=str(error), retry_in_s=backoff_s)
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(_MOST_RETRY_S, backoff_s * 2)
 
@@ -82,7 +82,7 @@ class Picture:
         except TimeoutError:
             return
         except Compacted:
-            log.info("picture_compacted", revision=self.world.revision)
+            log.info("watch_compacted", revision=self.world.revision)
 
     def _told(self, touched: Collection[ParsedKey]) -> None:
         self.engine.update(sorted(touched, key=lambda key: (key.kind, key.names)))

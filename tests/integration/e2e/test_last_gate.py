@@ -19,7 +19,7 @@ from metastack.store.etcd.store import EtcdStore
 pytestmark = [pytest.mark.lab, pytest.mark.ceph, pytest.mark.etcd, pytest.mark.libvirt]
 
 
-TOLD = ("disk_is_open", "fencing", "fenced", "booted")
+TOLD = ("disk_held", "fencing", "fenced", "booted")
 
 
 def delete_claim(lab: Lab, name: str) -> None:
@@ -64,7 +64,7 @@ def test_a_claim_deleted_while_its_owners_agent_hangs(lab: Lab) -> None:
         there = after["node"]
         assert lab.node("n1")["fence"]["reason"].startswith("default/orphan: its disk is open by")
         told = said(lab, there, *TOLD)[before[there] :]
-        start = told.index("disk_is_open")
+        start = told.index("disk_held")
         assert "booted" not in told[start : told.index("fenced", start) if "fenced" in told[start:] else None]
     finally:
         lab.cluster.host("n1").thaw_agent()
@@ -122,7 +122,7 @@ def test_a_killed_qemu_is_started_again_without_waiting_for_its_watch(lab: Lab) 
     took_s = lab.until("another QEMU", lambda: pids(lab, vm["uuid"]) not in ([], [before]), 60)
     assert lab.boots("shot") == 2, "the guest came up, so it got the lock"
     assert took_s < 20
-    assert "client_shut_out" in said(lab, "n3", "client_shut_out")
+    assert "client_evicted" in said(lab, "n3", "client_evicted")
 
 
 def _clients(lab: Lab, node: str, uuid: str) -> str:

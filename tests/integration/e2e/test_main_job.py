@@ -74,7 +74,7 @@ def test_libvirtd_dies_and_the_guest_is_still_ours(lab: Lab) -> None:
     before = pids(lab)
     lab.cluster.host("n2").stop("libvirtd", signal.SIGKILL)
     lab.cluster.host("n2").start_libvirtd()
-    lab.until("the agent is connected again", lambda: lab.events("n2", "libvirtd_back"))
+    lab.until("the agent is connected again", lambda: lab.events("n2", "libvirtd_reconnected"))
     assert pids(lab) == before
     lab.do("vm", "stop", "steady", "--force")
     assert lab.until_vm("steady", phase="stopped")["node"] is None

@@ -66,7 +66,7 @@ def test_a_clone_of_a_living_host_does_not_hurt_it(lab: Lab, tmp_path: Path) -> 
     host.stop_agent()
     try:
         with agent_beside(host, tmp_path, name="n1", state_dir=str(tmp_path / "agent")) as (clone, log):
-            said = '"event":"another_machine"'
+            said = '"event":"node_name_taken"'
             lab.until("the clone is refused", lambda: said in log.read_text(), REFUSED_WITHIN_S)
             assert clone.poll() is None, log.read_text()
             assert not lab.qemu("n3"), log.read_text()

@@ -80,12 +80,12 @@ class Informer:
                 finally:
                     self._stream = None
             except TimeoutError:
-                log.info("mirror_again", revision=self.world.revision)
+                log.info("informer_resync", revision=self.world.revision)
             except Compacted:
-                log.info("mirror_compacted", revision=self.world.revision)
+                log.info("watch_compacted", revision=self.world.revision)
             except (Unavailable, Denied) as error:
                 if not self.went_back:  # that was said, loudly
-                    log.warning("store_unreachable", error=str(error), retry_in_s=backoff_s)
+                    log.warning("etcd_unreachable", error=str(error), retry_in_s=backoff_s)
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(5.0, backoff_s * 2)
 
@@ -180,7 +180,7 @@ class Informer:
         """
         nothing = Transaction(name="probe", guards=(), effects=(Delete(self._keys.nothing()),))
         outcome = await self._store.commit(nothing)
-        log.info("older_term_said", said=snapshot.term, known=self.past.known.term, true=outcome.term)
+        log.info("etcd_term_probed", said=snapshot.term, known=self.past.known.term, true=outcome.term)
         return replace(snapshot, term=max(snapshot.term, outcome.term))
 
     async def reached(self, revision: int, timeout_s: float = 10.0) -> None:

@@ -125,7 +125,7 @@ class FenceCheck:
         told = "; ".join(f"{name}: {why}" for name, why in found.items())
         message = f"waits: a fence that it was taken over by does not hold ({told}); it is made again"
         if memory.message != message:
-            log.error("fence_does_not_stand", vm=str(vm), node=node.name, why=told)
+            log.error("fence_not_in_force", vm=str(vm), node=node.name, why=told)
         memory.message, memory.retry_at_s = message, asyncio.get_running_loop().time() + AGAIN_S
         for name, why in found.items():
             await self._again(name, why)
@@ -146,4 +146,4 @@ class FenceCheck:
             node.keys, node.session.me, victim, found, node.clock.stamp(), reason, extra
         )
         if await node.commit(change):
-            log.warning("fence_again", node=node.name, victim=victim, why=why)
+            log.warning("fence_repeated", node=node.name, victim=victim, why=why)

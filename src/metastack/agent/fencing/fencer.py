@@ -204,7 +204,7 @@ class Fencer:
             return action.again_in_s
         if isinstance(action, plan.OpenIntent):
             if why := await self._perhaps_more(victim):
-                log.info("fence_waits", node=self._node.name, victim=victim, why=why)
+                log.info("fence_deferred", node=self._node.name, victim=victim, why=why)
                 return LATE_AGAIN_S
             action = self._in_turn(self._view(victim))  # time has passed: another may be at it
             if isinstance(action, plan.Idle):
@@ -297,7 +297,7 @@ class Fencer:
                 self._hold_off(victim, f"the fence does not count: {flaw}")
         else:
             # The intent was taken over or cancelled meanwhile. Is the victim back, it finds the block itself.
-            log.warning("fence_came_late", node=node.name, victim=victim)
+            log.warning("fence_superseded", node=node.name, victim=victim)
 
     async def _intent(self, victim: str, action: plan.FenceAction) -> Seen[Fence] | None:
         """My open intent, written if need be; None when somebody was faster."""
@@ -362,11 +362,11 @@ class Fencer:
             logged_s=now_s if loud else logged_s,
         )
         if passing and await node.commit(fences.pass_intent(node.keys, node.session.me, victim, mine)):
-            log.warning("fence_passed_on", node=node.name, victim=victim, tries=count)
+            log.warning("fence_handed_over", node=node.name, victim=victim, tries=count)
 
     def _hold_off(self, victim: str, why: str) -> None:
         now_s = asyncio.get_running_loop().time()
-        log.error("fence_does_not_count", node=self._node.name, victim=victim, why=why)
+        log.error("fence_rejected", node=self._node.name, victim=victim, why=why)
         self._failed[victim] = Failed(count=PASS_AFTER, why=why, until_s=now_s + PASS_S, logged_s=now_s)
 
     @property

@@ -59,7 +59,7 @@ class SilentNodes:
             try:
                 await self.look()
             except (Unavailable, Refused) as error:
-                log.info("silent_nodes_not_looked_at", node=self._node.name, error=str(error))
+                log.info("silent_node_check_failed", node=self._node.name, error=str(error))
 
     async def look(self) -> None:
         self._note()
@@ -155,4 +155,4 @@ class SilentNodes:
             at=node.clock.stamp(),
         )
         if await node.commit(change):
-            log.warning("fencing_silent", node=node.name, victim=victim, silent_since=since, witness=name)
+            log.warning("fencing_silent_node", node=node.name, victim=victim, silent_since=since, witness=name)

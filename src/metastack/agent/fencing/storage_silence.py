@@ -92,7 +92,7 @@ class StorageSilence:
 
     def _answered(self, revision: int) -> None:
         if self.since:
-            log.warning("storage_answers", node=self._node.name, silent_since=self.since)
+            log.warning("storage_recovered", node=self._node.name, silent_since=self.since)
         self.since, self._misses = "", 0
         if revision:
             self.proved = max(self.proved, revision)

@@ -100,7 +100,7 @@ class Watchdog:
             elif now_s - self._since_s < PATIENCE_S:
                 device.pet()
             else:
-                log.error("watchdog_bites", node=node.name, why="fenced guests could not be killed")
+                log.error("watchdog_expiring", node=node.name, why="fenced guests could not be killed")
         except OSError as error:
             if self._failed != str(error):
                 self._failed = str(error)

@@ -129,13 +129,13 @@ class BootGate:
 
     async def _evict(self, vm: VmId, volume: str, client: str, *, dead: bool, why: str) -> None:
         await self._node.storage.evict(volume, client, dead=dead)
-        log.warning("client_shut_out", vm=str(vm), node=self._node.name, client=client, why=why)
+        log.warning("client_evicted", vm=str(vm), node=self._node.name, client=client, why=why)
 
     def _waits(self, spec: VmSpec, memory: VmMemory, opener: Opener, what: str, soon: bool) -> None:
         """Say who is in the way, and look again: soon at first, later less often."""
         at_gate, now_s = memory.gate, asyncio.get_running_loop().time()
         if at_gate.since_s is None or at_gate.held_by != opener.client:
-            log.warning("disk_is_open", vm=str(spec.id), node=self._node.name, client=opener.client, what=what)
+            log.warning("disk_held", vm=str(spec.id), node=self._node.name, client=opener.client, what=what)
         at_gate.since_s = now_s if at_gate.since_s is None else at_gate.since_s
         at_gate.held_by = opener.client
         late = now_s - at_gate.since_s >= gate.PATIENCE_S
@@ -209,7 +209,7 @@ class BootGate:
         except Fenced:
             pass  # shut out for now: the session's way back has it stay so
         except (TimeoutError, Unavailable, Refused) as error:
-            log.warning("client_left_behind", vm=str(vm), node=self._node.name, error=str(error))
+            log.warning("client_evict_failed", vm=str(vm), node=self._node.name, error=str(error))
 
 
 def _unwatched(memory: VmMemory, openers: tuple[Opener, ...]) -> dict[str, float]:

@@ -93,7 +93,7 @@ class DomainActions:
                 if entry is None or entry.mod_revision != held.mod:
                     # Safety: watches have been known to lose events. Had that of my own release been lost, this
                     # would start a VM that another node may have claimed by now.
-                    log.info("mirror_was_stale", vm=str(vm), node=node.name, key=node.keys.claim(vm))
+                    log.info("informer_stale", vm=str(vm), node=node.name, key=node.keys.claim(vm))
                     await node.informer.look()
                     return False
                 if node.session.token != claim.session:
@@ -243,7 +243,7 @@ class DomainActions:
         pid = await self._gate.qemu(uuid, lost=True)
         if pid:
             await self._ordered(memory, self._node.hypervisor.kill(uuid))
-            log.warning("lost_qemu_ended", vm=str(view.vm), node=self._node.name, uuid=uuid, pid=pid)
+            log.warning("orphan_qemu_killed", vm=str(view.vm), node=self._node.name, uuid=uuid, pid=pid)
             await self._gate.leave(view.vm, volume, memory.clients)
         return bool(pid)
 
@@ -257,7 +257,7 @@ class DomainActions:
         memory.asked_at_s = now_s
         await self._ordered(memory, self._node.hypervisor.shutdown(uuid))
         if first:
-            log.info("asked_to_stop", vm=str(view.vm), node=self._node.name)
+            log.info("shutdown_requested", vm=str(view.vm), node=self._node.name)
         return first
 
     async def resume(self, view: VmSnapshot, action: plan.ResumeGuest, memory: VmMemory) -> None:

@@ -55,7 +55,7 @@ class DriftDetector:
         await self._compare(view, memory)
         memory.held_drift = bool(memory.elsewhere)
         if memory.held_drift:
-            log.warning("end_held_back", vm=str(view.vm), node=self._node.name, writes=memory.elsewhere)
+            log.warning("kill_withheld", vm=str(view.vm), node=self._node.name, writes=memory.elsewhere)
         return memory.held_drift
 
     async def _compare(self, view: VmSnapshot, memory: VmMemory) -> bool:
@@ -66,7 +66,7 @@ class DriftDetector:
             live = await self._node.hypervisor.live(domain.uuid)
             source = await self._node.storage.disk_source(spec.volume_uuid)
         except (NotFound, Refused) as error:
-            log.info("drift_not_looked_at", vm=str(view.vm), error=str(error))
+            log.info("drift_check_failed", vm=str(view.vm), error=str(error))
             return False
         except Unavailable:
             if domain.state is DomainState.DEFINED:

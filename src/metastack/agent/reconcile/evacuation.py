@@ -78,7 +78,7 @@ class Evacuation:
         for departure in departures(node.engine, node.name):
             if departure.to:
                 self._going = departure.vm
-                log.info("leaving", vm=str(departure.vm), node=node.name, why=departure.why, to=departure.to)
+                log.info("evacuating", vm=str(departure.vm), node=node.name, why=departure.why, to=departure.to)
                 self._changed(departure.vm)
                 return LOOK_S
         return AGAIN_S

@@ -95,7 +95,7 @@ async def give(node: AgentContext, view: VmSnapshot, reason: str) -> bool:
         until=node.clock.stamp(TTL_S),
         tries=memory.node_faults,
     )
-    event = node.event("vm.given_back", str(vm), f"{node.name} cannot start it: {reason}")
+    event = node.event("vm.returned_to_pending", str(vm), f"{node.name} cannot start it: {reason}")
     me, keys = node.session.me, node.keys
     change = changes.give_back(keys, me, vm, view.claim, view.spec, penalty, lease.id, event)
     if not await node.commit(change):
@@ -103,7 +103,7 @@ async def give(node: AgentContext, view: VmSnapshot, reason: str) -> bool:
             await node.store.revoke(lease)
         return False
     node.memory.forget(vm)
-    log.warning("given_back", vm=str(vm), node=node.name, epoch=view.claim.ok.epoch, why=reason)
+    log.warning("returned_to_pending", vm=str(vm), node=node.name, epoch=view.claim.ok.epoch, why=reason)
     return True
 
 

@@ -76,6 +76,6 @@ async def quiet_in_time(what: str, step: Awaitable[None]) -> bool:
         async with asyncio.timeout(STOP_S):
             await step
     except TimeoutError:
-        log.warning("left_in_flight", what=what, hint="the next agent restarts libvirtd before it looks")
+        log.warning("stop_timed_out", what=what, hint="the next agent restarts libvirtd before it looks")
         return False
     return True

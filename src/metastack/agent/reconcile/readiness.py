@@ -65,7 +65,7 @@ class Readiness:
             try:
                 again_s = await self._ask(vm)
             except (Unavailable, Refused) as error:
-                log.info("not_asked", vm=str(vm), error=str(error))
+                log.info("readiness_probe_failed", vm=str(vm), error=str(error))
                 again_s = AGAIN_MOST_S
             finally:
                 self._queue.done(vm)
@@ -89,7 +89,7 @@ class Readiness:
             if await self._node.network.answers(address, spec.ha.ready_port, ANSWER_S):
                 self._answered[vm] = boot
                 self._tries.pop(vm, None)
-                log.info("answers", vm=str(vm), node=self._node.name, port=spec.ha.ready_port)
+                log.info("guest_ready", vm=str(vm), node=self._node.name, port=spec.ha.ready_port)
                 self._changed(vm)
                 return 0.0
         tries = self._tries[vm] = self._tries.get(vm, 0) + 1

@@ -29,7 +29,7 @@ class StuckSteps:
         """One more; true when it is to be reported now: until it was :meth:`told`."""
         times = self._times[key] = self._times.get(key, 0) + 1
         if times == REPORT_AT:
-            log.warning("refused_again_and_again", node=self._node, key=key, times=times, error=str(error))
+            log.warning("step_stuck", node=self._node, key=key, times=times, error=str(error))
         return times >= REPORT_AT and key not in self._told
 
     def told(self, key: Key) -> None:

@@ -166,7 +166,7 @@ class VmReconciler:
         for key, revision in expected.items():
             entry = await node.store.get(key)
             if (entry.mod_revision if entry is not None else 0) != revision:
-                log.info("mirror_was_stale", vm=str(view.vm), node=node.name, key=key)
+                log.info("informer_stale", vm=str(view.vm), node=node.name, key=key)
                 await node.informer.look()
                 return False
         return True
@@ -257,7 +257,7 @@ class VmReconciler:
             what, message = await self._gate.break_lock(view, memory, found)
         except Unavailable as error:
             # The request stays; whatever else the VM needs goes on.
-            log.info("break_lock_waits", vm=str(view.vm), node=node.name, error=str(error))
+            log.info("break_lock_deferred", vm=str(view.vm), node=node.name, error=str(error))
             return False
         request = found.record
         ident = request.request_id if request is not None else node.clock.ident()[:12]
@@ -277,7 +277,7 @@ class VmReconciler:
         )
         if await node.commit(locks.answer(node.keys, node.session.me, view.vm, held, found, key, event)):
             memory.retry_at_s = 0.0
-            log.warning("break_lock", vm=str(view.vm), node=node.name, what=what, message=message)
+            log.warning("break_lock_answered", vm=str(view.vm), node=node.name, what=what, message=message)
         return True
 
     def _held(self, view: VmSnapshot) -> Seen[Claim]:

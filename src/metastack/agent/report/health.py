@@ -100,9 +100,9 @@ class Health(Struct, kw_only=True):
     def kept(self, why: str) -> None:
         """What was seen of etcd was to be kept on this host's disk: why it could not be; empty: it was."""
         if why and why != self.disk_why:
-            log.error("state_dir_fails", error=why)
+            log.error("state_dir_failed", error=why)
         elif self.disk_why and not why:
-            log.warning("state_dir_is_back")
+            log.warning("state_dir_recovered")
         self.disk_why = why
 
     @property

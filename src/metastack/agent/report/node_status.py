@@ -140,7 +140,7 @@ class NodeStatusReporter:
             try:
                 await node.commit(changes.announce(node.keys, node.session.me, wanted))
             except (Unavailable, Refused) as error:
-                log.info("announce_failed", error=str(error))
+                log.info("node_status_publish_failed", error=str(error))
 
     def _worth_it(self, said: NodeAlive | None, wanted: NodeAlive) -> bool:
         if said == wanted:

@@ -69,6 +69,6 @@ class DistrustReporter:
             put = Put(self._keys.refusal(self._name), encode(record), leased=True)
             await self._store.commit(Transaction(name="refuse", guards=(), effects=(put,), lease=lease.id))
         except (Unavailable, Refused) as error:
-            log.info("refusal_not_told", node=self._name, error=str(error))
+            log.info("refusal_publish_failed", node=self._name, error=str(error))
             return
         self._told = (why, now_s)

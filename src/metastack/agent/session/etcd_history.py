@@ -178,7 +178,7 @@ class EtcdHistory:
             self._refuse("etcd's revisions went back once, and have grown since")
         else:
             if self.why:
-                log.warning("store_is_back", node=self._name)
+                log.warning("etcd_recovered", node=self._name)
             self._known = msgspec.structs.replace(
                 known, revision=max(known.revision, snapshot.revision), term=snapshot.term
             )
@@ -206,7 +206,7 @@ class EtcdHistory:
             self._known = msgspec.structs.replace(self._known, went_back=True)
         self.try_keep()  # until it is, every full look tries it again
         if began:
-            log.error("store_went_back", node=self._name, why=why)
+            log.error("etcd_rolled_back", node=self._name, why=why)
             self.noticed()
 
     def _another(self, cluster_id: int) -> str:

@@ -63,7 +63,7 @@ class LeaseRenewal:
         except LeaseGone:
             return "etcd says that the lease is gone" if self._lease is lease else ""
         except (Unavailable, TimeoutError) as error:
-            log.info("renewal_failed", error=str(error), left_s=round(lease.deadline_s - loop.time(), 2))
+            log.info("lease_renewal_failed", error=str(error), left_s=round(lease.deadline_s - loop.time(), 2))
         else:
             if self._lease is lease:  # it may have moved to another one meanwhile
                 self._lease = renewed

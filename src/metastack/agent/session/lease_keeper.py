@@ -54,7 +54,7 @@ class LeaseKeeper:
                 if not await self._keep():
                     return
             except (Unavailable, Refused) as error:
-                log.info("place_not_kept", node=self._name, error=str(error))
+                log.info("lease_keeper_failed", node=self._name, error=str(error))
             await asyncio.sleep(EVERY_S)
 
     async def _keep(self) -> bool:
@@ -65,7 +65,7 @@ class LeaseKeeper:
         if found.record is None or found.record.boot_id != self._boot_id:
             return False
         if await self._alone():
-            log.warning("place_given_up", node=self._name, why="the storage answers others, and not this node")
+            log.warning("lease_given_up", node=self._name, why="the storage answers others, and not this node")
             await self._store.revoke(Lease(entry.lease, TRY_S, 0.0))
             return False
         if found.record.storage_ok:
@@ -76,7 +76,7 @@ class LeaseKeeper:
             )
             if not isinstance(await self._store.commit(changes.announce(self._keys, me, told)), Committed):
                 return False
-            log.warning("place_kept", node=self._name, session=session, why=WAITS)
+            log.warning("lease_kept", node=self._name, session=session, why=WAITS)
         await self._store.renew(Lease(entry.lease, TRY_S, 0.0))
         return True
 

@@ -120,7 +120,7 @@ class OtherBoot:
             where = f" at {record.address}" if record is not None and record.address else ""
             boot = f" (boot {record.boot_id})" if record is not None and record.boot_id else ""
             if not self._lives:
-                log.error("another_machine", node=self._name, boot=boot.strip(" ()"), address=where[4:])
+                log.error("node_name_taken", node=self._name, boot=boot.strip(" ()"), address=where[4:])
             self._lives = f"another machine{where}{boot} runs an agent under the name {self._name}"
         if renewed:
             self._looked, self._ends_s = looked, latest_s

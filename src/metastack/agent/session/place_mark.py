@@ -78,7 +78,7 @@ class HoldFile:
             self._marks.forget_place()
             self._kept = None
         except LocalTrouble as error:
-            log.debug("place_mark_not_removed", error=str(error))
+            log.debug("lease_mark_remove_failed", error=str(error))
 
     def _keep(self, held: HoldRecord) -> None:
         self.held = held
@@ -88,7 +88,7 @@ class HoldFile:
             self._marks.keep_place(msgspec.json.encode(held).decode())
             self._kept = held
         except LocalTrouble as error:
-            log.debug("place_mark_not_written", error=str(error))
+            log.debug("lease_mark_write_failed", error=str(error))
 
     def _read(self) -> HoldRecord | None:
         if not self._boot_id:

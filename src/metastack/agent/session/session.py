@@ -138,7 +138,7 @@ class Session:
             self.message = (
                 "an agent that died gave the place up: this one stays away, so that others take its VMs"
             )
-            log.warning("place_given_up_before", node=self.name, away_s=round(away_s, 1))
+            log.warning("lease_given_up_before", node=self.name, away_s=round(away_s, 1))
             await asyncio.sleep(away_s)
         while True:
             try:
@@ -164,7 +164,7 @@ class Session:
         """After a session: for a moment; or long enough to be fenced, when this place was held in vain."""
         away_s = await self._place.away_s()
         if away_s >= AWAY_S:
-            log.error("place_given_up", node=self.name, away_s=away_s, why=self.message or self._why)
+            log.error("lease_given_up", node=self.name, away_s=away_s, why=self.message or self._why)
             with suppress(Unavailable, Refused):
                 entry = await self._store.get(self._keys.node_alive(self.name))
                 if entry is not None and entry.lease and self._other_boot.mine(seen(NodeAlive, entry)):
@@ -213,7 +213,7 @@ class Session:
             try:
                 self._marks.leave_clean_exit()
             except LocalTrouble as error:
-                log.warning("no_mark_of_a_clean_exit", error=str(error))  # the next agent restarts libvirtd
+                log.warning("clean_exit_mark_failed", error=str(error))  # the next agent restarts libvirtd
 
     async def follow_ttl(self) -> None:
         """Bring the session under a lease of the configured TTL, when that was changed."""
@@ -440,7 +440,7 @@ class Session:
         await self._config_retry.wait(lambda: self._names.refuse_shared(*self._addresses))
         if self._marks.unblock_pending():
             # Safety (CE7): an unblock that a dead agent sent could land after a later fence.
-            log.warning("waiting_for_pending_unblock", seconds=PENDING_UNBLOCK_S)
+            log.warning("unblock_pending", seconds=PENDING_UNBLOCK_S)
             with self._place.waiting():
                 await asyncio.sleep(PENDING_UNBLOCK_S)
             # Safety: and a monitor that was frozen all the while carries it out when it thaws.
@@ -487,13 +487,13 @@ class Session:
                 for volume, client in left:
                     group.create_task(self._leave_one(volume, client))
         except TimeoutError:
-            log.warning("clients_left_behind", node=self.name, of=len(left), within_s=LEAVE_S)
+            log.warning("client_evict_timeout", node=self.name, of=len(left), within_s=LEAVE_S)
 
     async def _leave_one(self, volume: str, client: str) -> None:
         try:
             await self._storage.evict(volume, client, dead=True)
         except (Unavailable, Refused) as error:
-            log.warning("client_left_behind", node=self.name, client=client, error=str(error))
+            log.warning("client_evict_failed", node=self.name, client=client, error=str(error))
 
     async def _refuse_shared(self) -> None:
         await refuse_shared(self.name, self._addresses, self._keys, self._store)

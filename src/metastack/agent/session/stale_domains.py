@@ -69,7 +69,7 @@ async def _kill_unknown(
         specs = [s.record for _, s in world.specs() if s.record is not None and s.record.uuid == uuid]
         lost = any(claim.node != me or claim.session <= through for claim in claims)
         if uuid not in known and (lost or (shut_out and (claims or specs))):
-            log.warning("lost_qemu_ended", uuid=uuid, pid=pid, why="fenced, and libvirtd does not know it")
+            log.warning("orphan_qemu_killed", uuid=uuid, pid=pid, why="fenced, and libvirtd does not know it")
             await hypervisor.kill(uuid)
 
 

@@ -145,7 +145,7 @@ class StorageClients:
         if old:
             assert known is not None
             await self._write(me, tuple(a for a in declared if a not in old), known.storage_clients)
-            log.info("addresses_dropped", node=self._name, addresses=sorted(old))
+            log.info("storage_addresses_dropped", node=self._name, addresses=sorted(old))
 
     async def prove(self, me: OwnSession) -> None:
         """Before a boot, and now and then: raise unless a client that begins now is under a declared address.
@@ -165,7 +165,7 @@ class StorageClients:
             if known is None:
                 raise Refused("this node's own record is gone")
             log.warning(
-                "address_declared", node=self._name, address=self.seen, configured=list(self._addresses)
+                "storage_address_declared", node=self._name, address=self.seen, configured=list(self._addresses)
             )
             await self._write(me, (*known.storage_addresses, self.seen), known.storage_clients)
             await self.refuse_shared(self.seen)

@@ -44,7 +44,7 @@ class StorageKeys:
             if not changed:
                 await self.teach()
         except (Unavailable, Refused) as error:
-            log.info("keys_not_taught", error=str(error))
+            log.info("secret_update_failed", error=str(error))
             return False
         return changed
 

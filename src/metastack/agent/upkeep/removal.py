@@ -53,7 +53,7 @@ class StuckRemoval:
     def note(self, what: str, why: str) -> None:
         known = self._why.get(what)
         if known is None or known[0] != why:
-            log.warning("not_removed", what=what, why=why)
+            log.warning("removal_failed", what=what, why=why)
         self._why[what] = why, asyncio.get_running_loop().time()
 
     def clear(self, what: str) -> None:
@@ -124,7 +124,7 @@ class Remover:
             own = None
         change = disk_life.rename(node.keys, node.session.me, volume, vm, found, own)
         if await node.commit(change):
-            log.warning("disk_follows_its_vm", volume=record.uuid, was=str(vm), vm=str(spec.id), node=node.name)
+            log.warning("disk_reassigned", volume=record.uuid, was=str(vm), vm=str(spec.id), node=node.name)
         return 0.0
 
     # --- into the trash

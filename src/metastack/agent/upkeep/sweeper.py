@@ -81,13 +81,13 @@ class Sweeper:
         if volume is None or volume.record is None:
             return 0.0
         if not await self._nobody_refers_to(volume.record):
-            log.warning("mirror_was_stale", volume=uuid, node=node.name)
+            log.warning("informer_stale", volume=uuid, node=node.name)
             await node.informer.look()
             return 0.0
         vm = VmId(volume.record.project, volume.record.vm)
         if (first := node.disks.first(uuid)) not in (None, (project, uuid)):
             # Safety: specs of two projects named one disk; it is the other's, and was never used for this one.
-            log.warning("disk_left_to", volume=uuid, vm=str(vm), project=first[0], node=node.name)
+            log.warning("volume_record_dropped", volume=uuid, vm=str(vm), project=first[0], node=node.name)
             await node.commit(changes.forget_volume(node.keys, node.session.me, volume, vm))
             return 0.0
         if await self._remover.used(uuid):
@@ -179,7 +179,7 @@ class Sweeper:
         if any(event is not None and event.by != f"node/{node.name}" for event in events):
             self._agreed = (ticks_ms, now_ms - ticks_ms)
             return True
-        log.debug("events_not_trimmed", node=node.name, why="no event of anybody else is recent by this clock")
+        log.debug("event_trim_skipped", node=node.name, why="no event of anybody else is recent by this clock")
         return False
 
     async def events(self) -> None:

@@ -307,7 +307,7 @@ class Connection:
                 await asyncio.sleep(_LONGEST_WAIT_S)
                 continue
             wait_s = _FIRST_WAIT_S
-            log.info("libvirtd_back", uri=self.uri)
+            log.info("libvirtd_reconnected", uri=self.uri)
             self._on_reconnected()
 
 

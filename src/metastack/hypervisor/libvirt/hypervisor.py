@@ -112,7 +112,7 @@ class LibvirtHypervisor:
         except BaseException:
             await self._connection.close()
             raise
-        log.info("hypervisor_open", uri=self._connection.uri, accel=self._accel.kind, why=self._accel.why)
+        log.info("hypervisor_opened", uri=self._connection.uri, accel=self._accel.kind, why=self._accel.why)
 
     async def close(self) -> None:
         await self._connection.close()
@@ -151,7 +151,7 @@ class LibvirtHypervisor:
                 if domain.managed and domain.end is not EndReason.NONE:
                     await self._write_metadata(domain)
         except Unavailable as error:  # a daemon that is down or hangs is one more reason to restart it
-            log.warning("ends_not_kept", why=str(error))
+            log.warning("exit_reasons_not_saved", why=str(error))
         await self._restart(command)
         if forget_phantoms(self._connection.uri):
             await self._restart(command)

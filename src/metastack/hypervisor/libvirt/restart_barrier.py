@@ -62,9 +62,9 @@ def forget_phantoms(uri: str) -> bool:
             if _NO_PROCESS.search(text) and NAMESPACE in text:
                 path.unlink()
                 found = True
-                log.warning("phantom_forgotten", status=str(path))
+                log.warning("phantom_domain_removed", status=str(path))
         except OSError as error:
-            log.warning("phantom_not_looked_at", status=str(path), error=str(error))
+            log.warning("phantom_domain_check_failed", status=str(path), error=str(error))
     return found
 
 

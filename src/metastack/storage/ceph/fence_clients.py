@@ -127,4 +127,4 @@ def lift(handle: Handle, clients: tuple[str, ...]) -> None:
         try:
             handle.command(f"unblocking {client}", prefix="osd blocklist", blocklistop="rm", addr=plain(client))
         except Denied as error:
-            log.info("entry_left", client=client, why=str(error))
+            log.info("blocklist_entry_left", client=client, why=str(error))

@@ -91,4 +91,4 @@ def _undo(handle: Handle, uuid: str, mark: Mark) -> None:
         ceph_images.delete_image(handle, uuid, mark, unmarked=True)
     except (Refused, Unavailable, rbd.Error) as error:
         # Whoever reads the record's "importing" finds it dead and deletes the image again.
-        log.warning("half_import_left", image=uuid, error=str(error))
+        log.warning("import_cleanup_failed", image=uuid, error=str(error))

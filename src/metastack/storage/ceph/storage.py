@@ -362,7 +362,7 @@ class CephStorage:
             if now == (handle.key, handle.guest_key):
                 return False
             await self._replace()
-        log.warning("keys_read_again", user=self._settings.user, guest_user=self._settings.guest_user)
+        log.warning("keys_reloaded", user=self._settings.user, guest_user=self._settings.guest_user)
         return True
 
     async def _other_keys(self) -> None:
@@ -370,7 +370,7 @@ class CephStorage:
         try:
             await self.read_keys_again()
         except (Denied, Unavailable) as error:
-            log.info("keys_not_replaced", error=str(error))
+            log.info("keys_reload_failed", error=str(error))
 
     async def rights(self) -> tuple[str, ...]:
         return await self._on(self._control, "trying what this user may do", ceph_fence.rights)

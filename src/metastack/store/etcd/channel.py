@@ -163,7 +163,7 @@ class Channels:
         """Ask another endpoint from now on, if ``link`` is the one in use."""
         if link is self.current and len(self.links) > 1:
             self._current = (self._current + 1) % len(self.links)
-            say("debug", "store_rotated", left=link.endpoint, to=self.current.endpoint, why=why)
+            say("debug", "etcd_endpoint_changed", left=link.endpoint, to=self.current.endpoint, why=why)
 
     async def ask(
         self,

@@ -18,10 +18,10 @@ _DROPPED: Final = re.compile(
 )
 _HIDDEN: Final = (
     "unavailable",
-    "renewal_failed",
+    "lease_renewal_failed",
     "hypervisor_reconnected",
-    "domains_not_listed",
-    "full_look_failed",
+    "domain_list_failed",
+    "resync_failed",
 )
 _NUMBER: Final = re.compile(r"\b(session|epoch)=([1-9]\d*)")
 _VM: Final = re.compile(r"\bvm=default/(\S+)")
