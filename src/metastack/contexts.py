@@ -12,8 +12,7 @@ import contextlib
 import fcntl
 import os
 import pwd
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,54 +80,6 @@ def config_path() -> Path:
         return Path(base) / "metastack" / "config.toml"
     home = Path(invoker.pw_dir) if invoker else Path(os.path.expanduser("~"))
     return home / ".config" / "metastack" / "config.toml"
-
-
-# ---------------------------------------------------------------------------------------------------------
-# TOML out: strings, numbers, booleans, lists of strings and tables are all there is
-
-_BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
-
-
-def _quoted(text: str) -> str:
-    out = []
-    for char in text:
-        if char in '"\\':
-            out.append("\\" + char)
-        elif ord(char) < 0x20 or ord(char) == 0x7F:
-            out.append(f"\\u{ord(char):04X}")
-        else:
-            out.append(char)
-    return '"' + "".join(out) + '"'
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return _quoted(value)
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_value(item) for item in value) + "]"
-    raise TypeError(f"no TOML for {type(value).__name__}")
-
-
-def to_toml(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> str:
-    """A nested mapping as TOML; None values are left out."""
-    plain = {key: item for key, item in table.items() if not isinstance(item, dict) and item is not None}
-    lines = [f"{_name(key)} = {_value(item)}" for key, item in plain.items()]
-    if path and (plain or not table):
-        lines.insert(0, "[" + ".".join(_name(part) for part in path) + "]")
-    text = "\n".join(lines) + "\n" if lines else ""
-    for key, item in table.items():
-        if isinstance(item, dict):
-            inner = to_toml(item, (*path, key))
-            text += ("\n" if text and inner else "") + inner
-    return text
-
-
-def _name(key: str) -> str:
-    return key if _BARE.fullmatch(key) else _quoted(key)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -247,13 +198,15 @@ def resolve(name: str = "", endpoints: tuple[str, ...] = ()) -> Context:
 
 
 def _change(edit: Any) -> Path:
+    import tomli_w
+
     path = config_path()
     try:
         with _as_invoker(path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _locked(path.with_name(path.name + ".lock")):
                 file: ContextFile = edit(load(path))
-                _replace(path, to_toml(_tables(file)))
+                _replace(path, tomli_w.dumps(_tables(file)))
     except OSError as error:
         raise ContextError(f"cannot write {path}: {error.strerror}", "check who owns the folder") from None
     return path

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import tomli_w
 from e2e_lab import Lab
 
-from metastack import contexts
 from metastack.lab.dev.plan import CONSOLE_PORT, agent_config
 from metastack.settings import StorageSettings
 
@@ -21,7 +21,7 @@ def test_a_node_that_is_set_to_files(lab: Lab) -> None:
     files = StorageSettings(kind="file", directory=str(lab.cluster.layout.disks))
     wrong = agent_config(host, CONSOLE_PORT, lab.cluster.etcd.endpoints, files)
     try:
-        host.agent_config.write_text(contexts.to_toml(wrong))
+        host.agent_config.write_text(tomli_w.dumps(wrong))
         host.restart_agent()
         said = "kind is file here and ceph in config/storage"
         lab.until("it says which field", lambda: said in (lab.node("n3").get("message") or ""), 60)

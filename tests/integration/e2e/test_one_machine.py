@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from e2e_lab import Lab
 
-from metastack import contexts
 from metastack.lab.dev import proc
 from metastack.lab.dev.host import Host
 
@@ -30,7 +30,7 @@ def agent_beside(host: Host, folder: Path, **changed: Any) -> Iterator[tuple[sub
     settings = tomllib.loads(host.agent_config.read_text())
     settings |= {"run_dir": str(folder / "run"), "console_listen": f"{host.address}:7999", **changed}
     config, log = folder / "agent.toml", folder / "agent.log"
-    config.write_text(contexts.to_toml(settings))
+    config.write_text(tomli_w.dumps(settings))
     argv = [sys.executable, "-m", "metastack.cli.main", "agent", "run", "--config", str(config)]
     with log.open("wb") as out:
         process = subprocess.Popen(

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tomli_w
 from e2e_lab import Lab
 from test_last_gate import delete_claim, pids
 
-from metastack import contexts
 from metastack.lab.dev.ceph import MiniCeph
 from metastack.lab.dev.plan import CONSOLE_PORT, agent_config
 
@@ -88,7 +88,7 @@ def test_a_node_of_another_ceph_never_boots_its_own_disk(
     wrong = agent_config(host, CONSOLE_PORT, lab.cluster.etcd.endpoints, other_ceph.settings("node-n3"))
     before_boots = booted_there(lab)
     try:
-        host.agent_config.write_text(contexts.to_toml(wrong))
+        host.agent_config.write_text(tomli_w.dumps(wrong))
         host.restart_agent()
         lab.until("n3 is new", lambda: lab.node("n3")["session"] not in (None, session))
         # Only n3 has a place for it now: n2 fences, and takes nothing.

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from e2e_lab import Lab
 
-from metastack import contexts
 from metastack.lab.dev.cluster import POOL, Cluster
 from metastack.lab.dev.plan import CONSOLE_PORT, agent_config
 
@@ -61,7 +61,7 @@ table ip shared {{
         settings = self.cluster.storage_settings(name)
         assert settings.guest_user == f"node-{name}-guests"
         config = agent_config(host, CONSOLE_PORT, self.cluster.etcd.endpoints, settings)
-        host.agent_config.write_text(contexts.to_toml({**config, "storage_addresses": [self.address]}))
+        host.agent_config.write_text(tomli_w.dumps({**config, "storage_addresses": [self.address]}))
         host.start_agent()
 
     def seen(self) -> str:

@@ -7,15 +7,12 @@ import stat
 import subprocess
 import sys
 import textwrap
-import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from metastack import contexts
-from metastack.contexts import Context, ContextError, ContextFile, to_toml
+from metastack.contexts import Context, ContextError, ContextFile
 from metastack.settings import StorageSettings, StoreSettings
 
 CEPH = Context(
@@ -133,16 +130,6 @@ def test_through_sudo_the_file_is_the_users(tmp_path: Path) -> None:
         )
     finally:
         subprocess.run(["rm", "-rf", str(home)], check=True)
-
-
-@given(
-    st.dictionaries(
-        st.text(min_size=1), st.text() | st.booleans() | st.integers(0, 1 << 60) | st.lists(st.text())
-    )
-)
-def test_emitter_writes_what_tomllib_reads(table: dict[str, object]) -> None:
-    nested = {**table, "~t": {"a.b": table}}
-    assert tomllib.loads(to_toml(nested)) == nested
 
 
 def test_the_context_before_comes_back() -> None:

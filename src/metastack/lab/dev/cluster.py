@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
+import tomli_w
+
 from metastack import contexts
 from metastack.core.model import NodeAlive
 from metastack.ports import NotFound, Refused, Unavailable
@@ -276,7 +278,7 @@ class Cluster:
     def _agent(self, host: Host) -> None:
         port = CONSOLE_PORT if self.fabric else self.state.ports[f"{host.name}.console"]
         config = agent_config(host, port, self.etcd.endpoints, self.storage_settings(host.name))
-        host.agent_config.write_text(contexts.to_toml(config))
+        host.agent_config.write_text(tomli_w.dumps(config))
         host.start_agent()
 
     def wait_ready(
