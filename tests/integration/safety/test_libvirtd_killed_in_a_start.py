@@ -1,7 +1,7 @@
 """libvirtd killed in the middle of a start: is there ever a QEMU that the restarted one does not know?
 
 The barrier (session: restart libvirtd after an unclean exit, then look) rests on the answer being no.
-``METASTACK_SAFETY_ROUNDS`` asks for more rounds; the figures are quoted in docs/internals/safety.md.
+``METASTACK_SAFETY_ROUNDS`` asks for more rounds; the figures are quoted in docs/lab/safety.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """CE7 on a real Ceph: an ``osd blocklist rm`` whose client is dead; does it still land, and how late?
 
-The figures are printed and quoted in docs/internals/safety.md; ``METASTACK_SAFETY_ROUNDS``
+The figures are printed and quoted in docs/lab/safety.md; ``METASTACK_SAFETY_ROUNDS``
 asks for more of them.
 """
 
