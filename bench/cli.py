@@ -35,8 +35,8 @@ from metastack.store.etcd.store import EtcdStore
 RUNS = 40
 VMS = 200
 NODES = 3
-LIST_LIMIT_MS = 250.0
-HELP_LIMIT_MS = 100.0
+LIST_LIMIT_MS = 300.0
+HELP_LIMIT_MS = 150.0
 PYTHON = str(TOP / ".venv" / "bin" / "python")
 METASTACK = str(TOP / ".venv" / "bin" / "metastack")
 SINCE = "2026-01-01T00:00:00Z"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .complete import setting_keys, setting_names
-from .frame import Frame, frame_of, noun, verb
+from .frame import Frame, Reason, frame_of, noun, verb
 from .session import note, with_cluster
 
 if TYPE_CHECKING:
@@ -54,9 +54,7 @@ def show(ctx: typer.Context) -> None:
 def set_(
     ctx: typer.Context,
     pairs: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", autocompletion=setting_names)],
-    reason: Annotated[
-        str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded with the change.")
-    ] = "",
+    reason: Reason = "",
 ) -> None:
     """Change settings; agents apply them at once."""
     from metastack.commands.cluster.settings import parse_settings
@@ -68,9 +66,7 @@ def set_(
 def unset(
     ctx: typer.Context,
     keys: Annotated[list[str], typer.Argument(metavar="KEY...", autocompletion=setting_keys)],
-    reason: Annotated[
-        str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded with the change.")
-    ] = "",
+    reason: Reason = "",
 ) -> None:
     """Reset settings to their defaults."""
     from metastack.commands.cluster.settings import defaults_of
@@ -79,11 +75,10 @@ def unset(
 
 
 def _write(frame: Frame, reason: str, values: dict[str, Any], what: str) -> None:
-    from metastack.commands import names
     from metastack.commands.cluster.settings import set_settings, show_settings
     from metastack.commands.request import new_request
 
-    request = new_request(names.reason(reason))
+    request = new_request(reason)
 
     async def work(cluster: Cluster) -> list[Setting]:
         changed = await set_settings(cluster, request, values, what)

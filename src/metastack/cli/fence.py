@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .complete import node_names
-from .frame import Frame, frame_of, noun, verb
+from .frame import Frame, Yes, frame_of, noun, reason_option, verb
 from .session import confirm, note, with_cluster, with_storage
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 app = noun("fence", "Fences: nodes that were blocked from the storage.")
 
 Name = Annotated[str, typer.Argument(metavar="NODE", autocompletion=node_names)]
-Why = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded in the receipt.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Why = Annotated[str, reason_option("Reason; recorded in the receipt.")]
 
 
 def _printer(frame: Frame) -> Printer[FenceView]:

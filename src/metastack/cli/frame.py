@@ -103,6 +103,23 @@ def _common(
     """The options that every verb has; the callbacks put them into the frame."""
 
 
+def _reason(value: str) -> str:
+    if value:
+        from metastack.commands import names
+
+        return names.reason(value)
+    return value
+
+
+def reason_option(help: str) -> Any:
+    """``--reason``; a bad one is refused before anything is asked or done."""
+    return typer.Option("--reason", metavar="TEXT", callback=_reason, help=help)
+
+
+Reason = Annotated[str, reason_option("Reason; recorded with the change.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
 @cache
 def _common_params() -> list[Any]:
     app = typer.Typer(add_completion=False)

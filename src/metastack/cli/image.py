@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .complete import image_names
-from .frame import Frame, Output, frame_of, noun, verb
+from .frame import Frame, Output, Reason, Yes, frame_of, noun, verb
 from .session import confirm, note, with_cluster, with_storage
 from .streams import printable
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 app = noun("image", "Images that disks are cloned from.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=image_names)]
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded with the change.")]
 
 
 class Format(StrEnum):
@@ -119,7 +118,7 @@ def import_(
     from .image_download import is_url, local_file, without_password
 
     frame = frame_of(ctx)
-    request = new_request(names.reason(reason))
+    request = new_request(reason)
     fmt = DiskFormat(format.value) if format is not None else None
 
     async def work(cluster: Cluster, storage: Storage) -> Image:
@@ -204,7 +203,7 @@ def delete(
         bool, typer.Option("--purge", help="Also delete the trashed disks that were made from it.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until no trashed disk needs it.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     reason: Reason = "",
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="S", min=0.1, help="Maximum wait, seconds.")
@@ -222,7 +221,7 @@ def delete(
 
     names.name("image", name)
     trash = " and permanently every disk in the trash that was made from it" if purge else ""
-    frame, request = frame_of(ctx), new_request(names.reason(reason))
+    frame, request = frame_of(ctx), new_request(reason)
     confirm(f"Delete image {name}{trash}?", yes)
 
     async def work(cluster: Cluster, storage: Storage) -> Deletion:

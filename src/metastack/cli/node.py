@@ -14,7 +14,7 @@ import typer
 
 from . import fence
 from .complete import node_names
-from .frame import Frame, Output, frame_of, noun, verb
+from .frame import Frame, Output, Reason, Yes, frame_of, noun, verb
 from .session import confirm, interrupted, note, with_cluster
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ _ITS_OWN_WORDS = (
     *("versions", "lag_ms"),
 )
 """What goes with a node's lease: unknown of a lost one. UUID and storage addresses outlive it."""
-
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded with the change.")]
 
 
 def _printer(frame: Frame, *changed: str) -> Printer[NodeInfo]:
@@ -136,7 +134,7 @@ verb(app)(fence.unfence)
 def remove(
     ctx: typer.Context,
     name: Name,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     reason: Reason = "",
 ) -> None:
     """Remove a node that never returns: it must be lost, fenced and without VMs.
@@ -223,7 +221,7 @@ def drain(
     ctx: typer.Context,
     name: Name,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the node is empty.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="S", min=0.1, help="Maximum wait, seconds.")
     ] = 3600.0,
@@ -233,12 +231,11 @@ def drain(
 
     The node takes no VM until `node undrain`.
     """
-    from metastack.commands import names
     from metastack.commands.node.change import drain_node
     from metastack.commands.node.drain import wait_drained
     from metastack.commands.request import new_request
 
-    frame, request = frame_of(ctx), new_request(names.reason(reason))
+    frame, request = frame_of(ctx), new_request(reason)
     if not yes:
         with_cluster(frame, lambda cluster: _show(cluster, name))
     confirm(f"Drain node {name}? Its VMs stop one by one and start on other nodes.", yes)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from msgspec import Struct
 
-from .frame import Frame, frame_of, noun, verb
+from .frame import Frame, Reason, frame_of, noun, verb
 from .session import with_cluster
 
 if TYPE_CHECKING:
@@ -65,9 +65,7 @@ def list_(ctx: typer.Context) -> None:
 def create(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME")],
-    reason: Annotated[
-        str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded with the change.")
-    ] = "",
+    reason: Reason = "",
 ) -> None:
     """Create a project."""
     from metastack.commands import names

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..frame import Frame, frame_of, noun, verb
+from ..frame import Frame, Yes, frame_of, noun, reason_option, verb
 from ..session import confirm, note, with_cluster
 from . import storage as cluster_storage
 from . import upgrade as cluster_upgrade
@@ -69,10 +69,8 @@ def _explain(view: RestoreView) -> None:
 @verb(app)
 def restore(
     ctx: typer.Context,
-    reason: Annotated[
-        str, typer.Option("--reason", metavar="TEXT", help="Name of the backup, and the reason; recorded.")
-    ] = "",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    reason: Annotated[str, reason_option("Name of the backup, and the reason; recorded.")] = "",
+    yes: Yes = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the effect only; change nothing.")] = False,
 ) -> None:
     """Confirm that etcd was restored from a backup, and raise its generation."""

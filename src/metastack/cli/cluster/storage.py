@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..frame import Frame, frame_of, noun, verb
+from ..frame import Frame, Reason, Yes, frame_of, noun, verb
 from ..session import confirm, with_storage
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def show(ctx: typer.Context, user: User = "", keyring: Keyring = "") -> None:
 @verb(app)
 def init(
     ctx: typer.Context,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded.")] = "",
+    reason: Reason = "",
     user: User = "",
     keyring: Keyring = "",
 ) -> None:
@@ -88,8 +88,8 @@ def init(
 @verb(app)
 def adopt(
     ctx: typer.Context,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded.")] = "",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    reason: Reason = "",
+    yes: Yes = False,
     user: User = "",
     keyring: Keyring = "",
 ) -> None:
@@ -97,10 +97,11 @@ def adopt(
 
     Use it after etcd was rebuilt.
     """
-    from metastack.commands.cluster.storage import adopt_storage
+    from metastack.commands.cluster.storage import adopt_storage, check_adopt_reason
     from metastack.commands.request import new_request
 
     frame, request = frame_of(ctx), new_request(reason)
+    check_adopt_reason(reason)
     confirm("Is this storage used by no other etcd? Nodes of the other etcd would no longer become ready.", yes)
 
     async def work(cluster: Cluster, storage: Storage) -> StorageView:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..frame import Frame, frame_of, verb
+from ..frame import Frame, Reason, Yes, frame_of, verb
 from ..session import confirm, note, with_cluster
 
 if TYPE_CHECKING:
@@ -60,10 +60,8 @@ def mount(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option("--without", metavar="NODE", help="Ignore a node that is switched off; repeatable."),
         ] = None,
-        reason: Annotated[
-            str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded with the change.")
-        ] = "",
-        yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+        reason: Reason = "",
+        yes: Yes = False,
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Show the effect only; change nothing.")
         ] = False,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..frame import frame_of, verb
+from ..frame import Reason, Yes, frame_of, verb
 from ..session import confirm, note, with_cluster
-from .options import Name, NoWait, Project, Yes, app, new_request, short_name, vm_id
+from .options import Name, NoWait, Project, app, new_request, short_name, vm_id
 
 if TYPE_CHECKING:
     from metastack.commands.request import Cluster
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 def break_lock(
     ctx: typer.Context,
     name: Name,
-    reason: Annotated[
-        str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded with the change.")
-    ] = "",
+    reason: Reason = "",
     yes: Yes = False,
     project: Project = "",
     no_wait: NoWait = False,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..frame import Output, frame_of, verb
+from ..frame import Output, Reason, Yes, frame_of, verb
 from ..session import confirm, interrupted, note, vm_progress, with_cluster
 from .many import change_vms, each, fail, in_time, vm_ids
 from .options import (
@@ -18,9 +18,7 @@ from .options import (
     Names,
     NoWait,
     Project,
-    Reason,
     Timeout,
-    Yes,
     app,
     change_vm,
     new_request,

@@ -11,9 +11,9 @@ import typer
 from msgspec.structs import replace
 
 from ..complete import image_names
-from ..frame import Frame, Output, frame_of, verb
+from ..frame import Frame, Output, Reason, frame_of, verb
 from ..session import interrupted, note, size_of, vm_progress, with_cluster
-from .options import TIMEOUT_S, NoWait, Project, Reason, Timeout, app, change_vm, new_request, vm_id, vm_printer
+from .options import TIMEOUT_S, NoWait, Project, Timeout, app, change_vm, new_request, vm_id, vm_printer
 from .placement_options import (
     Affinity,
     AntiAffinity,

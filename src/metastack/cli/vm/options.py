@@ -34,10 +34,8 @@ Project = Annotated[
     str,
     typer.Option("--project", metavar="P", autocompletion=project_names, help="Project. [default: default]"),
 ]
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Reason; recorded with the change.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Return without waiting.")]
 Timeout = Annotated[float, typer.Option("--timeout", metavar="S", min=0.1, help="Maximum wait, seconds.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 TIMEOUT_S = 120.0
 
 
@@ -89,9 +87,9 @@ def vm_id(name: str, project: str) -> VmId:
 
 
 def new_request(reason: str) -> Request:
-    from metastack.commands import names, request
+    from metastack.commands import request
 
-    return request.new_request(names.reason(reason))
+    return request.new_request(reason)
 
 
 def change_vm(

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..complete import node_names
-from ..frame import frame_of, verb
+from ..frame import Reason, frame_of, verb
 from ..session import note, vm_progress, with_cluster
 from .options import (
     TIMEOUT_S,
     Name,
     NoWait,
     Project,
-    Reason,
     Timeout,
     app,
     change_vm,

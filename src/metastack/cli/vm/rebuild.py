@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..frame import frame_of, verb
+from ..frame import Reason, Yes, frame_of, verb
 from ..session import confirm, note, with_storage
-from .options import Name, Project, Reason, Yes, app, new_request, vm_id, vm_printer
+from .options import Name, Project, app, new_request, vm_id, vm_printer
 
 if TYPE_CHECKING:
     from metastack.commands.request import Cluster

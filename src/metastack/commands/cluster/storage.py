@@ -72,9 +72,14 @@ async def init_storage(cluster: Cluster, request: Request, storage: Storage) -> 
     return await _settle(cluster, request, storage, adopt=False)
 
 
+def check_adopt_reason(reason: str) -> None:
+    """Raise Problem for a bad or missing reason, before a person is asked anything."""
+    names.needed_reason(reason, OBJECT, "adopting a storage")
+
+
 async def adopt_storage(cluster: Cluster, request: Request, storage: Storage) -> StorageView:
     """Make this storage the cluster's, whatever the record and the mark say now."""
-    names.needed_reason(request.reason, OBJECT, "adopting a storage")
+    check_adopt_reason(request.reason)
     return await _settle(cluster, request, storage, adopt=True)
 
 
