@@ -110,8 +110,9 @@ class AgentContext:
     async def caught_up(self) -> None:
         """Return when the mirror shows my last change; raises Unavailable while it does not.
 
-        Safety: the wait in :meth:`commit` may end in a time-out although the change is in etcd. Whoever looked
-        then would see a claim that I released myself, and boot a VM that another node has by now.
+        Safety: the wait in :meth:`commit` may end in a time-out although the change is in etcd. A worker that
+        looked then would see a claim that this node released itself, and boot a VM that another node owns by
+        now.
         """
         await self.informer.reached(self.wrote)
         if self.unheard:
@@ -221,7 +222,7 @@ class AgentContext:
         return self._successors
 
     def allocated(self) -> tuple[Resources, int]:
-        """What the VMs that I answer for have been promised together, and how many they are."""
+        """What the VMs that this node owns have been promised together, and how many they are."""
         specs = self.engine.own()
         sum_ = Resources()
         for spec in specs:

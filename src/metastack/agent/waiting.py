@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 
 async def is_set_within(event: asyncio.Event, wait_s: float) -> bool:
-    """Whether the event is set, at the latest after so many seconds."""
+    """Whether the event is set, at the latest after ``seconds``."""
     try:
         async with asyncio.timeout(wait_s):
             return await event.wait()

@@ -161,7 +161,7 @@ class Lazy:
 
 
 class NoReader(Exception):
-    """Whoever read our output has gone."""
+    """The reader of the output has gone."""
 
 
 class Root(Noun):

@@ -98,7 +98,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _no_reader() -> None:
-    """Whoever read our output has gone: nothing more is written."""
+    """The reader of the output has gone: nothing more is written."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

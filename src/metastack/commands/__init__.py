@@ -1,5 +1,5 @@
 """What people ask for: validation, and one transaction each. CLI and web call the same functions.
 
-Owns: every wish that is written, and the views that are read. Refuses: printing, and acting on hosts.
-Start reading at ``request.py``, then ``vm/create.py``.
+Owns: every request that is written, and the views that are read. Refuses: printing, and acting on hosts. Start
+reading at ``request.py``, then ``vm/create.py``.
 """

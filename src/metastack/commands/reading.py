@@ -154,6 +154,6 @@ async def _pump(store: Store, prefix: str, after: int, queue: asyncio.Queue[Batc
                 if batch.events:
                     await queue.put(batch)
         except Compacted:
-            # The reader lists anew; this stream goes on from a revision that the new list cannot precede.
+            # The reader lists again; this stream goes on from a revision that the new list cannot precede.
             after = (await store.list(prefix)).revision
             await queue.put(None)

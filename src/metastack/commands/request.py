@@ -111,7 +111,7 @@ class Plan(Struct, Generic[T], frozen=True, kw_only=True):
 
 
 class Unchanged(Struct, Generic[T], frozen=True):
-    """There is nothing to write: it is as wished already."""
+    """There is nothing to write: it is as requested already."""
 
     answer: T
 

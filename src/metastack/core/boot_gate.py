@@ -1,13 +1,14 @@
-"""The last gate: ``judge(asked) -> one verdict``. Who has the disk open, and whether its VM may start.
+"""The last gate: ``judge(asked) -> one verdict``. Which clients have the disk open, and whether its VM may
+start.
 
 Owns: that decision, before every boot and every resume. Refuses: asking the storage, and acting.
 Rule: while a client that the storage has not shut out has the disk open, nothing starts. It holds whatever the
 records say, since records may be deleted, believed of the wrong storage, or copied with their host.
 
 Safety: a client is passed over only where the storage refuses what it sends, or, before a resume, where it is
-the very guest that is resumed. Whoever is dead for sure is shut out first: should that proof be wrong, nothing
-it sends lands any more. What the gate cannot see is a client that was cut off for longer than one watch timeout
-and never held the lock: then the protocol alone keeps it from writing.
+the very guest that is resumed. A client that is dead for sure is shut out first: should that proof be wrong,
+nothing it sends lands any more. What the gate cannot see is a client that was cut off for longer than one watch
+timeout and never held the lock: then the protocol alone keeps it from writing.
 """
 
 from __future__ import annotations

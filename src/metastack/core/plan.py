@@ -254,14 +254,14 @@ def _mine(view: VmSnapshot) -> Action:
         # Safety: it may be the guest, and write: released, or started once more, the VM would run twice.
         return Idle(view.damaged, HELD_S)
     if spec is None or spec.uuid != claim.uuid:
-        # Deleted, or made anew under the same name: the disk goes too, so there is nothing to save.
+        # Deleted, or created again under the same name: the disk goes too, so there is nothing to save.
         return Kill(domain.uuid, "deleted") if domain is not None else Release(drop_halt=spec is None)
     if saved(view) and not claim.to_release:
         # What the guest had in memory is in a file here, by somebody's hand: it is not thrown away unasked.
         return Idle("its memory was saved by hand")
     if not wants_on(view) or view.leave or claim.to_release:
-        # Safety: to_release, it was taken over while it was off. Nobody reserved room for it here or proved its
-        # groups: wished on again, it is released all the same, and claimed by whoever proves both.
+        # Safety: to_release, it was taken over while it was off. Nobody reserved capacity for it here or proved
+        # its groups: switched on again, it is released all the same, and claimed by whoever proves both.
         return _stop(view, spec, domain) or Release()
     if domain is None:
         if token_generation(claim.epoch) < view.generation:

@@ -13,7 +13,7 @@ from typing import Final
 SUMS_EVERY_S: Final = 5.0
 """How often a node publishes the sums over its VMs, at most, while nothing else changes."""
 SUMS_A_SECOND: Final = 20.0
-"""Of all nodes together, at most: each is a message to everybody. 100 nodes say so many at the pace above."""
+"""Of all nodes together, at most: each is a message to every agent. 100 nodes reach it at that pace."""
 LISTED_A_SECOND: Final = 100_000
 """Records that all agents together list, at most, of 0.4 kB each: about those of 200 nodes with 20 VMs each."""
 LONGEST_S: Final = 3600.0
@@ -30,12 +30,12 @@ def sums_every_s(nodes: int) -> float:
 
 
 def looks_a_list(full_look_s: float, nodes: int, records: int) -> int:
-    """Of so many full looks one lists everything from etcd; the others look at what is known.
+    """How often a full look lists everything from etcd: once in this number; the others look at what is known.
 
     The watch tells what changes and breaks loudly, and then everything is listed at once. The list is the net
-    under a watch that loses events silently. What it lost of a node's own changes, or of a wish that somebody
-    took, is noticed at once (``ClusterState.lacks``, ``ClusterState.hole``), so hard limits hold;
-    to find the rest later costs time only.
+    under a watch that loses events silently. What it lost of a node's own changes, or of a spec that another
+    node acted on, is noticed at once (``ClusterState.lacks``, ``ClusterState.hole``), so hard limits hold; to
+    find the rest later costs time only.
     """
     needed = ceil(nodes * records / (LISTED_A_SECOND * full_look_s))
     return max(1, min(needed, int(LONGEST_S // full_look_s)))

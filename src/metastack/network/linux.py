@@ -35,7 +35,7 @@ _FRAMES_AT_ONCE: Final = 64
 _WINDOW_S: Final = 0.05
 _FRAMES_A_WINDOW: Final = 128
 """Frames of one bridge that are looked at in that time, 2,560 a second; each turn counts as a full one, so that
-few frames cost few turns. The kernel drops what overflows: ARP is said again and again."""
+few frames cost few turns. The kernel drops what overflows: ARP repeats itself."""
 
 
 class LinuxNetwork:

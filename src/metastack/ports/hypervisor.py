@@ -91,7 +91,7 @@ class Hypervisor(Protocol):
     async def quiesce(self, uuid: str = "") -> None:
         """Return when no libvirt call of ours is in flight; with ``uuid``, no order to that domain.
 
-        Perhaps never: a QEMU that is stopped answers no order. Whoever waits has a deadline.
+        Perhaps never: a QEMU that is stopped answers no order. A waiting task has a deadline.
         """
         ...
 
@@ -100,7 +100,8 @@ class Hypervisor(Protocol):
         ...
 
     async def interrupt(self, starts: bool = False) -> None:
-        """Whoever waits for a call gets on at once as if its time were over: Unavailable, or UnknownOutcome.
+        """A task that waits for a call goes on at once as if its time were over: Unavailable, or
+        UnknownOutcome.
 
         The calls go on, and are counted. ``starts``: also whoever waits for a start.
         """

@@ -88,7 +88,7 @@ class Clients(Struct, frozen=True, kw_only=True):
     declared: tuple[str, ...]
     """Its agent's own clients, ``ADDRESS:PORT/NONCE``."""
     disks: tuple[str, ...] = ()
-    """UUIDs of every disk that it answers for: whoever has one open is shut out too."""
+    """UUIDs of every disk that it owns: any client that has one open is shut out too."""
     guest_user: str = ""
     """User of its guests alone, which loses its rights; empty: it has none of its own."""
     spared: tuple[str, ...] = ()

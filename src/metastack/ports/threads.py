@@ -23,7 +23,7 @@ MOST: Final = 256
 
 
 class Threads:
-    """Runs calls, each at once; or so many ``at_once``, and the others after them."""
+    """Runs calls, each at once; or ``at_once`` of them, and the others after."""
 
     def __init__(self, name: str, at_once: int = 0) -> None:
         self._name, self._at_once = name, at_once

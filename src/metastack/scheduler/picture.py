@@ -1,7 +1,7 @@
 """The picture: what a scheduler knows. One list, one watch, and the nodes' own board on top.
 
 Owns: the world and its board. Refuses: deciding.
-Rule: an old picture costs a hint that no node honours, never more: so whatever is in doubt is listed anew.
+Rule: an old picture costs a hint that no node honours, never more: so whatever is in doubt is listed again.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ Owns: the open source file, its checksum, the conversion of qcow2. Refuses (Inva
 not a plain raw or a self-contained qcow2 file. Rule: the file is opened once; every later look, qemu-img's
 too, goes through that descriptor, and at most a few chunks are in memory.
 
-Why qcow2 goes through a sparse temporary raw file: qemu-img cannot write to a pipe, and letting it write to
-RBD itself would put librbd, a configuration file and the key into a child process whose memory and time-outs
-are not ours. The temporary file holds at most what is allocated in the image, checked against free space
-before, and is unlinked from the start, so that nothing is left even after SIGKILL.
+Why qcow2 goes through a sparse temporary raw file: qemu-img cannot write to a pipe. Letting it write to RBD
+itself would put librbd, a configuration file and the key into a child process whose memory and time-outs are
+not ours. The temporary file holds at most what is allocated in the image, checked against free space before. It
+is unlinked from the start, so that nothing is left even after SIGKILL.
 """
 
 from __future__ import annotations

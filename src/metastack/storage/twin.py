@@ -85,7 +85,7 @@ class MemoryPool:
     locks: dict[str, str] = field(default_factory=dict)
     """Disk path to the host that has it open; shared with the in-memory hypervisors."""
     holders: Callable[[str], tuple[Opener, ...]] | None = None
-    """Who has a disk open; None: whoever is in ``locks``."""
+    """The clients that have a disk open; None: those in ``locks``."""
     broken: set[str] = field(default_factory=set)
     """Clients whose locks were broken."""
     osd_epoch: int = 1
@@ -556,6 +556,6 @@ def _complete(pool: MemoryPool, uuid: str, mark: Mark) -> None:
 
 
 def _seen(task: asyncio.Task[T]) -> None:
-    """Whoever awaited may be gone: its error is no surprise."""
+    """The waiting task may be gone: its error is no surprise."""
     if not task.cancelled():
         task.exception()

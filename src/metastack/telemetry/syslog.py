@@ -28,7 +28,7 @@ QUEUE_LIMIT: Final = 10_000
 """Events kept while the server is away or slow; more are dropped and counted."""
 CONNECT_TIMEOUT_S: Final = 5.0
 WRITE_TIMEOUT_S: Final = 15.0
-"""A server that takes nothing for so long is left, and tried anew."""
+"""A server that takes nothing for this long is left, and tried again."""
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_MAX_S: Final = 15.0
 REPORT_EVERY_S: Final = 5.0
@@ -246,7 +246,7 @@ class Syslog:
                 await self._wake.wait()
 
     def _report(self, now_s: float) -> None:
-        """Say how much was lost; there is room in the queue for it now."""
+        """Log how many events were lost; the queue takes it now."""
         with self._lock:
             count, self._dropped = self._dropped, 0
         self._reported_s = now_s

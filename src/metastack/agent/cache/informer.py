@@ -95,7 +95,7 @@ class Informer:
         return bool(self.past.why)
 
     async def _follow(self) -> None:
-        """Fold in what the watch delivers; raises TimeoutError when it has to begin anew."""
+        """Fold in what the watch delivers; raises TimeoutError when it has to begin again."""
         async with asyncio.timeout(None) as stream:
             self._stream = stream
             history = self.past.history
@@ -126,7 +126,7 @@ class Informer:
     async def look_if_due(self) -> None:
         """A full look's share of mine: list everything, but in a large cluster not every time.
 
-        A pace that somebody set is kept as it is. Whoever does not believe this etcd asks every time.
+        A pace that somebody set is kept as it is. A node that does not believe this etcd asks every time.
         """
         world, config = self.world, self.world.config
         self._unlisted += 1

@@ -21,7 +21,7 @@ LEAST_MS: Final = 16
 """Below this it is not worth a word: 0."""
 MOST_MS: Final = 4096
 CALM_S: Final = 20.0
-"""So long a lower step must have held before it is said."""
+"""How long a lower step must have held before it is published."""
 
 
 class Lag:

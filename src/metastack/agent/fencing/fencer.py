@@ -30,9 +30,9 @@ from ..context import AgentContext
 log = structlog.get_logger()
 
 LOUD_EVERY_S: Final = 60.0
-"""A fence that cannot be confirmed is said loudly, and so often."""
+"""How often a fence that cannot be confirmed is logged as an error."""
 PASS_AFTER: Final = 2
-"""After so many failures in a row another node is given the chance."""
+"""After this many failures in a row another node is given the chance."""
 PASS_S: Final = 15.0
 """How long the others have then."""
 RETRY_MAX_S: Final = 8.0
@@ -147,9 +147,10 @@ class Fencer:
         """Whose renewal is late, when that many more would engage the brake; empty: nobody's that matters.
 
         Nodes that die at one moment lose their leases up to a quarter of the TTL, and half a second, apart: by
-        when the last was renewed. Whoever died together with ``victim`` has not renewed for three quarters of
-        the TTL by now, and whoever is well has within the last one. So none has to be waited for who is well;
-        and who renewed since this was asked first is, also under a lease that is shorter than the settings say.
+        when the last was renewed. A node that died together with ``victim`` has not renewed for three quarters
+        of the TTL by now; a node that is well has within the last one. So no node that is well has to be waited
+        for. A node that renewed since this was asked first is well, also under a lease that is shorter than the
+        settings say.
         """
         world, config = self._node.world, self._node.world.config
         joined = [name for name in world.nodes() if self._counts(name)]
@@ -245,8 +246,9 @@ class Fencer:
         )
 
     def _in_turn(self, view: plan.FenceSnapshot) -> plan.FenceAction:
-        """What to do about it, and whether it is my turn: asked last, for a rank looks at every node, and time
-        passes for ranks only while somebody has to fence it, or all would at once when a brake is off."""
+        """What to do about it, and whether it is this node's turn. The turn is asked last, for a rank looks at
+        every node. Time passes for ranks only while a node has to fence it, or all would at once when a brake
+        is off."""
         victim, now_s = view.victim, asyncio.get_running_loop().time()
         action = plan.plan_fence(view)
         if isinstance(action, plan.Idle | plan.ContinueFence):

@@ -48,7 +48,7 @@ class SilentNodes:
         self._last = (-1, 0.0)
         """The revision of ``silenced``, and when I saw it first."""
         self._few_from_s = 0.0
-        """Since when only few are silent or gone; counted anew whenever it is too many."""
+        """Since when only few are silent or gone; counted again whenever it is too many."""
         self.why: dict[str, str] = {}
         """Why each of them is not fenced."""
 
@@ -97,7 +97,7 @@ class SilentNodes:
             self._few_from_s = now_s
 
     def _witness(self, victim: str) -> str:
-        """Who proves the storage: another node, or I, where there is no other that is well."""
+        """The node that proves the storage: another one, or this one if no other is well."""
         world, now_s, at = self._node.world, asyncio.get_running_loop().time(), self._silent[victim][1]
         others = [name for name in world.nodes() if name not in (victim, self._node.name)]
         well = [name for name in others if is_ready(world.alive(name))]

@@ -26,11 +26,11 @@ PROBE_EVERY_S: Final = 5.0
 PROBE_AGAIN_S: Final = 1.0
 """After a probe that failed."""
 ANSWER_S: Final = 10.0
-"""A probe without an answer for so long has failed."""
+"""A probe that is not answered within this time has failed."""
 PROMPT_S: Final = 2.0
 """A probe proves something when it was answered within this: a storage that is slow for all proves nothing."""
 MISSES: Final = 3
-"""So many failed probes in a row, and the storage is silent."""
+"""After this many failed probes in a row the storage is silent."""
 SAY_AGAIN_S: Final = 20.0
 """A proof is told once more after this, while the silence of another lasts."""
 

@@ -1,9 +1,9 @@
 """Boots: how many guests start at one time on this node, and who is next.
 
-Owns: the places and the line before them. Refuses: booting (:mod:`.guests`), and waiting: a VM whose turn it is
-not gives its worker back, so that a node with hundreds of VMs to boot goes on doing everything else.
-Rule: by priority, then the oldest wish. Whoever stands in the line is either looked at when a place is free, or
-has left it: nobody blocks the others by having forgotten that it waits.
+Owns: the places and the line before them. Refuses: booting (:mod:`.guests`), and waiting: a VM whose turn has
+not come gives its worker back, so that a node with hundreds of VMs to boot goes on doing everything else.
+Rule: by priority, then the oldest request. A VM in the line is either looked at when a place is free, or has
+left it: none blocks the others by having forgotten that it waits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from ...core.model import VmId
 
 Line = tuple[int, int, VmId]
-"""Priority turned round, revision of the wish."""
+"""Negative priority, revision of the request."""
 
 
 class BootSlots:

@@ -1,4 +1,4 @@
-"""Claims on their way: the room that they will take, and several in one transaction.
+"""Claims on their way: the capacity that they will take, and several in one transaction.
 
 Owns: reservations of this node's claims in flight, and merging those that are due at one moment.
 Refuses: deciding who claims (core/plan) and what proves a claim (core/changes).
@@ -6,12 +6,11 @@ Rule: a merged transaction carries the whole proof of each claim in it. Where it
 shows as lost are left out and the rest goes again, so that a claim that lost its race takes nobody with it.
 
 # Safety: guards are united, never dropped, and two claims that write one key (a token of a group, a disk's
-record) never are under way together: the second is decided anew, from a view that has the first. When the
-outcome is unknown it is unknown for each, and each is settled by its own claim.
-Room, and who may share a node, is no matter of two writers, but of promises kept: between the check and the
-mirror's news of the claim what is in flight counts as taken, and a claim whose outcome is unknown counts until
-it is settled: recalled, so that it cannot land any more, or seen. So it does no harm that several transactions
-are under way.
+record) never are under way together: the second is decided again, from a view that has the first. When the
+outcome is unknown it is unknown for each, and each is settled by its own claim. Capacity, and which VMs may
+share a node, is no matter of two writers, but of promises kept. Between the check and the informer's news of
+the claim, what is in flight counts as taken. A claim whose outcome is unknown counts until it is settled:
+recalled, so that it cannot land any more, or seen. So it does no harm that several transactions are under way.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class _ClaimRequest:
         self.won: bool | None = None
         self.error: Exception | None = None
         self.news = asyncio.Event()
-        """Look again: it is over, or there is room for a transaction."""
+        """Look again: it is over, or another transaction may be sent."""
 
     @property
     def over(self) -> bool:
@@ -67,8 +66,8 @@ class ClaimBatch:
         """Transactions under way."""
 
     def reserve(self, vm: VmId, spec: VmSpec) -> None:
-        """Set the VM's room aside; raises Refused when this node has none, by its newest view, and Unavailable
-        when that is older than what this node did itself.
+        """Set the VM's capacity aside; raises Refused when this node has none, by its newest view, and
+        Unavailable when that is older than what this node did itself.
 
         Hard limits are proven here, by the claimer itself: nothing is awaited between the look and this.
         """
@@ -90,7 +89,7 @@ class ClaimBatch:
         """Make sure that no claim of that VM that was sent can be committed any more.
 
         Raises Unavailable. One recall ends all that were sent before it, also those that an answer would come
-        for: they are decided anew.
+        for: they are decided again.
         """
         if vm not in self._sent_under:
             return
@@ -102,7 +101,7 @@ class ClaimBatch:
             raise Unavailable(f"{vm}: a claim of it is still on its way")
 
     def free(self, vm: VmId) -> None:
-        """Its claim is settled: it is mine, and counted so, or it is not. Whoever it held up is looked at."""
+        """Its claim is settled: it is mine, and counted so, or it is not. VMs that it held up are looked at."""
         self._sent_under.pop(vm, None)
         if self._coming.pop(vm, None) is not None and self._held_up:
             held_up, self._held_up = self._held_up, {}
@@ -135,7 +134,7 @@ class ClaimBatch:
         return not self._sent or (len(self._sent) < AT_ONCE and len(self._line) >= MOST)
 
     def _next(self) -> None:
-        """There may be room for one more transaction: the first in line sends it."""
+        """One more transaction may be sent: the first in line sends it."""
         if self._may_send() and (first := next(iter(self._line), None)) is not None:
             first.news.set()
 

@@ -1,4 +1,4 @@
-"""Taking: this node begins to answer for a VM that nobody answers for, or only a session that is shut out.
+"""Claims and takeovers: this node begins to own a VM that no session owns, or only one that is shut out.
 
 Owns: what goes into a claim. Refuses: deciding whose turn it is (core/plan); the guards (core/changes).
 Rule: from the last look at the world to the sending of a claim nothing is awaited.
@@ -43,7 +43,7 @@ class Claimer:
         self._node, self._batch = node, batch
 
     async def claim(self, view: VmSnapshot, memory: VmMemory) -> None:
-        """Claim what nobody answers for."""
+        """Claim a VM that no session owns."""
         node, vm = self._node, view.vm
         assert view.spec is not None
         spec = view.spec.ok
@@ -81,7 +81,7 @@ class Claimer:
             log_owned(node, "claimed", vm)
 
     async def _send(self, vm: VmId, change: Transaction) -> bool:
-        """Commit a claim whose room is reserved; the reservation lasts until the outcome is known."""
+        """Commit a claim whose capacity is reserved; the reservation lasts until the outcome is known."""
         try:
             self._refuse_too_large(vm, change)
             won = await self._batch.commit(vm, change)
@@ -149,8 +149,8 @@ class Claimer:
             taken_from=old.ok.node,
             taken_before=earlier(old.ok),
             was_paused=same and was_paused(view),
-            # Safety: its room and its groups are not looked at, so it is never started under this claim. The
-            # claim says so, not this agent's memory: the next agent here finds the VM wanted, perhaps.
+            # Safety: its capacity and its groups are not looked at, so it is never started under this claim.
+            # The claim says so, not this agent's memory: the next agent here finds the VM wanted, perhaps.
             to_release=not wanted,
         )
         tokens: Tokens = ()

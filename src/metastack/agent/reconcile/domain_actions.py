@@ -47,7 +47,7 @@ LOCK_RETRY_S = 2.0
 MISSING_RETRY_S = 10.0
 """A disk that was missing is looked for this often: a person brings it back."""
 HEALTHY_S = 60.0
-"""A guest that ran this long has recovered: its crash count starts anew."""
+"""A guest that ran this long has recovered: its crash count starts again."""
 
 
 class DomainActions:

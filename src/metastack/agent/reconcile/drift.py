@@ -2,7 +2,7 @@
 
 Owns: the comparison, when it is made, and whether a guest may be ended now. Refuses: mending anything.
 Rule: a guest that writes elsewhere than on its disk is not ended by this node unless a person gave what it
-wrote up. Booted anew it would begin where its disk was left, and everything since would lie in a file that
+wrote up. Booted again it would begin where its disk was left, and everything since would lie in a file that
 nobody knows of.
 """
 
@@ -80,7 +80,7 @@ class DriftDetector:
 
 
 def _mine(view: VmSnapshot) -> bool:
-    """The guest is this VM's, under my claim: nothing else than a wish ends it."""
+    """The guest is this VM's, under my claim: only its spec can end it."""
     claim = view.claim.record if view.claim is not None else None
     spec = view.spec.record if view.spec is not None else None
     domain = view.domains[0] if view.domains else None

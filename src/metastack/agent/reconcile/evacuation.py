@@ -2,13 +2,13 @@
 
 Owns: which of them goes now. Refuses: choosing where to (whoever takes it), and stopping one that nobody would
 take: it runs on here.
-Rule: one at a time: the next is stopped only when the last runs elsewhere, so that a drain never has more than
-one VM down, and a cluster that cannot take them loses one at most.
+Rule: one at a time: the next is stopped only when the last runs elsewhere. So a drain never has more than one
+VM down, and a cluster that cannot take them loses one at most.
 
 Which should leave, and whether anybody would take them, is core/placement's answer (``departures``), the same
-that ``node drain --wait`` explains. Nothing of this is durable: an agent that starts anew begins with who is
-still here. A guest that ends while it should leave is started elsewhere, also if it switched itself off: nobody
-can tell that from an agent that asked it to and died.
+that ``node drain --wait`` explains. Nothing of this is durable: an agent that restarts begins with the VMs that
+are still here. A guest that ends while it should leave is started elsewhere, also if it switched itself off:
+nobody can tell that from an agent that asked it to and died.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def note(memory: VmMemory, error: Exception, spec_mod: int) -> None:
 
 
 def renew(memory: VmMemory, spec_mod: int) -> None:
-    """Whoever changed the spec since, or asked for a start, wants it tried now."""
+    """If a person changed the spec since, or asked for a start, it is tried now."""
     if memory.failed_mod and memory.failed_mod != spec_mod:
         memory.failed_mod = memory.failures = memory.node_faults = 0
         memory.node_fault = memory.message = ""

@@ -1,11 +1,11 @@
-"""Turns: the board as one node follows it: which waiting VMs are this node's business, and since when.
+"""Claim turns: the ranking as one node follows it: which pending VMs concern this node, and since when.
 
 Owns: the time that those before this node have had, and what it has to look at after a change.
 Refuses: deciding (core/plan); the ranking itself (core/placement).
-Rule: an event costs what it changed. Only the first in rank looks at once. Whoever stands behind it has an
-appointment for when its turn may come, and whoever stands in no head for when the whole head has had its time:
-then everybody looks, so that a head of deaf nodes delays a VM and never loses it. Most VMs are claimed before,
-and cost nobody else a look.
+Rule: an event costs what it changed. Only the first in rank looks at once. A node behind it has an appointment
+for when its turn may come, and a node in no head for when the whole head has had its time. Then every node
+looks, so that a head of deaf nodes delays a VM and never loses it. Most VMs are claimed before, and cost no
+other node a look.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ...core.state.cluster_state import ClusterState, wants_on
 from ...core.state.keys import Kind, ParsedKey
 
 LONGER: Final = 16
-"""So many times the delay of a rank is waited while those before it take one VM after the other."""
+"""The delay of a rank is this many times longer while those before it take one VM after the other."""
 AGAIN_S: Final = 0.25
 """A VM that still waits after its head has had its time is looked at again after that; then ever later."""
 
@@ -66,7 +66,7 @@ class ClaimTurns(PlacementEngine):
         """When each node last took a VM that waited."""
         self._news: dict[VmId, None] = {}
         self._unproven: dict[VmId, None] = {}
-        """Whom this node left, since whom it is to be near has a promise only: the next claim may be that."""
+        """VMs that this node left: the VM that they must be near has a promise only, until the next claim."""
         self.left: dict[VmId, None] = {}
         """Claims of fenced sessions whose VMs are not wanted on: somebody has to release them."""
         super().__init__(world)
@@ -124,7 +124,7 @@ class ClaimTurns(PlacementEngine):
     def _least_s(self, since: _Since) -> float:
         """At least so long it is not this node's turn: no more is computed, for most are claimed by then.
 
-        Whoever missed gets a third of a rank's delay, and who is full then nothing (:mod:`.delays`).
+        A node that missed gets a third of a rank's delay, and a full one then nothing (:mod:`.delays`).
         """
         if not since.before:
             return AGAIN_S  # it is looked at now, and may have a reason to wait
@@ -190,9 +190,9 @@ class ClaimTurns(PlacementEngine):
         return found
 
     def _from_s(self, since: _Since, delay_s: float) -> float:
-        """When the time of those before it began, or went on: who works off a burst, one VM after the other, is
-        not deaf, and whoever came in between would only make it lose. Who never gets to this one loses its turn
-        all the same, later."""
+        """When the time of those before it began, or went on. A node that works off a burst, one VM after the
+        other, is not deaf, and a node that came in between would only make it lose. A node that never gets to
+        this VM loses its turn all the same, later."""
         took_s = max((self._took_s.get(name, 0.0) for name in since.before), default=0.0)
         return max(since.at_s, min(took_s, since.at_s + LONGER * delay_s))
 
@@ -217,7 +217,7 @@ class ClaimTurns(PlacementEngine):
         return ClaimTurn(rank, delay_s, now_s - self._from_s(since, delay_s))
 
     def own(self) -> list[VmSpec]:
-        """What placement asks for of the VMs that this node answers for."""
+        """What placement asks for of the VMs that this node owns."""
         return [self._placed[vm][1] for vm in self._on.get(self._me, ())]
 
     def short_of(self, vm: VmId, coming: dict[VmId, VmSpec]) -> tuple[str, ...]:
@@ -238,8 +238,8 @@ class ClaimTurns(PlacementEngine):
     def _only_promised(self, vm: VmId) -> tuple[str, ...]:
         """What its groups have against this node while nobody counts who has not claimed.
 
-        Safety: a promise takes room and keeps others away, but it may never be kept, and nobody is near a VM,
-        or even with it, that is nowhere.
+        Safety: a promise takes capacity and keeps others away, but it may never be kept, and no VM is near, or
+        even with, a VM that is nowhere.
         """
         wait = self.waiting[vm]
         place = wait.spec.placement

@@ -174,9 +174,9 @@ class VmReconciler:
     async def _settle(self, vm: VmId, memory: VmMemory) -> None:
         """Make sure that no transaction of mine whose outcome is unknown can still land.
 
-        Safety: a release that lands after I booted again would leave a running VM that nobody answers for.
-        Every late change of mine compares the claim's revision or its absence; putting my own claim once
-        more moves that revision. A claim that did not land yet is recalled before it is looked for.
+        Safety: a release that lands after I booted again would leave a running VM that no session owns. Every
+        late change of mine compares the claim's revision or its absence; putting my own claim once more moves
+        that revision. A claim that did not land yet is recalled before it is looked for.
         """
         node = self._node
         await self._claims.recall(vm)
@@ -327,8 +327,8 @@ class VmReconciler:
         node, held = self._node, self._held(view)
         memory = node.memory.of(view.vm)
         if memory.stray or memory.making:
-            # Safety: a start that lands after the release would run a VM that nobody answers for.
-            # Nor may a disk be made after the release: no record would lead to it.
+            # Safety: a start that lands after the release would run a VM that no session owns. Nor may a disk
+            # be made after the release: no record would lead to it.
             await domain_quiet(node.hypervisor, held.ok.uuid)
             await node.storage.quiesce()
             if await node.session.leave_if_astray():

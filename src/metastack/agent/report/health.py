@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 RIGHTS_S = 60.0
 SILENT = 3
-"""So many looks without an answer, and this node takes no VM until the storage answers again."""
+"""After this many looks without an answer this node takes no VM until the storage answers again."""
 
 
 class Health(Struct, kw_only=True):

@@ -1,10 +1,10 @@
-"""Announcing: what this node publishes about itself, and when it says it anew.
+"""Announcements: what this node publishes about itself, and when it publishes it again.
 
 Owns: the content of ``actual/nodes/<node>`` and the pace of its changes.
 Refuses: the session's own announcements (register, ready, another lease), which ask only for the content.
 Rule: every change of it is an event for every agent. What is only for people to read (what the VMs here have
-been promised; placement computes it from the claims) may lag, the more nodes the longer (core/pace); what
-others act on is said at once.
+been promised; placement computes it from the claims) may lag, the more nodes the longer (core/rate_limits);
+what others act on is published at once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A node whose configuration keeps it from being ready: it stays registered, says why, and tries again quietly.
 
 Owns: how long it waits between two tries, and how often one and the same thing is logged.
-Refuses: judging what is wrong, and waiting with VMs: who answers for any leaves, for others to take them.
-Rule: what only a person can mend is said once, then rarely; every new session is an event for every node.
+Refuses: judging what is wrong, and waiting with VMs: a node that owns any leaves, for others to take them.
+Rule: what only a person can mend is logged once, then rarely; every new session is an event for every node.
 """
 
 from __future__ import annotations

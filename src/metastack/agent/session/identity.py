@@ -1,4 +1,4 @@
-"""Who this node is, to the etcd that it reached: itself, or another machine of the same name or address.
+"""The node's identity in the etcd that it reached: its own, or another machine of its name or address.
 
 Owns: the questions that are asked before a session begins. Refuses: deciding what to do without one; whether
 that etcd is to be believed at all, which is agent/past's.
@@ -30,8 +30,8 @@ def believed_generation(informer: Informer, recognised: bool) -> tuple[Seen[Gene
     """The generation that the next session begins with; raises Refused for one that no listing was judged by,
     or none since this node was on its way to that session.
 
-    Safety: raised since, another history begins. Who registered in it first and found that out later would go
-    on with what it knew of the one before, and trust nothing of its own any more.
+    Safety: raised since, another history begins. A node that registered in it first and found that out later
+    would go on with what it knew of the one before. It would trust nothing of its own any more.
     """
     world = informer.world
     if not recognised or world.generation != informer.past.known.generation:
@@ -60,7 +60,7 @@ async def refuse_shared(name: str, addresses: tuple[str, ...], keys: Keys, store
 async def refuse_namesake(
     name: str, store: Store, informer: Informer, marks: StateFiles, *, alive: bool
 ) -> None:
-    """Raise Broken or Refused while another machine may answer for claims of this name.
+    """Raise Broken or Refused while another machine may own claims of this name.
 
     Safety: a claim that names me is mine to adopt only if its guest runs here or nowhere. Another machine
     under my name may run it, though its lease is lost: then it must be fenced, and the claim taken over.

@@ -81,7 +81,7 @@ class LeaseKeeper:
         return True
 
     async def _alone(self) -> bool:
-        """Others have had a storage that answers for longer than a silent node is waited for."""
+        """The storage has answered others for longer than a silent node is waited for."""
         listed = await self._store.list(self._keys.prefix(Kind.NODE_ALIVE))
         others = [seen(NodeAlive, entry).record for entry in listed.entries]
         well = any(

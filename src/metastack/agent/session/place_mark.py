@@ -21,7 +21,7 @@ from .state_files import StateFiles
 log = structlog.get_logger()
 
 DEATHS: Final = 2
-"""So many agents have died before they were of use: no accident any more."""
+"""When this many agents have died before they were of use it is no accident any more."""
 
 
 class HoldRecord(Struct, frozen=True, kw_only=True):

@@ -117,7 +117,7 @@ class Session:
 
     @property
     def me(self) -> OwnSession:
-        """Who commits; raises Refused without a session."""
+        """The session that commits; raises Refused without one."""
         lease = self._renewal.lease
         if not self.token or lease is None:
             raise Refused("no session")

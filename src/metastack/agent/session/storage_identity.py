@@ -83,7 +83,7 @@ class StorageClients:
     async def come_back(self, certain: bool = True) -> None:
         """Before a registration: look, when this node was seen elsewhere than its settings say.
 
-        Whoever cannot be ready stays away, so that others take its VMs. Without any it comes, to say why.
+        A node that cannot be ready stays away, so that others take its VMs. Without any it comes, to say why.
         Safety: not one that is not ``certain`` to be the machine of the last session. Its settings may be a
         copy; the name, and any block, are left for the machine whose address it is.
         """
@@ -152,7 +152,7 @@ class StorageClients:
 
         One that is new is declared first. Safety: guarded by ``alive = S``, so no fence of me has begun: every
         later one reads it. What is left is an address that changes between this look and the guest's own first
-        connection, while the agent is held up there for so long that it is fenced.
+        connection, while the agent hangs there until it is fenced.
         """
         if not self._addresses:
             return

@@ -44,7 +44,7 @@ class _Hello(msgspec.Struct):
 
 
 class ConsoleServer:
-    """Serves consoles of the VMs that this node answers for."""
+    """Serves consoles of the VMs that this node owns."""
 
     def __init__(
         self,

@@ -1,9 +1,10 @@
 """Places at the console's door: who may stand in it while nobody knows yet whether a ticket is in hand.
 
-Owns: how many unproven connections there are, of one address and in all, and who has to go for the next.
-Refuses: knowing what is said. Consoles that are open are counted elsewhere: strangers never take their places.
-Rule: the newest gets in. A ticket holder speaks at once, so who has said nothing for longest makes way, of the
-same address first. Only where everybody is being looked up is a newcomer refused.
+Owns: how many unproven connections there are, of one address and in all, and which has to go for the next.
+Refuses: reading what they carry. Consoles that are open are counted elsewhere: strangers never take their
+places.
+Rule: the newest gets in. A ticket holder speaks at once, so the connection that was quiet for longest makes
+way, of the same address first. A newcomer is refused only if every ticket is being looked up.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Visitor(Struct, eq=False):
 
 
 class ConsolePlaces:
-    """Who stands in the door, the oldest first."""
+    """Connections without a ticket yet, the oldest first."""
 
     def __init__(self) -> None:
         self._waiting: list[Visitor] = []

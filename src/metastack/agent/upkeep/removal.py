@@ -2,8 +2,9 @@
 
 Owns: what goes, in which order it is written down, and what could not be removed, with its reason.
 Refuses: names, and whatever no record of ours names. What lies in the storage is never listed to be removed.
-Rule: a disk goes for good only when its record says so, no spec or claim contains its UUID, its retention is
-over by two clocks (this node's, and the time that agents counted), and the object bears the mark of its record.
+Rule: a disk goes for good only when all of this holds: its record says so; no spec or claim contains its UUID;
+its retention is over by two clocks (this node's, and the time that agents counted); the object bears the mark
+of its record.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ SAID_S: Final = 300.0
 """What could not be removed is told so long after the last try: others may try now."""
 SHOWN: Final = 5
 SILENT: Final = 3
-"""So many objects in a row without an answer of the storage, and the rest is for the next time."""
+"""After this many objects in a row without an answer of the storage the rest is for the next time."""
 _UUID: Final = re.compile(rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 

@@ -236,7 +236,7 @@ def delete(
     async def last_word(cluster: Cluster, vm: VmId) -> VmView:
         spec = gone[vm]
         view = await look_at_vm(cluster, vm)
-        if view is None or not view.deleted:  # nothing of it is left, or one of its name was made anew
+        if view is None or not view.deleted:  # nothing of it is left, or a later one has its name
             view = VmView(name=vm.name, project=vm.project, message="deleted")
             if spec is not None:
                 view.uuid, view.volume_uuid = spec.uuid, spec.volume_uuid

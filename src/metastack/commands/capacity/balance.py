@@ -68,7 +68,7 @@ class HintView(Struct, kw_only=True):
 
 
 class SchedulerView(Struct, kw_only=True):
-    """Who is at work."""
+    """The scheduler that leads."""
 
     leader: str | None
     """Null: nobody; the nodes choose alone."""
@@ -149,7 +149,7 @@ def not_yet() -> Problem:
 
 
 async def scheduler_view(cluster: Cluster) -> SchedulerView:
-    """Who leads, and every living hint, whoever wrote it."""
+    """The scheduler that leads, and every living hint of any scheduler."""
     keys = cluster.keys
     snapshot = await cluster.store.list(keys.leader(), keys.prefix(Kind.HINT))
     view = SchedulerView(leader=None)

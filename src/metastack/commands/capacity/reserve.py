@@ -1,4 +1,4 @@
-"""Admission: is there still room for everybody after the loss of any ``spare_nodes`` nodes?
+"""Admission: does every VM still fit after the loss of any ``spare_nodes`` nodes?
 
 Owns: the refusal, in words, and the guard that makes it hold against another admission.
 Refuses: placing anything: it asks the nodes' own board about a world in which the new specs are written.
@@ -6,12 +6,12 @@ A change of where a VM may run is judged too: by its pin or its rules one VM can
 one would need. It is refused only when the reserve holds now and would not after it.
 Rule: asked only while ``spare_nodes`` is above 0, so that a create without it reads nothing more.
 
-What is guaranteed: every VM that is let in changes ``config/admission`` and compares the revision that the
-judgement was made at, so of two that fit only one at a time only one is written. Who was let in keeps its room
-until it starts. What is not: a node that is lost, cordoned or drained, a setting or a label that is changed
-takes room without asking (``doctor`` says so then, and who comes after it is judged by what is left); nodes
-that are lost one after the other, so that a VM of the first takes what a more important one of the second
-needs; of more than 500 ways to lose so many nodes those of the fullest are looked at.
+What is guaranteed: every VM that is admitted changes ``config/admission`` and compares the revision of the
+judgement. So of two VMs that fit only one at a time only one is written. An admitted VM keeps its capacity
+until it starts. What is not guaranteed: a node that is lost, cordoned or drained, or a setting or label that
+changes, takes capacity without asking. ``doctor`` reports it then, and later VMs are judged by what is left. If
+nodes are lost one after the other, a VM of the first may take what a more important one of the second needs. Of
+more than 500 ways to lose that number of nodes those of the fullest are looked at.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ async def admit(
 async def admit_place(
     cluster: Cluster, request: Request, before: VmSpec, after: VmSpec, ignore_spare: bool, moves_to: str = ""
 ) -> Admitted:
-    """Let a VM that is wanted on have another place; raises Problem when that takes a lost node's room.
+    """Let a VM that is wanted on have another place; raises Problem when that takes a lost node's capacity.
 
     ``moves_to``: it is stopped where it runs, and will be there.
     """
@@ -76,7 +76,7 @@ async def admit_place(
     snapshot, vm = await _look(cluster, config), after.id
     world = with_specs(_world(cluster, snapshot), [after])
     if not wants_on(world, vm):
-        return Admitted()  # it needs no room; `vm start` asks
+        return Admitted()  # it needs no capacity; `vm start` asks
     if moves_to:
         world = with_claim(world, vm, moves_to)
     if (
@@ -141,7 +141,7 @@ def refusal(
 
 
 def more_spare_than_up(spare_nodes: int, lost: Sequence[str]) -> tuple[str, str] | None:
-    """Nobody would be left to have room: what is wrong and the command that mends it; None when somebody is."""
+    """No node would be left with capacity: what is wrong and the command that mends it; None when one is."""
     if len(lost) >= spare_nodes:
         return None
     return (
@@ -173,7 +173,7 @@ def _too_little(
 
 
 def in_words(left: Sequence[Move]) -> str:
-    """Who would be left out, and why."""
+    """VMs that would be left out, and why."""
     told = [f"{move.vm} would not fit ({main_reason(move.reasons)})" for move in left[:_SHOWN]]
     more = len(left) - len(told)
     return "; ".join(told) + (f"; and {more} more" if more else "")

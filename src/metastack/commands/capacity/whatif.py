@@ -76,9 +76,9 @@ def outlook(world: ClusterState, lost: Sequence[str], more: Sequence[NodeView]) 
 
 
 def any_loss(world: ClusterState, count: int) -> WhatIf:
-    """The first loss of so many nodes after which something has no room; without one, the world as it is.
+    """The first loss of that number of nodes after which a VM does not fit; without one, the world as it is.
 
-    VMs that could run nowhere else whatever the room (a pin, one a zone) do not count.
+    VMs that could run nowhere else whatever the capacity (a pin, one a zone) do not count.
     """
     if not 1 <= count <= 64:
         raise usage("--lose-any", f"{count} is out of range", "1 to 64")
@@ -156,7 +156,7 @@ def _move(move: Move, already: bool) -> MoveView:
 def new_nodes(
     world: ClusterState, count: int, cpus: float, memory_mib: int, labels: dict[str, str]
 ) -> list[NodeView]:
-    """Nodes to think of: machines with so many vCPU and so much memory, before reserve and overcommit."""
+    """Nodes to think of: machines with these vCPU and this memory, before reserve and overcommit."""
     if not 1 <= count <= MOST_ADDED:
         raise usage("--add", f"{count} is out of range", f"1 to {MOST_ADDED}")
     if not 0 < cpus <= 1 << 20:

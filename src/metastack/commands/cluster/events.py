@@ -1,4 +1,4 @@
-"""Who did what to which object, when and why: the entries under ``events/``, as people read them.
+"""Events: a person's or a node's act on an object, when and why; the entries under ``events/``.
 
 Owns: reading and following events, the words for "about this object" and "since then". Refuses: writing.
 Rule: an event is shown as it was written; one that does not parse is shown as broken and stops nothing.

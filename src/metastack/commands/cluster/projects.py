@@ -1,4 +1,4 @@
-"""Projects: the rooms in which VM names are unique.
+"""Projects: the name spaces in which VM names are unique.
 
 Owns: ``config/projects``. Refuses: removing one (quotas and members come with identities).
 Rule: ``default`` exists without a record, every other project only with one.

@@ -2,8 +2,8 @@
 
 Owns: the plan of a restore, and writing it. Refuses: starting, stopping or fencing anything; agents do that, in
 the new generation, by core/restored's rules.
-Rule: what it needs is said before it is asked for: that nothing else answers as this cluster's etcd, and that
-no host runs guests that is neither listed here nor switched off.
+Rule: it says what it needs before it asks for it: that nothing else answers as this cluster's etcd, and that no
+host runs guests that is neither listed here nor switched off.
 """
 
 from __future__ import annotations

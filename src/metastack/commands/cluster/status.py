@@ -35,7 +35,7 @@ class ClusterView(Struct, kw_only=True):
     notes: list[str]
     """What is worth knowing, and no trouble."""
     brake_engaged: bool
-    """So many nodes are lost that none of them will be fenced: a node says so, or the records do."""
+    """Too many nodes are lost for any of them to be fenced: a node says so, or the records do."""
 
 
 def cluster_view(world: ClusterState, alarms: Collection[str] = ()) -> ClusterView:

@@ -137,8 +137,8 @@ async def _settle(cluster: Cluster, request: Request, storage: Storage, *, adopt
 def _cluster_id(agreed: StorageIdentity | None, owner: StorageOwner | None, root: str) -> str:
     """Kept where it can be: what was marked with it stays this cluster's. Empty: a new one.
 
-    Where no record tells it (a backup of before ``init``, an etcd made anew), the storage's own mark does, if
-    it names this root: a person says that this etcd is that one's successor.
+    Where no record tells it (a backup of before ``init``, a new etcd), the storage's own mark does, if it names
+    this root: a person says that this etcd is that one's successor.
     """
     if agreed is not None:
         return agreed.cluster_id

@@ -39,7 +39,7 @@ from . import (
 from .facts import Facts, Finding, Severity
 
 SHOWN: Final = 5
-"""So many objects of one kind are named; of more only how many."""
+"""Number of objects of one kind that are named; of more only the count."""
 
 Check = Callable[[Facts], Iterator[Finding]]
 

@@ -1,4 +1,4 @@
-"""etcd's members: do they answer, do they see a leader, have they room?"""
+"""etcd's members: do they answer, do they see a leader, have they space left?"""
 
 from __future__ import annotations
 

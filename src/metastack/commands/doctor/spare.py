@@ -1,4 +1,4 @@
-"""Room for the VMs of lost nodes, when the settings ask for it (``spare_nodes``)."""
+"""Capacity for the VMs of lost nodes, when the settings ask for it (``spare_nodes``)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """VMs that no node would take even if it were empty: labels, taints, processors, pins, a size.
 
 A VM that runs may be one of them: it runs on until its node is lost, and then nowhere. Once its own node would
-not take it anew, group rules count, too: what keeps it from the others may be who runs there.
+not take it again, group rules count, too: the VMs that run on the others may keep it away.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def _why(spec: VmSpec, nodes: list[NodeView]) -> str:
 
 
 def _runs_on(engine: PlacementEngine, vm: VmId) -> str:
-    """The living node that answers for the VM; empty: none does."""
+    """The living node that owns the VM; empty: none does."""
     node = "" if vm in engine.waiting else engine.placed_on(vm)
     return node if engine.world.alive(node) is not None else ""
 
 
 def _why_no_more(engine: PlacementEngine, spec: VmSpec, here: str, nodes: list[NodeView]) -> str:
-    """Why its own node would not take a running VM anew, nor any other, room left aside; empty: one would."""
+    """Why neither its own node nor another would take a running VM, capacity left aside; empty: one would."""
     back = engine.without(spec.id)
     try:
         reasons: dict[str, tuple[str, ...]] = {}

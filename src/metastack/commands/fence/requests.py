@@ -151,13 +151,14 @@ async def unfence_node(cluster: Cluster, request: Request, node: str, storage: S
     The caller has made sure of what no record can prove: that no guest of that host lives.
 
     Safety: the order is record, unblock, record again over the first one's revision. Between the first record
-    and the unblock the node may have come back, lifted its own block and been fenced anew; then the second
+    and the unblock the node may have come back, lifted its own block and been fenced again; then the second
     record fails, and what this unblocked is blocked again. Nothing was written meanwhile by an old guest of
     that host unless the person was wrong about it.
 
     Another node may have one of the addresses: if this one was removed, or both declared it. Then the block is
     that node's, too, and stays. The first record has this node hold its addresses, removed or not; whoever
-    declares one behind it sees that and boots nothing. Who declared one before is seen by the look behind it.
+    declares one behind it sees that and boots nothing. A node that declared one before is seen by the look
+    behind it.
     """
     object = check_reason(node, request.reason, "lifting a fence")
 

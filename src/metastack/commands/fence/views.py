@@ -30,7 +30,7 @@ class FenceView(Struct, kw_only=True):
     fenced_through: int | None = None
     """Every session of the node up to this one is shut out of the storage."""
     unfenced_claims: int = 0
-    """VMs that it answers for and that no fence reaches."""
+    """VMs that it owns and that no fence reaches."""
     at: str | None = None
     by: str | None = None
     method: str | None = None
@@ -101,7 +101,7 @@ def unfenced(world: ClusterState, node: str) -> list[str]:
 def returned(world: ClusterState, node: str) -> bool:
     """Whether the node had a session that its last fence does not reach: it lifted its block itself.
 
-    Safety of what is said: a session declares its addresses under ``alive = S``, so a declaration of this
+    Safety of what this reports: a session declares its addresses under ``alive = S``, so a declaration of this
     generation that is newer than ``through`` was made in a later session. One of an older generation, or one
     that ``node unfence`` wrote, proves nothing.
     """
@@ -184,7 +184,7 @@ def open_for_s(fence: Fence, now: datetime | None = None) -> float | None:
 
 
 def fencer_words(fence: Fence) -> str:
-    """Who is at work on an open intent."""
+    """The node that works on an open intent."""
     if fence.intent_by == fences.BY_HAND:
         return "a person asked for its fence, no node has taken it up yet"
     if fence.intent_by == fences.ANYONE:

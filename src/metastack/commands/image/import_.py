@@ -1,10 +1,10 @@
 """Images: bring one in. (Taking one away: :mod:`metastack.commands.image.delete`.)
 
 Owns: ``config/images`` and what belongs to it in the storage. Refuses: deciding formats (the storage does).
-Rule: the record is there before the first byte and after the last one is gone, so whatever lies in the
-storage has a record or is rubbish that anybody may remove. While importing, the record hangs on a lease that
-this process keeps alive: should it die, the record goes and the agents remove the rest, which a second,
-durable record (``imports/UUID``) and the mark on the image prove to be ours.
+Rule: the record is there before the first byte and after the last one is gone. So an object in the storage has
+a record, or is rubbish that anybody may remove. While importing, the record hangs on a lease that this process
+keeps alive. Should the process die, the record goes and the agents remove the rest. A second, durable record
+(``imports/UUID``) and the mark on the image prove that the rest is ours.
 """
 
 from __future__ import annotations

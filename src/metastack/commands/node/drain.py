@@ -58,7 +58,7 @@ async def wait_drained(cluster: Cluster, node: str, timeout_s: float, told: Call
 
 
 def _look(world: ClusterState, node: str) -> tuple[int, list[Departure], str]:
-    """How many VMs the node answers for, those that are to leave, and both in words."""
+    """How many VMs the node owns, those that are to leave, and both in words."""
     engine = PlacementEngine(world)
     there, left = len(engine.on(node)), departures(engine, node)
     going, staying = [one for one in left if one.to], [one for one in left if not one.to]

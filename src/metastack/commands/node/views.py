@@ -54,7 +54,7 @@ class NodeInfo(Struct, kw_only=True):
     lag_ms: int | None = None
     uuid: str | None = None
     by: str | None = None
-    """Who cordoned, uncordoned or labelled it last."""
+    """The user or node that changed its spec last."""
     reason: str | None = None
     request_id: str | None = None
     broken: bool = False

@@ -2,8 +2,8 @@
 
 Owns: these writes to ``desired/vms``; the first one is :mod:`metastack.commands.vm.create`.
 Refuses: waiting (:mod:`metastack.commands.vm.wait`) and deciding where.
-Rule: spec, history and event are one transaction guarded by the spec's revision; a command that began with
-one VM never touches another of the same name made anew meanwhile (the UUID is compared on every look).
+Rule: spec, history and event are one transaction guarded by the spec's revision; a command that began with one
+VM never touches a later VM of the same name (the UUID is compared on every look).
 """
 
 from __future__ import annotations

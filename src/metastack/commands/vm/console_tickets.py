@@ -1,9 +1,8 @@
 """Console tickets: the right to open one console of one VM once.
 
 Owns: ``tickets/<hash>``. Refuses: a VM that does not run anywhere.
-Rule: a ticket is 192 random bits, its key is their hash, the record is bound to the VM's UUID and its node,
-lives 30 s on a lease of its own, and the agent consumes it by a guarded delete: whoever reads it later finds
-nothing.
+Rule: a ticket is 192 random bits, its key is their hash. The record is bound to the VM's UUID and its node, and
+lives 30 s on a lease of its own. The agent consumes it by a guarded delete: a later reader finds nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class ConsoleEndpoint(Struct, frozen=True, kw_only=True):
 
 
 async def create_ticket(cluster: Cluster, request: Request, vm: VmId, kind: str = "serial") -> ConsoleEndpoint:
-    """A ticket for the console of a VM that a living node answers for."""
+    """A ticket for the console of a VM that a living node owns."""
     keys, object, ident = cluster.keys, label_of(vm), secrets.token_hex(24)
     spec_seen, claim = await asyncio.gather(
         cluster.read(VmSpec, keys.vm_spec(vm)), cluster.read(Claim, keys.claim(vm))
@@ -97,7 +96,7 @@ def _not_running(vm: VmId, why: str) -> Problem:
 
 
 async def opened_after(cluster: Cluster, vm: VmId, opening: ConsoleEndpoint) -> str:
-    """Who asked for this VM's console after ``opening``, and so took it over; empty: nobody."""
+    """The user who asked for this VM's console after ``opening``, and so took it over; empty: none."""
     keys, prefix = cluster.keys, cluster.keys.prefix(Kind.EVENT)
     early, late = (f"{max(0, opening.at_ms + skew):014d}" for skew in (-CLOCKS_MS, DAY_MS + CLOCKS_MS))
     shared = next((n for n in range(len(early)) if early[n] != late[n]), len(early))

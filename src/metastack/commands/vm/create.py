@@ -1,8 +1,8 @@
 """Creating VMs: one, or many at once.
 
 Owns: the first version of a spec. Refuses: deciding where it runs; waiting until it does.
-Rule: everything that can be wrong is said before anything is written; one transaction writes a VM whole, and of
-many up to :data:`AT_ONCE` together or none of them.
+Rule: everything that can be wrong is reported before anything is written; one transaction writes a VM whole,
+and of many up to :data:`AT_ONCE` together or none of them.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def new_mac() -> str:
 
 
 def numbered(template: str, count: int, first: int = 1) -> list[str]:
-    """``web-{n}`` or ``web-{n:03}`` as so many names."""
+    """``web-{n}`` or ``web-{n:03}`` as a list of names."""
     if not 1 <= count <= MOST:
         raise usage("--count", f"{count} is out of range", f"1 to {MOST}")
     if first < 0:

@@ -45,13 +45,13 @@ class NodeVerdict(Struct, kw_only=True):
     chosen: bool = False
     """It is to take the VM, or has it."""
     here: bool = False
-    """It answers for the VM."""
+    """It owns the VM."""
     rank: int | None = None
     """Place among those that would take it, from 1."""
     score: float | None = None
     parts: dict[str, float] = {}
     reasons: list[str] = []
-    """Why it would not take the VM anew; empty when it would."""
+    """Why it would not take the VM; empty when it would."""
 
 
 class Gate(Struct, kw_only=True):
@@ -92,13 +92,13 @@ class VmExplanation(Struct, kw_only=True):
     power: str
     phase: str | None = None
     node: str | None = None
-    """Which answers for it."""
+    """The node that owns it."""
     session: int | None = None
     epoch: int | None = None
     claimed_at: str | None = None
     taken_from: str | None = None
     chosen: str | None = None
-    """Who has it, or is to take it; null: nobody."""
+    """The node that has it, or is to take it; null: none."""
     pinned_to: str | None = None
     move: str | None = None
     """``cold``: a running VM follows its pin."""
@@ -296,7 +296,7 @@ def _would(view: VmExplanation) -> str:
 
 
 def _sits(engine: PlacementEngine, spec: VmSpec, view: VmExplanation, message: str | None) -> str:
-    """Of a VM that a node answers for."""
+    """Of a VM that a node owns."""
     node = view.node or ""
     if engine.world.alive(node) is None:
         return message or f"node {node} is lost"

@@ -82,7 +82,7 @@ def _remark(world: ClusterState, spec: VmSpec) -> str:
 
 
 def _runs_on(world: ClusterState, spec: VmSpec) -> str:
-    """The node that answers for the VM, lost or not; empty when nothing of it can run anywhere.
+    """The node that owns the VM, lost or not; empty when nothing of it can run anywhere.
 
     A lost node's fence ends what it had: whoever takes the VM next places it by the spec of that moment.
     """
@@ -97,7 +97,7 @@ def _runs_on(world: ClusterState, spec: VmSpec) -> str:
 async def unpin_vm(cluster: Cluster, request: Request, vm: VmId, ignore_spare: bool = False) -> Changed:
     """Any node may take the VM again; where it runs it stays.
 
-    Of a pinned VM no room is kept elsewhere (``spare_nodes``), so this is a wish for more.
+    No capacity is kept elsewhere for a pinned VM (``spare_nodes``), so this asks for more.
     """
 
     async def edit(spec: VmSpec) -> Edit | None:
@@ -115,9 +115,9 @@ async def move_vm(
 ) -> Placed:
     """Pin the VM to a node; with ``cold`` a guest that runs elsewhere is stopped there and started here.
 
-    Refused when it runs elsewhere and ``cold`` is not said, when the node would not take it, and when it takes
-    the room that another VM would need after a loss (``spare_nodes``). Where it is already it stays, also when
-    the node would not take it anew: the answer says so.
+    Refused when it runs elsewhere and ``cold`` is not set, and when the node would not take it. Refused also
+    when it takes the capacity that another VM would need after a loss (``spare_nodes``). If it is there already
+    it stays, also when the node would not take it again: the answer says so.
     """
     await _need_node(cluster, node)
     object, keys, remark = label_of(vm), cluster.keys, ""
@@ -152,7 +152,7 @@ async def move_vm(
 
 
 def _needs_cold(world: ClusterState, vm: VmId, runs_on: str, node: str) -> Problem:
-    """Why a VM that a node answers for is not moved without ``cold``."""
+    """Why a VM that a node owns is not moved without ``cold``."""
     command = f"`metastack vm move {vm} {node} --cold`"
     if world.alive(runs_on) is not None:
         return conflict(

@@ -1,8 +1,8 @@
 """What the commands about VMs share: how a spec is written, edited and called.
 
 Owns: the effects of writing a spec. Refuses: knowing what any command wants.
-Rule: spec, history and event are one transaction guarded by the spec's revision; a command that began with
-one VM never touches another of the same name made anew meanwhile (the UUID is compared on every look).
+Rule: spec, history and event are one transaction guarded by the spec's revision; a command that began with one
+VM never touches a later VM of the same name (the UUID is compared on every look).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ async def edit_vm(
     edit: Callable[[VmSpec], Awaitable[Edit | None]],
     uuid: str = "",
 ) -> Changed:
-    """Change a spec that exists; ``edit`` answers None when it is as wished already."""
+    """Change a spec that exists; ``edit`` returns None when it is as requested already."""
     object, key, pinned = label_of(vm), cluster.keys.vm_spec(vm), uuid
     names.reason(request.reason)
 

@@ -132,7 +132,7 @@ def _broken(vm: VmId, why: str, held: Seen[Claim] | None, view: VmView | None = 
 
 
 def _evacuation(world: ClusterState, vm: VmId, held: Seen[Claim]) -> VmView:
-    """The spec is gone; the node that answers for it is removing it."""
+    """The spec is gone; the node that owns it is removing it."""
     view = VmView(name=vm.name, project=vm.project, power="off", phase=Phase.STOPPING.value, deleted=True)
     claim = held.record
     if claim is None:
@@ -259,7 +259,7 @@ def _silent(
 
 
 def _heir(world: ClusterState, spec: VmSpec, engines: Callable[[], PlacementEngine | None]) -> str:
-    """Who takes over from a fenced node, or why nobody does."""
+    """The node that takes over from a fenced one, or why none does."""
     if not wants_on(world, spec.id):
         return "another node releases the VM"
     engine = engines()

@@ -1,7 +1,7 @@
 """Waiting until a change is real: by watching, with a deadline, and with words for what stands in the way.
 
 Owns: when a goal is reached, when it cannot be any more, and the sentence for both.
-Refuses: polling. (Only the explanation of a VM that nobody takes is computed anew now and then.)
+Refuses: polling. (Only the explanation of a VM that no node takes is computed again now and then.)
 Rule: a wait is about one VM: its UUID is pinned at the first look.
 """
 

@@ -124,7 +124,7 @@ class Admission(Record, frozen=True, kw_only=True):
 
 
 class Project(Record, frozen=True, kw_only=True):
-    """``config/projects/<name>``: a room for VMs. ``default`` exists without a record."""
+    """``config/projects/<name>``: a name space for VMs. ``default`` exists without a record."""
 
     name: str
     created: str = ""
@@ -157,5 +157,5 @@ class Image(Record, frozen=True, kw_only=True):
     """RFC 3339, UTC."""
     by: str = ""
     importer: str = ""
-    """Who imports, as ``host:pid``; for people only."""
+    """The importing process, as ``host:pid``; for people only."""
     message: str = ""

@@ -14,14 +14,14 @@ from .storage import StoragePlace
 
 
 class Claim(Record, frozen=True, kw_only=True):
-    """``claims/<project>/<vm>``: which node session answers for a VM. Durable, never leased."""
+    """``claims/<project>/<vm>``: the node session that owns a VM. Durable, never leased."""
 
     v: int = 3
     node: str
     session: int
     """Token of the node session that answers."""
     uuid: str
-    """The VM's, so that a VM made anew under the same name is never confused with this one."""
+    """The VM's, so that a later VM of the same name is never confused with this one."""
     volume_uuid: str
     claim_id: str
     """Random: tells a lost reply from a lost race."""
@@ -37,7 +37,7 @@ class Claim(Record, frozen=True, kw_only=True):
     was_paused: bool = False
     """After a takeover: the VM was paused there; it runs again here, and says so."""
     to_release: bool = False
-    """Taken over only to be given back: nobody proved that the VM may run here, whatever is wished since."""
+    """Taken over only to be released: nobody proved that the VM may run here, whatever its spec says since."""
 
 
 class FenceReceipt(Struct, frozen=True, kw_only=True):

@@ -34,7 +34,7 @@ class NodeAlive(Record, frozen=True, kw_only=True):
     capacity: Resources = Resources()
     """What the machine has, before overcommit and reserve."""
     allocated: Resources = Resources()
-    """Sum over the VMs that the node answers for."""
+    """Sum over the VMs that the node owns."""
     vms: int = 0
     hypervisor: str = ""
     """``kvm`` or ``qemu`` (TCG)."""
@@ -96,7 +96,7 @@ class VmStatus(Record, frozen=True, kw_only=True):
     drift: tuple[str, ...] = ()
     """How the guest differs from its spec, because somebody changed it by hand."""
     elsewhere: str = ""
-    """Where it writes, when that is not its disk: booted anew it would begin without what it wrote since."""
+    """Where it writes, when that is not its disk: booted again it would begin without what it wrote since."""
     disk_held_by: str = ""
     """Client that has its disk open, for which a start or a resume waits; empty: nobody is in the way."""
 

@@ -87,7 +87,7 @@ class PinMove(StrEnum):
     STAY = "stay"
     """It runs on where it is; the pin counts the next time it is placed."""
     COLD = "cold"
-    """The node that answers for it stops it and lets it go, once the pinned node would take it."""
+    """The node that owns it stops it and lets it go, once the pinned node would take it."""
 
 
 class Placement(Struct, frozen=True, kw_only=True):
@@ -114,7 +114,7 @@ class Ha(Struct, frozen=True, kw_only=True):
     """In which order VMs come back."""
 
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
-    """Higher goes first when room or time is short."""
+    """Higher goes first when capacity or time is short."""
     start_after: tuple[str, ...] = ()
     """VMs of the same project that must be up first."""
     ready_port: Annotated[int, Meta(ge=0, le=65535)] = 0

@@ -1,6 +1,6 @@
 """What a node says that does not believe the etcd it reached: it has no session to say it in.
 
-Rule: leased, and proof of nothing. Whoever acts on it only waits longer because of it.
+Rule: leased, and proof of nothing. A node that acts on it only waits longer because of it.
 """
 
 from __future__ import annotations

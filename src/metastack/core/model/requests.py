@@ -16,7 +16,7 @@ class BreakLock(Record, frozen=True, kw_only=True):
     claim: int
     """Revision of the claim whose holder is asked."""
     client: str
-    """Whom the person saw in the way."""
+    """The client that the person saw in the way."""
     at_ms: int
     """With ``request_id`` the key of the event that answers it."""
     by: str = ""

@@ -31,7 +31,7 @@ from .objective import Objective, aim, empty, quality, share, takes
 
 MOST_MOVES: Final = 1000
 _FULLEST: Final = 8
-"""Of so many of the fullest nodes the best move is sought before one of another node is."""
+"""Number of the fullest nodes among which the best move is sought first."""
 _LEAST_DROP: Final = 1e-9
 """Sums of floats must not pass for a gain."""
 
@@ -112,7 +112,7 @@ class _Moving:
         self.more = False
         """There would be more to gain than may be moved."""
         self._stuck: set[str] = set()
-        """Nodes that cannot be emptied; what was moved since has not made room."""
+        """Nodes that cannot be emptied; what was moved since has not freed enough capacity."""
         self.stays: dict[str, int] = {}
         self._movable: dict[str, list[tuple[VmId, VmSpec]]] = {}
         for name in sorted(engine.nodes):
@@ -147,7 +147,7 @@ class _Moving:
         return spec
 
     def settle(self) -> None:
-        """Those that nobody would take may go where room has come free: the next move finds them there."""
+        """VMs that nobody would take may fit where capacity has come free: the next move finds them there."""
         self.engine._settle()
 
     # --- one step
@@ -252,7 +252,7 @@ class _Moving:
     # --- pack
 
     def emptying(self, min_gain: float, left: int) -> list[BalanceMove]:
-        """All moves that empty one more node, the emptiest that can be; none when none can with so many."""
+        """All moves that empty one more node, the emptiest that can be; none if ``left`` moves are too few."""
         held = self.engine.held()
         views = [view for view in self.engine.nodes.values() if takes(view) and not empty(view)]
         for view in sorted(views, key=lambda one: (share(one), one.name)):

@@ -1,8 +1,8 @@
 """Delays: how long a rank leaves a VM to those before it.
 
-Owns: what each of them gets. Refuses: clocks; who waits knows since when.
-Rule: nobody is waited for in vain where that can be known: not for long who let others take what was its to
-take, and while there are such nodes not who has no room any more.
+Owns: what each of them gets. Refuses: clocks; the waiting node knows since when.
+Rule: no node is waited for in vain where that can be known. A node that missed its turn is not waited for long.
+While there are such nodes, a node without capacity is not waited for.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def delay_ms(spec: VmSpec, before: Iterable[NodeView], step_ms: int, misses: Mis
     Each the cluster's rank delay, or three quarters of the lag that it publishes (rounded up to a power of two)
     if that is longer; a third of the rank delay if it missed and is tried, since it may be deaf.
 
-    A burst fills a whole head. Where nobody is deaf its time is short, and well spent: who waits decides from
-    news of where the burst went, and packs tighter. While anybody missed, who has no room is not waited for,
-    but for the first.
+    A burst fills a whole head. Where no node is deaf its time is short, and well spent: a waiting node decides
+    from news of where the burst went, and packs tighter. While any node missed, a node without capacity is not
+    waited for, but for the first.
     """
     counted = (
         node for at, node in enumerate(before) if not at or not misses.count or filters.has_room(spec, node)

@@ -2,10 +2,10 @@
 
 Owns: virtual assignments, the order in which nodes try, and misses. Every agent keeps one; CLI, web and
 scheduler make one from a snapshot and ask it the same questions.
-Refuses: clocks and randomness: two agents that saw the same events hold the same board.
-Rule: each waiting VM is assigned, in the order of the line, to its best node given everybody before it, and
-keeps that node until it is claimed or the node cannot take it any more. So a burst spreads as a central
-scheduler would spread it, and one event costs what changed, not what there is.
+Refuses: clocks and randomness: two agents that saw the same events compute the same ranking.
+Rule: each pending VM is assigned, in the order of the line, to its best node given all VMs before it. It keeps
+that node until it is claimed or the node cannot take it any more. So a burst spreads as a central scheduler
+would spread it, and one event costs what changed, not what there is.
 
 A board is about efficiency, never about safety: an agent whose board is behind loses a race for a claim, and
 whether the VM still fits is looked at again by whoever claims.
@@ -37,7 +37,7 @@ from .scores import SOON_MS
 from .start_order import answered, gate
 
 HEAD = 8
-"""So many nodes stand ready for each waiting VM; the others come after them, and only then are ranked."""
+"""Number of nodes that stand ready for each pending VM; the others come after them and are ranked only then."""
 _SHAPES = 32
 """Orders kept at a time: VMs come in few sizes."""
 
@@ -70,12 +70,12 @@ class PlacementEngine(Loads):
         self._placed: dict[VmId, tuple[str, VmSpec]] = {}
         self._on: dict[str, set[VmId]] = {}
         self._after: dict[VmId, set[VmId]] = {}
-        """Who starts after a VM."""
+        """VMs that start after a VM."""
         self.waiting: dict[VmId, PendingVm] = {}
         self._line: list[Line] = []
         self._nowhere: set[object] = set()
         self._doubtful: dict[VmId, None] = {}
-        """Who may not be able to stay with the node that it was promised to."""
+        """VMs that may not be able to stay with the node that they were promised to."""
         self._first_open: Line | None = None
         self._grown = self._joined = self._following = False
         for vm, _ in world.specs():
@@ -126,7 +126,7 @@ class PlacementEngine(Loads):
             old, new = self.nodes.get(name), self._view(name)
             if (world.facts(name) or world.alive(name)) is None or (old is None and self._on.get(name)):
                 return False
-            if old is None:  # nothing is on it: a cluster that grows need not count all VMs anew
+            if old is None:  # nothing is on it: a cluster that grows need not count all VMs again
                 join(self.nodes, new)
                 self._orders.clear()
             else:
@@ -177,7 +177,7 @@ class PlacementEngine(Loads):
         self._reopen(line)
 
     def _there(self, claim: Seen[Claim] | None) -> bool:
-        """Somebody answers for the VM of that claim."""
+        """A session owns the VM of that claim."""
         return answered(self.world, claim, self._lost)
 
     def _claimed(self, vm: VmId, spec: VmSpec, node: str) -> None:
@@ -194,12 +194,12 @@ class PlacementEngine(Loads):
         self._on.setdefault(node, set()).add(vm if wait is None else wait.vm)
 
     def _crowded(self, node: str, spec: VmSpec) -> None:
-        """A VM came there that the line did not send: who was promised the same room goes elsewhere."""
+        """A VM came there outside the line: a VM that was promised the same capacity goes elsewhere."""
         if node in self.nodes and self.nodes[node].overfull:
             for wait in [wait for wait in self.waiting.values() if wait.head and wait.head[0] == node]:
                 self._reopen(wait.line)
         if groups := self.groups.of(spec):
-            # Only those that it has to do with: were all sent anew, claims on their way would meet new ones.
+            # Only those that it has to do with: were all sent again, claims on their way would meet new ones.
             self._grown = bool(self.waiting)
             for wait in self.waiting.values():
                 if wait.head and not groups.isdisjoint(self.groups.of(wait.spec)):
@@ -232,7 +232,7 @@ class PlacementEngine(Loads):
     # --- the line
 
     def _reopen(self, line: Line | None) -> None:
-        """Assign anew from here on; None: all."""
+        """Assign again from here on; None: all."""
         first = line if line is not None else (self._line[0] if self._line else None)
         if first is not None and (self._first_open is None or first < self._first_open):
             self._first_open = first
@@ -264,7 +264,7 @@ class PlacementEngine(Loads):
         return self._follow()
 
     def _fill(self) -> None:
-        """More room came free: only those that nobody would take can gain by it."""
+        """More capacity came free: only VMs that no node would take can gain by it."""
         if not self._grown:
             return
         self._grown = False
@@ -275,8 +275,8 @@ class PlacementEngine(Loads):
                 self._assign(wait)
 
     def _follow(self) -> None:
-        """Who wants to be near others, or even with them, goes by where those are to be, also those behind it
-        in the line: it may have a place since one of them has one, and none any more since one lost it."""
+        """A VM that is to be near others, or even with them, goes by where those are to be, also those behind
+        it in the line. It may have a place since one of them has one, and none any more since one lost it."""
         for _ in range(len(self.waiting) if self.groups.wide else 0):
             if not self._joined:
                 break
@@ -323,7 +323,7 @@ class PlacementEngine(Loads):
         return order
 
     def head(self, spec: VmSpec, limit: int) -> list[str]:
-        """The nodes that should try to take such a VM, best first, at most so many."""
+        """The nodes that should try to take such a VM, best first, at most ``limit``."""
         if self.misses.news:
             for name in self.misses.news & self.nodes.keys():
                 self._touch(name)
@@ -362,7 +362,7 @@ class PlacementEngine(Loads):
         return line.index(me) if me in line else None
 
     def behind(self, wait: PendingVm) -> list[str]:
-        """Who takes it when the head has had its time, first to last."""
+        """Nodes that take it when the head has had its time, first to last."""
         with_itself = self.without(wait.vm)
         try:
             return [name for name in self.head(wait.spec, len(self.nodes)) if name not in wait.head]

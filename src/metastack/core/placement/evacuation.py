@@ -21,13 +21,13 @@ class Departure(Struct, frozen=True, kw_only=True):
     why: str
     """``drain`` or ``move``."""
     to: str
-    """Who would take it, best first of all; empty: nobody would now, and it stays."""
+    """The best node that would take it; empty: none would now, and it stays."""
     reasons: dict[str, tuple[str, ...]] = {}
     """Of each node, when nobody would; under an empty name why it is not its time."""
 
 
 def leaving(world: ClusterState, node: str, spec: VmSpec) -> str:
-    """Why a VM that a node answers for should leave it: ``drain``, ``move``, or empty: it should not."""
+    """Why a VM should leave the node that owns it: ``drain``, ``move``, or empty: it should not."""
     found = world.node_spec(node)
     if found is not None and found.record is not None and found.record.draining:
         return "drain"
@@ -52,7 +52,7 @@ def departures(engine: PlacementEngine, node: str) -> list[Departure]:
 
 
 def elsewhere(engine: PlacementEngine, node: str, spec: VmSpec) -> str:
-    """Who would take a VM that this node gives back, best of all; empty: nobody would now."""
+    """The best node that would take a VM that this node releases; empty: none would now."""
     return _departure(engine, node, spec, "").to
 
 

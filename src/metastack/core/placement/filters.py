@@ -108,7 +108,7 @@ def too_large(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
 
 
 def _never(too_large: bool) -> str:
-    """An empty node would not take it either: waiting, or freeing room, is no way out."""
+    """An empty node would not take it either: waiting, or freeing capacity, is no way out."""
     return " (too large even for the empty node)" if too_large else ""
 
 

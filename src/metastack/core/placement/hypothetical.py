@@ -1,8 +1,8 @@
 """A board of a world that is not: nodes lost, nodes added, specs that nobody has written yet.
 
 Owns: thinking nodes away without looking at everything again, and specs into a picture.
-Refuses: time. VMs that start after others are placed like all: the question is whether there is room.
-Rule: the answers are those of a board made anew; a test compares them.
+Refuses: time. VMs that start after others are placed like all: the question is whether there is capacity.
+Rule: the answers are those of a new engine; a test compares them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class HypotheticalEngine(PlacementEngine):
     gated = False
 
     def _there(self, claim: Seen[Claim] | None) -> bool:
-        """A VM that is to be given back (and nothing else) is nowhere: it starts where there is room for it."""
+        """A VM that is to be released (and nothing else) is nowhere: it starts where it has capacity."""
         given_back = claim is not None and claim.record is not None and claim.record.to_release
         return not given_back and super()._there(claim)
 
@@ -54,14 +54,14 @@ class HypotheticalEngine(PlacementEngine):
         return other
 
     def keep_promises(self) -> None:
-        """Who waits, and has a place, has taken it: what is lost later is lost after that."""
+        """Each pending VM with a place has taken it: what is lost later is lost after that."""
         for wait in [wait for wait in self.waiting.values() if wait.head]:
             del self.waiting[wait.vm]
             self._line.remove(wait.line)
             self._on.setdefault(wait.head[0], set()).add(wait.vm)
 
     def short_of_room(self, spec: VmSpec) -> bool:
-        """Some node would take the VM if only it had more room."""
+        """Some node would take the VM if only it had more capacity."""
         self.groups.know(spec, self._placed_specs())
         return any(
             not filters.lasting_refusals(spec, node)
@@ -72,7 +72,7 @@ class HypotheticalEngine(PlacementEngine):
 
 
 def with_specs(world: ClusterState, specs: Sequence[VmSpec], at_once: int = 1) -> ClusterState:
-    """The world as if these specs were written now, so many in each transaction. The same object, changed.
+    """The world as if these specs were written now, ``at_once`` in one transaction. The same object, changed.
 
     What is written at once has one revision: in the line it stands by name, whatever order it was asked in.
     """

@@ -50,7 +50,7 @@ class Loads:
         return held[0] if held is not None else ""
 
     def on(self, node: str) -> list[VmId]:
-        """VMs that a node answers for."""
+        """VMs that a node owns."""
         return sorted(self._on.get(node, ()))
 
     def without(self, vm: VmId) -> Callable[[], None]:

@@ -21,8 +21,8 @@ from .nodes import NodeView, on_ring, rendezvous, ring
 from .penalties import MissPenalties
 
 FEW = 8
-"""So many equal nodes are ordered by rendezvous hash, which shares the work most evenly; one hash for each of
-more would cost more than all the rest, so those lie on a ring."""
+"""Up to this number, equal nodes are ordered by rendezvous hash, which shares the work most evenly. For more
+nodes one hash each would cost more than all the rest, so those lie on a ring."""
 RELUCTANT = 1 << 34
 """Added to the key of a node that would rather not take the VM: it comes after all that would."""
 CHARGED = 1 << 36
@@ -90,7 +90,7 @@ class NodeOrder:
         self.dirty.clear()
 
     def first(self, subject: str, limit: int) -> list[str]:
-        """The best so many nodes for the VM with this UUID."""
+        """The best ``limit`` nodes for the VM with this UUID."""
         found: list[str] = []
         for _, names in self._groups(subject, limit):
             found += names
@@ -105,7 +105,7 @@ class NodeOrder:
                 yield key, name
 
     def _groups(self, subject: str, limit: int) -> Iterator[tuple[int, list[str]]]:
-        """Nodes of one score after the other, each as this VM sees them and at least so many."""
+        """Nodes of one score after the other, each as this VM sees them and at least ``limit``."""
         if self.dirty:
             self._freshen()
         entries, names, at, size = self._sorted, self._names, 0, len(self._sorted)

@@ -12,7 +12,7 @@ from ..model import NodeSpec, NodeState, Resources, Taint, VmSpec
 from ..state.cluster_state import ClusterState
 
 _RANKS = 10_000
-"""So many ranks are kept."""
+"""Number of ranks that are kept."""
 
 
 class NodeView(Struct, kw_only=True):
@@ -25,7 +25,7 @@ class NodeView(Struct, kw_only=True):
     room: Resources = Resources()
     """Capacity after host reserve and overcommit."""
     promised: Resources = Resources()
-    """Sum of the specs of the VMs it answers for."""
+    """Sum of the specs of the VMs that it owns."""
     bridges: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     taints: tuple[Taint, ...] = ()
@@ -64,7 +64,7 @@ def node_state(world: ClusterState, node: str) -> NodeState:
 
 
 def node_view(world: ClusterState, name: str) -> NodeView:
-    """One node with its room, as if it had promised nothing."""
+    """One node with its capacity, as if it had promised nothing."""
     config, alive, wish = world.config, world.alive(name), world.node_spec(name)
     record = alive.record if alive is not None else None
     spec = wish.record if wish is not None and wish.record is not None else NodeSpec()
@@ -95,7 +95,7 @@ def join(nodes: dict[str, NodeView], node: NodeView) -> None:
 
 
 def promised(world: ClusterState) -> dict[str, Resources]:
-    """What each node answers for, summed over the claims."""
+    """What each node owns, summed over the claims."""
     sums: dict[str, Resources] = {}
     for vm, claim in world.claims():
         found = world.spec(vm)
@@ -107,7 +107,7 @@ def promised(world: ClusterState) -> dict[str, Resources]:
 
 
 def node_views(world: ClusterState) -> list[NodeView]:
-    """Every joined node with its room and its promises, sorted by name."""
+    """Every joined node with its capacity and its promises, sorted by name."""
     taken, views = promised(world), []
     for name in world.nodes():
         view = node_view(world, name)
@@ -145,7 +145,7 @@ def rendezvous(subject: str, node: str) -> int:
 
 
 class Successors:
-    """Who should do a job that only one needs to do: a release, a fence, a disk's removal.
+    """The node that should do a job that only one needs to do: a release, a fence, a disk's removal.
 
     Ranks are kept for as long as the same nodes are ready: when many nodes vanish, every other one ranks itself
     for each of them, after each of their fences.

@@ -20,13 +20,13 @@ _FIRST = 16
 _SHARE = 2
 """... and in a large one the nodes divided by this: there each node's turn comes less often."""
 _LONGER = (1, 6, 6, 36, 216)
-"""Each further miss lasts so many times as long as the first. Most nodes that miss are late for a second or
-less: two charges are about that long, and no third one much longer leaves their place empty. Who still
+"""Each further miss lasts this many times as long as the first. Most nodes that miss are late for a second or
+less: two charges are about that long, and no third one much longer leaves their place empty. A node that still
 misses after that is deaf."""
 
 
 class MissPenalties:
-    """Who is charged, and until when."""
+    """The nodes that are charged, and until when."""
 
     def __init__(self, nodes: int = 0) -> None:
         self.count: dict[str, int] = {}
@@ -77,8 +77,8 @@ class MissPenalties:
             self.news.add(name)
 
     def head_of(self, names: Iterable[str], limit: int) -> list[str]:
-        """The first so many of these nodes. Who missed and took nothing since is tried as the first only:
-        behind another it would cost one more delay, and several of them the whole head."""
+        """The first ``limit`` of these nodes. A node that missed and took nothing since is tried as the first
+        only: behind another it would cost one more delay, and several of them the whole head."""
         found: list[str] = []
         missed: list[str] = []
         for name in names:

@@ -7,16 +7,16 @@ from msgspec import Struct
 from ..model import VmId, VmSpec
 
 Line = tuple[int, int, str, str]
-"""Priority turned round, revision of the wish, project, name: the place in the line."""
+"""Negative priority, revision of the request, project, name: the place in the line."""
 
 
 class PendingVm(Struct):
-    """A VM that should run and that nobody answers for."""
+    """A VM that should run and that no session owns."""
 
     vm: VmId
     line: Line
     spec: VmSpec
     head: tuple[str, ...] = ()
-    """Who should try, best first; it is virtually assigned to the first. Empty: nobody would take it now."""
+    """Nodes that should try, best first; it is virtually assigned to the first. Empty: none would now."""
     held: str = ""
     """Why it is not its time yet."""

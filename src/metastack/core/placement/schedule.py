@@ -1,12 +1,12 @@
 """The schedule: places for VMs that will wait together, chosen for all of them at once.
 
-Owns: what a scheduler knows better than nodes that take one VM after the other. It is little, and said here:
-who comes next is known before it waits (a node is lost and not fenced yet, a node drains, a VM starts after
-others), so all of these can be fitted in as one batch, the largest first, instead of in the order of the line.
+Owns: what a scheduler knows better than nodes that take one VM after the other. A scheduler knows the next VMs
+before they wait: a node is lost and not fenced yet, a node drains, a VM starts after others. So all of these
+can be fitted in as one batch, the largest first, instead of in the order of the line.
 Refuses: filters and scores of its own. Every place is one that the nodes' board would take, and a schedule is
 what that board answers when it is told the hints.
-Rule: whoever would have a place without the schedule has one with it; and what a node is about to take is left
-alone, for a hint that comes after the claim was sent only costs a race.
+Rule: a VM that would have a place without the schedule has one with it; and what a node is about to take is
+left alone, for a hint that comes after the claim was sent only costs a race.
 """
 
 from __future__ import annotations

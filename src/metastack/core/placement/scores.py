@@ -10,8 +10,8 @@ SOON_MS = 64
 LATE_MS = 256
 """... all the more until it hears so late."""
 LATE_SPREAD = 0.15
-"""A late node that is spread to gets less, and its part when it has that much more room than any other: were it
-never taken it would stay empty. Packing has no need of it before all others are full."""
+"""A late node that is spread to gets less, and its part when it has that much more capacity than any other:
+were it never taken it would stay empty. Packing does not need it before all others are full."""
 
 
 def free_shares(spec: VmSpec, node: NodeView) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Who waits for a node, and who waits for others first: a VM that starts after them."""
+"""Which VMs wait for a node, and which wait for other VMs first, because they start after them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def gate(world: ClusterState, vm: VmId, spec: VmSpec) -> str:
 
 
 def awaited(world: ClusterState, vm: VmId, spec: VmSpec) -> Iterator[VmId]:
-    """Who has to be up before that VM starts.
+    """VMs that have to be up before that VM starts.
 
-    Who is not wanted on holds nobody, nor who is paused by its owner's wish, and neither does a circle.
+    A VM that is off, or paused by its spec, holds no other, and neither does a circle.
     """
     for name in spec.ha.start_after:
         other = VmId(vm.project, name)
@@ -61,12 +61,12 @@ def _starts_after(world: ClusterState, vm: VmId, other: VmId) -> bool:
 
 
 def unanswered(world: ClusterState, vm: VmId, lost: frozenset[str] = frozenset()) -> bool:
-    """Nobody answers for the VM, or only a session that is shut out of the storage (or thought away)."""
+    """No session owns the VM, or only one that is shut out of the storage (or thought away)."""
     return not answered(world, world.claim(vm), lost)
 
 
 def answered(world: ClusterState, found: Seen[Claim] | None, lost: frozenset[str] = frozenset()) -> bool:
-    """Somebody answers for the VM with that claim; one that cannot be read may be anybody's."""
+    """A session owns the VM with that claim; a claim that cannot be read may be anybody's."""
     if found is None:
         return False
     claim = found.record
@@ -74,6 +74,6 @@ def answered(world: ClusterState, found: Seen[Claim] | None, lost: frozenset[str
 
 
 def waiting(world: ClusterState) -> list[VmId]:
-    """VMs that should run and that nobody answers for, the oldest wish first."""
+    """VMs that should run and that no session owns, the oldest request first."""
     found = [(spec.mod, vm) for vm, spec in world.specs() if unanswered(world, vm) and wants_on(world, vm)]
     return [vm for _, vm in sorted(found)]

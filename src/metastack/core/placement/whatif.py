@@ -27,13 +27,13 @@ class Move(Struct, frozen=True, kw_only=True):
 
     vm: VmId
     before: str
-    """Node that answers for it now; empty: it waits."""
+    """Node that owns it now; empty: it waits."""
     after: str
     """Empty: nobody would take it."""
     reasons: dict[str, tuple[str, ...]] = {}
     """Of each node, when nobody would take it."""
     behind: str = ""
-    """Why nobody would start it although there is room: who it starts after would not be up."""
+    """Why no node would start it although there is capacity: the VM that it starts after would not be up."""
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -47,12 +47,12 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
     @property
     def left_out(self) -> tuple[Move, ...]:
-        """Whom no node would take, whatever the cause."""
+        """VMs that no node would take, whatever the cause."""
         return tuple(move for move in self.moves if not move.after)
 
     @property
     def put_out(self) -> tuple[Move, ...]:
-        """Whom no node would take then, and one takes now."""
+        """VMs that no node would take then, and one takes now."""
         return tuple(move for move in self.left_out if move.vm not in self.already)
 
     @property
@@ -63,9 +63,9 @@ class Outcome(Struct, frozen=True, kw_only=True):
 def whatif(world: ClusterState, *, lost: Iterable[str] = (), more: Iterable[NodeView] = ()) -> Outcome:
     """The world without those nodes and with these: who would be where.
 
-    VMs that wait already are among the moves, so that what nobody would take is seen with or without a loss;
-    also those that wait only for others to be up. Which of these nobody takes even now, ``already`` says.
-    There is room for everybody first; then who starts after a VM that would not be up is told not to start.
+    VMs that wait already are among the moves, so that what no node would take is seen with or without a loss;
+    also those that wait only for others to be up. ``already`` says which of these no node takes even now. First
+    every VM gets its capacity; then a VM that starts after one that would not be up is told not to start.
     """
     gone, new = frozenset(lost), list(more)
     base = HypotheticalEngine(world)
@@ -74,7 +74,7 @@ def whatif(world: ClusterState, *, lost: Iterable[str] = (), more: Iterable[Node
 
 
 def _behind(engine: HypotheticalEngine) -> dict[VmId, str]:
-    """Who has room and would not start, and for whom it waits. Who is starting, or would, will come up."""
+    """VMs with capacity that would not start, and what each waits for. A VM that starts will come up."""
     found: dict[VmId, str] = {}
     gated = [wait for wait in engine.waiting.values() if wait.head and wait.spec.ha.start_after]
     grown = True
@@ -116,23 +116,23 @@ def _outcome(
 
 def going(world: ClusterState) -> frozenset[str]:
     """Nodes that are lost, whether they are shut out by now or not, or draining: what is on them has to go
-    somewhere, and room is kept for that."""
+    somewhere, and capacity is kept for that."""
     states = {name: node_state(world, name) for name in world.nodes()}
     return frozenset(n for n, state in states.items() if state in (NodeState.LOST, NodeState.DRAINING))
 
 
 def nowhere(world: ClusterState) -> dict[VmId, Move]:
-    """Whom no node would take once those nodes are gone, and why."""
+    """VMs that no node would take once those nodes are gone, and why."""
     return {
         move.vm: move for move in _outcome(HypotheticalEngine(world, lost=going(world)), frozenset()).left_out
     }
 
 
 def without_room(world: ClusterState, spare_nodes: int) -> tuple[tuple[str, ...], tuple[Move, ...]]:
-    """The first loss of so many nodes after which something would be left out that fits now, and what.
+    """The first loss of ``spare_nodes`` nodes after which something would be left out that fits now, and what.
 
-    Both empty when every such loss leaves room. What is on nodes that are lost or draining has to go somewhere
-    first (:func:`going`). Who could not run elsewhere whatever the room (a pin, a label
+    Both empty when every such loss leaves capacity. What is on nodes that are lost or draining has to go
+    somewhere first (:func:`going`). A VM that could not run elsewhere whatever the capacity (a pin, a label
     that no other node has, one a zone) does not count: no spare node would help.
     """
     engine = HypotheticalEngine(world, lost=going(world))
@@ -144,7 +144,7 @@ def without_room(world: ClusterState, spare_nodes: int) -> tuple[tuple[str, ...]
             continue
         then = engine.losing(lost)
         out = {w.vm for w in then.waiting.values() if not w.head and w.vm not in today}
-        # Without any node it is room that is missing, and of no node could it be said.
+        # Without any node it is capacity that is missing, and no node could be named for it.
         short = {vm for vm in out if len(lost) == len(up) or then.short_of_room(then.waiting[vm].spec)}
         if short:
             return lost, tuple(move for move in _outcome(then, today).put_out if move.vm in short)

@@ -111,8 +111,9 @@ def relet(
 def recall(keys: Keys, me: OwnSession, found: Seen[NodeFacts]) -> Transaction:
     """Write my own record once more, as it is: no claim of mine that was sent before can be committed now.
 
-    Safety: what a node proves of itself (its room, who may share it) it proves when it sends a claim. One whose
-    answer never came may arrive after that room was given to another. Every claim compares this record.
+    Safety: what a node proves of itself (its capacity, which VMs may share it) it proves when it sends a claim.
+    One whose answer never came may arrive after that capacity was given to another. Every claim compares this
+    record.
     """
     key = keys.node_facts(me.node)
     return Transaction(
@@ -135,7 +136,7 @@ def claim(
     tokens: Tokens = (),
     notices: Tokens = (),
 ) -> Transaction:
-    """Answer for a VM that nobody answers for.
+    """Own a VM that no session owns.
 
     Safety: claim absent, so one wins; the spec is the one I decided on; ``alive = S``. The epoch is stored as
     0, "the revision of this put": a number chosen before could repeat (CE4). The volume's record is written
@@ -184,7 +185,7 @@ def takeover(
     storage: Seen[StorageIdentity] | None = None,
     flaw: str = "",
 ) -> Transaction:
-    """Answer for a VM whose node was shut out of the storage.
+    """Own a VM whose node was shut out of the storage.
 
     Safety: the fence record that I read says done through the claim's session, and is unchanged; the claim and
     the spec are the ones I decided on. A VM whose spec is gone is taken over too, to be released. ``facts``: my
@@ -289,7 +290,7 @@ def release(
     extra: Extra = (),
     disk: Seen[Volume] | None = None,
 ) -> Transaction:
-    """Answer for a VM no longer.
+    """Own a VM no longer.
 
     Safety: the caller has seen the domain undefined and no call in flight for it. ``disk``: its record,
     unchanged; it keeps where the VM ran last.

@@ -31,7 +31,7 @@ def made(
     """Write down that a VM's disk is there: from now on it is made no second time.
 
     Safety: after the storage said so. The claim is mine and unchanged, so nobody else makes or removes it; the
-    record is as I read it, so a person's order to make it anew is never overwritten by an older answer.
+    record is as I read it, so a person's order to make it again is never overwritten by an older answer.
     ``cluster_id``: whose mark it bears now. ``trashed``: it came out of the trash, whose record goes with this.
     """
     key = keys.volume(record.project, record.uuid)

@@ -2,12 +2,12 @@
 
 Owns: what a receipt must say. Refuses: asking the storage, which is the taker's (agent/fence_check).
 Rule: a fence counts only in the storage that it was made in. Where the cluster says which that is, a receipt
-must name just that one; where it does not (``config/storage`` is of a later version), it must not name another
-than the node's own, and QEMU's lock on files proves nothing about a client of a pool. While an upgrade is not
-finished, a receipt that names none is judged like that, too.
+must name just that one. Where it does not (``config/storage`` is of a later version), a receipt must not name
+another than the node's own. QEMU's lock on files proves nothing about a client of a pool. While an upgrade is
+not finished, a receipt that names none is judged like that, too.
 
-# Safety: seen before this was asked for: a node whose agent was set to files closed a fence "by image-lock",
-another one believed it and started the VM from the pool, and two guests wrote for 11.7 s.
+# Safety: seen before this was asked for: a node whose agent was set to files closed a fence "by image-lock".
+Another one believed it and started the VM from the pool, and two guests wrote for 11.7 s.
 """
 
 from __future__ import annotations

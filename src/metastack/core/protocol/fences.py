@@ -37,7 +37,7 @@ _NO_INTENT: Final[dict[str, Any]] = {
 
 def under_way(fence: Fence, generation: int) -> bool:
     """Somebody is, or should be, at work on it. An intent of before a restore of etcd is nobody's any more: no
-    session of then can finish it, and whether the node is dead has to be found out anew."""
+    session of then can finish it, and whether the node is dead has to be found out again."""
     return fence.intent and fence.generation >= generation
 
 
@@ -83,7 +83,7 @@ def intent_by_hand(
 
     Safety: as with ``intent``, the victim's alive key is absent in this transaction, so ``through`` lies above
     every session it had and below every one it will get. No ``alive = S``: a person has no session, and needs
-    none, since an intent blocks nothing. Who blocks is an agent that takes it over in its own session.
+    none, since an intent blocks nothing. The block is made by an agent that takes it over in its own session.
     The race with the victim's return: its ``register`` cancels an intent whose fencer is not alive, and this
     one's never is. Both ``register`` and ``take_over_intent`` compare the fence's revision and change it, so
     exactly one of them commits. If the victim is first, nothing was blocked and its guests run on: what the

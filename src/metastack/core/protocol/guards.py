@@ -26,7 +26,7 @@ def ride(extra: Extra) -> tuple[Put, ...]:
 
 
 class OwnSession(Struct, frozen=True, kw_only=True):
-    """Who commits: a node in one session under one lease."""
+    """The session that commits: a node in one session under one lease."""
 
     node: str
     session: int

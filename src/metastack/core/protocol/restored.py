@@ -1,10 +1,12 @@
 """After a restore: etcd is older than what the machines do, until every node has come back or is fenced.
 
-Owns: who is still waited for, what of a node's own domains the restored records cover, and the transaction
-that raises the generation. Refuses: deciding that etcd was restored: agents notice it, a person says so.
+Owns: which nodes are still waited for, which of a node's own domains the restored records cover, and the
+transaction that raises the generation. Refuses: deciding that etcd was restored: agents notice it, a person
+says so.
 Rule: claims of an older generation are believed only where a running domain proves them (its epoch is the
-claim's). Whatever needs somebody else's absence (a claim, a takeover, a boot) waits until every node that any
-record knows has registered in this generation, having killed what its claims do not cover, or was fenced in it.
+claim's). Whatever needs somebody else's absence (a claim, a takeover, a boot) waits. It waits until every node
+that any record knows has registered in this generation, having killed what its claims do not cover, or was
+fenced in it.
 """
 
 from __future__ import annotations

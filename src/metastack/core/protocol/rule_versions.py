@@ -2,13 +2,13 @@
 
 Owns: which notices a spec gives and which a claim heeds. Refuses: the rules themselves
 (:mod:`metastack.core.placement.groups`), and what two claims of known rules compare (:mod:`.tokens`).
-Rule: whoever writes a VM that is wanted and keeps others away over several nodes (a zone, a rack) puts, in the
-same transaction, a notice under one label that all of those others carry. Who changes a VM's labels puts one
-under each that it has. Every claim compares the notices of its VM's labels, and of its VM's rules.
+Rule: a VM that is wanted may keep others away over several nodes (a zone, a rack). The writer of its spec puts,
+in the same transaction, a notice under one label that all of those others carry. A change of a VM's labels puts
+one under each that it has. Every claim compares the notices of its VM's labels, and of its VM's rules.
 
 # Safety: a claim is decided from a view. Of a rule that is in that view it bears the token. One that is not was
-written, or switched on, after that view, and so put a notice that the claim compares and that is another one by
-now: the claim is lost, and decided anew. So is that of a VM with the rule, when another that runs already was
+written, or switched on, after that view. So it put a notice that the claim compares and that is another one by
+now: the claim is lost, and decided again. So is that of a VM with the rule, when another that runs already was
 given its labels meanwhile. A notice is dropped only while no spec has a rule that asks for it, so it cannot
 have been absent before and after.
 """
@@ -26,7 +26,7 @@ from .transaction import Put
 NOTICE: Final = "notice"
 """In a group's key where a token has a domain."""
 SHARED: Final = 16
-"""So many notices a project has: labels share them, or a claim of a VM with many would be too large for one
+"""Number of notices of a project: labels share them, or a claim of a VM with many would be too large for one
 transaction. A notice that was about another label costs a claim another look."""
 
 

@@ -23,7 +23,7 @@ from .guards import Extra, OwnSession, in_session, ride, unchanged
 from .transaction import Delete, Put, Transaction
 
 WITNESSES: Final = 4
-"""So many nodes, those first in rank, tell what they proved: an announcement is an event for every agent."""
+"""Number of nodes, first in rank, that tell what they proved: an announcement is an event for every agent."""
 
 
 def is_ready(found: Seen[NodeAlive] | None) -> bool:
@@ -50,7 +50,7 @@ def proves(found: Seen[NodeAlive] | None, at: int) -> bool:
 
 
 def too_many(world: ClusterState) -> str:
-    """Why nobody is fenced for a silent storage: so many are silent or gone that it is not the nodes' fault."""
+    """Why nobody is fenced for a silent storage: more are silent or gone than can be the nodes' own fault."""
     specs = {name: world.node_spec(name) for name in world.nodes() if world.facts(name) is not None}
     joined = [n for n, s in specs.items() if s is None or s.record is None or not s.record.cordoned]
     silent = [name for name in joined if silent_at(world.alive(name))]
@@ -142,16 +142,16 @@ def intent_silent(
 ) -> Transaction:
     """Open a fence of a node that lives, whose storage is silent while it answers others.
 
-    Safety: the victim's alive key is *deleted here*, so ``through`` (the revision of this put) lies above every
-    session it had, the one of now included, and below every one it will get: the argument of ``fences.intent``,
-    which needs the key absent. It is as if etcd had revoked the lease at that very revision. What the victim
-    sends from then on fails ``alive = S``; it declares no address behind the fencer, and it has to register,
-    which waits for a living fencer. Were the key left to be deleted before or after, the node could register
-    in between, under a session that ``through`` does not reach, or that it reaches while it is used.
+    Safety: the victim's alive key is *deleted here*. So ``through`` (the revision of this put) lies above every
+    session that it had, the one of now included, and below every one that it will get. That is the argument of
+    ``fences.intent``, which needs the key absent. It is as if etcd had revoked the lease at that very revision.
+    What the victim sends from then on fails ``alive = S``; it declares no address behind the fencer, and it has
+    to register, which waits for a living fencer. Were the key deleted before or after, the node could register
+    in between, under a session that ``through`` does not reach. Or ``through`` would reach it while it is used.
 
     Comfort, each against a fence of a node that is well: the victim's announcement is the very one that told of
-    the silence (one that its storage answers makes this fail), so is the witness's, and ``silenced`` changes
-    with every such fence, so of two that were decided at once one fails.
+    the silence, so one that tells of an answer makes this fail. The same holds for the witness's. ``silenced``
+    changes with every such fence, so of two that were decided at once one fails.
     """
     name, word = witness
     silent = silent_at(alive)

@@ -103,7 +103,7 @@ class Snapshot(Struct, frozen=True):
     cluster_id: int = 0
     """Of the etcd that answered. One that was restored from a backup may have another, or the same."""
     term: int = 0
-    """Its raft term, which only grows in one cluster, and begins anew in one that was restored.
+    """Its raft term, which only grows in one cluster, and begins again in one that was restored.
 
     A member that was caught up by a snapshot says an older one until it has applied a write.
     """

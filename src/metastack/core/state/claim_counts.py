@@ -1,4 +1,4 @@
-"""How many claims each session of a node bears: what a fence has to answer for.
+"""How many claims each session of a node holds: what a fence has to cover.
 
 Owns: the count, made once for as long as the claims stay as they are. Refuses: knowing which are fenced.
 """
@@ -14,7 +14,7 @@ from .compact_records import Row, Seen, shared
 class ClaimCounts:
     """Claims by node and session.
 
-    When a rack is gone each of its nodes is asked about: every claim would be looked at so many times.
+    When a rack is gone each of its nodes is asked about: every claim would be looked at once for each.
     """
 
     def __init__(self) -> None:

@@ -151,7 +151,7 @@ class ClusterState:
         """Every change brings an event: half of all keys are of these kinds, and need not be taken apart."""
 
     def restart(self) -> None:
-        """What comes next is another history, whose revisions begin anew."""
+        """What comes next is another history, whose revisions begin again."""
         self.revision = self._floor = 0
 
     # --- folding

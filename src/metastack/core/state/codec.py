@@ -53,8 +53,9 @@ def _decoder(kind: type[Record]) -> msgspec.json.Decoder[Record]:
 def decode(kind: type[R], raw: bytes, key: str = "") -> R:
     """Parse a record; raises :class:`Unreadable`.
 
-    Its ``v`` is today's, whatever the bytes say: what a record says does not depend on who wrote it, and a node
-    that compares what it published with what it would say finds no difference where only the version differs.
+    Its ``v`` is today's, whatever the bytes say: what a record says does not depend on who wrote it. A node
+    that compares what it published with what it would publish finds no difference where only the version
+    differs.
     """
     try:
         record = cast(R, _decoder(kind).decode(raw))

@@ -22,11 +22,11 @@ from .keys import Kind
 R = TypeVar("R", bound=Record)
 
 RECENT: Final = 384
-"""Records kept whole beside their rows: who just heard of one reads it several times, and a claim follows its
-wish soon. In a burst a hundred wishes are under way, each followed by three records of its claim: put together
-anew for each reader they were a tenth of an agent's work."""
+"""Records kept whole beside their rows: an agent reads a new one several times, and a claim follows its spec
+soon. In a burst a hundred specs are under way, each followed by three records of its claim: put together again
+for each reader they were a tenth of an agent's work."""
 _SHAPES: Final = 4096
-"""Shapes shared at a time. When there are more, sharing begins anew: a matter of memory and nothing else."""
+"""Shapes shared at a time. When there are more, sharing begins again: a matter of memory and nothing else."""
 
 
 class Seen(Struct, Generic[R], frozen=True):

@@ -2,8 +2,8 @@
 
 Owns: the record levels, and every rewriting of a record for readers of an older level.
 Refuses: reading; a program reads every version up to its newest, whatever the cluster's level is.
-Rule: writers keep to ``config/cluster.record_version``. Whoever knows a level that is too low writes records
-that everybody reads; so a level that is not known is 1.
+Rule: writers keep to ``config/cluster.record_version``. A writer that knows a level that is too low writes
+records that every reader reads; so a level that is not known is 1.
 
 A level is a release's set of versions. Writing for an older one changes three things of a record:
 

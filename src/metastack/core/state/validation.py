@@ -60,7 +60,7 @@ def flaw(record: Record, key: str) -> str:
                 _between("disk_bytes", record.disk_bytes, 1, 1 << 60),
                 _between("run", record.run, 0, 1 << 53),
                 _between("paused_epoch", record.paused_epoch, 0, _TOKEN_END),
-                # Less than nothing would make room.
+                # Less than nothing would add capacity.
                 *(_between(f"resources.{what}", n, 0, 1 << 53) for what, n in record.resources.items()),
             )
         case Claim():

@@ -38,7 +38,7 @@ T = TypeVar("T")
 _FIRST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 2.0
 MOST_BESIDE: Final = 16
-"""So many orders to one domain, and not even its end is ordered once more."""
+"""After this many orders to one domain not even its end is ordered once more."""
 
 
 @dataclass(eq=False)
@@ -144,7 +144,7 @@ class Connection:
             await self._one_returned.wait()
 
     def interrupt(self, starts: bool) -> None:
-        """Whoever waits for a call gets on as if its time were over. With ``starts`` also for a start."""
+        """A task that waits for a call goes on as if its time were over. With ``starts`` also for a start."""
         assert self._loop is not None
         for call in self._calls:
             if call.limit is not None and not call.limit.expired() and (starts or not call.boots):
@@ -226,7 +226,7 @@ class Connection:
         self._calls.discard(call)
         self._one_returned.set()
         if lost:
-            # An order's own connection ended: the main one is made anew, which tells everybody to look.
+            # An order's own connection ended: the main one is made again, which tells everybody to look.
             self._drop(call.main)
 
     # --- connecting

@@ -2,8 +2,8 @@
 
 Owns: what a guest's machine looks like, and the metadata element that makes a domain ours.
 Refuses: I/O, and every element, attribute or value that is not on the lists below.
-Rule: text from a spec only ever becomes the value of an attribute or the text of an element that this module
-named itself, after a full match of a narrow pattern; no template, no string is ever parsed on the way out.
+Rule: text from a spec only ever becomes the value of an attribute or the text of an element. This module named
+both, and the text matched a narrow pattern. No template or string is ever parsed on the way out.
 """
 
 from __future__ import annotations

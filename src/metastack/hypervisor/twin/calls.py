@@ -18,7 +18,7 @@ async def opens(spec: DomainSpec) -> None:
 
 
 def seen(task: asyncio.Task[T]) -> None:
-    """Whoever awaited may be gone: its error is no surprise."""
+    """The waiting task may be gone: its error is no surprise."""
     if not task.cancelled():
         task.exception()
 

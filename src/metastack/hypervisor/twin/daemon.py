@@ -2,8 +2,8 @@
 
 Owns: when a request takes effect, and what its caller hears. Refuses: knowing what a domain is.
 Rule: a call is a thread and requests. Cancelling the await stops neither. The thread belongs to the process
-that called (a stopped process sends nothing more); a request that was sent sits in the daemon and takes effect
-when its time has come, also when its sender is dead or its connection ended, unless a barrier came first.
+that called (a stopped process sends nothing more); a request that was sent sits in the daemon. Unless a barrier
+comes first it takes effect when its time has come, also when its sender is dead or its connection ended.
 ``quiesce`` awaits threads; ``astray`` tells of requests that no thread waits for any more.
 """
 
@@ -128,7 +128,7 @@ class MemoryDaemon:
             await asyncio.wait(left)
 
     async def interrupt(self, starts: bool = False) -> None:
-        """Whoever waits for a call gets on; the call goes on."""
+        """A task that waits for a call goes on; so does the call."""
         for call in self._calls.values():
             limit = call.limit
             if limit is not None and not limit.expired() and (starts or call.what != "boot"):

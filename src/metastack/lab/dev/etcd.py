@@ -206,7 +206,7 @@ class EtcdMember:
         self._signal(signal.SIGCONT)
 
     def detach(self) -> int:
-        """Forget the process and let it live on; its pid, for whoever answers for it from now on."""
+        """Forget the process and let it live on; its pid, for its next owner."""
         pid = self.pid
         if self._process is not None:
             # Popen warns when it is collected while the child runs: here that is the intention.

@@ -1,7 +1,7 @@
 """The wires of a one-machine cluster: a network namespace with two bridges, addresses, and DHCP for guests.
 
-Owns: the fabric's namespace (kept by a mount in the state folder), the cables from it to each node, the
-subnets, the route that keeps them from leaking, and what a ``cut`` drops.
+Owns: the fabric's namespace (kept by a mount in the state folder), the cables from it to each node, and the
+subnets; the route that keeps them from leaking, and what a ``cut`` drops.
 Refuses: the host's own links, addresses and firewall: nothing there but two unreachable routes.
 Rule: storage and control traffic and guests are two separate networks; a guest reaches guests only.
 """

@@ -126,7 +126,7 @@ class Story:
         )
 
     def create(self, image: str) -> str:
-        """The VM, anew; the node that runs it."""
+        """The VM, created again; the node that runs it."""
         size = ("--memory", "128MiB", "--disk", "1GiB")
         self.metastack("vm", "create", VM, "--image", image, *size, "--label", "=".join(MADE_BY))
         found = self.show("vm", VM)

@@ -61,7 +61,7 @@ class Records:
         return found
 
     def placed(self, vm: VmId) -> tuple[str, str]:
-        """Node that answers for a VM and the phase it publishes; empty while there is none."""
+        """Node that owns a VM and the phase it publishes; empty while there is none."""
         claims = self._get(self.keys.claim(vm))
         statuses = self._get(self.keys.vm_status(vm))
         node = codec.decode(Claim, claims[0][1]).node if claims else ""

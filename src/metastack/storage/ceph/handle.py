@@ -86,8 +86,8 @@ def plain(ceph_address: str) -> str:
 def address_of_new_client(settings: StorageSettings) -> str:
     """Where the monitors see a client that begins now; "" when they do not say.
 
-    A client keeps the address of its first connection for life (it names itself by it, and is blocked by it),
-    so only a new one shows what the next QEMU's would be.
+    A client keeps the address of its first connection for life; it names itself by it, and is blocked by it. So
+    only a new client shows what the next QEMU's would be.
     """
     timeout_s = str(max(1, round(settings.timeout_s)))
     probe = rados.Rados(

@@ -5,8 +5,8 @@ Refuses: Ceph itself: nothing here needs it installed.
 Rule: every kind of right is named in both, so that a program that is merely wrong can give nothing else.
 
 It does not hold back an attacker on a node: when a kind is named twice, Ceph's monitor compares the last and
-carries out the first (tests/contract/storage). Whoever may set rights at all can have every right. So guests'
-users are a choice, for clusters whose nodes are trusted with Ceph anyway (docs/internals/safety.md).
+carries out the first (tests/contract/storage). A user that may set rights at all can have every right. So
+guests' users are a choice, for clusters whose nodes are trusted with Ceph anyway (docs/internals/safety.md).
 """
 
 from __future__ import annotations

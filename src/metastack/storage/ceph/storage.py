@@ -4,7 +4,7 @@ Owns: the connection to Ceph, its threads, and which calls they run. Refuses: a 
 bounds, and calling a node fenced that the OSD map does not say is.
 Rule: after an unblock, also one that failed, only Rados handles made after it are used.
 
-Three pools of threads: images and disks in one, fencing in another, so that a stuck OSD never delays a fence,
+Three pools of threads: images and disks in one; fencing in another, so that a stuck OSD never delays a fence;
 and removals, which may take an hour, in the third, so that they never delay a session.
 """
 

@@ -376,7 +376,7 @@ def disks(folder: Folder) -> list[str]:
 
 
 def openers(folder: Folder, uuid: str) -> tuple[Opener, ...]:
-    """Who holds QEMU's write lock of the disk; of this host's processes by name, else of "another host"."""
+    """Holders of QEMU's write lock of the disk; of this host's processes by name, else of "another host"."""
     with mapped(f"looking at the lock of disk {uuid}"):
         path = str(folder.disk(uuid))
         try:

@@ -2,9 +2,9 @@
 
 Owns: ``marks/KIND-UUID.json`` and what an inode is called. Refuses: judging a mark
 (:mod:`metastack.ports.ownership`); extended attributes, which NFS and tmpfs often lack and ``cp -a`` copies.
-Rule: a file is its inode and the moment when that was made. A rename keeps both, a copy has others, and a file
-that is made by hand under the same name has another moment, also when it got the same inode number. Where one
-of two hosts does not tell that moment, the inode alone counts (:func:`metastack.ports.ownership.same_object`).
+Rule: a file is its inode and the moment when that was made. A rename keeps both, a copy has others. A file that
+is made by hand under the same name has another moment, also when it got the same inode number. Where one of two
+hosts does not tell that moment, the inode alone counts (:func:`metastack.ports.ownership.same_object`).
 
 Everything here blocks: it runs in the adapter's threads.
 """

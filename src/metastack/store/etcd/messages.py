@@ -56,7 +56,7 @@ def events_of(events: Iterable[Any], without: tuple[bytes, ...] = ()) -> list[Ke
     """Events of a message, but for those of keys that begin so."""
     found = []
     for event in events:
-        # Each field of a message is made anew whenever it is asked for.
+        # Each field of a message is made again whenever it is asked for.
         kv = event.kv
         if (raw := kv.key).startswith(without):
             continue

@@ -35,7 +35,7 @@ from .watch import WatchState
 
 PAGE: Final = 2000
 LIST_TRIES: Final = 3
-"""How often a listing starts anew when its revision is compacted under it."""
+"""How often a listing starts again when its revision is compacted under it."""
 
 _ALARMS: Final = ("NOSPACE", "CORRUPT")
 

@@ -208,7 +208,7 @@ class Wire(asyncio.Protocol):
                 self.end(f"the member goes away: {text}")
 
     def _data(self, data: bytes) -> None:
-        """gRPC's messages: a flag for compression, a length, and so many bytes; across frames."""
+        """gRPC's messages: a flag for compression, a length, and the bytes; across frames."""
         part, at = self._part, 0
         part += data
         size = len(part)

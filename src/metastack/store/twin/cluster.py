@@ -61,7 +61,7 @@ class MemoryCluster:
         self.term = 2
         """Of the first leader."""
         self.says_term: int | None = None
-        """An older term that is said until the next write: this member was caught up by a snapshot."""
+        """An older term that is reported until the next write: this member was caught up by a snapshot."""
         self.era = 0
         """How often its history was exchanged: every stream broke then."""
         self.compacted = 0
@@ -190,9 +190,9 @@ class MemoryCluster:
         return Backup(self.revision, dict(self._entries), ttls)
 
     def restore(self, backup: Backup, id_: int | None = None) -> None:
-        """``etcdctl snapshot restore``: another history from here on, with another id unless it is said.
+        """``etcdctl snapshot restore``: another history from here on, with another id unless one is given.
 
-        Its leases begin at their full TTL, there is nothing to watch from before, and the terms begin anew.
+        Its leases begin at their full TTL, there is nothing to watch from before, and the terms begin again.
         """
         self.stop()
         self.id = self.id + 1 if id_ is None else id_

@@ -2,6 +2,6 @@
 
 Owns: ``metastack dev chaos``. Refuses: knowing how a fence works; it believes records on disks and what guests
 said on their consoles, nothing that an agent says of itself.
-Rule: what is played depends on the seed alone (:mod:`.schedule`), what is said of it on records alone
-(:mod:`.judge`); both are pure.
+Rule: what is played depends on the seed alone (:mod:`.schedule`), the verdict on records alone (:mod:`.judge`);
+both are pure.
 """

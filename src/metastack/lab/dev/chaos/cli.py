@@ -77,7 +77,7 @@ def chaos(
 
 
 def _playable(kinds: list[Kind]) -> list[Kind]:
-    """The kinds to play: without those that this machine cannot, which is said; asked for, they are refused."""
+    """The kinds that this machine can play. Others are named; if requested they are refused."""
     from .orders import unplayable
 
     missing = unplayable()

@@ -84,7 +84,7 @@ class SimCluster(MemoryCluster):
             listener(RESTORED, revision, (*gone, *there))
 
     def _as_of(self, count: int) -> dict[str, Entry]:
-        """The entries after so many revisions."""
+        """The entries after the first ``count`` revisions."""
         old: dict[str, Entry] = {}
         for _, events in self.past[:count]:
             for event in events:

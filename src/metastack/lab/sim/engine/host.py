@@ -113,7 +113,7 @@ class _Hypervisor(MemoryHypervisor):
         super().lost_ends(uuid)
 
     def forget(self, uuid: str) -> None:
-        """Whoever made a domain takes it away."""
+        """The maker of a domain takes it away."""
         self._forget(uuid)
 
     def damage(self, uuid: str) -> None:

@@ -44,7 +44,7 @@ IMAGE: Final = "11111111-0000-4000-8000-000000000000"
 CLUSTER: Final = "sim"
 """The cluster's own id, which its disks bear."""
 CONVERGE_S: Final = 240.0
-"""The bound: so long after healing, everything must be as wished."""
+"""The bound: this long after healing, everything must be as specified."""
 STAY_S: Final = 40.0
 """And it must stay so: longer than one full look."""
 LOOK_S: Final = 5.0
@@ -290,7 +290,7 @@ class Lab:
             found[1]()
 
     def heal(self) -> None:
-        """Everything that was broken works again; what people wished stays."""
+        """Everything that was broken works again; what people requested stays."""
         self.trace.add("**", "heal")
         self.breaking = False
         self._armed.clear()

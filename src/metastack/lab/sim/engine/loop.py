@@ -22,7 +22,7 @@ T = TypeVar("T")
 STEP_S = 1e-6
 """What one turn of the loop takes: without it, a wait of 1e-18 s would be repeated for ever."""
 MOST_TURNS = 500_000
-"""So many turns take at least a second, or something spins."""
+"""This many turns take at least a second, or something spins."""
 
 
 class Stuck(RuntimeError):

@@ -1,9 +1,9 @@
-"""A run's log as an operator reads it: what was broken, what people wished, what each agent said.
+"""A run's log as an operator reads it: what was broken, what people requested, what each agent logged.
 
 Owns: which lines of a trace a person needs, and how they are written. Refuses: revisions, lease numbers and
 milliseconds: two runs of one source say the same, and a change that only moves a revision changes no log.
 Rule: sessions are counted by node (``n1.2`` is the second one of n1), epochs by VM; a line that an agent
-repeats at once is said once, and what it only tries again not at all; the start, where nodes come up in any
+repeats at once is shown once, and what it only tries again not at all; the start, where nodes come up in any
 order, is told node by node.
 """
 

@@ -9,11 +9,11 @@ Refuses: raising. A violation is collected in the lab (an assert in somebody's t
 * one claim: it moves only from a session that a finished fence reached, and is released without a domain;
 * growing: sessions, epochs and fences only grow;
 * destroyed: no disk of a VM that has a spec is removed, no guest is ended where it is wanted, nor any foreign;
-* the brake: no fence is opened while more than the configured share of the nodes is gone, and it is said;
+* the brake: no fence is opened while more than the configured share of the nodes is gone, and it is reported;
 * not ready: no session claims or starts anything before it was ready (:mod:`metastack.lab.sim.judges.deeds`);
 * the view: what an agent has folded is what etcd's history says at that revision;
 * etcd's answers are linearizable (:mod:`metastack.lab.sim.judges.linear`);
-* converged (:mod:`.converged`): after healing, all is as wished within the bound, and stays so.
+* converged (:mod:`.converged`): after healing, all is as specified within the bound, and stays so.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class Checkers:
             self._lab.trace.add("etcd", f"{revision} {by} {' '.join(names)}")
 
     def _restored(self, events: tuple[KeyEvent, ...]) -> None:
-        """Begin anew with what a restored etcd says. What was written to the disks remains."""
+        """Begin again with what a restored etcd says. What was written to the disks remains."""
         for table in (self._claims, self._fences, self._facts, self._specs, self._views, self._sessions):
             table.clear()
         self._alive.clear()
@@ -401,7 +401,7 @@ class Checkers:
     # --- the end
 
     def wrong(self) -> list[str]:
-        """What is not as wished right now."""
+        """What is not as specified right now."""
         return converged.wrong(self._lab)
 
     def at_the_end(self, well: bool) -> None:

@@ -1,6 +1,6 @@
 """What "all is well" means: every VM that should run runs once, and what should not be is not.
 
-Owns: the comparison of wishes with machines, etcd and pool. Refuses: patience; the lab asks again.
+Owns: the comparison of specs with machines, etcd and pool. Refuses: patience; the lab asks again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def wanted_on(spec: VmSpec, halt: Halt | None) -> bool:
 
 
 def wrong(lab: Lab) -> list[str]:
-    """Everything that is not as wished; empty when all is well."""
+    """Everything that is not as specified; empty when all is well."""
     keys, cluster = lab.keys, lab.cluster
     found: list[str] = []
 

@@ -1,8 +1,8 @@
 """The judge of deeds: what an agent asks its hypervisor to do to a guest, seen at the moment it asks.
 
 Owns: which guests may be started, and which may be ended. Refuses: knowing why an agent did it; it looks at
-what is true in etcd, on the machine and in the pool. Rule: only what is wrong for certain counts: a wish that
-came a moment ago is no reason to blame anybody.
+what is true in etcd, on the machine and in the pool. Rule: only what is wrong for certain counts: a request
+that came a moment ago is no reason to blame a node.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Owns: "at most one of a group in a domain", and which nodes and VMs may let guests go.
 Refuses: the agents' boards: it counts claims and labels by itself. Rule: only claims of sessions that no fence
 reached count, of VMs that are wanted on and whose spec is what was claimed: all others leave or are taken over.
-What was taken over while it was not wanted on is released, whatever is wished meanwhile: it counts if it runs.
+A VM that was taken over while it was off is released, whatever its spec says meanwhile: it counts if it runs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The last gate, as mutations; and how to go without it, so that every other step is judged by itself.
 
 Owns: that part of the list. Refuses: knowing who notices; ``seen_by`` only says who is asked first.
-Rule: the gate covers for nearly every step of the protocol, so all other mutations are judged with the gate
+Rule: the gate covers for nearly every step of the protocol. So all other mutations are judged with the gate
 taken away as well, and not by the scenarios that are about it.
 """
 

@@ -64,7 +64,7 @@ _OF_THE_NODE: Final = ("ready", "domains", "blocked", "barrier")
 """Steps that other nodes take too: only the road's node counts."""
 START_S: Final = 6.0
 WISH: Final = "restart"
-"""The wish that stands for all of them."""
+"""The request that stands for all of them."""
 TRIES: Final = 6
 """A request is on its way for a millisecond; a fault that comes too late tries again with other latencies."""
 

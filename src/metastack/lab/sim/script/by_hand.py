@@ -254,7 +254,7 @@ def _undefine(lab: Lab, args: tuple[str, ...]) -> Undo | None:
 
 @fault("connection-ends", "node")
 def _connection_ends(lab: Lab, args: tuple[str, ...]) -> Undo | None:
-    """libvirtd hung for longer than its keepalive: the agent connects anew, what it sent stays in there."""
+    """libvirtd hung for longer than its keepalive: the agent connects again, what it sent stays in there."""
     hypervisor = host_of(lab, args).hypervisor
     if not hypervisor.alive:
         return None

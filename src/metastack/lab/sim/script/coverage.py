@@ -23,7 +23,7 @@ from .by_hand import BY_HAND
 from .catalogue import FAULTS, WISHES
 
 KINDS: Final = (*(verb for verb in FAULTS if verb not in WISHES and verb not in BY_HAND), "wish")
-"""Fault kinds; what people wish is counted too, in one row."""
+"""Fault kinds; what people request is counted too, in one row."""
 NEVER: Final[Mapping[tuple[str, str], str]] = {
     ("libvirtd-dies", "barrier"): "the barrier is libvirtd's restart: it is dead already",
 }

@@ -1,7 +1,7 @@
 """The operator: what a person writes into the desired state, at any moment.
 
-Owns: specs of the lab's VMs and their UUIDs (a VM made anew under its name is another VM with another disk).
-Refuses: waiting for anything; a wish is one write, whatever state the cluster is in.
+Owns: specs of the lab's VMs and their UUIDs (a later VM of the same name is another VM with another disk).
+Refuses: waiting for anything; a request is one write, whatever state the cluster is in.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Operator:
         return True
 
     def want(self, name: str, *more: str) -> bool:
-        """Create a VM; one that was there before is as it was, unless something else is said of it.
+        """Create a VM; one that was there before is as it was, unless something else is asked for.
 
         ``disk=vm1``: its spec names that VM's disk. ``copy=vm1``: and its UUID, as in a copied record;
         ``uuid=vm1``: only that.

@@ -1,4 +1,4 @@
-"""A seed's schedule: which faults strike when, and what people wish meanwhile.
+"""A seed's schedule: which faults strike when, and what people request meanwhile.
 
 Owns: the expansion of a seed into a script; the bias towards trouble (faults in the middle of a protocol step,
 faults that overlap, chains that a random walk would hardly find).
@@ -210,7 +210,7 @@ def _words(random: Random, guests: list[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _impossible(wish: Step, words: dict[str, tuple[str, ...]]) -> bool:
-    """A wish that could leave a VM waiting for ever, rightly: no judge could tell that from a stuck one."""
+    """A request that could leave a VM waiting for ever, rightly: no judge could tell that from a stuck one."""
     guest = wish.args[0]
     if wish.verb in ("pin", "move"):
         return "app=db" in words.get(guest, ())

@@ -10,7 +10,7 @@ what a scenario's author writes. A script and its seed (for latencies) are all t
     storage file                    the file backend: no remote fence, only QEMU's lock on the image
     until 60                        end of the breaking phase, seconds; then everything is healed
     config lease_ttl_s=3            fields of the cluster's settings
-    at 0 want vm1                   an operator's wish (want, delete, recreate, off, on, restart, pause, ...)
+    at 0 want vm1                   an operator's request (want, delete, recreate, off, on, restart, pause, ...)
     at 12.5 power-cut n1 for 20     a fault, and how long it lasts
     at 12.5 on boot freeze @ for 7  when any node is next in that step; @ is that node
     at 30 expect running vm1 n2     an observation that must hold

@@ -1,4 +1,4 @@
-"""What people wish, as verbs: written into the desired state at that moment, whatever the cluster is like.
+"""What people request, as verbs: written into the desired state at that moment, whatever the cluster is like.
 
 Owns: the verbs. Refuses: knowing what a spec is; that is the operator's.
 """
