@@ -11,6 +11,7 @@ import pytest
 TOP = Path(__file__).parents[3]
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 NAMED = re.compile(r"(?<![\w/.-])docs/[\w./-]*\w(?![\w-]*\*)")
+MODULE = re.compile(r"`((?:[\w-]+/)+[\w-]+\.py)(?::[\w.]+)?`")
 FOREIGN = {"docs/interop/qcow2.txt"}
 """QEMU's own documentation."""
 MADE_BY_MACHINES = ("bench/results/", "docs/lab/plots/")
@@ -62,6 +63,13 @@ def test_every_named_page_exists() -> None:
             if not (TOP / name).exists()
         ]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+def test_every_module_that_a_page_names_exists(page: Path) -> None:
+    named = set(MODULE.findall(page.read_text()))
+    roots = (TOP / "src" / "metastack", TOP)
+    assert [name for name in sorted(named) if not any((root / name).exists() for root in roots)] == []
 
 
 def test_a_dead_link_is_seen(tmp_path: Path) -> None:
