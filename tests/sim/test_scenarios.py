@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from metastack.lab.sim.script.scenario import scenario
+from metastack.lab.sim.runs.scenario import scenario
 
 FOLDERS = sorted(path.parent for path in (Path(__file__).parents[1] / "scenarios").glob("*/script"))
 

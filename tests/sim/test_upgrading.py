@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from metastack.lab.sim.engine.lab import play
-from metastack.lab.sim.engine.run import script_of
+from metastack.lab.sim.runs.play import play
+from metastack.lab.sim.runs.seeds import script_of
 from metastack.lab.sim.script.script import parse
 
 OLD = """

@@ -10,7 +10,7 @@ SEAMS = {
     "commands/request.py": "Cluster.commit, which rewrites the change itself",
     "ports/levelled.py": "the seam",
     "ports/wrapped_store.py": "what the seam is made from",
-    "lab/sim/script/upgrading.py": "the codec of an older release, below the seam",
+    "lab/sim/engine/older_store.py": "the codec of an older release, below the seam",
     "lab/sim/engine/wire.py": "the simulated wire, below the seam",
 }
 """Modules that may give a change to a store which does not keep to the level, and why."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from metastack.lab.sim.engine.lab import play
-from metastack.lab.sim.script import coverage
+from metastack.lab.sim.runs import coverage
+from metastack.lab.sim.runs.play import play
 from metastack.lab.sim.script.aims import ROADS, STEPS, cell
 from metastack.lab.sim.script.catalogue import FAULTS
 from metastack.lab.sim.script.schedule import schedule

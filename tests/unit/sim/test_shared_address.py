@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from metastack.lab.sim.engine.lab import play
+from metastack.lab.sim.runs.play import play
 from metastack.lab.sim.script.schedule import schedule
 from metastack.lab.sim.script.script import Script, parse
 

@@ -13,12 +13,12 @@ import pytest
 from metastack.agent.fencing import fence_check
 from metastack.core import boot_gate as gate
 from metastack.core.model import FenceReceipt
-from metastack.lab.sim.engine.lab import play
-from metastack.lab.sim.engine.run import append, run
-from metastack.lab.sim.script.scenario import scenario
+from metastack.lab.sim.runs.play import play
+from metastack.lab.sim.runs.scenario import scenario
+from metastack.lab.sim.runs.seeds import append, run
+from metastack.lab.sim.runs.shrink import kinds, shrink
 from metastack.lab.sim.script.schedule import schedule
 from metastack.lab.sim.script.script import parse
-from metastack.lab.sim.script.shrink import kinds, shrink
 from metastack.storage.twin import MemoryStorage
 
 TROUBLE = """

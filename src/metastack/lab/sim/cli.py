@@ -46,10 +46,10 @@ def run(
     """Play seeds: inject random overlapping faults, heal, and check that the cluster meets its spec."""
     import msgspec
 
-    from .engine.lab import CONVERGE_S
-    from .engine.run import append as add
-    from .engine.run import run as run_seeds
-    from .script import coverage as cover
+    from .runs import coverage as cover
+    from .runs.play import CONVERGE_S
+    from .runs.seeds import append as add
+    from .runs.seeds import run as run_seeds
 
     totals = run_seeds(seed, seeds, nodes=nodes, vms=vms, jobs=jobs, seconds=seconds, upgrade=upgrade)
     aimed = list(cover.sweep(cover.empty(totals.cells), jobs)) if coverage else []
@@ -88,8 +88,8 @@ def run(
                 typer.echo(f"  {line}")
         typer.echo(f"{totals.violations} violations")
     if totals.failures and shrink and output != "json":
-        from .engine.run import script_of
-        from .script.shrink import shrink as shortest
+        from .runs.seeds import script_of
+        from .runs.shrink import shrink as shortest
 
         script, why = shortest(script_of(totals.failures[0].seed, nodes, vms, upgrade))
         typer.echo(f"shrunk to {len(script.steps)} steps ({why[0]}):\n{script}")
@@ -106,8 +106,8 @@ def replay(
     upgrade: Annotated[bool, typer.Option("--upgrade", help="Play it as `run --upgrade` does.")] = False,
 ) -> None:
     """Play one seed and print everything that happened."""
-    from .engine.lab import play
-    from .engine.run import script_of
+    from .runs.play import play
+    from .runs.seeds import script_of
 
     found = script_of(seed, nodes, vms, upgrade)
     if script:
@@ -130,8 +130,8 @@ def aim(
     script: Annotated[bool, typer.Option("--script", help="Print the script only.")] = False,
 ) -> None:
     """Play the short schedule of one cell of coverage: a fault in the middle of a step."""
-    from .engine.lab import play
-    from .script import coverage as cover
+    from .runs import coverage as cover
+    from .runs.play import play
     from .script.aims import STEPS, cell
 
     if kind not in cover.KINDS or step not in STEPS:
@@ -159,7 +159,7 @@ def scenario(
     log: Annotated[bool, typer.Option("--log", help="Print the whole trace.")] = False,
 ) -> None:
     """Play scenarios and compare their logs with the expected ones."""
-    from .script.scenario import scenario as play_one
+    from .runs.scenario import scenario as play_one
     from .script.script import ScriptError
 
     wrong = 0

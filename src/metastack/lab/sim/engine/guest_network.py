@@ -5,31 +5,28 @@ Owns: addresses and answers. Refuses: whatever else networks do; no other guest 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ....core.domains import DomainState
+from ....hypervisor.twin.hypervisor import MemoryHypervisor
 from ....network.twin import MemoryNetwork
-
-if TYPE_CHECKING:
-    from .host import SimHost
+from .operator import Operator
 
 
 class GuestNetwork(MemoryNetwork):
     """What an agent on that machine sees."""
 
-    def __init__(self, host: SimHost) -> None:
+    def __init__(self, operator: Operator, hypervisor: MemoryHypervisor) -> None:
         super().__init__()
-        self._host = host
+        self._operator, self._hypervisor = operator, hypervisor
 
     def addresses(self, mac: str) -> tuple[str, ...]:
-        found = self._host.lab.operator.service(mac)
+        found = self._operator.service(mac)
         return (f"10.8.0.{int(mac[-2:], 16)}",) if found is not None else ()
 
     async def answers(self, address: str, port: int, timeout_s: float) -> bool:
-        operator = self._host.lab.operator
+        operator = self._operator
         return any(
             domain.name in operator.answering and domain.state is DomainState.RUNNING
-            for domain in self._host.hypervisor.active()
+            for domain in self._hypervisor.active()
             if (spec := operator.spec(domain.name)) is not None
             and (spec.ha.ready_port, domain.uuid) == (port, spec.uuid)
             and address in {a for nic in spec.nics for a in self.addresses(nic.mac)}

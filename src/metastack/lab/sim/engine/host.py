@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from msgspec.structs import replace
 
@@ -22,18 +22,20 @@ from ....agent.session.state_files import StateFiles
 from ....core.domains import Domain, DomainState, EndReason, Opener
 from ....core.model import NodeFacts, Resources
 from ....core.state.cluster_state import seen
+from ....core.state.keys import Keys
 from ....core.state.record_versions import LEVEL
 from ....hypervisor.twin.hypervisor import MemoryHypervisor
-from ....ports import Broken, Denied, DomainSpec, Fenced, Hypervisor, LocalTrouble, NotFound, Unavailable
+from ....ports import Broken, Denied, DomainSpec, Fenced, Hypervisor, LocalTrouble, NotFound, Store, Unavailable
 from ....store.twin.store import MemoryStore
-from ..script.upgrading import store_of
+from .etcd import SimCluster
 from .guest_network import GuestNetwork
-from .loop import PROCESS, Process
+from .loop import PROCESS, Process, VirtualLoop
+from .older_release import older
+from .older_store import OlderStore
+from .operator import Operator
 from .rbd import WATCH_S, RbdPool
-from .wire import Steps, WireHypervisor, WireStorage, WireStore
-
-if TYPE_CHECKING:
-    from .lab import Lab
+from .trace import Trace
+from .wire import AnswerJudge, Steps, WireHypervisor, WireStorage, WireStore
 
 BEAT_S: Final = 0.5
 """Each running guest writes to its disk this often."""
@@ -129,10 +131,40 @@ class _Hypervisor(MemoryHypervisor):
         return [self.whole(domain) for domain in self.active()]
 
 
+class Observer(Protocol):
+    """Told of what machines do: a run, with its judges and the faults that wait for a step."""
+
+    @property
+    def answers(self) -> AnswerJudge: ...
+    def entered(self, host: SimHost, step: str) -> None: ...
+    def guest_runs(self) -> None: ...
+    def asked(self, host: SimHost, what: str, about: Any) -> None: ...
+    def ended(self, host: SimHost, uuid: str, spec: DomainSpec | None) -> None: ...
+
+
+class Surroundings(Protocol):
+    """What a machine needs of the lab that it is in."""
+
+    seed: int
+    storage: str
+    address: str
+    loop: VirtualLoop
+    keys: Keys
+    cluster: SimCluster
+    pool: RbdPool
+    trace: Trace
+    operator: Operator
+    graveyard: list[Process]
+    observer: Observer
+
+    def violation(self, kind: str, what: str) -> None: ...
+    def later(self, delay_s: float, call: Callable[[], object]) -> asyncio.TimerHandle: ...
+
+
 class SimHost:
     """One machine of the lab."""
 
-    def __init__(self, lab: Lab, name: str, number: int) -> None:
+    def __init__(self, lab: Surroundings, name: str, number: int) -> None:
         self.lab, self.name = lab, name
         self.node = name
         """Name in its agent's settings. Of two machines it may be the same."""
@@ -156,11 +188,11 @@ class SimHost:
             call_s=0.002,
             boot_s=0.1,
             graceful_s=1.0,
-            locks=lab.pool.locks if lab.script.storage == "file" else None,
+            locks=lab.pool.locks if lab.storage == "file" else None,
         )
-        self.hypervisor.destroyed = lambda uuid, spec: lab.checkers.deeds.ended(self, uuid, spec)
+        self.hypervisor.destroyed = lambda uuid, spec: lab.observer.ended(self, uuid, spec)
         self.hypervisor.ends = self.ends
-        self.hypervisor.runs = lambda: lab.checkers.who_can_write()
+        self.hypervisor.runs = lambda: lab.observer.guest_runs()
         self.hypervisor.disk_opens = self._disk_opens
         self.hypervisor.patience_s = PATIENCE_S
         self.hypervisor.add_foreign(FOREIGN, "somebody-elses")
@@ -197,17 +229,17 @@ class SimHost:
     @property
     def seen(self) -> str:
         """Its address, as the storage sees it."""
-        return SHARED if self.lab.script.address else self.address
+        return SHARED if self.lab.address else self.address
 
     @property
     def guest_user(self) -> str:
         """User that its guests alone have."""
-        return f"{self.name}-guests" if self.lab.script.address == "shared guests" else ""
+        return f"{self.name}-guests" if self.lab.address == "shared guests" else ""
 
     def moves(self, address: str) -> None:
         """Whatever begins here from now on is seen under another address."""
         self.address = address
-        if self._storage is not None and not self.lab.script.address:
+        if self._storage is not None and not self.lab.address:
             self._storage.moves(address)
 
     def client_of(self, uuid: str) -> str:
@@ -251,7 +283,7 @@ class SimHost:
         pool = self.lab.pool
         if facts is None:
             return False
-        if not self.lab.script.address:
+        if not self.lab.address:
             return bool(facts.storage_addresses) and set(facts.storage_addresses) <= pool.blocked
         guests = {self.client_of(domain.uuid) for domain in self.hypervisor.guests() if domain.managed}
         known = bool(facts.storage_clients) and {*facts.storage_clients, *guests} <= pool.blocked
@@ -259,7 +291,7 @@ class SimHost:
 
     def fenced_by(self) -> list[str]:
         """What a fence of it blocks: its address, or everything of it that is known."""
-        if not self.lab.script.address:
+        if not self.lab.address:
             return [self.address]
         entry = self.lab.cluster.get(self.lab.keys.node_facts(self.node))
         facts = seen(NodeFacts, entry).record if entry is not None else None
@@ -278,13 +310,13 @@ class SimHost:
         self.configured = self.copied_address or self.seen
         self.steps = steps = Steps(process, self._entered)
         self.store = MemoryStore(lab.cluster, latency_s=self._latency_s)
-        self.wire = WireStore(self.store, steps, lab.linear)
+        self.wire = WireStore(self.store, steps, lab.observer.answers)
         self._storage = WireStorage(
             self.files or lab.pool,
             self.seen,
             link=self.address,
             guest_user=self.guest_user,
-            remote_fence=lab.script.storage != "file" and self.files is None,
+            remote_fence=lab.storage != "file" and self.files is None,
             call_s=0.0005,
             timeout_s=STORAGE_TIMEOUT_S,
             steps=steps,
@@ -296,26 +328,36 @@ class SimHost:
         self.agent = Agent(
             name=self.node,
             keys=lab.keys,
-            store=store_of(lab, self.name, self.wire, self.understands),
+            store=self._store_of(self.wire),
             storage=self._storage,
             hypervisor=cast(Hypervisor, WireHypervisor(self.daemon, steps, self._request)),
-            network=GuestNetwork(self),
+            network=GuestNetwork(lab.operator, self.hypervisor),
             marks=marks,
             clock=Clock(
                 lambda: EPOCH_S + lab.loop.time() + self.skew_s,
                 lambda: f"{self.name}x{life:03d}{next(ids):06d}ffffffff",
             ),
-            addresses=(self.configured,) if lab.script.storage != "file" else (),
+            addresses=(self.configured,) if lab.storage != "file" else (),
             address=self.address,
             boot_id=f"{self.name}-boot-{self.boots}",
         )
         self._stop = asyncio.Event()
         lab.loop.start_process(process, self._main(self.agent, process))
 
+    def _store_of(self, wire: Store) -> Store:
+        """What its agent is given; one of an older release, that release's codec."""
+        if self.understands >= LEVEL:
+            return wire
+
+        def refused(why: str) -> None:
+            self.lab.violation("refused", f"{self.name}: {why}")
+
+        return OlderStore(wire, older(self.understands), self.lab.keys, refused)
+
     def _entered(self, step: str) -> None:
         if step == self.dies_in:
             self.lab.later(0.0, self._dies)
-        self.lab.entered(self, step)
+        self.lab.observer.entered(self, step)
 
     def _dies(self) -> None:
         if self.crash():
@@ -324,8 +366,7 @@ class SimHost:
     def _request(self, what: str, about: Any) -> None:
         if self.process is None or self.process.dead:
             return
-        deeds = self.lab.checkers.deeds
-        deeds.boot(self, about) if what == "boot" else deeds.end(self, about)
+        self.lab.observer.asked(self, what, about)
 
     async def _main(self, agent: Agent, process: Process) -> None:
         why = ""

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from msgspec.structs import replace
 
@@ -20,7 +20,6 @@ from ....hypervisor.twin.hypervisor import MemoryHypervisor
 from ....ports import Unavailable, UnknownOutcome
 from ....storage.twin import MemoryStorage
 from ....store.twin.store import MemoryStore
-from ..judges.linear import LinearityJudge
 from .loop import Process
 
 T = TypeVar("T")
@@ -63,10 +62,21 @@ class Steps:
             self.leave(step)
 
 
+class AnswerJudge(Protocol):
+    """Compares etcd's answers with its history."""
+
+    async def during(
+        self, what: str, request: Callable[[], Coroutine[Any, Any, T]], judge: Callable[[T, int, int], str]
+    ) -> T: ...
+    def got(self, key: str) -> Callable[[Entry | None, int, int], str]: ...
+    def listed(self, *prefixes: str) -> Callable[[Snapshot, int, int], str]: ...
+    def told(self, change: Transaction) -> Callable[[Outcome, int, int], str]: ...
+
+
 class WireStore:
     """The Store port: each request runs outside of the process that sent it."""
 
-    def __init__(self, inner: MemoryStore, steps: Steps, judge: LinearityJudge) -> None:
+    def __init__(self, inner: MemoryStore, steps: Steps, judge: AnswerJudge) -> None:
         self._inner, self._steps, self._judge = inner, steps, judge
         self.late: tuple[str, float] | None = None
         """The next read of a key with that word in it is answered that many seconds late."""

@@ -18,7 +18,7 @@ Refuses: raising. A violation is collected in the lab (an assert in somebody's t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ....core.domains import DomainState
 from ....core.model import (
@@ -37,14 +37,12 @@ from ....core.protocol.transaction import KeyEvent
 from ....core.state.cluster_state import _TYPES, ClusterState, mod_of, seen
 from ....core.state.keys import Kind, ParsedKey
 from ..engine.etcd import RESTORED
-from ..engine.host import FOREIGN
+from ..engine.host import FOREIGN, SimHost
+from ..engine.lab import Lab
 from ..engine.rbd import Write
 from . import converged
 from .deeds import HypervisorJudge
-
-if TYPE_CHECKING:
-    from ..engine.host import SimHost
-    from ..engine.lab import Lab
+from .places import PlacementJudge
 
 SETTLED_S: Final = 3.0
 """What happened so long ago is known to every agent that hears."""
@@ -53,7 +51,7 @@ SETTLED_S: Final = 3.0
 class Checkers:
     """All judges of one run."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, places: PlacementJudge) -> None:
         self._lab = lab
         self._claims: dict[VmId, Claim] = {}
         self._epochs: dict[VmId, int] = {}
@@ -72,7 +70,7 @@ class Checkers:
         self._last_write: dict[str, Write] = {}
         self._said: set[tuple[str, ...]] = set()
         self._views: dict[int, tuple[int, dict[ParsedKey, int]]] = {}
-        self.deeds = HypervisorJudge(lab, self._claims, self._specs, self._fences)
+        self.deeds = HypervisorJudge(lab, places, self._claims, self._specs, self._fences)
         lab.cluster.listeners.append(self.committed)
         lab.pool.wrote = self.wrote
         lab.pool.removed, lab.pool.created = self.removed, self.created
@@ -289,7 +287,7 @@ class Checkers:
             self._fenced_s[node] = self._lab.loop.time()
         if record.through < old.through:
             self._lab.violation("growing", f"{node}: fenced through {record.through} after {old.through}")
-        counts = self._lab.script.storage != "file" and by != "operator" and self._counts(record)
+        counts = self._lab.storage != "file" and by != "operator" and self._counts(record)
         if record.through > old.through and counts:
             if not self._lab.hosts[node].is_fenced(self._facts.get(node)):
                 self._lab.violation("fence", f"{node}: done was written while it is not blocked")

@@ -5,8 +5,6 @@ Owns: the comparison of specs with machines, etcd and pool. Refuses: patience; t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ....core.domains import Domain, DomainState
 from ....core.model import (
     Claim,
@@ -21,13 +19,11 @@ from ....core.model import (
     token,
     token_generation,
 )
+from ....core.protocol.transaction import Entry
 from ....core.state.cluster_state import seen
 from ....core.state.codec import decode
 from ....core.state.keys import Kind
-
-if TYPE_CHECKING:
-    from ....core.protocol.transaction import Entry
-    from ..engine.lab import Lab
+from ..engine.lab import Lab
 
 
 def wanted_on(spec: VmSpec, halt: Halt | None) -> bool:

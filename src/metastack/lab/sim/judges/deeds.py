@@ -7,15 +7,14 @@ that came a moment ago is no reason to blame a node.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ....core.domains import DomainState
 from ....core.model import Claim, Fence, Power, VmId, VmSpec
 from ....ports import DomainSpec
-
-if TYPE_CHECKING:
-    from ..engine.host import SimHost
-    from ..engine.lab import Lab
+from ..engine.host import SimHost
+from ..engine.lab import Lab
+from .places import PlacementJudge
 
 LONG_S: Final = 30.0
 """Longer than any stop of an agent between its last look and what it does then."""
@@ -25,9 +24,15 @@ class HypervisorJudge:
     """Starts and ends of guests; the tables are those of the other judges."""
 
     def __init__(
-        self, lab: Lab, claims: dict[VmId, Claim], specs: dict[VmId, VmSpec], fences: dict[str, Fence]
+        self,
+        lab: Lab,
+        places: PlacementJudge,
+        claims: dict[VmId, Claim],
+        specs: dict[VmId, VmSpec],
+        fences: dict[str, Fence],
     ) -> None:
-        self._lab, self._claims, self._specs, self._fences = lab, claims, specs, fences
+        self._lab, self._places = lab, places
+        self._claims, self._specs, self._fences = claims, specs, fences
         self.changed_s: dict[VmId, float] = {}
         """When a claim, a spec or a halt of it changed last."""
         self.blocked_s: dict[str, float] = {}
@@ -60,7 +65,7 @@ class HypervisorJudge:
             return
         if (claim.node, claim.uuid, claim.epoch, spec.uuid) != (host.name, uuid, domain.epoch, uuid):
             return
-        if self._lab.places.may_leave(host.name, spec):
+        if self._places.may_leave(host.name, spec):
             return
         if host.shut_out() or self._lab.pool.refuses(host.client_of(uuid)):
             return  # what the storage refuses is over, also when the block came late and nobody wrote it down

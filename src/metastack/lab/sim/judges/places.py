@@ -8,17 +8,15 @@ A VM that was taken over while it was off is released, whatever its spec says me
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ....core.model import Claim, Fence, Halt, NodeSpec, Phase, PinMove, VmId, VmSpec, VmStatus
 from ....core.protocol.transaction import KeyEvent
 from ....core.state.cluster_state import seen
 from ....core.state.keys import Kind
 from ..engine.etcd import RESTORED
+from ..engine.lab import Lab
 from .converged import wanted_on
-
-if TYPE_CHECKING:
-    from ..engine.lab import Lab
 
 LEAVING_S: Final = 120.0
 """A stop that was asked for goes on so long after its drain was called off."""

@@ -133,7 +133,7 @@ ACTS: Final[tuple[Mutation, ...]] = (
         "disks are named by their UUID, never by the VM's name (CE6)",
         (
             Patch(
-                "lab.sim.script.wanted",
+                "lab.sim.engine.wanted",
                 "spec_of",
                 'volume_uuid=f"{number:08d}-{life:04d}-',
                 'volume_uuid=f"{number:08d}-0001-',

@@ -106,7 +106,7 @@ def ask(catcher: str, root: Path, harmless: bool) -> list[str]:
             code = pytest.main(["-x", "-q", "--no-header", "-p", "no:cacheprovider", str(root / name)])
         failed = [line for line in said.getvalue().splitlines() if line.startswith(("FAILED", "ERROR"))]
         return failed or [f"pytest ended with {code}"] if code else []
-    from ..engine.lab import play
+    from ..runs.play import play
     from ..script.schedule import schedule
     from ..script.script import parse
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from ..engine.run import source_of
+from ..runs.seeds import source_of
 from .all import MUTATIONS
 from .boot_gate import ABOUT, WITHOUT
 from .mutant import RANKS

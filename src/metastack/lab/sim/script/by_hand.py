@@ -6,7 +6,7 @@ Owns: these verbs. Refuses: being counted: no cell of coverage is theirs. Seeds 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
@@ -30,14 +30,12 @@ from ....core.state.cluster_state import seen
 from ....core.state.codec import decode, encode
 from ....ports import Unavailable
 from ....ports.ownership import Found
+from ..engine.lab import Lab
 from .by_hand_disks import DISKS
 from .by_hand_storage import STORAGE
 from .faults_hosts import HOSTS
 from .upgrading import UPGRADES
 from .verbs import FAULTS, Undo, fault, host_of, nothing
-
-if TYPE_CHECKING:
-    from ..engine.lab import Lab
 
 _BEFORE: Final = frozenset(FAULTS)
 

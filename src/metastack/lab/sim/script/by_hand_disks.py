@@ -6,17 +6,15 @@ Owns: these verbs. Refuses: being counted: no cell of coverage is theirs.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from msgspec.structs import replace
 
 from ....core.model import VmSpec
 from ....core.protocol.transaction import Delete, Put, Transaction
 from ....core.state.codec import encode
+from ..engine.lab import Lab
 from .verbs import FAULTS, Undo, fault, nothing
-
-if TYPE_CHECKING:
-    from ..engine.lab import Lab
 
 _BEFORE: Final = frozenset(FAULTS)
 

@@ -6,17 +6,15 @@ Owns: these verbs. Refuses: being counted, as with all that is done by hand (:mo
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from ....core.model import StorageIdentity
 from ....core.state.codec import decode
+from ..engine.lab import Lab
 from ..engine.rbd import RbdPool
 from .verbs import FAULTS, Undo, fault, host_of, nothing
-
-if TYPE_CHECKING:
-    from ..engine.lab import Lab
 
 _BEFORE: Final = frozenset(FAULTS)
 ELSEWHERE: Final = "88888888-0000-4000-8000-000000000000"

@@ -1,12 +1,11 @@
-"""Every verb there is: importing this registers them all."""
+"""Every verb there is, once the modules that define them are loaded."""
 
 from __future__ import annotations
 
-from . import by_hand as by_hand
-from . import faults as faults
-from . import faults_outside as faults_outside
-from . import machines as machines
-from . import restoring as restoring
-from .verbs import FAULTS as FAULTS
-from .verbs import Fault as Fault
-from .wishes import WISHES as WISHES
+from collections.abc import Mapping
+from typing import Final
+
+from . import by_hand, faults, faults_outside, machines, restoring, verbs, wishes
+
+DEFINED_IN: Final = (by_hand, faults, faults_outside, machines, restoring, wishes)
+FAULTS: Final[Mapping[str, verbs.Fault]] = verbs.FAULTS

@@ -5,14 +5,10 @@ Owns: the words after ``expect``. Refuses: asking the agents; it looks at the ma
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ....core.domains import DomainState
 from ....core.model import Claim, Fence, VmId, VmStatus
 from ....core.state.cluster_state import seen
-
-if TYPE_CHECKING:
-    from ..engine.lab import Lab
+from ..engine.lab import Lab
 
 
 def _where(lab: Lab, name: str) -> list[str]:

@@ -5,13 +5,8 @@ Owns: what each of these verbs does and how it ends. Refuses: choosing; that is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from ..engine.lab import Lab
 from .verbs import Undo, fault, host_of, nothing
-
-if TYPE_CHECKING:
-    from ..engine.lab import Lab
-
 
 # --- machines and agents
 

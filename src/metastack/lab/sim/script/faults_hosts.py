@@ -5,14 +5,12 @@ Owns: these verbs. Refuses: being counted: no cell of coverage is theirs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ....ports import CannotStart
 from ..engine.host import FULL
+from ..engine.lab import Lab
 from .verbs import FAULTS, Undo, fault, host_of
-
-if TYPE_CHECKING:
-    from ..engine.lab import Lab
 
 _BEFORE: Final = frozenset(FAULTS)
 

@@ -7,18 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ....core.domains import DomainState
 from ....core.model import Fence
 from ....core.state.cluster_state import seen
 from ....ports import Denied, Unavailable
+from ..engine.host import SimHost
+from ..engine.lab import Lab
 from .verbs import Undo, fault, host_of, nothing
-
-if TYPE_CHECKING:
-    from ..engine.host import SimHost
-    from ..engine.lab import Lab
-
 
 # --- etcd
 

@@ -6,13 +6,9 @@ Rule: a copy is a machine of its own for the judges: what two machines write und
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..engine.host import SimHost
+from ..engine.lab import Lab
 from .verbs import Undo, fault, host_of
-
-if TYPE_CHECKING:
-    from ..engine.lab import Lab
 
 
 @fault("clone", "node", lasts=True)

@@ -6,7 +6,6 @@ Owns: these verbs. Refuses: being counted by coverage, and choosing when: that i
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,10 +15,8 @@ from ....core.protocol import broken_locks as locks
 from ....core.protocol.transaction import Lost
 from ....core.state.cluster_state import seen
 from ..engine.host import EPOCH_S
+from ..engine.lab import Lab
 from .verbs import Undo, fault, host_of, nothing
-
-if TYPE_CHECKING:
-    from ..engine.lab import Lab
 
 
 @fault("claim-deleted", "cluster")

@@ -6,17 +6,13 @@ Rule: what the judges know of etcd is what etcd says from then on; what they kno
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ....core.model import Generation, NodeFacts, Refusal, VmSpec, Volume
 from ....core.protocol.restored import raise_generation
 from ....core.protocol.transaction import Committed
 from ....core.state.cluster_state import seen
 from ....core.state.keys import Kind
+from ..engine.lab import Lab
 from .verbs import Undo, fault, nothing
-
-if TYPE_CHECKING:
-    from ..engine.lab import Lab
 
 
 @fault("etcd-restored", "cluster")

@@ -13,9 +13,10 @@ from typing import Final
 
 from .aims import STEPS, aimed
 from .by_hand import BY_HAND
-from .catalogue import FAULTS, WISHES
+from .catalogue import FAULTS
 from .rarer import rarer, restored
 from .script import Script, Step
+from .wishes import WISHES
 
 NODES: Final = 3
 VMS: Final = 6

@@ -1,114 +1,31 @@
 """Upgrades in the simulator: hosts of the release before among new ones, and the end of an upgrade.
 
-Owns: the verbs ``older`` and ``upgrade-finish``, what such a host's agent reads and writes, and the judge of
-what may be written before the end. Refuses: old behaviour: today's agent runs there, with the older codec.
-Rule: a record that the older codec does not read is a violation, whoever wrote it.
+Owns: the verbs ``older`` and ``upgrade-finish``, and the schedule of an upgrade.
+Refuses: the older release's codec (engine/older_store) and what it must be able to read (judges/versions).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace as with_
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from msgspec.structs import replace
 
 from ....commands.cluster.upgrade import NEEDED
 from ....commands.cluster.upgrade_views import upgrade_view
 from ....core.model import ClusterConfig
-from ....core.protocol.transaction import Batch, Entry, KeyEvent, Outcome, Put, Snapshot, Transaction
+from ....core.protocol.transaction import Snapshot
 from ....core.state.cluster_state import ClusterState
-from ....core.state.keys import Keys
 from ....core.state.record_versions import LEVEL
-from ....ports import Store
-from ....ports.wrapped_store import WrappedStore
-from ..engine.etcd import RESTORED
-from ..engine.older_release import Older, older
+from ..engine.lab import Lab
 from .script import Script, Step
 from .verbs import Undo, fault, host_of, nothing
-
-if TYPE_CHECKING:
-    from ..engine.lab import Lab
 
 UPGRADES: Final = frozenset({"older", "upgrade-finish"})
 """These verbs: no cell of coverage is theirs."""
 _STOPPED_S: Final = 1.0
 """Between the end of one release's agent and the start of the next one's."""
-_GARBLED: Final = b'{"v":99}'
-"""What a script writes to break a record for everybody."""
-
-
-class OlderStore(WrappedStore):
-    """The Store port with the codec of an older release between it and the agent."""
-
-    def __init__(self, inner: Store, codec: Older, keys: Keys, refused: Callable[[str], None]) -> None:
-        super().__init__(inner)
-        self._codec, self._keys, self._refused = codec, keys, refused
-        self._said: dict[str, tuple[bytes, bytes]] = {}
-        """What it published last, as it is in etcd and as the agent said it."""
-
-    def _read(self, entry: Entry) -> Entry:
-        """As that release finds it: without the fields that it does not know."""
-        said, meant = self._said.get(entry.key, (b"", b""))
-        if entry.value == said:
-            return replace(entry, value=meant)  # it finds what it said: there is nothing to say again
-        name = self._codec.name(self._keys, entry.key)
-        if not name or entry.value == _GARBLED:
-            return entry
-        if why := self._codec.reads(self._keys, entry):
-            self._refused(why)
-            return entry
-        return replace(entry, value=self._codec.again(name, entry.value))
-
-    def _event(self, event: KeyEvent) -> KeyEvent:
-        return event if event.entry is None else replace(event, entry=self._read(event.entry))
-
-    async def get(self, key: str) -> Entry | None:
-        entry = await self._inner.get(key)
-        return None if entry is None else self._read(entry)
-
-    async def list(self, *names: str) -> Snapshot:
-        snapshot = await self._inner.list(*names)
-        return replace(snapshot, entries=tuple(map(self._read, snapshot.entries)))
-
-    async def commit(self, change: Transaction) -> Outcome:
-        older = self._codec.writes(self._keys, change)
-        for meant, said in zip(change.effects, older.effects, strict=True):
-            if isinstance(meant, Put) and isinstance(said, Put) and meant.leased:
-                self._said[meant.key] = (said.value, meant.value)
-        return await self._inner.commit(older)
-
-    async def watch(
-        self, prefix: str, after_revision: int, without: tuple[str, ...] = ()
-    ) -> AsyncGenerator[Batch, None]:
-        async for batch in self._inner.watch(prefix, after_revision, without):
-            yield replace(batch, events=tuple(map(self._event, batch.events)))
-
-
-def store_of(lab: Lab, node: str, wire: Store, understands: int) -> Store:
-    """What the agent of that host is given."""
-    if understands >= LEVEL:
-        return wire
-    return OlderStore(
-        wire, older(understands), lab.keys, lambda why: lab.violation("refused", f"{node}: {why}")
-    )
-
-
-def judge(lab: Lab) -> None:
-    """From now on: before the level rises, all that is written is read by the release before."""
-
-    def committed(name: str, revision: int, events: tuple[KeyEvent, ...]) -> None:
-        level = lab.level
-        if name == RESTORED or level >= LEVEL:
-            return
-        for event in events:
-            if event.entry is None or event.entry.value == _GARBLED or event.key == lab.keys.cluster():
-                continue
-            if why := older(level).reads(lab.keys, event.entry):
-                lab.violation("too_new", f"{name} at {revision}: {why}")
-
-    lab.cluster.listeners.append(committed)
 
 
 @fault("older", "node", lasts=True)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from ..engine.host import SimHost
-    from ..engine.lab import Lab
+from ..engine.host import SimHost
+from ..engine.lab import Lab
 
 Undo = Callable[[], None]
-Apply = Callable[["Lab", tuple[str, ...]], Undo | None]
+Apply = Callable[[Lab, tuple[str, ...]], Undo | None]
 
 
 def nothing() -> None:

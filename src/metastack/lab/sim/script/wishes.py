@@ -5,13 +5,10 @@ Owns: the verbs. Refuses: knowing what a spec is; that is the operator's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from ..engine.lab import Lab
 from .verbs import FAULTS, Fault, Undo, nothing
-
-if TYPE_CHECKING:
-    from ..engine.lab import Lab
-
 
 WISHES: Final = (
     *("want", "delete", "recreate", "off", "force-off", "on", "restart", "force-restart", "pause", "resume"),

@@ -17,10 +17,11 @@ from typing import Final
 
 import msgspec
 
-from ..engine.lab import play
-from .aims import STEPS, TRIES, WISH, cell
-from .by_hand import BY_HAND
-from .catalogue import FAULTS, WISHES
+from ..script.aims import STEPS, TRIES, WISH, cell
+from ..script.by_hand import BY_HAND
+from ..script.catalogue import FAULTS
+from ..script.wishes import WISHES
+from .play import play
 
 KINDS: Final = (*(verb for verb in FAULTS if verb not in WISHES and verb not in BY_HAND), "wish")
 """Fault kinds; what people request is counted too, in one row."""

@@ -6,26 +6,38 @@ Refuses: waiting for anything; a request is one write, whatever state the cluste
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import Protocol
 
 from msgspec.structs import replace
 
-from ....core.model import Claim, NodeSpec, PinMove, Power, VmId, VmSpec, resolved_claim
+from ....core.model import Claim, NodeSpec, PinMove, Power, Record, VmId, VmSpec, resolved_claim
 from ....core.protocol.rule_versions import given
-from ....core.protocol.transaction import Put, Transaction
+from ....core.protocol.transaction import Outcome, Put, Transaction
 from ....core.state.cluster_state import seen
 from ....core.state.codec import decode, encode
+from ....core.state.keys import Keys
+from .etcd import SimCluster
 from .wanted import mac_of, spec_of
 
-if TYPE_CHECKING:
-    from ..engine.lab import Lab
+
+class Desk(Protocol):
+    """Where an operator reads and writes."""
+
+    @property
+    def keys(self) -> Keys: ...
+    @property
+    def cluster(self) -> SimCluster: ...
+    def put(self, key: str, record: Record) -> None: ...
+    def by_hand(self, change: Transaction) -> Outcome: ...
+    def delete(self, key: str) -> None: ...
 
 
 class Operator:
     """Writes specs; remembers which VMs ever were."""
 
-    def __init__(self, lab: Lab) -> None:
-        self._lab = lab
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
         self._numbers: dict[str, int] = {}
         self._lives: dict[str, int] = {}
         self._words: dict[str, tuple[str, ...]] = {}
@@ -40,14 +52,14 @@ class Operator:
 
     def spec(self, name: str) -> VmSpec | None:
         """The spec as it is now."""
-        entry = self._lab.cluster.get(self._lab.keys.vm_spec(self.id(name)))
+        entry = self._desk.cluster.get(self._desk.keys.vm_spec(self.id(name)))
         return decode(VmSpec, entry.value) if entry is not None else None
 
     def _put(self, spec: VmSpec) -> bool:
         """As commands write it."""
-        lab = self._lab
-        effects = (Put(lab.keys.vm_spec(spec.id), encode(spec)), *given(lab.keys, self.spec(spec.name), spec))
-        lab.by_hand(Transaction(name="operator", guards=(), effects=effects))
+        keys = self._desk.keys
+        effects = (Put(keys.vm_spec(spec.id), encode(spec)), *given(keys, self.spec(spec.name), spec))
+        self._desk.by_hand(Transaction(name="operator", guards=(), effects=effects))
         return True
 
     def want(self, name: str, *more: str) -> bool:
@@ -74,7 +86,7 @@ class Operator:
         spec = self.spec(name)
         if spec is None:
             return False
-        self._lab.delete(self._lab.keys.vm_spec(spec.id))
+        self._desk.delete(self._desk.keys.vm_spec(spec.id))
         return True
 
     def recreate(self, name: str) -> bool:
@@ -102,7 +114,7 @@ class Operator:
 
     def pause(self, name: str) -> bool:
         spec = self.spec(name)
-        entry = self._lab.cluster.get(self._lab.keys.claim(VmId("default", name)))
+        entry = self._desk.cluster.get(self._desk.keys.claim(VmId("default", name)))
         claim = seen(Claim, entry).record if entry is not None else None
         if spec is None or claim is None or entry is None or spec.power is Power.OFF:
             return False
@@ -145,7 +157,7 @@ class Operator:
     def _node(self, node: str, **more: object) -> bool:
         fields = {name: getattr(self._nodes.get(node, NodeSpec()), name) for name in NodeSpec.__struct_fields__}
         self._nodes[node] = NodeSpec(**{**fields, **more})
-        self._lab.put(self._lab.keys.node_spec(node), self._nodes[node])
+        self._desk.put(self._desk.keys.node_spec(node), self._nodes[node])
         return True
 
     def drain(self, node: str, draining: bool = True) -> bool:
@@ -157,7 +169,7 @@ class Operator:
     def cordon(self, node: str, cordoned: bool = True) -> bool:
         return self._node(node, cordoned=cordoned)
 
-    def uncordon_all(self) -> None:
-        for node in self._lab.hosts:
-            if self._lab.cluster.get(self._lab.keys.node_spec(node)) is not None:
+    def uncordon_all(self, nodes: Iterable[str]) -> None:
+        for node in nodes:
+            if self._desk.cluster.get(self._desk.keys.node_spec(node)) is not None:
                 self._node(node, cordoned=False, draining=False)

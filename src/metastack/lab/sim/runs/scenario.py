@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from ..engine.lab import Report, play
 from ..engine.readable import readable
-from .script import parse
+from ..script.script import parse
+from .play import Report, play
 
 
 class Outcome(msgspec.Struct, kw_only=True):

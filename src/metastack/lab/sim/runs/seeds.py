@@ -20,7 +20,7 @@ from .... import __version__
 from ..script.schedule import NODES, UNTIL_S, VMS, schedule
 from ..script.script import Script
 from ..script.upgrading import mixed
-from .lab import Report, play
+from .play import Report, play
 
 BATCH = 25
 """Seeds that one worker process plays before a new one takes over: memory stays bounded."""
@@ -86,7 +86,7 @@ def _reports(
             [
                 sys.executable,
                 "-m",
-                "metastack.lab.sim.engine.worker",
+                "metastack.lab.sim.runs.worker",
                 *map(str, (at, count, nodes, vms, int(upgrade))),
             ],
             capture_output=True,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..engine.lab import play
-from .script import Script, Step
+from ..script.script import Script, Step
+from .play import play
 
 MOST_RUNS = 400
 

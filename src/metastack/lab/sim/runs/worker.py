@@ -6,8 +6,8 @@ import sys
 
 import msgspec
 
-from .lab import play
-from .run import script_of
+from .play import play
+from .seeds import script_of
 
 
 def main(first: int, seeds: int, nodes: int, vms: int, upgrade: int) -> None:
