@@ -32,7 +32,7 @@ def name(field: str, value: str) -> str:
         raise usage(
             field,
             f"{value!r} is not a valid name",
-            "a name has 1 to 63 of a-z, 0-9 and -, and neither begins nor ends with -",
+            "use 1 to 63 of a-z, 0-9 and -, not beginning or ending with -",
         )
     return value
 
@@ -42,7 +42,7 @@ def vm_id(value: str, project: str = "") -> VmId:
     front, slash, rest = value.partition("/")
     if slash:
         if project and project != front:
-            raise usage("vm", f"{value!r} names another project than --project {project}")
+            raise usage("vm", f"{value!r} does not match --project {project}")
         return VmId(name("project", front), name("vm", rest))
     return VmId(name("project", project or DEFAULT_PROJECT), name("vm", value))
 
@@ -125,7 +125,7 @@ def disk_bytes(value: int, image_bytes: int, image: str) -> int:
         raise usage(
             "disk",
             f"{format_bytes(value)} is smaller than image {image}, which has {format_bytes(image_bytes)}",
-            f"say --disk {-(-image_bytes >> 20)}MiB or more" if image_bytes else "",
+            f"give --disk {-(-image_bytes >> 20)}MiB or more" if image_bytes else "",
         )
     if value > MAX_DISK_BYTES or value < 1 << 20:
         raise usage("disk", f"{format_bytes(value)} is out of range", f"1MiB to {format_bytes(MAX_DISK_BYTES)}")
@@ -144,12 +144,12 @@ def needed_reason(value: str, object: str, what: str) -> None:
     """Raise Problem for a bad or missing reason, before a person is asked anything; ``what`` needs it."""
     reason(value)
     if not value:
-        raise usage(object, f"{what} needs a reason", 'say --reason "why"')
+        raise usage(object, f"{what} needs a reason", 'give --reason "why"')
 
 
 def sha256(value: str) -> str:
     """A checksum in hex, as ``sha256sum`` prints it; empty stays empty."""
     found = value.strip().lower().removeprefix("sha256:")
     if value and not _SHA256.fullmatch(found):
-        raise usage("sha256", f"{value!r} is no SHA-256", "64 hexadecimal digits, as sha256sum prints them")
+        raise usage("sha256", f"{value!r} is not a SHA-256", "64 hexadecimal digits, as sha256sum prints them")
     return found

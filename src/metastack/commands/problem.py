@@ -83,9 +83,9 @@ _SAYS_ITSELF: Final = (
 def _image_hint(text: str) -> str:
     """What to do about an image file that was refused; empty when the refusal says it itself."""
     if "truncated" in text or "corrupt" in text:
-        return "get the file anew, and compare its size and checksum with what its source says"
+        return "download the file again, and compare its size and checksum with those of its source"
     if "empty" in text:
-        return "was its download or copy finished?"
+        return "check that its download or copy has finished"
     if any(word in text for word in _SAYS_ITSELF):
         return ""
     return "check the file, or name its format with --format raw|qcow2"
@@ -97,9 +97,9 @@ def from_storage(error: Exception, object: str) -> Problem:
     if isinstance(error, InvalidImage):
         return Problem(Code.FAILED, object, text, _image_hint(text))
     if isinstance(error, NoSpace):
-        return Problem(Code.FAILED, object, text, "free some space and try again")
+        return Problem(Code.FAILED, object, text, "free space and try again")
     if isinstance(error, InUse):
-        return conflict(object, text, "delete what still uses it first")
+        return conflict(object, text, "delete its users first")
     if isinstance(error, Denied):
         return Problem(Code.DENIED, object, text, "check the storage user and its key in the context")
     if isinstance(error, Exists):

@@ -147,7 +147,7 @@ def broken(object: str, why: str, hint: str = "") -> Problem:
     return Problem(
         Code.FAILED,
         object,
-        f"its record cannot be read and is left alone: {why}",
+        f"its record cannot be read and is ignored: {why}",
         hint or "upgrade this program",
     )
 
@@ -157,8 +157,8 @@ def too_new(object: str, fields: list[str]) -> Problem:
     return Problem(
         Code.FAILED,
         object,
-        f"{', '.join(fields)}: the cluster still writes an older release's records, which have no such field",
-        "upgrade every node, then: metastack cluster upgrade-finish",
+        f"{', '.join(fields)}: the cluster still writes records of an older release, which lack this field",
+        "upgrade every node, then run `metastack cluster upgrade-finish`",
     )
 
 
@@ -208,6 +208,4 @@ async def commit(
             pass
         if await cluster.store.get(event_key) is not None:
             return plan.answer
-    raise conflict(
-        object, f"was changed by others {ATTEMPTS} times while this was tried", "look at it and try again"
-    )
+    raise conflict(object, f"was changed by others during all {ATTEMPTS} attempts", "check it and try again")

@@ -50,7 +50,7 @@ async def test_room_for_lost_nodes_is_kept(rig: Rig) -> None:
     assert (await vms.restart_vm(rig.cluster, request(), vm("v0"))).changed, "what runs has its room"
     assert (await vms.start_vm(rig.cluster, request(), vm("off"), ignore_spare=True)).changed
     await refused(
-        create_vm(rig.cluster, request(), new("huge", memory_mib=9000)), Code.CONFLICT, "no node takes now"
+        create_vm(rig.cluster, request(), new("huge", memory_mib=9000)), Code.CONFLICT, "fits no node now"
     )
 
 
@@ -97,7 +97,7 @@ async def test_more_spare_nodes_than_there_are_is_said_to_be_so(rig: Rig) -> Non
     await three(rig)
     await spare(rig, 4)
     said = await refused(
-        create_vm(rig.cluster, request(), new("a")), Code.CONFLICT, "spare_nodes=4 keeps room for"
+        create_vm(rig.cluster, request(), new("a")), Code.CONFLICT, "spare_nodes=4 reserves capacity for"
     )
     assert "only 3 are up" in said.message
     assert "`metastack config set spare_nodes=2`" in said.hint
@@ -136,7 +136,7 @@ async def test_a_move_that_takes_a_lost_nodes_room_is_refused(rig: Rig) -> None:
     said = (
         "spare_nodes=1",
         "without n3, default/big would not fit",
-        "choose another place, or say --ignore-spare",
+        "choose another node, or override with --ignore-spare",
     )
     await refused(move("n2"), Code.CONFLICT, *said)
     assert (await rig.spec(vm("left"))).placement == Placement()
@@ -233,11 +233,11 @@ async def test_who_was_let_in_and_waits_keeps_its_room(rig: Rig) -> None:
     await create_vm(rig.cluster, request(), app)
     urgent = new("urgent", memory_mib=5000, node="n1", ha=Ha(priority=10))
     await refused(
-        create_vm(rig.cluster, request(), urgent), Code.CONFLICT, "the room of who waits to start", "app"
+        create_vm(rig.cluster, request(), urgent), Code.CONFLICT, "capacity reserved for pending VMs", "app"
     )
     await create_vm(rig.cluster, request(), replace(urgent, node="n3"))
     moved = places.place_vm(rig.cluster, request(), vm("urgent"), PlacementOptions(node="n1"))
-    await refused(moved, Code.CONFLICT, "the room of who waits to start")
+    await refused(moved, Code.CONFLICT, "capacity reserved for pending VMs")
 
 
 async def test_a_vm_that_is_to_be_given_back_is_placed_where_there_is_room(rig: Rig) -> None:

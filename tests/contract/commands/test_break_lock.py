@@ -104,7 +104,7 @@ async def test_what_is_not_asked(rig: Rig) -> None:
     with pytest.raises(Problem, match="needs a reason"):
         check_reason(HELLO, "")
     session = await _waits(rig, client="")
-    with pytest.raises(Problem, match="nobody else is known to have its disk open"):
+    with pytest.raises(Problem, match="no other client is known to have its disk open"):
         await break_lock(rig.cluster, request("why"), HELLO)
     assert await rig.store.get(rig.keys.break_lock(HELLO)) is None
     await rig.lose("n1")

@@ -107,7 +107,7 @@ async def test_fencing_by_single_clients_is_a_warning_and_what_is_missing_an_err
         (
             "error",
             "node n2",
-            "never declared its storage client: it cannot be fenced by that, its VMs would not move",
+            "declared no storage client: it cannot be fenced by client, so its VMs would not fail over",
         )
     ]
     weak = found.of("fencing")
@@ -115,8 +115,8 @@ async def test_fencing_by_single_clients_is_a_warning_and_what_is_missing_an_err
         ("warning", "config fencing"),
         ("warning", "node n2"),
     ]
-    assert "had not opened its disk yet" in weak[0][2]
-    assert "may write to a disk that another node uses" in weak[1][2]
+    assert "has not opened its disk" in weak[0][2]
+    assert "may still write to a disk that another node uses" in weak[1][2]
     await facts_of(rig, "n2", "10.0.0.1:0/8", user="n2-guests")
     found = await said(rig)
     assert found.of("storage_addresses") == []
@@ -127,7 +127,7 @@ async def test_fencing_by_single_clients_where_nobody_shares_says_so(rig: Rig) -
     await node(rig, "n1", "10.0.0.1")
     await node(rig, "n2", "10.0.0.2")
     await rig.write(Put(rig.keys.cluster(), encode(ClusterConfig(fencing=Fencing.CLIENT))))
-    assert "nothing is gained by it" in (await said(rig)).of("fencing")[0][2]
+    assert "so address is better" in (await said(rig)).of("fencing")[0][2]
 
 
 async def test_single_clients_that_are_blocked_no_more(rig: Rig) -> None:
@@ -235,7 +235,7 @@ async def test_lost_nodes_fences_and_the_brake(rig: Rig) -> None:
     found = await said(rig)
     assert found.findings[0].severity is Severity.ERROR
     assert any(
-        "1 VM waits for it" in text and "n2 says: not allowed" in text for *_, text in found.of("nodes_lost")
+        "1 VM waits for it" in text and "n2 reports: not allowed" in text for *_, text in found.of("nodes_lost")
     )
     assert "brake: 2 of 3" in found.of("brake")[0][2]
     assert found.of("vms")[0][0] == "error"
@@ -328,4 +328,4 @@ async def test_vms_records_leases_and_leftovers(rig: Rig) -> None:
         await rig.write(Put(rig.keys.cluster(), broken))
         found = (await said(rig)).of("records")
         assert found[0][:2] == ("error", "config")
-        assert "fences nobody" in found[0][2]
+        assert "fences no node" in found[0][2]

@@ -56,7 +56,7 @@ async def test_a_missing_disk_one_in_the_trash_and_one_of_ours_there(rig: Rig) -
     )  # fmt: skip
     await rig.put(rig.keys.trash(spec.volume_uuid), record)
     ((severity, _, meaning),) = await _told(rig, pool)
-    assert severity is Severity.INFO and "its start takes it out" in meaning
+    assert severity is Severity.INFO and "starting the VM restores it" in meaning
 
 
 async def test_a_disk_that_belongs_to_another(rig: Rig) -> None:

@@ -32,14 +32,14 @@ async def test_explain_says_what_every_node_says(rig: Rig) -> None:
     await nodes.cordon_node(rig.cluster, request(), "n3")
     two = await explain_vm(rig.cluster, vm("two"))
     assert (two.chosen, two.node, two.line, two.phase) == ("n2", None, 1, "pending")
-    assert two.summary == "waits for n2 to take it"
+    assert two.summary == "pending, n2 is to claim it"
     assert {said.node: said.fits for said in two.nodes} == {"n1": False, "n2": True, "n3": False}
     best = two.nodes[0]
     assert (best.node, best.rank, best.chosen, best.reasons) == ("n2", 1, True, [])
     assert best.score is not None and set(best.parts) == {"spread", "groups"}
     why = {said.node: said.reasons for said in two.nodes}
     assert why["n3"] == ["the node is cordoned"]
-    assert why["n1"] == ["1 with app=web in zone a already (anti-affinity)"]
+    assert why["n1"] == ["zone a has 1 with app=web (anti-affinity)"]
     [rule] = two.rules
     assert (rule.kind, rule.group, rule.topology, rule.members) == (
         "anti-affinity",
@@ -50,7 +50,7 @@ async def test_explain_says_what_every_node_says(rig: Rig) -> None:
     assert two.demands == ["--anti-affinity app=web@zone"]
     one = await explain_vm(rig.cluster, vm("one"))
     assert (one.node, one.chosen, one.session) == ("n1", "n1", sessions["n1"])
-    assert one.summary == "is on n1; there is no better place"
+    assert one.summary == "is on n1; no node ranks higher"
 
 
 async def test_explain_says_why_it_waits_and_why_it_stays(rig: Rig) -> None:
@@ -59,7 +59,7 @@ async def test_explain_says_why_it_waits_and_why_it_stays(rig: Rig) -> None:
     await create_vm(rig.cluster, request(), new("app", ha=Ha(start_after=("db",)), memory_mib=7000))
     app = await explain_vm(rig.cluster, vm("app"))
     assert app.held == "starts after default/db, which does not run yet"
-    assert app.summary == f"waits: {app.held}"
+    assert app.summary == f"pending: {app.held}"
     assert [(gate.vm, gate.phase, gate.up, gate.port) for gate in app.gates] == [
         ("default/db", "pending", False, 5432)
     ]
@@ -73,17 +73,17 @@ async def test_explain_says_why_it_waits_and_why_it_stays(rig: Rig) -> None:
     assert app.chosen == "n3"
     await nodes.cordon_node(rig.cluster, request(), "n1")
     db = await explain_vm(rig.cluster, vm("db"))
-    assert db.summary == ("is on n1; it stays there, and would not be placed there anew: the node is cordoned")
+    assert db.summary == ("is on n1 and stays there, though n1 no longer fits: the node is cordoned")
     assert [(said.node, said.here) for said in db.nodes if said.chosen] == [("n1", True)]
     await nodes.drain_node(rig.cluster, request(), "n1")
     assert "the node is draining, and n" in (await explain_vm(rig.cluster, vm("db"))).summary
     await vms.stop_vm(rig.cluster, request(), vm("app"))
-    assert (await explain_vm(rig.cluster, vm("app"))).summary.startswith("is off; were it started now, n")
+    assert (await explain_vm(rig.cluster, vm("app"))).summary.startswith("is stopped; if it starts now, n")
     await create_vm(rig.cluster, request(), new("huge", memory_mib=99999))
     huge = await explain_vm(rig.cluster, vm("huge"))
     assert huge.chosen is None
-    assert huge.summary.startswith("no node takes it: needs 99999 MiB of memory")
-    assert "(too large even for the empty node)" in huge.summary
+    assert huge.summary.startswith("pending, no node fits: needs 99999 MiB of memory")
+    assert "(too large even for an empty node)" in huge.summary
     await refused(explain_vm(rig.cluster, vm("none")), Code.NOT_FOUND, "default/none")
     await rig.write(Put(rig.keys.vm_spec(vm("db")), b'{"v":9}'))
     await refused(explain_vm(rig.cluster, vm("db")), Code.FAILED, "cannot be read")
@@ -96,17 +96,17 @@ async def test_a_dry_run_writes_nothing_and_says_what_would_be(rig: Rig) -> None
     said = await explain_plan(rig.cluster, request(), await plan_vms(rig.cluster, request(), news))
     assert {view.chosen for view in said[:3]} == {"n1", "n2", "n3"}, "each counts those before it"
     assert said[3].chosen is None
-    assert said[2].summary == f"would go to {said[2].chosen}", "no other has the room"
-    assert "decided by the UUIDs" in equal_nodes_words(said)
+    assert said[2].summary == f"would start on {said[2].chosen}", "no other has the room"
+    assert "the UUIDs that the VMs get decide" in equal_nodes_words(said)
     [one] = await explain_plan(rig.cluster, request(), await plan_vms(rig.cluster, request(), news[:1]))
     assert equal_nodes_words([one]) == "", "its own answer says it"
     large = [new(f"l{n}", memory_mib=99_999) for n in range(2)]
     none = await explain_plan(rig.cluster, request(), await plan_vms(rig.cluster, request(), large))
     assert equal_nodes_words(none) == "", "no node takes any"
     first, second = sorted({"n1", "n2", "n3"} - {one.chosen})
-    equal = f"{first} or {second}, as good: the UUID that it is given decides"
-    assert one.summary == f"would go to {one.chosen}, or to {equal}"
-    assert said[3].summary.startswith("no node would take it: needs 6000 MiB of memory")
+    equal = f"{first} or {second}: the UUID that the VM gets decides"
+    assert one.summary == f"would start on {one.chosen} or, equally good, on {equal}"
+    assert said[3].summary.startswith("no node fits: needs 6000 MiB of memory")
     after = await rig.store.list(rig.keys.prefix())
     assert after.entries == before.entries
 
@@ -117,10 +117,10 @@ async def test_what_if(rig: Rig) -> None:
         await create_vm(rig.cluster, request(), new(f"v{n}", memory_mib=3000))
     await fill(rig, sessions)
     world = await read_engine_state(rig.cluster)
-    assert outlook.outlook(world, [], []).summary == "as it is, everything fits"
+    assert outlook.outlook(world, [], []).summary == "at present, everything fits"
     one = outlook.outlook(world, ["n1"], [])
     assert one.fits and one.lost == ["n1"]
-    assert one.summary.endswith("would start elsewhere")
+    assert one.summary.endswith("would start on another node")
     assert {move.before for move in one.moves} <= {"n1"}
     two = outlook.outlook(world, ["n1", "n2"], [])
     assert not two.fits and two.left_out > 0
@@ -138,17 +138,20 @@ async def test_what_if(rig: Rig) -> None:
     world = await read_engine_state(rig.cluster)
     now, one = outlook.outlook(world, [], []), outlook.outlook(world, ["n1"], [])
     assert now.fits and (now.left_out, now.pending_already) == (0, 1)
-    assert now.summary == "as it is, nothing more would be left out; 1 VM is pending already, and would stay so"
+    assert (
+        now.summary == "at present, no other VM would be left without a node; "
+        "1 VM is already pending and would stay pending"
+    )
     assert one.fits and (one.left_out, one.pending_already) == (0, 1), "the loss did not put it out"
     assert {move.name for move in one.moves if move.pending_already} == {"waits"}
     any_one = outlook.any_loss(world, 1)
     assert any_one.fits and [move.name for move in any_one.moves] == ["waits"] and any_one.pending_already == 1
-    assert any_one.summary.endswith("names it; 1 VM is pending already, and would stay so")
+    assert any_one.summary.endswith("names them; 1 VM is already pending and would stay pending")
     both = outlook.outlook(world, ["n1", "n2"], [])
     assert (both.left_out, both.pending_already) == (two.left_out, 1)
-    assert f"{two.left_out} VM" in both.summary and "1 VM is pending already" in both.summary
+    assert f"{two.left_out} VM" in both.summary and "1 VM is already pending" in both.summary
     large = outlook.outlook(world, [], outlook.new_nodes(world, 1, 64, 200_000, {}))
-    assert large.summary == "with 1 more, everything fits; 1 VM of those that wait would start"
+    assert large.summary == "with 1 more, everything fits; 1 pending VM would start"
     for wrong in (
         lambda: outlook.outlook(world, ["n9"], []),
         lambda: outlook.any_loss(world, 0),
@@ -171,8 +174,8 @@ async def test_what_if_says_who_would_not_start_for_want_of_another(rig: Rig) ->
     lost = outlook.outlook(await read_engine_state(rig.cluster), ["n1"], [])
     assert not lost.fits and lost.left_out == 3
     assert {move.name: move.reason for move in lost.moves if move.name != "db"} == {
-        "app": "starts after default/db, which no node would take",
-        "top": "starts after default/app, which would not start either",
+        "app": "starts after default/db, which fits no node",
+        "top": "starts after default/app, which would not start",
     }
     await places.unpin_vm(rig.cluster, request(), vm("db"))
     assert outlook.outlook(await read_engine_state(rig.cluster), ["n1"], []).left_out == 0
@@ -200,9 +203,9 @@ async def test_the_doctor_sees_what_waits_what_nobody_would_take_and_what_has_no
 
     [(severity, meaning)] = (await said("pending")).values()
     assert severity == "info", "it is young"
-    assert "no node takes it: needs 9000 MiB of memory" in meaning
+    assert "no node fits: needs 9000 MiB of memory" in meaning
     assert list(await said("unplaceable")) == ["vm default/waits"]
-    assert "(too large even for the empty node)" in (await said("unplaceable"))["vm default/waits"][1]
+    assert "(too large even for an empty node)" in (await said("unplaceable"))["vm default/waits"][1]
     await create_vm(rig.cluster, request(), new("late", memory_mib=6000))
     await rig.claim("n1", sessions["n1"], vm("late"))
     assert list(await said("unplaceable")) == ["vm default/waits"], "what others use is another matter"
@@ -226,9 +229,9 @@ async def test_the_doctor_sees_what_waits_what_nobody_would_take_and_what_has_no
     await fill(rig, sessions)
     await rig.put(rig.keys.cluster(), ClusterConfig(spare_nodes=1))
     severity, meaning = (await said("spare"))["cluster"]
-    assert severity == "warning" and "spare_nodes=1 does not hold: without n" in meaning
+    assert severity == "warning" and "spare_nodes=1 is not met: without n" in meaning
     await rig.put(rig.keys.cluster(), ClusterConfig(spare_nodes=3))
-    assert "for the loss of as many nodes, and only 2 are up" in (await said("spare"))["cluster"][1]
+    assert "nodes, but only 2 are up" in (await said("spare"))["cluster"][1]
 
 
 async def test_the_doctor_sees_who_could_not_come_back_for_a_group_rule(rig: Rig) -> None:
@@ -247,7 +250,7 @@ async def test_the_doctor_sees_who_could_not_come_back_for_a_group_rule(rig: Rig
     await taint(rig, "n1", "old")
     found = await said()
     assert set(found) == {"vm default/db1"}
-    assert "runs on n1, which would not take it anew, and no other node would: " in found["vm default/db1"]
+    assert "runs on n1, but neither n1 nor another node would accept it now: " in found["vm default/db1"]
     for why in ("does not tolerate the taint old", "1 with app=db"):
         assert why in found["vm default/db1"]
     await rig.node("n3")

@@ -123,7 +123,7 @@ async def test_a_node_that_returns_in_the_last_moment_is_not_fenced(rig: Rig) ->
 async def test_waiting_says_what_is_wrong(rig: Rig) -> None:
     await lost_node(rig)
     before = await fence_node(rig.cluster, request("why"), "n1")
-    with pytest.raises(Problem, match="no node is ready to do it") as raised:
+    with pytest.raises(Problem, match="no node is ready to carry out the fence") as raised:
         await wait_fenced(rig.cluster, "n1", before, 0.3)
     assert raised.value.code is Code.TIMEOUT
     await rig.node("n2")
@@ -131,12 +131,12 @@ async def test_waiting_says_what_is_wrong(rig: Rig) -> None:
     assert entry is not None
     alive = replace(seen(NodeAlive, entry).ok, fence_failures={"n1": "client.x may not"})
     await rig.put(rig.keys.node_alive("n2"), alive)
-    with pytest.raises(Problem, match=r"does not confirm it: n2 says: client\.x may not"):
+    with pytest.raises(Problem, match=r"does not confirm the block: n2 reports: client\.x may not"):
         await wait_fenced(rig.cluster, "n1", before, 0.3)
     # The node comes back and cancels it.
     await rig.put(rig.keys.fence("n1"), Fence())
     await rig.node("n1")
-    with pytest.raises(Problem, match="came back by itself") as raised:
+    with pytest.raises(Problem, match="returned by itself") as raised:
         await wait_fenced(rig.cluster, "n1", before, 5)
     assert raised.value.code is Code.CONFLICT
 
@@ -154,7 +154,7 @@ async def test_a_node_that_came_back_is_not_called_fenced_when_it_is_lost_again(
     world = await world_of(rig)
     view = fence_view(world, "n1")
     assert view is not None and view.returned
-    assert told_of(world, "n1") == "its lease expired; not fenced since it came back"
+    assert told_of(world, "n1") == "its lease expired; not fenced since it returned"
 
 
 def told_of(world: ClusterState, name: str) -> str:
@@ -212,7 +212,7 @@ async def test_unfence_of_a_node_that_still_answers_for_vms(rig: Rig) -> None:
     await create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny"))
     await rig.claim("n1", session)
     pool = MemoryPool(blocked={"10.0.0.1"})
-    with pytest.raises(Problem, match="answers for default/hello"):
+    with pytest.raises(Problem, match="owns default/hello"):
         await unfence_node(rig.cluster, request("gone"), "n1", MemoryStorage(pool))
     await fence_node(rig.cluster, request("why"), "n1")
     await agent_does_it(rig, "n1", "n2", n2)
@@ -236,7 +236,7 @@ async def test_a_fence_that_is_done_while_a_person_lifts_one_wins(rig: Rig) -> N
             await agent_does_it(rig, "n1", "n2", n2)
             await super().unfence(addresses)
 
-    with pytest.raises(Problem, match="blocked once more"):
+    with pytest.raises(Problem, match="blocked again"):
         await unfence_node(rig.cluster, request("gone"), "n1", Slow(pool))
     assert pool.blocked == {"10.0.0.1"}
     assert (await fence_record(rig)).receipt.method == "memory"  # type: ignore[union-attr]

@@ -158,7 +158,9 @@ async def test_an_import_whose_record_vanished_fails_and_tidies(
 
     racing = Cluster(cast(Any, Racing(rig.store, rival, 2)), rig.keys)
     await problem(
-        images.import_image(racing, storage, request(), "tiny", str(source)), Code.FAILED, "record vanished"
+        images.import_image(racing, storage, request(), "tiny", str(source)),
+        Code.FAILED,
+        "and its record with it",
     )
     assert await record(rig) is None
     assert await storage.images() == []

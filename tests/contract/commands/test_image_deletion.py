@@ -110,7 +110,9 @@ async def test_the_trash_keeps_it_and_says_until_when(rig: Rig, storage: Storage
         await deleted_disk(rig, storage, image)
     found = await delete_image(rig.cluster, storage, request("old"), "tiny")
     assert (found.gone, found.disks) == (False, 2)
-    assert found.message == f"2 deleted disks in the trash need it until {found.until}; it goes with them"
+    assert (
+        found.message == f"2 deleted disks in the trash need it until {found.until}; the image goes after them"
+    )
     left = await record(rig)
     assert left is not None
     assert (left.state, left.message) == (ImageState.DELETING, found.message)
@@ -144,7 +146,7 @@ async def test_purge_leaves_what_a_person_put_into_the_trash(rig: Rig, storage: 
     disk = str(uuid.uuid4())
     await storage.create_disk(disk, image.uuid, 2 * MIB)
     await storage.delete_disk(disk, 0)
-    with pytest.raises(Problem, match=r"lies in the trash without a record"):
+    with pytest.raises(Problem, match=r"is in the trash without a record"):
         await delete_image(rig.cluster, storage, request(), "tiny", purge=True)
     assert disk in [one.uuid for one in await storage.trash()]  # others' of this pool may be there
 
@@ -154,7 +156,7 @@ async def test_purge_leaves_the_disk_of_a_vm(rig: Rig, storage: Storage, image: 
     disk = await deleted_disk(rig, storage, image, retention_s=0)
     named = Put(f"{rig.keys.root}/desired/vms/default/by-hand", disk.encode())
     await rig.store.commit(Transaction(name="by hand", guards=(), effects=(named,)))
-    with pytest.raises(Problem, match=r"is the one of a VM: start the VM, which takes it out"):
+    with pytest.raises(Problem, match=r"belongs to a VM: start the VM, which restores it"):
         await delete_image(rig.cluster, storage, request(), "tiny", purge=True)
     assert disk in [one.uuid for one in await storage.trash()]  # others' of this pool may be there
 

@@ -88,8 +88,8 @@ async def test_place_changes_what_is_said_and_leaves_the_guest(rig: Rig) -> None
     )
     assert placed.changed
     assert placed.remark == (
-        "it runs on n1 and stays there; this counts the next time it is placed"
-        " (n1 would not take it any more: needs label zone=b, the node has zone=a)"
+        "it stays on n1; the change takes effect when it is placed again"
+        " (n1 no longer fits: needs label zone=b, the node has zone=a)"
     )
     spec = await rig.spec()
     assert (spec.placement, spec.ha) == (Placement(node_selector={"zone": "b"}), Ha(priority=3))
@@ -98,7 +98,7 @@ async def test_place_changes_what_is_said_and_leaves_the_guest(rig: Rig) -> None
     assert changes[1:] == [["no longer --arch x86_64"], ["--node-selector zone=b", "--priority 3"]]
     assert not (await places.place_vm(rig.cluster, request(), HELLO, PlacementOptions(priority=3))).changed
     await refused(
-        places.place_vm(rig.cluster, request(), HELLO, PlacementOptions()), Code.USAGE, "no demand is given"
+        places.place_vm(rig.cluster, request(), HELLO, PlacementOptions()), Code.USAGE, "no option is given"
     )
     await refused(
         places.place_vm(rig.cluster, request(), HELLO, PlacementOptions(node="n9")), Code.NOT_FOUND, "node n9"
@@ -122,7 +122,7 @@ async def test_a_running_vm_moves_only_when_told_cold(rig: Rig) -> None:
     moved = await places.move_vm(rig.cluster, request(), HELLO, "n2", cold=True)
     assert moved.spec.placement == Placement(node="n2", move=PinMove.COLD)
     said = await explain_vm(rig.cluster, HELLO)
-    assert said.summary == "is on n1; it is to move to n2, and n2 would take it"
+    assert said.summary == "is on n1; a move to n2 is requested, and n2 would take it"
     # The node lets go; the VM comes up on n2.
     waits = asyncio.create_task(wait_vm(rig.cluster, HELLO, Goal.RUNNING, 20, moved.spec, None, "n2"))
     await rig.release()
@@ -155,7 +155,7 @@ async def test_a_move_to_where_it_does_not_fit_is_refused(rig: Rig) -> None:
     await rig.claim("n2", sessions["n2"], vm("big"))
     await refused(
         places.move_vm(rig.cluster, request(), HELLO, "n2", cold=True),
-        Code.CONFLICT, "node n2 would not take it: needs 4000 MiB", "metastack vm place default/hello --node",
+        Code.CONFLICT, "does not fit node n2: needs 4000 MiB", "metastack vm place default/hello --node",
     )  # fmt: skip
     await places.place_vm(rig.cluster, request(), HELLO, PlacementOptions(node="n2"))
     assert (await rig.spec()).placement == Placement(node="n2"), "which does not stop it"
@@ -168,8 +168,8 @@ async def test_a_move_onto_its_own_node_says_that_it_would_not_take_it(rig: Rig)
     assert (await places.move_vm(rig.cluster, request(), HELLO, "n1", cold=True)).remark == ""
     await taint(rig, "n1", "old")
     moved = await places.move_vm(rig.cluster, request(), HELLO, "n1", cold=True)
-    assert moved.remark.startswith("it runs on n1 and stays there"), moved
-    assert "n1 would not take it any more: does not tolerate" in moved.remark
+    assert moved.remark.startswith("it stays on n1"), moved
+    assert "n1 no longer fits: does not tolerate" in moved.remark
 
 
 async def test_what_a_lost_node_had_moves_once_that_is_fenced(rig: Rig) -> None:
@@ -183,7 +183,7 @@ async def test_what_a_lost_node_had_moves_once_that_is_fenced(rig: Rig) -> None:
     )  # fmt: skip
     assert "cannot be moved yet" not in found.message
     placed = await places.place_vm(rig.cluster, request(), HELLO, PlacementOptions(priority=2))
-    assert placed.remark == "it was on n1, which is lost: this counts once n1 is fenced"
+    assert placed.remark == "it was on n1, which is lost: the change takes effect once n1 is fenced"
     assert (await places.move_vm(rig.cluster, request(), HELLO, "n2", cold=True)).spec.placement.node == "n2"
     await rig.put(rig.keys.fence("n1"), Fence(through=sessions["n1"]))
     # Nothing runs any more: a pin is all that it takes, and there is no guest to speak of.
@@ -193,7 +193,7 @@ async def test_what_a_lost_node_had_moves_once_that_is_fenced(rig: Rig) -> None:
     placed = await places.place_vm(rig.cluster, request(), HELLO, PlacementOptions(priority=3))
     assert (placed.changed, placed.remark) == (True, "")
     await refused(
-        places.move_vm(rig.cluster, request(), HELLO, "n1", cold=False), Code.CONFLICT, "n1 would not take it"
+        places.move_vm(rig.cluster, request(), HELLO, "n1", cold=False), Code.CONFLICT, "does not fit node n1"
     )
 
 
@@ -226,7 +226,7 @@ async def node_spec(rig: Rig, name: str) -> NodeSpec:
 async def test_node_is_no_label(rig: Rig) -> None:
     await three(rig)
     asked = nodes.label_node(rig.cluster, request(), "n1", {"node": "x"}, set())
-    await refused(asked, Code.USAGE, "the name of the node itself")
+    await refused(asked, Code.USAGE, "reserved for the node's name")
     await rig.put(rig.keys.node_spec("n1"), NodeSpec(labels={"node": "of old"}))
     assert await nodes.label_node(rig.cluster, request(), "n1", {}, {"node"})
 
@@ -288,12 +288,12 @@ async def test_waiting_for_a_drain_follows_it_to_the_end(rig: Rig) -> None:
     await nodes.drain_node(rig.cluster, request(), "n1")
     told: asyncio.Queue[str] = asyncio.Queue()
     waits = asyncio.create_task(drains.wait_drained(rig.cluster, "n1", 30, told.put_nowait))
-    await until(told, "2 VMs left; next default/a, which n")
+    await until(told, "2 VMs left; next default/a, which fits n")
     await rig.release(vm("a"))
     await until(told, "1 VM left; next default/b")
     await rig.claim("n2", sessions["n2"], vm("a"))
     await rig.release(vm("b"))
-    await until(told, "no VM is left on it")
+    await until(told, "the node is empty")
     await waits
 
 
@@ -307,7 +307,7 @@ async def test_a_drain_that_is_stuck_says_which_vm_and_why(rig: Rig, monkeypatch
         drains.wait_drained(rig.cluster, "n1", 30, lambda _: None),
         Code.FAILED, "default/here (the VM is pinned to n1 (n2 and 1 more)", "metastack node undrain n1",
     )  # fmt: skip
-    assert "1 VM cannot go" in problem.message
+    assert "1 VM fits no other node" in problem.message
     await places.unpin_vm(rig.cluster, request(), vm("here"))
     late = await refused(drains.wait_drained(rig.cluster, "n1", 0.3, lambda _: None), Code.TIMEOUT, "0.3 s")
     assert "next default/here" in late.message

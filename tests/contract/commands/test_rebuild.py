@@ -61,7 +61,7 @@ async def test_the_next_start_makes_it_and_the_history_tells(rig: Rig) -> None:
     versions = await history.vm_history(rig.cluster, HELLO)
     assert [version.reason for version in versions].count("its pool was lost") == 1
     assert versions[-1].changes == [
-        f"disk {spec.volume_uuid} is made from image tiny: what was on it is given up"
+        f"disk {spec.volume_uuid} is recreated from image tiny; its old content is lost"
     ]
 
 
@@ -94,7 +94,7 @@ async def test_a_wait_does_not_take_the_words_of_before_for_the_end(rig: Rig) ->
     await rig.status("n1", session, Phase.RUNNING)
     view = await task
     assert view is not None and view.phase == "running"
-    assert told[0] == "its disk is made from its image"
+    assert told[0] == "creating its disk from its image"
     await rig.status("n1", session, Phase.FAILED, message="its image is bad")
     with pytest.raises(Problem, match="its image is bad"):
         await wait_vm(rig.cluster, HELLO, Goal.RUNNING, 5)
@@ -104,7 +104,7 @@ async def test_a_disk_that_is_there_is_never_made_anew(rig: Rig) -> None:
     spec, pool = await _vm(rig), MemoryPool()
     pool.new_disk(spec.volume_uuid, 512, IMAGE)
     call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(pool), request("lost"), HELLO)
-    assert (await _refused(rig, spec, call, "there is nothing to rebuild")).code is Code.CONFLICT
+    assert (await _refused(rig, spec, call, "no rebuild is needed")).code is Code.CONFLICT
 
 
 async def test_a_disk_in_the_trash_is_taken_out_instead(rig: Rig) -> None:
@@ -113,14 +113,14 @@ async def test_a_disk_in_the_trash_is_taken_out_instead(rig: Rig) -> None:
     pool.trash[spec.volume_uuid] = (pool.disks.pop(spec.volume_uuid), asyncio.get_running_loop().time())
     call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(pool), request("lost"), HELLO)
     by_hand = await _refused(rig, spec, call, "it lies in the trash")
-    assert "bring it back, or remove it" in by_hand.hint
+    assert "restore it, or remove it" in by_hand.hint
     record = Trashed(
         uuid=spec.volume_uuid, project="default", vm="hello", vm_uuid=spec.uuid, image_uuid=IMAGE, size_bytes=1,
         ident=info.ident,
     )  # fmt: skip
     await _put(rig, rig.keys.trash(spec.volume_uuid), record)
     call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(pool), request("lost"), HELLO)
-    assert "vm start" in (await _refused(rig, spec, call, "a start takes it out")).hint
+    assert "vm start" in (await _refused(rig, spec, call, "a start restores it")).hint
 
 
 async def test_a_guest_that_runs_and_an_image_that_is_gone_stand_in_the_way(rig: Rig) -> None:
@@ -137,7 +137,7 @@ async def test_a_guest_that_runs_and_an_image_that_is_gone_stand_in_the_way(rig:
     gone = Image(name="tiny", uuid=IMAGE, state=ImageState.DELETING, size_bytes=512)
     await _put(rig, rig.keys.image("tiny"), gone)
     call = rebuild.rebuild_vm(rig.cluster, storage, request("lost"), HELLO)
-    await _refused(rig, spec, call, "which is not there any more")
+    await _refused(rig, spec, call, "which no longer exists")
 
 
 async def test_it_needs_a_reason(rig: Rig) -> None:

@@ -98,7 +98,7 @@ async def test_status_and_doctor_name_who_refuses_and_who_is_waited_for(rig: Rig
     await rig.put(rig.keys.node_facts("n1"), NodeFacts(name="n1", uuid="uuid-n1"))
     await refuse(rig, "n2")
     problems = cluster_view(await world_of(rig)).problems
-    assert problems[0] == "node n2 does not believe this etcd: another etcd"
+    assert problems[0] == "node n2 rejects this etcd: another etcd"
     facts = await collect(rig.cluster, __version__, datetime(2026, 1, 1, tzinfo=UTC))
     found = [(f.severity.value, f.object) for f in examine(facts) if f.check == "restored"]
     assert found == [("error", "node n2"), ("error", "node n1")]

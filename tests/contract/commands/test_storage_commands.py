@@ -94,7 +94,7 @@ async def test_an_adopting_cluster_keeps_its_own_id(rig: Rig) -> None:
     await init_storage(rig.cluster, request(), client(MemoryPool()))
     mine = (await record(rig)).cluster_id
     elsewhere = MemoryPool(place=StoragePlace(kind="memory", fsid="other", pool="vms", pool_id=7))
-    with pytest.raises(Problem, match="is not the cluster's: fsid"):
+    with pytest.raises(Problem, match="is not the storage of this cluster: fsid"):
         await init_storage(rig.cluster, request(), client(elsewhere))
     assert (await look_at_storage(rig.cluster, client(elsewhere))).state == "unmarked"
     assert (await adopt_storage(rig.cluster, request("moved"), client(elsewhere))).state == "ok"
@@ -124,7 +124,7 @@ async def test_a_context_with_another_storage_than_the_nodes_names_none(rig: Rig
     alive = replace(decode(NodeAlive, entry.value), storage="ceph")
     await rig.put(rig.keys.node_alive("n1"), alive)
     for command in (init_storage, adopt_storage):
-        with pytest.raises(Problem, match="kind ceph for node n1"):
+        with pytest.raises(Problem, match="kind ceph on node n1"):
             await command(rig.cluster, request("why"), client(MemoryPool()))
 
 
@@ -150,10 +150,10 @@ async def test_one_node_that_differs_forbids_init_and_more_than_half_adopt(rig: 
 
     await is_of("n1", kind)
     await is_of("n2", "other")
-    with pytest.raises(Problem, match="kind other for node n2"):
+    with pytest.raises(Problem, match="kind other on node n2"):
         await init_storage(rig.cluster, request("why"), client(MemoryPool()))
     await is_of("n3", "other")
-    with pytest.raises(Problem, match="kind other for 2 of 3 nodes, such as n2"):
+    with pytest.raises(Problem, match="kind other on 2 of 3 nodes, such as n2"):
         await adopt_storage(rig.cluster, request("why"), client(MemoryPool()))
     assert await rig.store.get(rig.keys.storage()) is None
     await is_of("n4", kind)
@@ -168,7 +168,7 @@ async def test_a_mark_that_fails_behind_the_record_is_told_with_what_to_do(rig: 
         raise Denied("marking: Permission denied")
 
     storage.mark = mark  # type: ignore[method-assign]
-    with pytest.raises(Problem, match="config/storage is written, and the storage is not marked") as raised:
+    with pytest.raises(Problem, match="config/storage was written, but the storage was not marked") as raised:
         await init_storage(rig.cluster, request("new"), storage)
-    assert "run the same command again" in raised.value.hint
+    assert "run this command again" in raised.value.hint
     assert (await init_storage(rig.cluster, request("new"), client(pool))).state == "ok"

@@ -64,11 +64,11 @@ async def test_it_says_what_it_would_do_and_writes_nothing(rig: Rig) -> None:
 async def test_it_raises_the_level_once_and_says_so_in_an_event(rig: Rig) -> None:
     rig = await before(rig, lease_ttl_s=7)
     await node(rig, "n1", LEVEL)
-    assert (await finish_upgrade(rig.cluster, request("all are new"))).done
+    assert (await finish_upgrade(rig.cluster, request("all are upgraded"))).done
     config = decode(ClusterConfig, (await rig.store.get(rig.keys.cluster())).value)  # type: ignore[union-attr]
     assert (config.record_version, config.lease_ttl_s) == (LEVEL, 7)  # what people set stays
     (event,) = [e for e in await rig.events() if e.what == "cluster.upgrade-finish"]
-    assert (event.reason, event.object) == ("all are new", "cluster")
+    assert (event.reason, event.object) == ("all are upgraded", "cluster")
     again = await finish_upgrade(rig.cluster, request("again"))
     assert again.done and again.before == LEVEL
     assert len([e for e in await rig.events() if e.what == "cluster.upgrade-finish"]) == 1
@@ -88,7 +88,7 @@ async def test_it_is_refused_while_an_older_agent_lives_and_names_it(rig: Rig) -
     await node(rig, "n2", 0)
     with pytest.raises(Problem) as refused:
         await finish_upgrade(rig.cluster, request())
-    assert "n2: its agent 0.1.0 understands records of level 1" in str(refused.value)
+    assert "n2: its agent 0.1.0 reads records of level 1" in str(refused.value)
     assert "n1" not in str(refused.value)
     assert "upgrade these agents" in refused.value.hint
     assert (await raw(rig, rig.keys.cluster()))["v"] == 2
@@ -98,7 +98,7 @@ async def test_a_node_whose_words_cannot_be_read_stands_in_the_way(rig: Rig) -> 
     rig = await before(rig)
     await node(rig, "n1", LEVEL)
     await rig.write(Put(rig.keys.node_alive("n2"), b'{"v": 99}'))
-    with pytest.raises(Problem, match="n2: what it says of itself cannot be read"):
+    with pytest.raises(Problem, match="n2: its alive record cannot be read"):
         await finish_upgrade(rig.cluster, request())
 
 
@@ -106,7 +106,7 @@ async def test_a_silent_node_has_to_be_left_out_by_name(rig: Rig) -> None:
     rig = await before(rig)
     await node(rig, "n1", LEVEL)
     await rig.put(rig.keys.node_facts("n2"), NodeFacts(name="n2", uuid="u"))
-    with pytest.raises(Problem, match="not alive: n2") as refused:
+    with pytest.raises(Problem, match="not alive is unknown: n2") as refused:
         await finish_upgrade(rig.cluster, request())
     assert "--without n2" in refused.value.hint
     for wrong, why in (("n1", "is alive"), ("n9", "does not exist")):
@@ -158,7 +158,7 @@ async def test_a_setting_that_no_older_record_has_is_refused_until_then(
     monkeypatch.setitem(RELEASES[1].demands, "cluster", known)  # type: ignore[arg-type]
     await settings.set_settings(rig.cluster, request(), {"lease_ttl_s": 9})
     with pytest.raises(
-        Problem, match="config: grace_s: the cluster still writes an older release's records"
+        Problem, match="config: grace_s: the cluster still writes records of an older release"
     ) as no:
         await settings.set_settings(rig.cluster, request(), {"grace_s": 2.0})
     assert "upgrade-finish" in no.value.hint
@@ -196,7 +196,7 @@ async def test_status_and_doctor_say_what_is_left_of_an_upgrade(rig: Rig) -> Non
     assert await told() == ("", [])  # nobody has begun
     await node(rig, "n2", LEVEL)
     notes, found = await told()
-    assert "under way: the agents of n1" in notes and found == [("cluster", "warning")]
+    assert "in progress: the agents of n1" in notes and found == [("cluster", "warning")]
     await node(rig, "n1", LEVEL)
     notes, found = await told()
     assert "unfinished" in notes and "metastack cluster upgrade-finish" in notes

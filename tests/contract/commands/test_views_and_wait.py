@@ -84,7 +84,7 @@ async def test_pending_says_which_nodes_refuse_and_why(rig: Rig) -> None:
     assert "n1: needs 4096 MiB of memory, 1024 of 1024 are free" in view.message
     assert "n2: the node is cordoned" in view.message
     await nodes.uncordon_node(rig.cluster, request(), "n2")
-    assert (await see(rig)).message == "waits for n2 to take it"
+    assert (await see(rig)).message == "n2 is to claim it"
 
 
 async def test_phases_follow_the_records(rig: Rig) -> None:
@@ -93,7 +93,7 @@ async def test_phases_follow_the_records(rig: Rig) -> None:
     await rig.claim("n1", session, phase=None)
     view = await see(rig)
     assert (view.phase, view.node, view.session) == ("claimed", "n1", session)
-    assert view.message == "node n1 answers for it, and says nothing about it right now"
+    assert view.message == "node n1 owns it but does not report on it now"
     assert view.epoch
     await rig.status("n1", session, Phase.RUNNING)
     view = await see(rig)
@@ -108,7 +108,7 @@ async def test_phases_follow_the_records(rig: Rig) -> None:
     await rig.halt()
     view = await see(rig)
     assert (view.phase, view.power, view.since) == ("stopped", "on", "2026-01-03T00:00:00Z")
-    assert "switched itself off" in (view.message or "")
+    assert "shut itself down" in (view.message or "")
 
 
 async def test_a_lost_node_is_said(rig: Rig) -> None:
@@ -145,7 +145,7 @@ async def test_a_silent_storage_is_said(rig: Rig) -> None:
     await rig.put(key, silent)
     view = await see(rig)
     assert (view.phase, view.since) == ("stalled", since)
-    assert "the storage does not answer n1" in (view.message or "")
+    assert "the storage has not answered n1" in (view.message or "")
     world = await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING))
     [node] = node_infos(world)
     assert (node.storage_silent_since, node.state) == (since, "ready")
@@ -153,7 +153,7 @@ async def test_a_silent_storage_is_said(rig: Rig) -> None:
     status = cluster_view(world)
     assert not status.ok
     assert [problem for problem in status.problems if "stalled" in problem] == [
-        f"node n1: the storage does not answer since {since}; 1 VM is stalled; "
+        f"node n1: the storage has not answered since {since}; 1 VM is stalled; "
         "the storage of 1 of 1 nodes is silent: nobody is fenced for it"
     ]
     found = [
@@ -175,7 +175,7 @@ async def test_a_node_that_was_fenced_alive_is_not_said_to_have_expired(rig: Rig
     await rig.put(rig.keys.fence("n1"), fence)
     await rig.lose("n1")
     [node] = node_infos(await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING)))
-    assert (node.message or "").startswith(f"it was fenced while it lived, as {reason}; fenced at now by n2")
+    assert (node.message or "").startswith(f"it was fenced while alive, because {reason}; fenced at now by n2")
 
 
 async def test_while_the_brake_holds_it_is_said_with_what_ends_it(rig: Rig) -> None:
@@ -183,7 +183,7 @@ async def test_while_the_brake_holds_it_is_said_with_what_ends_it(rig: Rig) -> N
     await rig.claim("n1", await rig.node("n1"), phase=None)
     await rig.node("n2")
     await rig.lose("n1")
-    assert "it is fenced before" in ((await see(rig)).message or "")
+    assert "once it is fenced" in ((await see(rig)).message or "")
     key = rig.keys.node_alive("n2")
     entry = await rig.store.get(key)
     assert entry is not None
@@ -195,7 +195,7 @@ async def test_while_the_brake_holds_it_is_said_with_what_ends_it(rig: Rig) -> N
         assert "brake: 2 of 3 nodes vanished" in (message or "")
         assert way in (message or "")
     status = cluster_view(await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING)))
-    assert "bring a node back, or `metastack node fence NODE --yes --reason" in status.summary
+    assert "start a node, or run `metastack node fence NODE --yes --reason" in status.summary
     await vms.delete_vm(rig.cluster, request(), HELLO)
     assert way in ((await see(rig)).message or "")
 
@@ -219,8 +219,8 @@ async def test_the_brake_is_told_once_in_one_output(rig: Rig) -> None:
     world = await read_world(rig.cluster, rig.keys.prefixes(EVERYTHING))
     told = "\n".join(cluster_view(world).problems)
     assert (told.count("nothing is fenced"), told.count("node fence")) == (1, 1), told
-    assert "vm default/hello is claimed: node n1 is lost; the brake holds its fence back" in told
-    assert "node n2 is lost: its lease expired; not fenced; the brake holds its fence back" in told
+    assert "vm default/hello is claimed: node n1 is lost; the brake delays its fence" in told
+    assert "node n2 is lost: its lease expired; not fenced; the brake delays its fence" in told
     found = examine(await collect(rig.cluster, "", datetime.now(UTC)))
     told = "\n".join(f"{one.object} {one.meaning} {one.command}" for one in found)
     assert told.count("nothing is fenced") == 1, told
@@ -249,13 +249,13 @@ async def test_a_fenced_nodes_vm_says_why_nobody_takes_it(rig: Rig) -> None:
     await rig.put(rig.keys.fence("n1"), Fence(through=session + 100))
     await rig.node("n2", memory_mib=2048)
     message = (await see(rig)).message or ""
-    assert "n1 is lost and fenced: no node takes it" in message
+    assert "n1 is lost and fenced: no node fits" in message
     assert "n2: needs 2048 MiB of memory, 1024 of 1024 are free" in message
     shown = await look_at_vm(rig.cluster, HELLO)
     assert shown is not None
     assert shown.message == message
     await rig.node("n3")
-    assert (await see(rig)).message == "node n1 is lost and fenced: waits for n3 to take it"
+    assert (await see(rig)).message == "node n1 is lost and fenced: n3 is to claim it"
     await vms.stop_vm(rig.cluster, request(), HELLO)
     assert (await see(rig)).message == "node n1 is lost and fenced: another node releases the VM"
 
@@ -392,7 +392,7 @@ async def test_wait_gives_up_when_it_is_hopeless(rig: Rig) -> None:
     await problem(wait_vm(rig.cluster, HELLO, Goal.RUNNING, 20, spec), Code.CONFLICT, "deleted meanwhile")
     await problem(wait_vm(rig.cluster, HELLO, Goal.RUNNING, 20), Code.NOT_FOUND, "does not exist")
     await make(rig)
-    await problem(wait_vm(rig.cluster, HELLO, Goal.STOPPED, 20, spec), Code.CONFLICT, "made anew")
+    await problem(wait_vm(rig.cluster, HELLO, Goal.STOPPED, 20, spec), Code.CONFLICT, "created again")
 
 
 async def test_a_crashing_guest_gets_a_few_chances(rig: Rig) -> None:
@@ -425,7 +425,7 @@ async def test_wait_until_stopped_and_deleted(rig: Rig) -> None:
     deleted = await vms.delete_vm(rig.cluster, request(), HELLO)
     assert deleted is not None
     await problem(
-        wait_vm(rig.cluster, HELLO, Goal.DELETED, 0.3, deleted), Code.TIMEOUT, "not all of it is gone"
+        wait_vm(rig.cluster, HELLO, Goal.DELETED, 0.3, deleted), Code.TIMEOUT, "the deletion is not complete"
     )
     await make(rig)  # another VM of the same name is not what is waited for
     async with asyncio.TaskGroup() as group:

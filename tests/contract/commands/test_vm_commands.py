@@ -145,7 +145,7 @@ async def test_an_edit_never_hits_a_vm_made_anew(rig: Rig) -> None:
         await vms.create_vm(rig.cluster, request(), new())
 
     racing = Cluster(cast(Any, Racing(rig.store, again)), rig.keys)
-    await refused(vms.stop_vm(racing, request(), HELLO), Code.CONFLICT, "made anew")
+    await refused(vms.stop_vm(racing, request(), HELLO), Code.CONFLICT, "created again")
     assert (await rig.spec()).power is Power.ON
 
     async def gone() -> None:
@@ -225,7 +225,7 @@ async def test_history_is_bounded_and_goes_with_the_vm(rig: Rig) -> None:
 async def test_delete_is_for_one_uuid(rig: Rig) -> None:
     await rig.image()
     await vms.create_vm(rig.cluster, request(), new())
-    await refused(vms.delete_vm(rig.cluster, request(), HELLO, "another"), Code.CONFLICT, "made anew")
+    await refused(vms.delete_vm(rig.cluster, request(), HELLO, "another"), Code.CONFLICT, "created again")
 
 
 @pytest.mark.parametrize("raw", [b"{", b'{"v":99}', b'{"v":1,"project":3}', b"\xff"])

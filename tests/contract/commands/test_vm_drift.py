@@ -23,7 +23,7 @@ async def drifted(rig: Rig) -> None:
 
 
 async def refused(asked: Awaitable[object]) -> None:
-    with pytest.raises(Problem, match="writes to /o on n1 and not to its disk") as raised:
+    with pytest.raises(Problem, match="writes to /o on n1 instead of its disk") as raised:
         await asked
     assert raised.value.code is Code.CONFLICT
     assert "blockcommit" in raised.value.hint and "--discard-drift" in raised.value.hint

@@ -103,7 +103,7 @@ async def test_an_etcd_without_space_says_so_and_can_still_be_read(tmp_path: Pat
         assert status.status == 1, status
         said = json.loads(status.out)
         assert not said["ok"]
-        assert said["problems"][0].startswith("etcd has raised the alarm NOSPACE: nothing can be written")
+        assert said["problems"][0].startswith("etcd has raised the alarm NOSPACE: etcd refuses writes")
         for listing in (("vm", "list"), ("image", "list"), ("node", "list")):
             answer = await program(*listing, "-o", "json")
             assert answer.status == 0, answer

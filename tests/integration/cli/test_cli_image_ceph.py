@@ -160,7 +160,7 @@ async def test_broken_files(
     program = on(program, rig, settings)
     for name, says in (("truncated", "truncated"), ("corrupt", "corrupt")):
         answer = await program("image", "import", "tiny", str(tmp_path / f"{name}.qcow2"), "-o", "json")
-        refused(answer, 1, says, "get the file anew")
+        refused(answer, 1, says, "download the file again")
     await nothing_is_left(program, settings)
 
 

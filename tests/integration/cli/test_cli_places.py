@@ -60,11 +60,11 @@ async def test_demands_from_the_command_line_and_back(program: Program, rig: Rig
     assert "needs label zone=a, the node has no label zone" in by_node["n2"]["reasons"]
     await rig.claim("n1", sessions["n1"], vm("web1"))
     told = await program("vm", "explain", "web1")
-    assert told.out.startswith("default/web1: is on n1; there is no better place\n")
+    assert told.out.startswith("default/web1: is on n1; no node ranks higher\n")
     assert "runs it" in told.out and "does not fit" in told.out and "--spread app=web@zone:2" in told.out
     placed = await program("vm", "place", "web1", "--node-selector", "zone=b", "--spread", "")
     assert placed.status == 0
-    assert "it runs on n1 and stays there" in placed.err
+    assert "it stays on n1" in placed.err
     shown = (await program("vm", "show", "web1", "-o", "json")).json()
     assert "--node-selector zone=b" in shown["demands"] and "--spread app=web@zone:2" not in shown["demands"]
     wrong = await program("vm", "place", "web1", "--spread", "app=web", "-o", "json")
@@ -79,7 +79,7 @@ async def test_many_at_once_are_listed_and_waited_for(program: Program, rig: Rig
     said = dry.json()
     assert dry.err == ""
     table = await program(*many[:-2], "--dry-run")
-    assert "which of equal nodes each takes is decided by the UUIDs" in table.err
+    assert "the UUIDs that the VMs get decide between equal nodes" in table.err
     assert [(view["name"], view["chosen"] is not None) for view in said] == [
         ("w-01", True),
         ("w-02", True),
@@ -98,7 +98,7 @@ async def test_many_at_once_are_listed_and_waited_for(program: Program, rig: Rig
     ]
     again = await program(*many)
     assert (again.status, again.out) == (4, "")
-    assert "exists already, and 2 more" in again.error()["message"]
+    assert "exists already, like 2 more" in again.error()["message"]
     for line, status in (
         ("vm create a --count 2 --image tiny", 2),
         ("vm create a --count 2 --name-template b-{n} --image tiny", 2),
@@ -148,10 +148,10 @@ async def test_what_if_has_an_exit_status(program: Program, rig: Rig) -> None:
         assert made.status == 0
         await rig.claim(node, sessions[node], vm(name))
     fine = await program("whatif")
-    assert (fine.status, fine.out) == (0, "as it is, everything fits\n")
+    assert (fine.status, fine.out) == (0, "at present, everything fits\n")
     bad = await program("whatif", "--lose", "n1")
     assert bad.status == 1
-    assert bad.out.startswith("without n1, 1 VM would be left out\n")
+    assert bad.out.startswith("without n1, 1 VM would not fit\n")
     assert "needs 4096 MiB of memory" in bad.out
     assert "would not fit" in bad.out
     made = await program("vm", "create", "huge", "--image", "tiny", "--memory", "40GiB", "--no-wait")

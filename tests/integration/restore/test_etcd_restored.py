@@ -257,9 +257,7 @@ async def test_a_restored_etcd_is_noticed_and_used_after_its_generation_was_rais
         first.start()
         await lab.until("it notices again", lambda: bool(first.why))
 
-        await lab.problems(
-            "all three say so", lambda p: sum("does not believe this etcd" in one for one in p) == 3
-        )
+        await lab.problems("all three say so", lambda p: sum("rejects this etcd" in one for one in p) == 3)
         assert (lab.where("vm1"), lab.where("vm2")) == (moved_to, vm2_on)  # nothing ended, nothing began
 
         plan = await look_at_restore(lab.cluster)

@@ -236,7 +236,7 @@ async def test_a_cluster_is_upgraded_node_by_node(before: Path, rig: Rig, etcd: 
     assert said["ok"], said
     assert await rig.readable() > 10
 
-    with pytest.raises(Problem, match=r"n1: its agent .* understands records of level 1"):
+    with pytest.raises(Problem, match=r"n1: its agent .* reads records of level 1"):
         await finish_upgrade(rig.cluster, new_request())
 
     # n1 is upgraded too. Its guests here are of its process: the agent boots them again.

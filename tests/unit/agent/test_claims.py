@@ -73,7 +73,7 @@ def test_no_room_is_set_aside_by_a_view_that_is_older_than_the_nodes_own_change(
             with pytest.raises(Unavailable, match="behind its own last change"):
                 claims.reserve(wanted.id, wanted)
             node.wrote = node.world.revision
-            with pytest.raises(Refused, match="nobody waits"):  # it is looked at again: there is no such VM
+            with pytest.raises(Refused, match="is not pending"):  # it is looked at again: there is no such VM
                 claims.reserve(wanted.id, wanted)
 
     run(story())

@@ -13,7 +13,7 @@ from typer.main import get_command
 from metastack.cli.main import root
 
 SOURCE = Path(__file__).parents[3] / "src" / "metastack"
-PLACES = ("cli", "agent/cli.py", "scheduler/cli.py", "contexts.py")
+PLACES = ("cli", "commands", "core/placement", "agent/cli.py", "scheduler/cli.py", "contexts.py")
 LONGEST = 30
 """Words of one sentence."""
 
@@ -21,7 +21,7 @@ NOT_SAID = (
     r"anew|afresh|once more|room|wish(?:ed|es)?|answers? for|is said|so many|minded|whose it is|lets? go",
     r"whoever|whatever|somebody|nobody|anybody|everybody|is real|is so already|looked at|look at it|at it$",
     r"knows nothing|nothing is known|stands? in (?:the|its) way|gives? back|gave back|given back|strays?",
-    r"as it wants|goes by|go by|mends?|shut out|shuts?|shut \S+ out|the release before|an? hand|at work|go on",
+    r"as it wants|goes by|go by|mends?|shut out|shuts|shut \S+ out|the release before|an? hand|at work|go on",
     r"made? (?:it|them)|goes on|goes with|no more|any more|fine|hurts?|to have a|of its kind is",
 )
 BANNED = re.compile(rf"(?i)\b(?:{'|'.join(NOT_SAID)})\b")

@@ -198,7 +198,7 @@ def test_who_is_not_moved() -> None:
     found.put(KEYS.claim(VmId("default", "anew")), old)
     plan = balance(found.world, max_moves=10, min_gain=0.01)
     assert plan.moves == ()
-    assert plan.stays == {"does not run": 1, "pinned": 1, "is being made anew": 1}
+    assert plan.stays == {"is not running": 1, "pinned": 1, "is being recreated": 1}
     found.want("free", cpus=2)
     run(found, "free", "n0")
     assert [move.vm.name for move in balance(found.world, max_moves=10, min_gain=0.01).moves] == ["free"]

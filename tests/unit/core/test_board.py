@@ -199,7 +199,7 @@ def test_who_does_not_say_is_not_said_to_lack() -> None:
     found.want("vm", placement=Placement(cpu_features=("avx2",)))
     assert reasons(found, "vm") == {
         "n0": "its processor lacks avx2",
-        "n1": "does not say whether its processor has avx2 (nodes with KVM do)",
+        "n1": "the node does not report whether its processor has avx2 (nodes with KVM do)",
     }
 
 

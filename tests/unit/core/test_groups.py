@@ -17,7 +17,7 @@ def test_anti_affinity_by_zone_places_one_in_each_and_no_more() -> None:
     assert len({found.engine.nodes[node].labels["zone"] for node in placed.values()}) == 3
     left = next(iter(found.engine.waiting)).name
     assert set(reasons(found, left).values()) == {
-        f"1 with app=db in zone {z} already (anti-affinity)" for z in "abc"
+        f"zone {z} has 1 with app=db (anti-affinity)" for z in "abc"
     }, "both sides of the one rule say no: one reason"
     # One goes, the other comes.
     found.delete(KEYS.vm_spec(VmId("default", next(iter(placed)))))
@@ -31,7 +31,7 @@ def test_an_anti_affinity_keeps_away_who_never_asked_for_it() -> None:
     where = found.claim_all()["lonely"]
     found.want("loud", labels={"app": "noisy"})
     assert found.heads()["loud"] == ({"n0": "n1", "n1": "n0"}[where],)
-    assert "keeps those with app=noisy away" in reasons(found, "loud")[where]
+    assert "has a VM with anti-affinity to app=noisy" in reasons(found, "loud")[where]
 
 
 def test_affinity_lets_the_first_go_anywhere_and_the_rest_follow() -> None:
@@ -44,7 +44,7 @@ def test_affinity_lets_the_first_go_anywhere_and_the_rest_follow() -> None:
     assert len({found.engine.nodes[node].labels["zone"] for node in placed.values()}) == 1
     found.want("other", placement=Placement(affinity=(GroupTerm(labels={"app": "none"}, topology="zone"),)))
     assert found.heads()["other"] == ()
-    assert "none with app=none in zone a (affinity)" in reasons(found, "other")["n0"]
+    assert "zone a has none with app=none (affinity)" in reasons(found, "other")["n0"]
 
 
 def test_spread_keeps_the_skew() -> None:

@@ -93,7 +93,7 @@ def test_the_reasons_are_words_to_act_on() -> None:
     vm = spec("vm", memory_mib=512, cpus=2, nics=(Nic(bridge="br0", mac="m"),))
     said = {v.node: "; ".join(v.reasons) for v in explain(PlacementEngine(world), vm)}
     assert said == {
-        "full": "needs 512 MiB of memory, 76 of 76 are free (too large even for the empty node)",
+        "full": "needs 512 MiB of memory, 76 of 76 are free (too large even for an empty node)",
         "cordoned": "the node is cordoned",
         "young": "the node is not ready yet",
         "bare": "has no bridge 'br0'",

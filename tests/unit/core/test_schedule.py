@@ -61,7 +61,7 @@ def test_a_lost_node_is_planned_for_before_its_vms_wait() -> None:
     found = tight()
     assert losing(found.world) == {"n0"}
     plan = schedule(found.engine, {})
-    assert (plan.ahead, plan.why) == (3, "1 more have a place")
+    assert (plan.ahead, plan.why) == (3, "1 more VMs fit")
     assert plan.places[vm("small1")] == plan.places[vm("small2")] != plan.places[vm("large")]
     hint(found, plan.places)
     fence(found, "n0")

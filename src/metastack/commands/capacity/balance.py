@@ -102,8 +102,8 @@ def balance_view(world: ClusterState, max_moves: int, min_gain: float) -> Balanc
 def _summary(plan: Balance) -> str:
     before, after, count = plan.before, plan.after, len(plan.moves)
     if not count:
-        said = "no move gains enough"
-        return f"{said}; more would with a larger --max-moves" if plan.bounded else said
+        said = "no move gains --min-gain or more"
+        return f"{said}; a larger --max-moves may find some" if plan.bounded else said
     moves = "1 move" if count == 1 else f"{count} moves"
     if before.aim == "pack":
         gain = f"{after.empty_nodes} empty nodes instead of {before.empty_nodes}"
@@ -112,7 +112,7 @@ def _summary(plan: Balance) -> str:
             f"the used shares of {before.nodes} nodes would differ by {after.stdev_share:.3f}"
             f" instead of {before.stdev_share:.3f} (standard deviation)"
         )
-    return f"{moves}: {gain}" + ("; there are more" if plan.bounded else "")
+    return f"{moves}: {gain}" + ("; more moves exist" if plan.bounded else "")
 
 
 def _quality(found: Objective) -> QualityView:
@@ -143,8 +143,8 @@ def not_yet() -> Problem:
     """Why the plan is not carried out."""
     return conflict(
         "balance",
-        "running VMs cannot be moved yet without stopping them: a plan is shown, not applied",
-        "`metastack balance --dry-run` shows it; `metastack vm move VM NODE --cold` stops one and moves it",
+        "applying a plan is not supported yet: a running VM cannot move without a stop",
+        "`metastack balance --dry-run` shows the plan; `metastack vm move VM NODE --cold` stops and moves a VM",
     )
 
 

@@ -32,7 +32,7 @@ from ..request import Cluster, Request
 from ..vm.reasons import main_reason
 from ..vm.specs import AT_ONCE
 
-IGNORE = "say --ignore-spare to do it all the same"
+IGNORE = "override with --ignore-spare"
 _SHOWN = 3
 
 
@@ -89,7 +89,7 @@ async def admit_place(
     if without_room(_world(cluster, snapshot), config.spare_nodes)[1]:
         # Nothing is kept now that could be taken, and whoever mends that by moving VMs is not stopped half-way.
         return Admitted()
-    raise _too_little(f"vm {vm}", config.spare_nodes, lost, left, "choose another place")
+    raise _too_little(f"vm {vm}", config.spare_nodes, lost, left, "choose another node")
 
 
 async def _look(cluster: Cluster, config: ClusterConfig) -> Snapshot:
@@ -129,8 +129,9 @@ def refusal(
     if out:
         return conflict(
             object,
-            f"no room is held for a VM that no node takes now (spare_nodes={spare_nodes}): {in_words(out)}",
-            f"make room, or {IGNORE}",
+            f"no capacity can be reserved for a VM that fits no node now (spare_nodes={spare_nodes}): "
+            f"{in_words(out)}",
+            f"free capacity, or {IGNORE}",
         )
     if (problem := _displaced(after, before, ids, object)) is not None:
         return problem
@@ -145,7 +146,8 @@ def more_spare_than_up(spare_nodes: int, lost: Sequence[str]) -> tuple[str, str]
     if len(lost) >= spare_nodes:
         return None
     return (
-        f"spare_nodes={spare_nodes} keeps room for the loss of as many nodes, and only {len(lost)} are up",
+        f"spare_nodes={spare_nodes} reserves capacity for the loss of {spare_nodes} nodes, "
+        f"but only {len(lost)} are up",
         f"metastack config set spare_nodes={max(0, len(lost) - 1)}",
     )
 
@@ -158,7 +160,7 @@ def _displaced(
     if not out:
         return None
     return conflict(
-        object, f"would take the room of who waits to start: {in_words(out)}", f"make room, or {IGNORE}"
+        object, f"would use capacity reserved for pending VMs: {in_words(out)}", f"free capacity, or {IGNORE}"
     )
 
 
@@ -167,8 +169,9 @@ def _too_little(
 ) -> Problem:
     return conflict(
         object,
-        f"would leave too little room (spare_nodes={spare_nodes}): without {', '.join(lost)}, {in_words(left)}",
-        f"{instead}, or {IGNORE}; `metastack whatif --lose {','.join(lost)}` shows how it is now",
+        f"would leave too little capacity (spare_nodes={spare_nodes}): without {', '.join(lost)}, "
+        f"{in_words(left)}",
+        f"{instead}, or {IGNORE}; `metastack whatif --lose {','.join(lost)}` shows the present state",
     )
 
 

@@ -83,7 +83,7 @@ def any_loss(world: ClusterState, count: int) -> WhatIf:
     if not 1 <= count <= 64:
         raise usage("--lose-any", f"{count} is out of range", "1 to 64")
     if count > (there := len(world.nodes())):
-        raise usage("--lose-any", f"{count} are more than there are nodes", f"1 to {there}")
+        raise usage("--lose-any", f"{count} is more than the number of nodes", f"1 to {there}")
     lost, left = without_room(world, count)
     # What is on nodes that are lost or draining has to go, too: without that it might seem to fit.
     gone = sorted({*lost, *going(world)}) if left else []
@@ -91,8 +91,8 @@ def any_loss(world: ClusterState, count: int) -> WhatIf:
     if not left:
         view = _outlook(replace(found, moves=tuple(m for m in found.left_out if m.vm in found.already)), [], [])
         view.summary = (
-            f"the loss of any {count} of the nodes leaves room for what runs; "
-            "a VM that could run nowhere else does not count: `metastack whatif --lose NODE` names it"
+            f"the loss of any {count} of the nodes leaves capacity for all running VMs; "
+            "VMs that fit only one node do not count: `metastack whatif --lose NODE` names them"
         ) + _pending(view.pending_already)
         return view
     return _outlook(found, gone, [])
@@ -104,17 +104,19 @@ def _outlook(found: Outcome, lost: list[str], added: list[str]) -> WhatIf:
     first = sum(view.after is not None and view.before is None for view in views)
     out = len(found.put_out)
     still = sum(view.after is None for view in views) - out
-    gone = f"without {', '.join(lost)}" if lost else f"with {len(added)} more" if added else "as it is"
+    gone = f"without {', '.join(lost)}" if lost else f"with {len(added)} more" if added else "at present"
     if out:
-        summary = f"{gone}, {_vms(out)} would be left out"
+        summary = f"{gone}, {_vms(out)} would not fit"
     elif still:
-        summary = f"{gone}, nothing more would be left out"
+        summary = f"{gone}, no other VM would be left without a node"
     else:
         summary = f"{gone}, everything fits"
     if again and not out:
-        summary += f"; {_vms(again)} would start elsewhere"
+        summary += f"; {_vms(again)} would start on another node"
     if first and not out:
-        summary += f"; {_vms(first)} of those that wait would start"
+        summary += (
+            f"; {_vms(first)} that are pending would start" if first > 1 else "; 1 pending VM would start"
+        )
     summary += _pending(still)
     return WhatIf(
         fits=found.fits,
@@ -134,7 +136,7 @@ def _outlook(found: Outcome, lost: list[str], added: list[str]) -> WhatIf:
 def _pending(count: int) -> str:
     if not count:
         return ""
-    return f"; {_vms(count)} {'is' if count == 1 else 'are'} pending already, and would stay so"
+    return f"; {_vms(count)} {'is' if count == 1 else 'are'} already pending and would stay pending"
 
 
 def _vms(count: int) -> str:

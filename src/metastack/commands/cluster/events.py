@@ -98,7 +98,7 @@ def _view(entry: Entry, prefix: str) -> EventView:
     try:
         event = decode(Event, entry.value, entry.key)
     except Unreadable as error:
-        return EventView(id=ident, broken=True, message=f"broken record, left alone: {error.why}")
+        return EventView(id=ident, broken=True, message=f"unreadable record, ignored: {error.why}")
     return EventView(
         id=ident,
         at=event.at or None,

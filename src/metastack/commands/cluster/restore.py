@@ -79,7 +79,7 @@ def check_restore_reason(reason: str) -> None:
     """Raise Problem when there is no reason; before a person is asked anything."""
     names.reason(reason)
     if not reason:
-        raise usage("cluster", "a restore needs a reason", 'say --reason "which backup, and why"')
+        raise usage("cluster", "a restore needs a reason", 'give --reason "which backup, and why"')
 
 
 async def restore_cluster(cluster: Cluster, request: Request) -> RestoreView:
@@ -111,7 +111,9 @@ async def still_waiting(cluster: Cluster) -> tuple[str, ...]:
 def _generation(world: ClusterState) -> Seen[Generation] | None:
     found = world.generation_seen()
     if found is not None:
-        readable(found, "generation", "write it anew with etcdctl, above every one that was ever used")
+        readable(
+            found, "generation", "rewrite it with etcdctl, with a number above every generation used before"
+        )
     return found
 
 

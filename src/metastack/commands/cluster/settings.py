@@ -64,11 +64,11 @@ _UNITS = {
     "_versions": "versions",
 }
 _TEXTS = {
-    "record_version": "raised by `metastack cluster upgrade-finish` only",
+    "record_version": "set by `metastack cluster upgrade-finish` only",
     "fencing": "address, or client for nodes that share an address (weaker)",
-    "default_network": "the name of a bridge, none, or nothing",
-    "default_pool": "the name of a pool",
-    "syslog": "tcp://HOST:PORT, or nothing",
+    "default_network": "name of a bridge, none, or empty",
+    "default_pool": "name of a pool",
+    "syslog": "tcp://HOST:PORT, or empty",
 }
 
 
@@ -130,7 +130,7 @@ def _known(key: str) -> None:
         raise usage(f"config {key}", "is not a setting", f"the settings are {', '.join(known)}")
     if key == "record_version":
         # By hand it could pass what a node understands, or fall below what is written already.
-        raise usage(f"config {key}", "cannot be set by hand", "metastack cluster upgrade-finish raises it")
+        raise usage(f"config {key}", "cannot be set by hand", "`metastack cluster upgrade-finish` raises it")
 
 
 def defaults_of(keys: list[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ..node.views import NodeInfo, node_infos
 from ..vm.views import VmView, vm_views
 from .upgrade_views import unfinished
 
-NO_WRITES: Final = "nothing can be written, so nothing is started or moved; `metastack doctor` says what to do"
+NO_WRITES: Final = "etcd refuses writes, so no VM starts or moves; `metastack doctor` shows the repair"
 
 
 class ClusterView(Struct, kw_only=True):
@@ -47,7 +47,7 @@ def cluster_view(world: ClusterState, alarms: Collection[str] = ()) -> ClusterVi
     problems += [f"etcd has raised the alarm {name}: {NO_WRITES}" for name in sorted(set(alarms))]
     if not nodes:
         problems.append("no node has joined")
-    problems += [f"node {name} does not believe this etcd: {why}" for name, why in _refusing(world)]
+    problems += [f"node {name} rejects this etcd: {why}" for name, why in _refusing(world)]
     if waiting := held(world):
         problems.append(waiting)
     if brake:
@@ -68,7 +68,7 @@ def cluster_view(world: ClusterState, alarms: Collection[str] = ()) -> ClusterVi
             and not view.deleted
             and not _resting(view)
         ):
-            said = briefly(world, view.node or "", view.message or "no word from its node")
+            said = briefly(world, view.node or "", view.message or "its node reports nothing")
             problems.append(f"vm {view.id} is {view.phase or 'broken'}: {said}")
     running = phases.get("running", 0)
     ready = states.get("ready", 0)
@@ -91,7 +91,7 @@ def brake_of(world: ClusterState, nodes: Sequence[NodeInfo]) -> str:
     joined = [node for node in nodes if not node.cordoned]
     lost = [node for node in joined if node.session is None]
     if not (held := brake_held(world)) and len(lost) * 100 > world.config.brake_percent * len(joined):
-        return f"{len(lost)} of {len(joined)} nodes are lost: the brake holds, none of them is fenced"
+        return f"{len(lost)} of {len(joined)} nodes are lost: the brake holds, no node is fenced"
     return held
 
 
@@ -101,15 +101,15 @@ def silent(world: ClusterState) -> list[tuple[str, str]]:
     for name in sorted(silent_nodes(world)):
         alive, vms = world.alive(name), world.unfenced(name)
         assert alive is not None
-        stalled = "1 VM is stalled" if vms == 1 else f"{vms} VMs are stalled" if vms else "it owns no VM"
-        why = f"the storage does not answer since {alive.ok.storage_silent_since}; {stalled}"
+        stalled = "1 VM is stalled" if vms == 1 else f"{vms} VMs are stalled" if vms else "the node owns no VM"
+        why = f"the storage has not answered since {alive.ok.storage_silent_since}; {stalled}"
         lost_s = world.config.storage_lost_s
         if vms and alive.ok.storage == "file":
-            why += "; files shut no node out, so they wait for it"
+            why += "; file storage cannot fence a node, so its VMs wait for it"
         elif vms and not lost_s:
-            why += "; storage_lost_s is 0, so they wait for it"
+            why += "; storage_lost_s is 0, so its VMs wait for it"
         elif vms:
-            why += f"; {too_many(world) or f'fenced after {lost_s} s, while the storage answers other nodes'}"
+            why += f"; {too_many(world) or f'it is fenced after {lost_s} s if the storage answers other nodes'}"
         found.append((name, why))
     return found
 

@@ -111,7 +111,7 @@ async def _settle(cluster: Cluster, request: Request, storage: Storage, *, adopt
         )
         told = ""
         if owner is not None and owner.cluster_id != record.cluster_id:
-            told = f" instead of that of cluster {owner.cluster_id}"
+            told = f", replacing the mark of cluster {owner.cluster_id}"
         return Plan(
             guards=(unchanged(cluster.keys.storage(), met.found),),
             effects=(Put(cluster.keys.storage(), encode(record)),),
@@ -128,8 +128,8 @@ async def _settle(cluster: Cluster, request: Request, storage: Storage, *, adopt
         raise Problem(
             error.code,
             error.object,
-            f"config/storage is written, and the storage is not marked: {error.message}",
-            f"{error.hint}; then run the same command again: with files a restarted node is not ready",
+            f"config/storage was written, but the storage was not marked: {error.message}",
+            f"{error.hint}; then run this command again (until then, no restarted node with files is ready)",
         ) from error
     return await look_at_storage(cluster, storage)
 
@@ -155,7 +155,7 @@ async def _mark(
     if before is not None and (before.cluster_id, before.root) == (agreed.cluster_id, root):
         return
     if before is not None and not adopt:
-        raise conflict(OBJECT, _whose(before), f"if nobody else uses it: {ADOPT}")
+        raise conflict(OBJECT, _whose(before), f"if no other cluster uses it: {ADOPT}")
     new = StorageOwner(
         id=before.id if before is not None else (agreed.fsid if agreed.kind == "file" else str(uuid.uuid4())),
         cluster_id=agreed.cluster_id,
@@ -167,7 +167,7 @@ async def _mark(
         await storage.mark(new, before)
     except Exists as error:
         raise conflict(
-            OBJECT, str(error), "another command marked it just now: metastack cluster storage show"
+            OBJECT, str(error), "another command has just marked it: `metastack cluster storage show`"
         ) from error
     except (Unavailable, Refused) as error:
         raise from_storage(error, OBJECT) from error
@@ -181,18 +181,20 @@ def _refuse_init(met: StorageMatch, root: str) -> None:
     """Raise what only a person may decide."""
     agreed, owner = met.agreed, met.owner
     if met.owner_why:
-        raise conflict(OBJECT, met.owner_why, "look at that mark first")
+        raise conflict(OBJECT, met.owner_why, "check that mark first: `metastack cluster storage show`")
     if met.found is not None and agreed is None:
         raise conflict(OBJECT, f"its record cannot be read: {met.found.why}", ADOPT)
     if owner is not None and (agreed is None or (owner.cluster_id, owner.root) != (agreed.cluster_id, root)):
         raise conflict(
             OBJECT,
             _whose(owner),
-            f"name another pool or folder; if this etcd was made in that one's place: {ADOPT}",
+            f"choose another pool or folder; if this etcd replaces that cluster's: {ADOPT}",
         )
     marked = agreed is not None and not (agreed.kind == "file" and not met.here.fsid)
     if agreed is not None and marked and (why := differs(agreed.place, met.here)):
-        raise conflict(OBJECT, f"is not the cluster's: {why}", f"correct the context, or: {ADOPT}")
+        raise conflict(
+            OBJECT, f"is not the storage of this cluster: {why}", f"correct the context, or: {ADOPT}"
+        )
 
 
 def _refuse_others(met: StorageMatch, *, adopt: bool) -> None:
@@ -213,7 +215,7 @@ def _refuse_others(met: StorageMatch, *, adopt: bool) -> None:
     whose = f"node {node}" if len(other) == 1 else f"{len(other)} of {len(kinds)} nodes, such as {node}"
     raise conflict(
         OBJECT,
-        f"is of kind {met.here.kind} for this command, and of kind {kind} for {whose}",
-        "use a context that names the storage that the nodes have: metastack context list -o wide; or correct "
-        f"the settings of that node: metastack node show {node}",
+        f"has kind {met.here.kind} in this context, but kind {kind} on {whose}",
+        "use a context with the storage of the nodes (`metastack context list -o wide`), or correct "
+        f"the settings of that node (`metastack node show {node}`)",
     )

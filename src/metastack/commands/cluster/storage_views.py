@@ -79,17 +79,21 @@ def verdict(
     if owner_why:
         return "broken", owner_why
     if owner is not None and (agreed is None or (owner.cluster_id, owner.root) != (agreed.cluster_id, root)):
-        mine = f"this is cluster {agreed.cluster_id} (etcd root {root})" if agreed else "this etcd names none"
+        mine = (
+            f"this is cluster {agreed.cluster_id} (etcd root {root})"
+            if agreed
+            else "this etcd names no cluster"
+        )
         return (
             "another's",
-            f"the storage belongs to cluster {owner.cluster_id} (etcd root {owner.root}), and {mine}",
+            f"the storage belongs to cluster {owner.cluster_id} (etcd root {owner.root}), but {mine}",
         )
     if agreed is None:
-        return "unnamed", "nothing says which storage this cluster has: a node with another one is not noticed"
+        return "unnamed", "this cluster has no recorded storage: a node with another storage is not detected"
     if owner is None:
-        return "unmarked", "the storage does not say that it is this cluster's: another cluster may take it"
+        return "unmarked", "the storage is not marked as this cluster's: another cluster may use it"
     if why := differs(agreed.place, here):
-        return "differs", f"the storage of this context is not the cluster's: {why}"
+        return "differs", f"the storage of this context is not the storage of the cluster: {why}"
     return "ok", None
 
 

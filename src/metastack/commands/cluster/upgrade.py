@@ -71,20 +71,24 @@ def _settings(world: ClusterState) -> ClusterConfig:
 def _refuse(world: ClusterState, view: UpgradeView, without: Collection[str]) -> None:
     for name in without:
         if name not in view.silent:
-            here = "is alive: its agent says what it understands" if name in world.nodes() else "does not exist"
-            raise usage(f"node {name}", f"--without: {here}", "leave out only what is switched off")
+            here = (
+                "is alive, so its agent reports which records it reads"
+                if name in world.nodes()
+                else "does not exist"
+            )
+            raise usage(f"node {name}", f"--without: {here}", "leave out only nodes that are switched off")
     if view.behind:
         raise Problem(
             Code.FAILED,
             "cluster",
-            f"not every node could read records of level {view.level}: {'; '.join(view.behind)}",
-            "upgrade these agents, then finish again",
+            f"some nodes cannot read records of level {view.level}: {'; '.join(view.behind)}",
+            "upgrade these agents, then run this command again",
         )
     if left := [name for name in view.silent if name not in view.without]:
         options = " ".join(f"--without {name}" for name in left)
         raise Problem(
             Code.FAILED,
             "cluster",
-            f"nobody knows which release runs on nodes that are not alive: {', '.join(left)}",
-            f"bring them back; or, if their agents are upgraded before they return: {options}",
+            f"the release of nodes that are not alive is unknown: {', '.join(left)}",
+            f"start them, or, if their agents are upgraded before they return: {options}",
         )

@@ -46,10 +46,10 @@ def behind(world: ClusterState, level: int = LEVEL) -> list[tuple[str, str]]:
         if alive is None:
             continue
         if alive.record is None:
-            found.append((name, f"what it says of itself cannot be read: {alive.why}"))
+            found.append((name, f"its alive record cannot be read: {alive.why}"))
         elif (knows := understood(world, name)) < level:
             version = alive.record.versions.get("metastack", "of an unknown version")
-            found.append((name, f"its agent {version} understands records of level {knows}"))
+            found.append((name, f"its agent {version} reads records of level {knows}"))
     return found
 
 
@@ -64,12 +64,12 @@ def unfinished(world: ClusterState) -> str:
         return ""
     if old:
         return (
-            f"an upgrade is under way: the agents of {', '.join(old)} are of the release before; "
-            f"records stay at level {world.level} until all are new"
+            f"an upgrade is in progress: the agents of {', '.join(old)} run the previous release; "
+            f"records stay at level {world.level} until all are upgraded"
         )
     return (
-        f"an upgrade is unfinished: every living node understands records of level {LEVEL}, the cluster writes "
-        f"{world.level}: `metastack cluster upgrade-finish`"
+        f"an upgrade is unfinished: every live node reads records of level {LEVEL}, but the cluster writes "
+        f"level {world.level}: run `metastack cluster upgrade-finish`"
     )
 
 

@@ -13,6 +13,6 @@ def check(facts: Facts) -> Iterator[Finding]:
     if said := brake_of(facts.world, node_infos(facts.world)):
         yield error(
             "cluster",
-            f"{said}. VMs of lost nodes stay down until one is back, or somebody says which is surely off",
+            f"{said}. VMs of lost nodes stay down until a node returns or you fence one that is switched off",
             'metastack node fence NODE --reason "it is switched off"',
         )

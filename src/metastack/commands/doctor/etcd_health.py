@@ -15,7 +15,7 @@ def check(facts: Facts) -> Iterator[Finding]:
     if facts.world_why:
         yield error(
             "etcd",
-            f"it does not answer reads: {facts.world_why}. Running VMs go on, nothing is started or moved",
+            f"etcd does not answer reads: {facts.world_why}. Running VMs keep running; no VM starts or moves",
             "etcdctl endpoint status --cluster",
         )
     for member in facts.members:
@@ -28,20 +28,22 @@ def check(facts: Facts) -> Iterator[Finding]:
             )
             continue
         if not member.leader_id:
-            yield error(object, "sees no leader: it is cut off, or the quorum is lost", "etcdctl member list")
+            yield error(
+                object, "sees no leader: the member is cut off, or quorum is lost", "etcdctl member list"
+            )
         for alarm in member.alarms:
             yield error(
                 object,
-                f"has raised the alarm {alarm}: nothing can be written",
+                f"has raised the alarm {alarm}: etcd refuses writes",
                 "etcdctl compact REVISION && etcdctl defrag && etcdctl alarm disarm"
                 if alarm == "NOSPACE"
-                else "etcdctl member remove ID, then add it anew",
+                else "etcdctl member remove ID, then add it again",
             )
         if member.db_size_bytes > QUOTA_BYTES * 0.8:
             yield warning(
                 object,
                 f"its database has {member.db_size_bytes / (1 << 20):.0f} MiB; etcd stops writing at its quota "
-                f"({QUOTA_BYTES >> 20} MiB unless --quota-backend-bytes says more)",
+                f"({QUOTA_BYTES >> 20} MiB unless --quota-backend-bytes is larger)",
                 f"etcdctl --endpoints {member.endpoint} defrag",
             )
     up = [member for member in facts.members if not member.error]

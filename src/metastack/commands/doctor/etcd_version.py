@@ -10,15 +10,15 @@ from .facts import Facts, Finding, error, warning
 FAULTS: Final = (
     (
         {(3, 4): 31, (3, 5): 13},
-        "a leader that was stalled can revoke leases that are kept alive: needless failovers, no data loss",
+        "a leader that stalled can revoke leases that are renewed: needless failovers, no data loss",
     ),
     (
         {(3, 4): 38, (3, 5): 23},
-        "a renewal can answer ok for a lease that was revoked: the node finds out by its own watch",
+        "renewing a revoked lease can succeed: the node detects the revocation by its own watch",
     ),
     (
         {(3, 4): 42, (3, 5): 28, (3, 6): 9},
-        "nested transactions pass by etcd's access rights: whoever may write some keys may write all",
+        "nested transactions bypass etcd's access rights: a user that may write some keys may write all",
     ),
 )
 """First good patch of each series, and what goes wrong before it."""
@@ -41,9 +41,9 @@ def check(facts: Facts) -> Iterator[Finding]:
             continue
         object, found = f"etcd {member.endpoint}", numbers(member.version)
         if found is None:
-            yield warning(object, f"tells a version that nobody knows: {member.version!r}")
+            yield warning(object, f"reports an unknown version: {member.version!r}")
         elif found < (3, 4, 0):
-            yield error(object, f"{member.version} is too old to be relied on", ADVICE)
+            yield error(object, f"{member.version} is too old", ADVICE)
         else:
             for good, meaning in FAULTS:
                 if found[2] < good.get(found[:2], 0):

@@ -15,7 +15,7 @@ def check(facts: Facts) -> Iterator[Finding]:
     if storage is None:
         yield info(
             "storage",
-            f"was not looked at: {facts.storage_why or 'not asked for'}",
+            f"was not checked: {facts.storage_why or 'no reason recorded'}",
             "metastack context list -o wide",
         )
         return
@@ -32,8 +32,8 @@ def check(facts: Facts) -> Iterator[Finding]:
             if missing:
                 yield error(
                     f"node {name}",
-                    f"was fenced at {receipt.at}, yet the storage does not block {', '.join(missing)}: a guest "
-                    "that lives on there can write to disks that others use now",
+                    f"was fenced at {receipt.at}, but the storage does not block {', '.join(missing)}: a guest "
+                    "that still runs there can write to disks that other nodes use now",
                     f'metastack node fence {name} --reason "its block is gone"',
                 )
         mine = known.record.storage_addresses if known is not None and known.record is not None else ()
@@ -41,6 +41,6 @@ def check(facts: Facts) -> Iterator[Finding]:
         if alive is not None and alive.record is not None and alive.record.ready and shut:
             yield warning(
                 f"node {name}",
-                f"is ready and the storage blocks {', '.join(shut)}: it takes the way back by itself, soon",
+                f"is ready, but the storage blocks {', '.join(shut)}: the node rejoins by itself soon",
                 f"metastack node show {name}",
             )

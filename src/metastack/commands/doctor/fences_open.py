@@ -18,7 +18,7 @@ def check(facts: Facts) -> Iterator[Finding]:
             continue
         open_s = open_for_s(found.record, facts.now)
         since = f"for {open_s:.0f} s" if open_s is not None else "for an unknown time"
-        why = view.trouble or f"{view.intent_by} is at it"
+        why = view.trouble or f"{view.intent_by} is fencing the node"
         told = f"its fence is open {since}: {why}"
         if view.trouble or (open_s is not None and open_s > LONG_S):
             yield error(f"node {view.name}", told, f"metastack fence show {view.name}")

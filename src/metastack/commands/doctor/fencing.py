@@ -14,8 +14,8 @@ def check(facts: Facts) -> Iterator[Finding]:
     if files:
         yield info(
             "cluster",
-            f"the file storage of {', '.join(files)} cannot shut a node out from afar: a takeover waits until "
-            "QEMU's lock on the disk is free, and every node must see the same file system",
+            f"the file storage of {', '.join(files)} has no remote fence: a takeover waits until "
+            "QEMU's lock on the disk is free; all nodes must share the file system",
         )
     if facts.world.config.fencing is Fencing.CLIENT:
         yield from _by_clients(facts, files)
@@ -36,16 +36,16 @@ def _by_clients(facts: Facts, files: list[str]) -> Iterator[Finding]:
     shared = len(set(addresses)) < len(addresses)
     yield warning(
         "config fencing",
-        "is client: a fence blocks the clients of a node that are known then, not its address. A guest that "
-        "had access to Ceph and had not opened its disk yet, on a host that hung just then, may write later"
-        + ("" if shared else "; no two nodes share an address, so nothing is gained by it"),
+        "is client: a fence blocks the known clients of a node, not its address. A guest on a hung host "
+        "that has not opened its disk when its node is fenced may write later"
+        + ("" if shared else "; no two nodes share an address, so address is better"),
         "metastack config set fencing=address" + ("   # once each node has its own address" if shared else ""),
     )
     for name in nodes:
         if not users[name]:
             yield warning(
                 f"node {name}",
-                "its guests have no cephx user of their own: any guest that starts there after a fence, since "
-                "its host hung, is not refused and may write to a disk that another node uses",
+                "its guests use the agent's cephx user: if its host hangs, a guest that starts after the "
+                "fence may still write to a disk that another node uses",
                 "set storage.guest_user and storage.guest_keyring in its agent's configuration",
             )

@@ -25,6 +25,6 @@ def check(facts: Facts) -> Iterator[Finding]:
         why = reasons[0] + (f" (and {len(reasons) - 1} other reasons)" if len(reasons) > 1 else "")
         yield warning(
             f"node {node}",
-            f"could not start {told}, which it gave back and which pass it over for a while: {why}",
+            f"could not start {told}: returned to pending, not tried here again for a while: {why}",
             f"metastack node show {node}",
         )

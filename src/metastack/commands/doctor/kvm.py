@@ -12,6 +12,6 @@ def check(facts: Facts) -> Iterator[Finding]:
         if alive.hypervisor == "qemu":
             yield warning(
                 f"node {name}",
-                f"emulates its guests, far slower than KVM: {alive.hypervisor_why or 'it does not say why'}",
+                f"emulates its guests, far slower than KVM: {alive.hypervisor_why or 'no reason reported'}",
                 f"metastack node show {name}",
             )

@@ -13,6 +13,6 @@ def check(facts: Facts) -> Iterator[Finding]:
         yield warning(
             "config lease_ttl_s",
             f"is {wanted} s, but this etcd grants no lease shorter than {facts.min_ttl_s} s (1.5 x its "
-            "election timeout): a dead node is noticed after that",
+            "election timeout): a dead node is detected only then",
             f"metastack config set lease_ttl_s={facts.min_ttl_s}",
         )

@@ -16,8 +16,8 @@ def check(facts: Facts) -> Iterator[Finding]:
     if left and not unreadable:
         yield info(
             "storage",
-            f"{len(left)} disks of deleted VMs wait to be removed ({', '.join(sorted(left)[:3])}"
-            f"{' …' if len(left) > 3 else ''}); removed ones stay in the trash for "
+            f"{len(left)} disks of deleted VMs wait for removal ({', '.join(sorted(left)[:3])}"
+            f"{' …' if len(left) > 3 else ''}); removed disks stay in the trash for "
             f"{world.config.trash_retention_s} s",
             "metastack config show",
         )

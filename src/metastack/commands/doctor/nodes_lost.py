@@ -16,9 +16,9 @@ def check(facts: Facts) -> Iterator[Finding]:
         alive = world.alive(name)
         if alive is not None:
             if alive.record is not None and not alive.record.ready:
-                why = alive.record.message or "it does not say why"
+                why = alive.record.message or "no reason reported"
                 yield error(
-                    f"node {name}", f"is registered and not ready: {why}", f"metastack node show {name}"
+                    f"node {name}", f"is registered but not ready: {why}", f"metastack node show {name}"
                 )
             continue
         left = unfenced(world, name)
@@ -26,8 +26,8 @@ def check(facts: Facts) -> Iterator[Finding]:
             why, wait = trouble(world, name), "VM waits" if len(left) == 1 else "VMs wait"
             yield error(
                 f"node {name}",
-                f"is lost and not fenced; {len(left)} {wait} for it" + (f": {why}" if why else ""),
+                f"is lost and not fenced; {len(left)} {wait} for its fence" + (f": {why}" if why else ""),
                 f'metastack node fence {name} --reason "it is switched off"',
             )
         else:
-            yield info(f"node {name}", "is lost; it answers for nothing", f"metastack node show {name}")
+            yield info(f"node {name}", "is lost; it owns no VM", f"metastack node show {name}")

@@ -19,13 +19,13 @@ def check(facts: Facts) -> Iterator[Finding]:
         more = f" and {len(storage.strays) - SHOWN} more" if len(storage.strays) > SHOWN else ""
         yield info(
             "storage",
-            f"no record names {names}{more}: no node uses or removes that; when it is nobody's, do it by hand",
+            f"no record names {names}{more}: no node uses or removes it; if it has no owner, remove it by hand",
         )
     for spec, record in _volumes(facts):
         if (record.project, record.vm) != (spec.project, spec.name):
             yield warning(
                 f"vm {spec}",
-                f"its disk {record.uuid} belongs to {record.project}/{record.vm}: it is not started",
+                f"its disk {record.uuid} belongs to {record.project}/{record.vm}: the VM does not start",
                 f"metastack vm show {record.project}/{record.vm}",
             )
         elif storage is not None and record.made and record.uuid not in storage.disks:
@@ -39,17 +39,18 @@ def _missing(facts: Facts, vm: VmId, record: Volume) -> Iterator[Finding]:
     if trashed is not None and any(same_object(disk.ident, trashed.ident) for disk in lies):
         yield info(
             f"vm {vm}",
-            f"its disk {record.uuid} lies in the trash since {trashed.at}; its start takes it out",
+            f"its disk {record.uuid} is in the trash since {trashed.at}; starting the VM restores it",
             f"metastack vm start {vm}",
         )
     elif lies:
         yield error(
-            f"vm {vm}", f"its disk {record.uuid} was put into the trash by hand; it cannot start without"
+            f"vm {vm}",
+            f"its disk {record.uuid} was moved to the trash by hand: the VM cannot start without it",
         )
     else:
         yield error(
             f"vm {vm}",
-            f"its disk {record.uuid} is missing: bring it back under its name, or give it up",
+            f"its disk {record.uuid} is missing: restore it under its name, or rebuild it from its image",
             f"metastack vm rebuild {vm} --from-image --yes --reason WHY",
         )
 

@@ -21,15 +21,15 @@ def check(facts: Facts) -> Iterator[Finding]:
         age_s = _age_s(wait.spec.created, facts.now)
         said = f" and was created {age_s:.0f} s ago" if age_s is not None else ""
         if wait.held:
-            yield info(f"vm {wait.vm}", f"waits{said}: {wait.held}", show)
+            yield info(f"vm {wait.vm}", f"is pending{said}: {wait.held}", show)
             continue
         if wait.head:
-            why = f"{wait.head[0]} should take it and has not"
+            why = f"{wait.head[0]} ranks first but has not claimed it"
         else:
             why = main_reason({verdict.node: verdict.reasons for verdict in explain(engine, wait.spec)})
-            why = f"no node takes it: {why}"
+            why = f"no node fits: {why}"
         young = age_s is not None and age_s < LONG_S
-        yield (info if young else warning)(f"vm {wait.vm}", f"waits{said}: {why}", show)
+        yield (info if young else warning)(f"vm {wait.vm}", f"is pending{said}: {why}", show)
 
 
 def _age_s(created: str, now: datetime) -> float | None:

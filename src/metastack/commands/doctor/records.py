@@ -12,9 +12,9 @@ def check(facts: Facts) -> Iterator[Finding]:
         if key == facts.world.keys.cluster():
             yield error(
                 "config",
-                f"the settings cannot be read: {why}. Agents go by those that they read last; one that starts "
-                "now fences nobody. Write them anew, or delete the record for the defaults",
+                f"the settings cannot be read: {why}. Agents use those they read last; an agent that starts "
+                "now fences no node. Rewrite the record, or delete it to use the defaults",
                 f"etcdctl get {key}",
             )
             continue
-        yield error(key, f"its record is left alone: {why}", f"etcdctl get {key}")
+        yield error(key, f"unreadable record, ignored: {why}", f"etcdctl get {key}")

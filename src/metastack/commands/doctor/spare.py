@@ -20,6 +20,6 @@ def check(facts: Facts) -> Iterator[Finding]:
     elif left:
         yield warning(
             "cluster",
-            f"spare_nodes={wanted} does not hold: without {', '.join(lost)}, {in_words(left)}",
+            f"spare_nodes={wanted} is not met: without {', '.join(lost)}, {in_words(left)}",
             f"metastack whatif --lose {','.join(lost)}",
         )

@@ -23,21 +23,22 @@ def check(facts: Facts) -> Iterator[Finding]:
         if known is None or not known.storage_addresses:
             yield error(
                 f"node {name}",
-                "declared no storage address: it cannot be fenced, its VMs would not move",
+                "declared no storage address: it cannot be fenced, so its VMs would not fail over",
                 "set storage_addresses in its agent's configuration",
             )
         elif by_client and not known.storage_clients:
             yield error(
                 f"node {name}",
-                "never declared its storage client: it cannot be fenced by that, its VMs would not move",
+                "declared no storage client: it cannot be fenced by client, so its VMs would not fail over",
                 "restart its agent",
             )
     for address, names in sorted(users.items()):
         if len(names) > 1 and not by_client:
             yield error(
                 f"address {address}",
-                f"is shared by {', '.join(names)}: none of them can be fenced, their VMs would not move. Give "
-                f"each its own; is one gone for good: metastack node remove {names[0]}; must they share it, "
-                "single clients can be blocked, which is weaker (docs/internals/safety.md)",
+                f"is shared by {', '.join(names)}: none can be fenced, so their VMs would not fail over. "
+                "Give each node its own address. If one never returns: metastack node remove "
+                f"{names[0]}. If they must share it, "
+                "fence single clients, which is weaker (docs/internals/safety.md)",
                 "metastack config set fencing=client",
             )

@@ -17,8 +17,8 @@ def check(facts: Facts) -> Iterator[Finding]:
         if fence is not None and world.alive(name) is None and (why := world.fence_flaw(name)):
             yield error(
                 f"node {name}",
-                f"its last fence does not count, nobody takes its VMs over by it: {why}",
-                f'metastack node fence {name} --reason "the last fence does not count"',
+                f"its last fence is not valid, so no node takes its VMs over: {why}",
+                f'metastack node fence {name} --reason "the last fence is not valid"',
             )
     if storage is not None and storage.owner_why:
         yield error("storage", storage.owner_why, SHOW)

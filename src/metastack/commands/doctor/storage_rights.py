@@ -11,7 +11,7 @@ def check(facts: Facts) -> Iterator[Finding]:
     if facts.storage is not None and facts.storage.may_unblock_anyone:
         yield warning(
             f"user {facts.storage.user}",
-            "may lift anyone's block: a mistake with it can give a disk two writers. Nodes need to lift only "
-            "their own, management needs to lift none",
+            "may lift every block: a mistake with it can give a disk two writers. Nodes need to lift only "
+            "their own blocks, management needs to lift none",
             f"ceph auth caps client.{facts.storage.user} mon 'profile rbd' osd 'profile rbd pool=POOL'",
         )

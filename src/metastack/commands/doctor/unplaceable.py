@@ -39,13 +39,13 @@ def check(facts: Facts) -> Iterator[Finding]:
         if known[shape]:
             yield warning(
                 f"vm {vm}",
-                f"no node would take it, not even an empty one: {known[shape]}",
+                f"fits no node, not even an empty one: {known[shape]}",
                 f"metastack vm explain {vm}",
             )
         elif (here := _runs_on(engine, vm)) and (why := _why_no_more(engine, spec, here, nodes)):
             yield warning(
                 f"vm {vm}",
-                f"runs on {here}, which would not take it anew, and no other node would: {why}",
+                f"runs on {here}, but neither {here} nor another node would accept it now: {why}",
                 f"metastack vm explain {vm}",
             )
 

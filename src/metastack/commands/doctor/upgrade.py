@@ -14,7 +14,7 @@ def check(facts: Facts) -> Iterator[Finding]:
         if understood(world, name):
             yield error(
                 f"node {name}",
-                f"{why}, the cluster writes level {world.level}: it leaves alone what it cannot read",
+                f"{why}, but the cluster writes level {world.level}: the node ignores records it cannot read",
                 "upgrade its agent",
             )
     if said := unfinished(world):

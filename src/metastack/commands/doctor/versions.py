@@ -17,4 +17,4 @@ def check(facts: Facts) -> Iterator[Finding]:
                 "upgrade the older one",
             )
         if not version:
-            yield info(f"node {name}", "does not tell its version", f"metastack node show {name}")
+            yield info(f"node {name}", "does not report its version", f"metastack node show {name}")

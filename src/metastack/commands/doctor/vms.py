@@ -15,17 +15,19 @@ def check(facts: Facts) -> Iterator[Finding]:
     for view in vm_views(facts.world):
         object, show = f"vm {view.id}", f"metastack vm show {view.id}"
         if view.broken:
-            yield error(object, view.message or "broken record", show)
+            yield error(object, view.message or "unreadable record", show)
         elif view.phase == Phase.FAILED:
-            yield error(object, view.message or "failed, and its node does not say why", show)
+            yield error(object, view.message or "failed; its node reports no reason", show)
         elif view.phase == Phase.PAUSED and _disk_held(facts, view):
-            yield error(object, view.message or "somebody else has its disk open", show)
+            yield error(object, view.message or "another client has its disk open", show)
         elif view.phase == Phase.CLAIMED and view.node and facts.world.alive(view.node) is None:
             # The brake has a check of its own.
             said = briefly(facts.world, view.node, view.message or "its node is lost")
             yield error(object, said, f"metastack fence show {view.node}")
         elif view.drift:
-            yield warning(object, f"its guest was changed by hand: it {'; it '.join(view.drift)}", show)
+            yield warning(
+                object, f"its guest was changed by hand: the guest {'; the guest '.join(view.drift)}", show
+            )
 
 
 def _disk_held(facts: Facts, view: VmView) -> bool:

@@ -86,7 +86,7 @@ def _may_be_fenced(world: ClusterState, node: str) -> None:
         raise conflict(
             object,
             "is alive: only a lost node is fenced",
-            f"`metastack node cordon {node}` keeps new VMs away; to fence it, switch the host or its agent "
+            f"`metastack node cordon {node}` keeps new VMs away; to fence it, stop the host or its agent "
             "off and wait for its lease to end",
         )
 
@@ -117,12 +117,12 @@ async def wait_fenced(
                 last = now
                 await follower.changed()
     except TimeoutError:
-        why = last or "nothing is known of it"
+        why = last or "no node reports on it"
         raise Problem(
             Code.TIMEOUT,
             f"node {node}",
             f"is not fenced after {timeout_s:g} s: {why}",
-            f"it goes on by itself; `metastack fence show {node}` shows it",
+            f"the fence continues by itself; `metastack fence show {node}` shows it",
         ) from None
 
 
@@ -130,10 +130,14 @@ def _ended(world: ClusterState, node: str) -> Problem:
     if world.alive(node) is not None:
         return conflict(
             f"node {node}",
-            "came back by itself before anything was blocked; its VMs run on",
+            "returned by itself before it was blocked; its VMs keep running",
             f"`metastack node show {node}`",
         )
-    return conflict(f"node {node}", "the fence was cancelled by the node's return", "look, and ask again")
+    return conflict(
+        f"node {node}",
+        "the fence was cancelled because the node returned",
+        f"check `metastack node show {node}` and retry",
+    )
 
 
 def _told(world: ClusterState, node: str, view: FenceView) -> str:
@@ -141,7 +145,7 @@ def _told(world: ClusterState, node: str, view: FenceView) -> str:
         return view.trouble
     if view.intent_by in (fences.BY_HAND, fences.ANYONE):
         able = ready_nodes(world, node)
-        return f"waits for {'one of ' if len(able) > 1 else ''}{', '.join(able)} to take it up"
+        return f"waits for {'one of ' if len(able) > 1 else ''}{', '.join(able)} to carry out the fence"
     return f"{view.intent_by} is blocking it in the storage"
 
 
@@ -183,7 +187,11 @@ async def unfence_node(cluster: Cluster, request: Request, node: str, storage: S
     try:
         addresses = _may_be_lifted(world, node).storage_addresses
         if held is None or mark is None or mark.ok.through != before.through:
-            raise conflict(object, "changed while it was looked at; nothing was lifted", "look at it")
+            raise conflict(
+                object,
+                "changed during the check; no block was lifted",
+                f"check `metastack node show {node}` and retry",
+            )
     except Problem:
         await _give_back(cluster, node, mark, held, before)
         raise
@@ -196,7 +204,7 @@ async def unfence_node(cluster: Cluster, request: Request, node: str, storage: S
             Code.DENIED,
             object,
             str(error),
-            "management users may not unblock, by design: name one that may, "
+            "a management user may not lift blocks, by design: use one that may, "
             "such as --user admin --keyring /etc/ceph/ceph.client.admin.keyring",
         ) from error
     except (Unavailable, Refused) as error:
@@ -204,7 +212,7 @@ async def unfence_node(cluster: Cluster, request: Request, node: str, storage: S
 
     async def second() -> Plan[None]:
         if unfenced(await read_world(cluster, cluster.keys.prefixes(FENCES)), node):
-            raise conflict(object, "took VMs meanwhile", "look at it")
+            raise conflict(object, "claimed VMs meanwhile", f"check `metastack node show {node}`")
         receipt = FenceReceipt(
             at=request.at,
             by=request.by,
@@ -231,9 +239,11 @@ async def unfence_node(cluster: Cluster, request: Request, node: str, storage: S
         await commit(cluster, request, second, step="2")
     except Problem:
         if blocked:
-            await storage.fence(blocked, request.by, f"{node} came back while its fence was lifted by hand")
+            await storage.fence(blocked, request.by, f"{node} returned while its fence was lifted by hand")
         raise conflict(
-            object, "came back, or was fenced again, meanwhile; it is blocked once more", "look at it"
+            object,
+            "returned or was fenced again meanwhile; it is blocked again",
+            f"check `metastack node show {node}`",
         ) from None
     world = await read_world(cluster, cluster.keys.prefixes(FENCES))
     view = fence_view(world, node)
@@ -273,18 +283,18 @@ def _may_be_lifted(world: ClusterState, node: str) -> NodeFacts:
     if facts is None and receipt is None:
         raise not_found(object, "`metastack fence list` shows the nodes that were fenced")
     if world.alive(node) is not None:
-        raise conflict(object, "is alive: it lifts its own block on its way back", "nothing is to be done")
+        raise conflict(object, "is alive: it lifts its own block when it rejoins", "no action is needed")
     if fence is not None and fences.under_way(readable(fence, object), world.generation):
         raise conflict(object, "is being fenced right now", f"`metastack fence show {node}`")
     if left := unfenced(world, node):
         raise conflict(
             object,
-            f"answers for {', '.join(left[:3])}{' …' if len(left) > 3 else ''}, which no fence reaches",
+            f"owns {', '.join(left[:3])}{' …' if len(left) > 3 else ''}, and its session is not fenced",
             f'fence it first: `metastack node fence {node} --yes --reason "…"`',
         )
     if any(held.record is not None and held.record.node == node for _, held in world.claims()):
         raise conflict(
-            object, "its VMs have not been taken over yet", "wait until they have: `metastack vm list`"
+            object, "its VMs have not been taken over yet", "wait until they are: `metastack vm list`"
         )
     if facts is None and receipt is not None:
         # It was removed: what stays blocked is in the receipt.

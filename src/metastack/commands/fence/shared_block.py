@@ -24,10 +24,10 @@ def refuse_shared(world: ClusterState, node: str, addresses: tuple[str, ...]) ->
         known = world.facts(node) is not None
         raise conflict(
             f"node {node}",
-            f"node {other} has {', '.join(shared)} too: the block there may be that node's, whose guests could "
+            f"node {other} also has {', '.join(shared)}: the block may be that node's, whose guests could "
             "write again",
-            (f"to forget {node}: `metastack node remove {node}`; " if known else "")
-            + f"{other} lifts its block when it returns; is it gone for good: "
+            (f"to remove {node}: `metastack node remove {node}`; " if known else "")
+            + f"{other} lifts its block when it returns; if it never returns: "
             + f'`metastack node unfence {other} --reason "…"`',
         )
 
@@ -39,8 +39,8 @@ def _has(world: ClusterState, node: str, other: str) -> set[str]:
     if (facts is not None and facts.record is None) or (fence is not None and record is None):
         raise conflict(
             f"node {node}",
-            f"nobody can read which addresses node {other} has",
-            "upgrade this program; `metastack doctor`",
+            f"the addresses of node {other} cannot be read",
+            "upgrade this program, or check `metastack doctor`",
         )
     found: set[str] = set()
     # Where single clients are blocked, nodes may share an address; an open fence may be of before that.

@@ -71,7 +71,7 @@ def fence_view(world: ClusterState, name: str) -> FenceView | None:
     view.unfenced_claims = len(unfenced(world, name))
     fence = found.record
     if fence is None:
-        view.state, view.broken, view.trouble = "broken", True, f"broken record, left alone: {found.why}"
+        view.state, view.broken, view.trouble = "broken", True, f"unreadable record, ignored: {found.why}"
         return view
     view.fenced_through, view.returned = fence.through or None, returned(world, name)
     receipt = fence.receipt
@@ -134,17 +134,17 @@ def trouble(world: ClusterState, victim: str) -> str:
     """Why an open fence is not done, as far as the records tell."""
     able = ready_nodes(world, victim)
     if not able:
-        return "no node is ready to do it"
+        return "no node is ready to carry out the fence"
     said = []
     for name in able:
         found = world.alive(name)
         why = found.record.fence_failures.get(victim) if found is not None and found.record else None
         if why:
-            said.append(f"{name} says: {why}")
-    return "the storage does not confirm it: " + "; ".join(said) if said else ""
+            said.append(f"{name} reports: {why}")
+    return "the storage does not confirm the block: " + "; ".join(said) if said else ""
 
 
-BRAKE_HINT = "bring a node back, or `metastack node fence NODE --yes --reason TEXT` for one that is surely off"
+BRAKE_HINT = "start a node, or run `metastack node fence NODE --yes --reason TEXT` for one that is switched off"
 """What to do while the brake holds."""
 
 
@@ -160,7 +160,7 @@ def brake_words(world: ClusterState, node: str) -> str:
     if not held:
         return ""
     return (
-        f"{held}: bring {node} back, or `metastack node fence {node} --yes --reason TEXT` if it is surely off"
+        f"{held}: start {node}, or run `metastack node fence {node} --yes --reason TEXT` if it is switched off"
     )
 
 
@@ -168,7 +168,7 @@ def briefly(world: ClusterState, node: str, text: str) -> str:
     """``text`` about a lost node, where something else in the same output has told all of the brake."""
     for told in filter(None, (brake_words(world, node), brake_held(world))):
         for mark in ":;":
-            text = text.replace(f"{mark} {told}", "; the brake holds its fence back")
+            text = text.replace(f"{mark} {told}", "; the brake delays its fence")
     return text
 
 
@@ -186,7 +186,7 @@ def open_for_s(fence: Fence, now: datetime | None = None) -> float | None:
 def fencer_words(fence: Fence) -> str:
     """The node that works on an open intent."""
     if fence.intent_by == fences.BY_HAND:
-        return "a person asked for its fence, no node has taken it up yet"
+        return "its fence was requested by hand and waits for a node to carry it out"
     if fence.intent_by == fences.ANYONE:
         return "its fence waits for a node that reaches the storage"
     return f"{fence.intent_by} is fencing it"

@@ -52,7 +52,7 @@ def _waits_for(disks: int, until: str) -> str:
     many = (
         "1 deleted disk in the trash needs it" if disks == 1 else f"{disks} deleted disks in the trash need it"
     )
-    return f"{many} until {until}; it goes with {'it' if disks == 1 else 'them'}"
+    return f"{many} until {until}; the image goes after {'it' if disks == 1 else 'them'}"
 
 
 async def delete_image(
@@ -84,7 +84,7 @@ async def delete_image(
             removal.object,
             f"is marked for deletion but not gone after {timeout_s:g} s"
             + (f": {removal.why}" if removal.why else ""),
-            "the nodes go on with it; `metastack image list` shows it as long as it is there",
+            "the nodes continue the deletion; `metastack image list` shows the image until it is deleted",
         ) from None
     await removal.write_down(found)
     return found
@@ -103,7 +103,7 @@ async def _mark(cluster: Cluster, request: Request, name: str) -> Image:
         if image.state is ImageState.IMPORTING:
             raise conflict(object, f"is being imported by {image.by} ({image.importer})", "wait for it")
         if pinned and image.uuid != pinned:
-            raise conflict(object, "was deleted and imported anew meanwhile")
+            raise conflict(object, "was deleted and imported again meanwhile")
         pinned = image.uuid
         if image.state is ImageState.DELETING:
             return Unchanged(image)
@@ -214,13 +214,11 @@ class _Removal:
             found = await cluster.read(Trashed, key)
             if found is None or found.record is None or not same_object(found.record.ident, disk.ident):
                 kept.append(
-                    f"disk {disk.uuid} ({disk.ident}) lies in the trash without a record: a release before this"
-                    " put it there, or a hand; remove it by hand"
+                    f"disk {disk.uuid} ({disk.ident}) is in the trash without a record: an old release or a "
+                    "person put it there; remove it by hand"
                 )
             elif any(disk.uuid.encode() in entry.value for entry in listed.entries):
-                kept.append(
-                    f"disk {disk.uuid} in the trash is the one of a VM: start the VM, which takes it out"
-                )
+                kept.append(f"disk {disk.uuid} in the trash belongs to a VM: start the VM, which restores it")
             else:
                 await self._storage.purge_disk(disk.uuid, disk.ident, mark_in_trash(found.record), early=True)
                 await self._forget(disk.uuid, key, found.mod)
@@ -253,7 +251,7 @@ class _Removal:
         return Problem(
             told.code,
             self.object,
-            f"is marked for deletion, which the nodes go on with; from here it failed: {told.message}",
+            f"is marked for deletion, and the nodes continue it; this command failed: {told.message}",
             told.hint,
         )
 

@@ -103,8 +103,8 @@ async def import_image(
                 raise Problem(
                     Code.FAILED,
                     object,
-                    f"{record.source} has the sha256 {info.sha256}, not {sha256}: it is not taken in",
-                    "fetch it again, or compare with the checksum that its publisher names",
+                    f"{record.source} has the sha256 {info.sha256}, not {sha256}: not imported",
+                    "download it again, or compare with the checksum of its publisher",
                 )
             ready = replace(
                 record,
@@ -131,7 +131,7 @@ async def _finish(cluster: Cluster, ready: Image) -> Plan[Image]:
     found = await cluster.read(Image, key)
     if found is None or found.record is None or found.record.uuid != ready.uuid:
         raise Problem(
-            Code.FAILED, object, "its record vanished during the import: the lease was lost", "import it again"
+            Code.FAILED, object, "the import's lease expired, and its record with it", "import it again"
         )
     return Plan(
         guards=(Guard(key, "mod", found.mod),),
@@ -223,9 +223,9 @@ async def _keep(cluster: Cluster, lease: Lease, object: str) -> None:
         try:
             lease = await cluster.store.renew(lease)
         except LeaseGone:
-            raise Problem(Code.FAILED, object, "the import's lease ended", "import it again") from None
+            raise Problem(Code.FAILED, object, "the import's lease expired", "import it again") from None
         except Unavailable as error:
             if loop.time() > lease.deadline_s:
                 raise Problem(
-                    Code.UNREACHABLE, object, f"etcd was away too long: {error}", "import it again"
+                    Code.UNREACHABLE, object, f"etcd was unreachable for too long: {error}", "import it again"
                 ) from None

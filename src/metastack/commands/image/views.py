@@ -30,7 +30,7 @@ class ImageView(Struct, kw_only=True):
 def image_view(name: str, found: Seen[Image], users: int | None) -> ImageView:
     image = found.record
     if image is None:
-        return ImageView(name=name, broken=True, message=f"broken record, left alone: {found.why}")
+        return ImageView(name=name, broken=True, message=f"unreadable record, ignored: {found.why}")
     return ImageView(
         name=name,
         state=image.state.value,

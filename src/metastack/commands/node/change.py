@@ -52,7 +52,7 @@ async def label_node(
 
     if "node" in put:
         # As a topology and in --require-label "node" is the node itself: such a label would never count.
-        raise usage("label", "node is the name of the node itself, not a label", "choose another key")
+        raise usage("label", "node is reserved for the node's name", "choose another key")
 
     def edit(spec: NodeSpec) -> NodeSpec:
         kept = {key: value for key, value in spec.labels.items() if key not in drop}
@@ -103,18 +103,18 @@ def taint_changes(texts: list[str]) -> TaintChange:
         put.append(Taint(key=key, value=value, effect=effect or Effect.NO_SCHEDULE))
     both = {taint.key for taint in put} & {key for key, _ in drop}
     if both:
-        raise usage("taint", f"{sorted(both)[0]} is both put and removed")
+        raise usage("taint", f"{sorted(both)[0]} is both set and removed")
     return TaintChange(put=tuple(put), drop=tuple(drop))
 
 
 def _effect(text: str, word: str) -> Effect:
-    hint = "NoSchedule: takes only VMs that tolerate it; PreferNoSchedule: comes after all others"
+    hint = "NoSchedule: only VMs that tolerate it fit; PreferNoSchedule: the node ranks last"
     if word == "NoExecute":
-        hint = "`metastack node drain NODE` moves the VMs away that are there; " + hint
+        hint = "`metastack node drain NODE` moves its VMs to other nodes; " + hint
     try:
         return Effect(word)
     except ValueError:
-        raise usage("taint", f"{word!r} in {text!r} is no effect of a taint", hint) from None
+        raise usage("taint", f"{word!r} in {text!r} is not an effect of a taint", hint) from None
 
 
 def full_taint(taint: Taint) -> str:

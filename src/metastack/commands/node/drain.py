@@ -33,7 +33,7 @@ async def wait_drained(cluster: Cluster, node: str, timeout_s: float, told: Call
             while True:
                 there, left, said = _look(follower.world, node)
                 if not there:
-                    told("no VM is left on it")
+                    told("the node is empty")
                     return
                 if said != before:
                     told(said)
@@ -53,7 +53,7 @@ async def wait_drained(cluster: Cluster, node: str, timeout_s: float, told: Call
             Code.TIMEOUT,
             f"node {node}",
             f"is not empty after {timeout_s:g} s: {before}{words}",
-            f"it goes on by itself; `metastack node drain {node} --wait --yes` waits again",
+            f"the drain continues by itself; `metastack node drain {node} --wait --yes` waits again",
         ) from None
 
 
@@ -64,9 +64,9 @@ def _look(world: ClusterState, node: str) -> tuple[int, list[Departure], str]:
     going, staying = [one for one in left if one.to], [one for one in left if not one.to]
     said = f"{there} VMs left" if there != 1 else "1 VM left"
     if going:
-        said += f"; next {going[0].vm}, which {going[0].to} would take"
+        said += f"; next {going[0].vm}, which fits {going[0].to}"
     if staying:
-        said += f"; cannot go: {_in_words(staying)}"
+        said += f"; cannot move: {_in_words(staying)}"
     return there, left, said
 
 
@@ -77,10 +77,14 @@ def _in_words(left: list[Departure]) -> str:
 
 
 def _stuck(node: str, left: list[Departure]) -> Problem:
-    who = f"{len(left)} VMs cannot go anywhere and run on" if len(left) > 1 else "1 VM cannot go and runs on"
+    who = (
+        f"{len(left)} VMs fit no other node and keep running"
+        if len(left) > 1
+        else "1 VM fits no other node and keeps running"
+    )
     return Problem(
         Code.FAILED,
         f"node {node}",
         f"{who}: {_in_words(left)}",
-        f"make room or stop them: it goes on by itself; `metastack node undrain {node}` ends it",
+        f"free capacity or stop them; the drain continues by itself, `metastack node undrain {node}` ends it",
     )

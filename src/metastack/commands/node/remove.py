@@ -65,7 +65,7 @@ async def remove_node(cluster: Cluster, request: Request, node: str) -> Removed:
         world = await read_world(cluster, keys.prefixes(KINDS))
         _, fence, spec = _may_go(world, node)
         if not isinstance(told, Committed) or entry is None:
-            raise conflict(object, "changed while it was looked at", "look at it, and ask again")
+            raise conflict(object, "changed during the check", f"check `metastack node show {node}` and retry")
         change = removal(keys, node, seen(Removal, entry), fence, spec)
         receipt = fence.ok.receipt
         lifted = receipt is None or receipt.method == UNBLOCKED
@@ -91,7 +91,7 @@ def _may_go(world: ClusterState, node: str) -> tuple[Seen[NodeFacts], Seen[Fence
         raise conflict(
             object,
             "is alive: only a lost node is removed",
-            f"`metastack node drain {node} --wait`, then stop its agent or switch the host off",
+            f"`metastack node drain {node} --wait`, then stop its agent or its host",
         )
     if facts is None:
         raise not_found(object, "`metastack node list` shows the nodes that joined")
@@ -99,10 +99,10 @@ def _may_go(world: ClusterState, node: str) -> tuple[Seen[NodeFacts], Seen[Fence
         raise conflict(
             object,
             f"still has a claim on {', '.join(held[:3])}{' …' if len(held) > 3 else ''}",
-            f"they start elsewhere once it is fenced: `metastack fence show {node}`, `metastack vm list`",
+            f"they start on other nodes once it is fenced: `metastack fence show {node}`, `metastack vm list`",
         )
     if broken := sorted(str(vm) for vm, claim in world.claims() if claim.record is None):
-        raise conflict(object, f"nobody can read whose VM {broken[0]} is", "`metastack doctor`")
+        raise conflict(object, f"the owner of VM {broken[0]} cannot be read", "check `metastack doctor`")
     record = readable(fence, object) if fence is not None else None
     if record is not None and fences.under_way(record, world.generation):
         raise conflict(object, "is being fenced right now", f"`metastack fence show {node}`")
@@ -111,8 +111,8 @@ def _may_go(world: ClusterState, node: str) -> tuple[Seen[NodeFacts], Seen[Fence
     if (why := _braked(world)) and (others := [n for n in world.nodes() if _waits(world, n) and n != node]):
         raise conflict(
             object,
-            f"{why}: with one node less on the list, {', '.join(others)} would be fenced at once",
-            f'bring {others[0]} back, or fence it by name: `metastack node fence {others[0]} --reason "…"`',
+            f"{why}: without this node on the list, {', '.join(others)} would be fenced at once",
+            f'start {others[0]}, or fence it by name: `metastack node fence {others[0]} --reason "…"`',
         )
     return facts, fence, world.node_spec(node)
 
@@ -135,7 +135,7 @@ def _names(claim: Seen, node: str) -> bool:  # type: ignore[type-arg]
 def _not_fenced(node: str) -> Problem:
     return conflict(
         f"node {node}",
-        "its last session is not fenced: a host that lost only its network may still write",
+        "its last session is not fenced: a host that lost only its etcd network may still write",
         f'fence it first: `metastack node fence {node} --yes --reason "…"`',
     )
 

@@ -101,18 +101,18 @@ def _node_info(world: ClusterState, name: str, room: Room, vms: int) -> NodeInfo
         info.brake, info.warnings = told.brake or None, list(told.warnings)
         info.storage_silent_since = told.storage_silent_since or None
         if told.storage_silent_since:
-            info.message = info.message or f"the storage does not answer since {told.storage_silent_since}"
+            info.message = info.message or f"the storage has not answered since {told.storage_silent_since}"
         if not told.ready:
             # A node that takes nothing yet is not ready in any reader's sense.
             info.state = NodeState.LOST.value
-            info.message = told.message or "registered, not ready yet"
+            info.message = told.message or "registered but not ready yet"
     elif alive is None:
         info.message = _lost(world, name)
     unreadable = [
         found.why for found in (alive, facts, wish, fence) if found is not None and found.record is None
     ]
     if unreadable:
-        info.broken, info.message = True, f"broken record, left alone: {unreadable[0]}"
+        info.broken, info.message = True, f"unreadable record, ignored: {unreadable[0]}"
     return info
 
 
@@ -123,7 +123,7 @@ def _ended(world: ClusterState, name: str) -> str:
         return "its lease expired"
     said = {fence.record.intent_reason, fence.record.receipt.reason if fence.record.receipt else ""} - {""}
     of_it = mark.record.node == name and mark.record.reason in said
-    return f"it was fenced while it lived, as {mark.record.reason}" if of_it else "its lease expired"
+    return f"it was fenced while alive, because {mark.record.reason}" if of_it else "its lease expired"
 
 
 def _lost(world: ClusterState, name: str) -> str:
@@ -137,6 +137,6 @@ def _lost(world: ClusterState, name: str) -> str:
         if receipt is not None and not returned(world, name):
             return f"{ended}; fenced at {receipt.at} by {receipt.by}"
         if receipt is not None:
-            since = " since it came back"
+            since = " since it returned"
     held = brake_held(world)
     return f"{ended}; not fenced{since}" + (f": {held}" if held else "")

@@ -54,12 +54,16 @@ def in_the_way(world: ClusterState, vm: VmId) -> str:
 
 def what_to_do(client: str, vm: VmId) -> str:
     """What helps against a client that is in the way; of a process that has a file open only its end."""
-    return WHAT_TO_DO.format(name=vm) if _ADDRESS(client) else f"end it there: {client} has its disk open"
+    return (
+        WHAT_TO_DO.format(name=vm)
+        if _ADDRESS(client)
+        else f"end {client}, which has the disk open, on its node"
+    )
 
 
 def check_reason(vm: VmId, reason: str) -> None:
     """Raise Problem for a bad or missing reason, before a person is asked anything."""
-    names.needed_reason(reason, label_of(vm), "to have a lock broken")
+    names.needed_reason(reason, label_of(vm), "breaking a lock")
 
 
 async def check_break_lock(cluster: Cluster, vm: VmId) -> str:
@@ -83,7 +87,7 @@ async def break_lock(cluster: Cluster, request: Request, vm: VmId) -> tuple[Brea
             effects=change.effects,
             what=change.name,
             object=label_of(vm),
-            message=f"{node} is asked to shut {order.client} out",
+            message=f"{node} is asked to block {order.client}",
             answer=(order, view),
         )
 
@@ -104,14 +108,14 @@ async def wait_answer(
             Code.TIMEOUT,
             label_of(vm),
             f"{view.node} has not answered within {timeout_s:g} s",
-            f"it goes on by itself: `metastack events --object 'vm {vm}'`",
+            f"the request continues by itself: `metastack events --object 'vm {vm}'`",
         ) from None
     try:
         event = decode(Event, entry.value, key)
     except Unreadable as error:
         raise Problem(Code.FAILED, label_of(vm), f"the answer cannot be read: {error.why}") from None
     if event.what.endswith(".refused"):
-        raise conflict(label_of(vm), event.message, f"`metastack vm show {vm}` says who has its disk open")
+        raise conflict(label_of(vm), event.message, f"`metastack vm show {vm}` names the client of its disk")
     view.result, view.message = event.what.rpartition(".")[2], event.message
     return view
 
@@ -127,14 +131,16 @@ def _request(world: ClusterState, vm: VmId, request: Request | None = None) -> t
     if spec is None:
         raise not_found(object, "`metastack vm list` shows the VMs")
     if claim is None or claim.record is None:
-        raise conflict(object, "no node holds it, so nobody waits for its disk", f"`metastack vm start {vm}`")
+        raise conflict(object, "no node owns it, so no start waits for its disk", f"`metastack vm start {vm}`")
     node, status = claim.record.node, world.status(vm)
     if world.alive(node) is None:
         raise conflict(object, f"its node {node} is lost", f"`metastack fence show {node}`")
     client = status.record.disk_held_by if status is not None and status.record is not None else ""
     if not client:
         raise conflict(
-            object, "nobody else is known to have its disk open", f"`metastack vm show {vm}` shows what it does"
+            object,
+            "no other client is known to have its disk open",
+            f"`metastack vm show {vm}` shows its state",
         )
     return node, BreakLock(
         uuid=claim.record.uuid,

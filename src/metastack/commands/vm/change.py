@@ -55,7 +55,7 @@ async def start_vm(cluster: Cluster, request: Request, vm: VmId, ignore_spare: b
         if spec.power is Power.ON and not await halted(cluster, spec):
             # The same spec, written once more, is another version: nothing that failed before counts for it.
             failed = await _failed(cluster, spec)
-            return Edit(spec=spec, message="to be tried again at once, on any node") if failed else None
+            return Edit(spec=spec, message="retry at once, on any node") if failed else None
         # No guard on the halt: the next run voids every halt of this one, also one that comes meanwhile.
         after = replace(spec, power=Power.ON, run=spec.run + 1, force=False, paused_epoch=0)
         let_in = await admit(cluster, request, await cluster.config(), [after], ignore_spare)
@@ -135,7 +135,7 @@ async def pause_vm(cluster: Cluster, request: Request, vm: VmId) -> Changed:
             raise conflict(object, "does not run", f"start it first: `metastack vm start {vm}`")
         held = readable(claim, object)
         if held.uuid != spec.uuid:
-            raise conflict(object, f"does not run yet: {held.node} removes the earlier VM of this name")
+            raise conflict(object, f"does not run yet: {held.node} removes an earlier VM of this name")
         if spec.paused_epoch == held.epoch:
             return None
         after = replace(spec, paused_epoch=held.epoch)
@@ -182,7 +182,7 @@ async def delete_vm(
             raise not_found(object, "`metastack vm list` shows the VMs")
         found = seen(VmSpec, entry)
         if uuid and found.record is not None and found.record.uuid != uuid:
-            raise conflict(object, "was deleted and made anew meanwhile", f"`metastack vm show {vm}`")
+            raise conflict(object, "was deleted and created again meanwhile", f"`metastack vm show {vm}`")
         history = keys.history_prefix(vm)
         return Plan(
             guards=(Guard(keys.vm_spec(vm), "mod", entry.mod_revision),),

@@ -61,7 +61,7 @@ async def create_ticket(cluster: Cluster, request: Request, vm: VmId, kind: str 
         raise conflict(object, f"its node {held.node} is lost", f"`metastack vm wait {vm} --for running`")
     alive = readable(alive_seen, f"node {held.node}")
     if not alive.console:
-        raise conflict(object, f"node {held.node} offers no console", "is its agent up to date?")
+        raise conflict(object, f"node {held.node} offers no console", "upgrade its agent")
     lease = await cluster.store.grant(TICKET_S)
     # An agent of the release before looks for the ticket itself, and finds no hash of it.
     key = keys.ticket(ident) if alive.record_version else keys.ticket_as_told(ident)
@@ -92,7 +92,9 @@ def _held(claim: Seen[Claim] | None, object: str) -> Claim | None:
 
 
 def _not_running(vm: VmId, why: str) -> Problem:
-    return conflict(label_of(vm), why, f"`metastack vm start {vm}`, or `metastack vm show {vm}` says why")
+    return conflict(
+        label_of(vm), why, f"`metastack vm start {vm}`, or `metastack vm show {vm}` shows the reason"
+    )
 
 
 async def opened_after(cluster: Cluster, vm: VmId, opening: ConsoleEndpoint) -> str:

@@ -85,7 +85,9 @@ def numbered(template: str, count: int, first: int = 1) -> list[str]:
     if first < 0:
         raise usage("--first", f"{first} is less than 0")
     if len(_NUMBER.findall(template)) != 1 or set("{}") & set(_NUMBER.sub("", template)):
-        raise usage("--name-template", f"{template!r} has to have one {{n}}", "such as web-{n}, or web-{n:03}")
+        raise usage(
+            "--name-template", f"{template!r} must contain {{n}} once", "such as web-{n}, or web-{n:03}"
+        )
     return [
         _NUMBER.sub(lambda found, n=n: str(n).zfill(int(found[1] or 0)), template)  # type: ignore[misc]
         for n in range(first, first + count)
@@ -187,7 +189,7 @@ class _Creation:
         found = await asyncio.gather(*(cluster.store.get(cluster.keys.vm_spec(new.vm)) for new in self._news))
         taken = [new.vm for new, entry in zip(self._news, found, strict=True) if entry is not None]
         if taken:
-            more = f", and {len(taken) - 1} more of these names" if len(taken) > 1 else ""
+            more = f", like {len(taken) - 1} more of these names" if len(taken) > 1 else ""
             raise conflict(
                 label_of(taken[0]),
                 "exists already" + more,
@@ -266,8 +268,8 @@ def _check(new: NewVm) -> None:
 def check_ready_port(ha: Ha, network: bool) -> None:
     """Refuse a port that nobody can ever reach."""
     if ha.ready_port and not network:
-        text = f"{ha.ready_port} never answers without a network, and who starts after it waits for ever"
-        raise usage("--ready-port", text, "a VM needs a network for it (`vm create --network`); 0 is no port")
+        text = f"{ha.ready_port} never answers without a network, so VMs that start after it wait for ever"
+        raise usage("--ready-port", text, "give the VM a network (`vm create --network`), or --ready-port 0")
 
 
 def _pin(new: NewVm) -> str:
@@ -308,7 +310,7 @@ async def _project(cluster: Cluster, name: str) -> Seen[Project] | None:
     """The project's record; ``default`` needs none."""
     found = await cluster.read(Project, cluster.keys.project(name))
     if found is None and name != names.DEFAULT_PROJECT:
-        raise not_found(f"project {name}", f"`metastack project create {name}` makes it")
+        raise not_found(f"project {name}", f"`metastack project create {name}` creates it")
     return found
 
 

@@ -20,7 +20,7 @@ async def refuse_drift(cluster: Cluster, vm: VmId, discard: bool) -> None:
         return
     raise conflict(
         label_of(vm),
-        f"writes to {status.elsewhere} on {status.node} and not to its disk: that would be left behind",
-        f"merge it on {status.node}, such as with `virsh blockcommit --active --pivot`, or give it up with "
+        f"writes to {status.elsewhere} on {status.node} instead of its disk: those writes would be lost",
+        f"merge it on {status.node}, such as with `virsh blockcommit --active --pivot`, or discard it with "
         "--discard-drift",
     )

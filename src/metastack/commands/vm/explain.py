@@ -156,7 +156,7 @@ def equal_nodes_words(views: Sequence[VmExplanation]) -> str:
     """What a plan of several leaves open; empty when it says all, or none of them would start."""
     if len(views) < 2 or views[0].refused or not any(view.chosen for view in views):
         return ""
-    return "which of equal nodes each takes is decided by the UUIDs that they are given"
+    return "the UUIDs that the VMs get decide between equal nodes"
 
 
 async def _claimed_at(cluster: Cluster, revision: int) -> str | None:
@@ -260,25 +260,25 @@ def _summary(engine: PlacementEngine, spec: VmSpec, view: VmExplanation, message
     fitting = [said.node for said in view.nodes if said.fits]
     refusing = {said.node: tuple(said.reasons) for said in view.nodes}
     if not wants_on(world, spec.id):
-        state = "is off" if spec.power is Power.OFF else "switched itself off"
+        state = "is stopped" if spec.power is Power.OFF else "was shut down by its guest"
         if view.node is not None:
-            return f"{state}; {view.node} still answers for it"
+            return f"{state}; {view.node} still owns it"
         if fitting:
-            return f"{state}; were it started now, {fitting[0]} would take it"
-        return f"{state}; were it started now, no node would take it: {main_reason(refusing)}"
+            return f"{state}; if it starts now, {fitting[0]} would take it"
+        return f"{state}; if it starts now, no node fits: {main_reason(refusing)}"
     if spec.id in engine.waiting:
-        where = f"node {view.node} is shut out of the storage; " if view.node is not None else ""
+        where = f"node {view.node} is fenced; " if view.node is not None else ""
         if view.held is not None:
-            return f"{where}waits: {view.held}"
+            return f"{where}pending: {view.held}"
         if view.chosen is None:
-            return f"{where}no node takes it: {main_reason(refusing)}"
+            return f"{where}pending, no node fits: {main_reason(refusing)}"
         others = len(fitting) - 1
         if fitting and fitting[0] != view.chosen:
             # Others in the line are placed virtually after it: it keeps what it was promised.
-            return f"{where}waits for {view.chosen} to take it, to which it is assigned"
-        return f"{where}waits for {view.chosen} to take it" + (f"; {others} more would" if others else "")
+            return f"{where}pending, assigned to {view.chosen}"
+        return f"{where}pending, {view.chosen} is to claim it" + (f"; it fits {others} more" if others else "")
     if view.node is None:
-        return message or "nobody answers for it"
+        return message or "no node owns it"
     return _sits(engine, spec, view, message)
 
 
@@ -286,12 +286,12 @@ def _would(view: VmExplanation) -> str:
     """Of a VM that nobody has written."""
     chosen = next((said for said in view.nodes if said.node == view.chosen), None)
     if chosen is None:
-        return f"no node would take it: {main_reason({said.node: tuple(said.reasons) for said in view.nodes})}"
+        return f"no node fits: {main_reason({said.node: tuple(said.reasons) for said in view.nodes})}"
     others = [said for said in view.nodes if said.fits and said is not chosen]
     equal = [said.node for said in others if said.score == chosen.score]
-    told = f"would go to {chosen.node}"
+    told = f"would start on {chosen.node}"
     if equal:
-        told += f", or to {' or '.join(sorted(equal))}, as good: the UUID that it is given decides"
+        told += f" or, equally good, on {' or '.join(sorted(equal))}: the UUID that the VM gets decides"
     return told
 
 
@@ -308,13 +308,21 @@ def _sits(engine: PlacementEngine, spec: VmSpec, view: VmExplanation, message: s
             told += f"; {what_to_do(client, spec.id)}"
     for going in departures(engine, node):
         if going.vm == spec.id:
-            why = "the node is draining" if going.why == "drain" else f"it is to move to {spec.placement.node}"
-            end = f"{going.to} would take it" if going.to else f"it stays for now: {main_reason(going.reasons)}"
+            why = (
+                "the node is draining"
+                if going.why == "drain"
+                else f"a move to {spec.placement.node} is requested"
+            )
+            end = (
+                f"{going.to} would take it"
+                if going.to
+                else f"it stays until a node fits: {main_reason(going.reasons)}"
+            )
             return f"{told}; {why}, and {end}"
     mine = next((said for said in view.nodes if said.here), None)
     if mine is not None and not mine.fits:
-        return f"{told}; it stays there, and would not be placed there anew: {'; '.join(mine.reasons)}"
+        return f"{told} and stays there, though {node} no longer fits: {'; '.join(mine.reasons)}"
     best = next((said for said in view.nodes if said.fits), None)
     if best is not None and not best.here:
-        return f"{told}; it stays there, and placed anew would go to {best.node}"
-    return f"{told}; there is no better place"
+        return f"{told} and stays there; {best.node} would rank first now"
+    return f"{told}; no node ranks higher"

@@ -49,9 +49,7 @@ async def vm_history(cluster: Cluster, vm: VmId) -> list[VmVersion]:
         cluster.store.list(keys.history_prefix(vm)), cluster.store.list(keys.prefix(Kind.EVENT))
     )
     if not versions.entries:
-        raise not_found(
-            label_of(vm), "`metastack vm list` shows the VMs; `metastack events` what became of others"
-        )
+        raise not_found(label_of(vm), "`metastack vm list` shows the VMs; `metastack events` shows deletions")
     times: dict[str, str] = {}
     told: dict[str, str] = {}
     for entry in events.entries:
@@ -68,7 +66,7 @@ async def vm_history(cluster: Cluster, vm: VmId) -> list[VmVersion]:
         try:
             spec = decode(VmSpec, entry.value, entry.key)
         except Unreadable as error:
-            found.append(VmVersion(version=number, broken=True, changes=[f"broken record: {error.why}"]))
+            found.append(VmVersion(version=number, broken=True, changes=[f"unreadable record: {error.why}"]))
             before = None
             continue
         found.append(
@@ -95,7 +93,7 @@ def differences(before: VmSpec | None, after: VmSpec, version: int) -> list[str]
     """What changed, in words."""
     if before is None:
         first = f"image {after.image}, {after.cpus} vCPU, {after.memory_mib} MiB, {after.disk_bytes} bytes"
-        return [f"created: {first}" if version == 1 else "the version before is not kept"]
+        return [f"created: {first}" if version == 1 else "the previous version is no longer stored"]
     old, new = msgspec.to_builtins(before), msgspec.to_builtins(after)
     found = [
         f"{key}: {_shown(old[key])} → {_shown(new[key])}"

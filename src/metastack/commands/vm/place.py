@@ -39,7 +39,7 @@ async def place_vm(
 ) -> Placed:
     """Change what a VM demands of its place. A running VM stays where it is, and the answer says so."""
     if not demands.said:
-        raise usage("vm place", "no demand is given", "such as --priority 10, or --spread '' to remove one")
+        raise usage("vm place", "no option is given", "such as --priority 10, or --spread '' to remove one")
     if demands.node:
         await _need_node(cluster, demands.node)
 
@@ -74,10 +74,10 @@ def _remark(world: ClusterState, spec: VmSpec) -> str:
     if not node:
         return ""
     if world.alive(node) is None:
-        return f"it was on {node}, which is lost: this counts once {node} is fenced"
-    told = f"it runs on {node} and stays there; this counts the next time it is placed"
+        return f"it was on {node}, which is lost: the change takes effect once {node} is fenced"
+    told = f"it stays on {node}; the change takes effect when it is placed again"
     if reasons := _refusals(world, spec, node):
-        told += f" ({node} would not take it any more: {'; '.join(reasons)})"
+        told += f" ({node} no longer fits: {'; '.join(reasons)})"
     return told
 
 
@@ -136,8 +136,8 @@ async def move_vm(
         if runs_on != node and reasons:
             raise conflict(
                 object,
-                f"node {node} would not take it: {'; '.join(reasons)}",
-                f"`metastack vm place {vm} --node {node}` pins it all the same, for later",
+                f"does not fit node {node}: {'; '.join(reasons)}",
+                f"`metastack vm place {vm} --node {node}` pins it for later",
             )
         if after == spec:
             return None
@@ -157,17 +157,19 @@ def _needs_cold(world: ClusterState, vm: VmId, runs_on: str, node: str) -> Probl
     if world.alive(runs_on) is not None:
         return conflict(
             label_of(vm),
-            f"runs on {runs_on}, and a running VM cannot be moved yet without stopping it",
+            f"runs on {runs_on}; a running VM cannot be moved yet without a stop",
             f"{command} stops it there and starts it on {node}",
         )
     return conflict(
         label_of(vm),
         f"may still run on {runs_on}, which is lost and not fenced yet",
-        f"{command} starts it on {node} once {runs_on} is fenced, and stops it there if {runs_on} comes back",
+        f"{command} starts it on {node} once {runs_on} is fenced, and stops it there if {runs_on} returns",
     )
 
 
 def _refusals(world: ClusterState, spec: VmSpec, node: str) -> tuple[str, ...]:
     """Why the node would not take the VM as this spec has it."""
     engine = PlacementEngine(with_specs(world, [spec]))
-    return next((said.reasons for said in explain(engine, spec) if said.node == node), ("it has not joined",))
+    return next(
+        (said.reasons for said in explain(engine, spec) if said.node == node), ("the node has not joined",)
+    )

@@ -118,7 +118,7 @@ def _refuse_contradiction(near: Sequence[GroupTerm], away: Sequence[GroupTerm]) 
                 raise usage(
                     "--anti-affinity",
                     f"{term_text(other)!r} keeps it away from all that --affinity {term_text(term)!r} asks for",
-                    "leave one of them out, or say :preferred for one",
+                    "leave one of them out, or add :preferred to one",
                 )
 
 
@@ -160,7 +160,9 @@ def node_label(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals:
         raise usage(
-            "--node-selector", f"{text!r} has no value", f"such as zone=a; --require-label {text} asks less"
+            "--node-selector",
+            f"{text!r} has no value",
+            f"such as zone=a; --require-label {text} requires only the label",
         )
     return _key("--node-selector", key), _value("--node-selector", key, value)
 
@@ -186,7 +188,7 @@ def expression(text: str) -> NodeExpression:
         return NodeExpression(key=_key(option, text[1:]), operator=Operator.DOES_NOT_EXIST)
     found = _EXPRESSION.fullmatch(text)
     if found is None:
-        raise usage(option, f"{text!r} is no demand on a label", hint)
+        raise usage(option, f"{text!r} is not a label requirement", hint)
     key, sign = _key(option, found["key"]), found["operator"]
     if sign is None:
         return NodeExpression(key=key)
@@ -206,7 +208,7 @@ def toleration(text: str) -> Toleration:
     """``KEY``, ``KEY=VALUE``, or ``*`` for any key."""
     plain, colon, _ = text.partition(":")
     if colon:
-        raise usage("--toleration", f"{text!r}: a toleration has no effect, it is of any", f"say {plain}")
+        raise usage("--toleration", f"{text!r}: a toleration takes no effect, it covers all", f"write {plain}")
     key, equals, value = text.partition("=")
     name = "" if key == "*" else _key("--toleration", key)
     return Toleration(key=name, value=_value("--toleration", key, value) if equals else None)
@@ -217,7 +219,7 @@ def group_term(option: str, text: str) -> GroupTerm:
     hint = "such as app=web, app=web@zone, app=web,tier=db@rack:preferred=2"
     found = _term(option, text, hint)
     if found["skew"]:
-        raise usage(option, f"{text!r} has a number where only :preferred may be", hint)
+        raise usage(option, f"{text!r} has a number where only :preferred is allowed", hint)
     return GroupTerm(
         labels=_labels(option, found["labels"], hint),
         topology=_topology(option, found["topology"], "node"),
@@ -231,7 +233,7 @@ def spread_term(text: str) -> SpreadTerm:
     option, hint = "--spread", "such as app=web@zone, app=web@rack:2, app=web@node:1:preferred"
     found = _term(option, text, hint)
     if found["topology"] is None:
-        raise usage(option, f"{text!r} does not say over what to spread", hint)
+        raise usage(option, f"{text!r} lacks the topology to spread over", hint)
     return SpreadTerm(
         labels=_labels(option, found["labels"], hint),
         topology=_topology(option, found["topology"], ""),

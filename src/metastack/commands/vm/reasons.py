@@ -32,7 +32,7 @@ def main_reason(reasons: Mapping[str, tuple[str, ...]]) -> str:
             first.setdefault(kind, text)
     kinds = [kind for kind in nodes if not kind.startswith(_LOST)] or list(nodes)
     if not kinds:
-        return "it does not fit beside the others"
+        return "it does not fit together with the other VMs"
     kinds.sort(key=lambda kind: (-len(nodes[kind]), not kind.startswith("needs #"), kind))
     told = [f"{first[kind]} ({_whose(nodes[kind])})" for kind in kinds[:_SHOWN]]
     return "; ".join(told) + ("; ..." if len(kinds) > _SHOWN else "")

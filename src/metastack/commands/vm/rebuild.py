@@ -24,7 +24,7 @@ from .specs import Changed, Edit, edit_vm, label_of
 
 def check_reason(vm: VmId, reason: str) -> None:
     """Raise Problem for a bad or missing reason, before a person is asked anything."""
-    names.needed_reason(reason, label_of(vm), "to give its disk up")
+    names.needed_reason(reason, label_of(vm), "rebuilding a disk")
 
 
 async def rebuild_vm(cluster: Cluster, storage: Storage, request: Request, vm: VmId) -> Changed:
@@ -36,7 +36,7 @@ async def rebuild_vm(cluster: Cluster, storage: Storage, request: Request, vm: V
         found = await cluster.read(Volume, key)
         if found is None:
             raise conflict(
-                label_of(vm), "never had a disk: its first start makes it", f"`metastack vm start {vm}`"
+                label_of(vm), "never had a disk: its first start creates it", f"`metastack vm start {vm}`"
             )
         volume = readable(found, label_of(vm))
         if (volume.project, volume.vm, volume.vm_uuid) != (spec.project, spec.name, spec.uuid):
@@ -50,7 +50,7 @@ async def rebuild_vm(cluster: Cluster, storage: Storage, request: Request, vm: V
             spec=spec,
             guards=(Guard(key, "mod", mod_of(found)),),
             effects=(Put(key, encode(replace(volume, made=False))),),
-            message=f"disk {spec.volume_uuid} is made from image {spec.image}: what was on it is given up",
+            message=f"disk {spec.volume_uuid} is recreated from image {spec.image}; its old content is lost",
         )
 
     return await edit_vm(cluster, request, vm, "vm.rebuild", edit)
@@ -73,7 +73,7 @@ async def _refuse_without_image(cluster: Cluster, spec: VmSpec) -> None:
     if not any(image.uuid == spec.image_uuid and image.state is ImageState.READY for image in images):
         raise conflict(
             label_of(spec.id),
-            f"was made from image {spec.image} ({spec.image_uuid}), which is not there any more",
+            f"was made from image {spec.image} ({spec.image_uuid}), which no longer exists",
             "create another VM from an image that `metastack image list` shows",
         )
 
@@ -86,14 +86,14 @@ async def _refuse_there(cluster: Cluster, storage: Storage, spec: VmSpec) -> Non
     except (Unavailable, Refused) as error:
         raise from_storage(error, object) from error
     if there is not None:
-        raise conflict(object, f"has its disk {uuid}: there is nothing to rebuild")
+        raise conflict(object, f"has its disk {uuid}: no rebuild is needed")
     if not lies:
         return
     record = await cluster.read(Trashed, cluster.keys.trash(uuid))
     if record is not None:
         raise conflict(
             object,
-            f"has its disk {uuid} in the trash: a start takes it out",
+            f"has its disk {uuid} in the trash: a start restores it",
             f"`metastack vm start {spec.id}`",
         )
-    raise conflict(object, missing, "bring it back, or remove it from the trash by hand")
+    raise conflict(object, missing, "restore it, or remove it from the trash by hand")

@@ -85,7 +85,7 @@ async def edit_vm(
             raise not_found(object, "`metastack vm list` shows the VMs")
         spec = readable(seen(VmSpec, entry), object)
         if pinned and spec.uuid != pinned:
-            raise conflict(object, "was deleted and made anew meanwhile", f"`metastack vm show {vm}`")
+            raise conflict(object, "was deleted and created again meanwhile", f"`metastack vm show {vm}`")
         pinned = spec.uuid
         edited = await edit(spec)
         if edited is None:

@@ -125,7 +125,7 @@ def _from_spec(spec: VmSpec) -> VmView:
 def _broken(vm: VmId, why: str, held: Seen[Claim] | None, view: VmView | None = None) -> VmView:
     view = view or VmView(name=vm.name, project=vm.project)
     view.broken = True
-    view.message = f"broken record, left alone: {why}"
+    view.message = f"unreadable record, ignored: {why}"
     if held is not None and held.record is not None:
         view.node, view.epoch, view.session = held.record.node, held.record.epoch, held.record.session
     return view
@@ -142,7 +142,7 @@ def _evacuation(world: ClusterState, vm: VmId, held: Seen[Claim]) -> VmView:
     view.message = f"deleted: {claim.node} removes it"
     if world.alive(claim.node) is None:
         brake = brake_words(world, claim.node)
-        view.message += f", once {claim.node}, which is lost, is back or fenced" + (
+        view.message += f", once {claim.node}, which is lost, returns or is fenced" + (
             f"; {brake}" if brake else ""
         )
     return view
@@ -166,9 +166,7 @@ def _unclaimed(
     halt = _halted(world, spec)
     if halt is not None and spec.power == "on":
         view.since = halt.at or None
-        view.message = (
-            halt.message or f"the guest switched itself off; `metastack vm start {spec.id}` starts it"
-        )
+        view.message = halt.message or f"the guest shut itself down; `metastack vm start {spec.id}` starts it"
 
 
 def why_pending(spec: VmSpec, engine: PlacementEngine) -> str:
@@ -181,8 +179,8 @@ def why_pending(spec: VmSpec, engine: PlacementEngine) -> str:
     verdicts = explain(engine, spec)
     fitting = [verdict.node for verdict in verdicts if verdict.fits]
     if fitting:
-        return f"waits for {fitting[0]} to take it"
-    return "no node takes it: " + "; ".join(
+        return f"{fitting[0]} is to claim it"
+    return "no node fits: " + "; ".join(
         f"{verdict.node}: {', '.join(verdict.reasons)}" for verdict in sorted(verdicts, key=lambda v: v.node)
     )
 
@@ -222,7 +220,7 @@ def _told(world: ClusterState, status: VmStatus, claim: Claim, spec: VmSpec, vie
     if status.phase is Phase.RUNNING and (since := silent_since(world, claim.node)):
         # Said once by the node, and not by each of its VMs: a silent storage is silent for all of them.
         view.phase, view.since = Phase.STALLED.value, since
-        view.message = f"the storage does not answer {claim.node} since {since}: the guest waits for its disk"
+        view.message = f"the storage has not answered {claim.node} since {since}: the guest waits for its disk"
         return
     view.message = status.message or _remark(status, claim, spec) or None
 
@@ -234,7 +232,7 @@ def _remark(status: VmStatus, claim: Claim, spec: VmSpec) -> str:
     if status.phase is Phase.RUNNING and status.run < spec.run:
         return "asked to restart"
     if claim.taken_from:
-        paused = "; it was paused there and runs again" if claim.was_paused else ""
+        paused = "; it was paused there and runs now" if claim.was_paused else ""
         return f"taken over from {claim.taken_from}{paused}"
     return ""
 
@@ -251,11 +249,11 @@ def _silent(
         if fence is not None and fence.record is not None and fence.record.intent:
             return f"node {node} is lost: {fencer_words(fence.record)}"
         brake = brake_words(world, node)
-        return f"node {node} is lost: {brake or 'it is fenced before another node takes the VM over'}"
+        return f"node {node} is lost: {brake or 'another node takes the VM over once it is fenced'}"
     if world.session(node) != claim.session:
         return f"node {node} has a new session and has not adopted the VM yet"
     # Claim and status come and go together: the node's end is seen a moment later.
-    return f"node {node} answers for it, and says nothing about it right now"
+    return f"node {node} owns it but does not report on it now"
 
 
 def _heir(world: ClusterState, spec: VmSpec, engines: Callable[[], PlacementEngine | None]) -> str:

@@ -137,7 +137,7 @@ class _Wait:
         before, self._view = self._view, view
         self._held_by = in_the_way(world, self._spec.id)
         if view is not None and self._before_its_disk(world, view):
-            view.message = "its disk is made from its image" if self._to_make(world) else "its disk is there"
+            view.message = "creating its disk from its image" if self._to_make(world) else "its disk exists"
         if view is not None and self._progress is not None:
             told = (view.phase, view.node, view.message)
             if before is None or told != (before.phase, before.node, before.message):
@@ -188,7 +188,7 @@ class _Wait:
         if view.broken:
             raise Problem(Code.FAILED, object, view.message or "is broken", "upgrade this program")
         if not self._mine(view):
-            raise conflict(object, "was deleted and made anew meanwhile", f"`metastack vm show {vm}`")
+            raise conflict(object, "was deleted and created again meanwhile", f"`metastack vm show {vm}`")
         if self._goal is Goal.STOPPED:
             return
         if view.phase == Phase.STOPPED:
@@ -206,7 +206,7 @@ class _Wait:
                 raise Problem(
                     Code.FAILED,
                     object,
-                    f"failed: {view.message or 'its node does not say why'}",
+                    f"failed: {view.message or 'its node reports no reason'}",
                     self._hint(view),
                 )
 
@@ -220,8 +220,8 @@ class _Wait:
             return Problem(
                 Code.TIMEOUT,
                 object,
-                f"its entry is removed but not all of it is gone {late}{said}",
-                f"it goes on by itself; `metastack vm wait {vm} --for deleted` waits again",
+                f"its spec is deleted but the deletion is not complete {late}{said}",
+                f"the deletion continues by itself; `metastack vm wait {vm} --for deleted` waits again",
             )
         phase = view.phase if view is not None else "unknown"
         where = f" on {self._node}" if self._node else ""
@@ -248,12 +248,12 @@ class _Wait:
                     else "no node has a bridge: delete it and use --network none"
                 )
             if view.message and view.message.startswith("starts after"):
-                return f"`metastack vm explain {vm}` says for whom it waits"
-            return f"`metastack vm explain {vm}` says what every node answers; make room, or ask for less"
+                return f"`metastack vm explain {vm}` shows the VM that it waits for"
+            return f"`metastack vm explain {vm}` shows the reason of every node; free capacity, or request less"
         if view is not None and view.phase == Phase.CLAIMED:
-            return f"`metastack status` and `metastack node show {view.node}` say what its node does"
+            return f"`metastack status` and `metastack node show {view.node}` show the state of its node"
         if view is not None and self._goal is Goal.STOPPED:
-            return f"a guest that does not listen is ended by `metastack vm stop {vm} --force`"
+            return f"`metastack vm stop {vm} --force` ends a guest that ignores the shutdown"
         if self._held_by:
-            return f"{what_to_do(self._held_by, vm)}; `metastack vm explain {vm}` says who has its disk open"
-        return f"`metastack vm show {vm}` shows the whole state"
+            return f"{what_to_do(self._held_by, vm)}; `metastack vm explain {vm}` names the client of its disk"
+        return f"`metastack vm show {vm}` shows its full state"

@@ -136,11 +136,11 @@ class _Moving:
         phase = status.record.phase if status is not None and status.record is not None else None
         why = ""
         if claim.record.uuid != spec.uuid:
-            why = "is being made anew"
+            why = "is being recreated"
         elif spec.placement.node:
             why = "pinned"
         elif phase is not Phase.RUNNING:
-            why = "does not run"
+            why = "is not running"
         if why:
             self.stays[why] = self.stays.get(why, 0) + 1
             return None

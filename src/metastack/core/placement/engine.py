@@ -382,7 +382,7 @@ class PlacementEngine(Loads):
         """Why that node could not take the waiting VM right now; empty: it could."""
         wait, view = self.waiting.get(vm), self.nodes.get(node)
         if wait is None or view is None:
-            return ("nobody waits for it",)
+            return ("the VM is not pending",)
         back = self.without(vm)
         try:
             return self.refusals(wait.spec, view)

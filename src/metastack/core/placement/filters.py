@@ -56,7 +56,9 @@ def lasting_refusals(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
         reasons.append(f"needs a {place.arch} processor, the node is {node.arch or 'unknown'}")
     missing = [flag for flag in place.cpu_features if flag not in node.cpu_features]
     if missing and not node.cpu_features:
-        reasons.append(f"does not say whether its processor has {', '.join(missing)} (nodes with KVM do)")
+        reasons.append(
+            f"the node does not report whether its processor has {', '.join(missing)} (nodes with KVM do)"
+        )
     elif missing:
         reasons.append(f"its processor lacks {', '.join(missing)}")
     return tuple(reasons)
@@ -109,7 +111,7 @@ def too_large(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
 
 def _never(too_large: bool) -> str:
     """An empty node would not take it either: waiting, or freeing capacity, is no way out."""
-    return " (too large even for the empty node)" if too_large else ""
+    return " (too large even for an empty node)" if too_large else ""
 
 
 def reluctant(spec: VmSpec, node: NodeView) -> bool:

@@ -182,9 +182,7 @@ class Groups:
                     reasons.append(_no_label(far.topology))
                 elif there := self._members[group][domain]:
                     told.add(group)
-                    reasons.append(
-                        f"{there} with {group.text} in {far.topology} {domain} already (anti-affinity)"
-                    )
+                    reasons.append(f"{far.topology} {domain} has {there} with {group.text} (anti-affinity)")
         for near in place.affinity:
             if near.required:
                 group, domain = group_of(spec, near), node.domain(near.topology)
@@ -193,7 +191,7 @@ class Groups:
                 if not domain:
                     reasons.append(_no_label(near.topology))
                 elif not members[domain] and not first:
-                    reasons.append(f"none with {group.text} in {near.topology} {domain} (affinity)")
+                    reasons.append(f"{near.topology} {domain} has none with {group.text} (affinity)")
         for even in place.spread:
             if even.required:
                 reasons += self._skewed(spec, even, node)
@@ -203,9 +201,7 @@ class Groups:
                 if group in told:
                     continue  # both sides of one rule
                 if domain and self._keepers[group][domain]:
-                    reasons.append(
-                        f"a VM in {group.topology} {domain} keeps those with {group.text} away (anti-affinity)"
-                    )
+                    reasons.append(f"{group.topology} {domain} has a VM with anti-affinity to {group.text}")
         return tuple(reasons)
 
     def _skewed(self, spec: VmSpec, term: SpreadTerm, node: NodeView) -> Iterator[str]:
@@ -218,8 +214,8 @@ class Groups:
         more = members[domain] + (1 if group.holds(spec) else 0)
         if more - fewest > term.max_skew:
             yield (
-                f"{members[domain]} with {group.text} in {term.topology} {domain}, {fewest} in the emptiest:"
-                f" one more is above a skew of {term.max_skew}"
+                f"{term.topology} {domain} has {members[domain]} with {group.text}, the emptiest {fewest}:"
+                f" one more exceeds a skew of {term.max_skew}"
             )
 
     def _domains(self, topology: str) -> set[str]:
@@ -279,4 +275,4 @@ def terms(spec: VmSpec) -> Iterator[GroupTerm | SpreadTerm]:
 
 
 def _no_label(topology: str) -> str:
-    return f"has no label {topology}, which a group of the VM goes by"
+    return f"node lacks the topology label {topology}"

@@ -185,7 +185,7 @@ def _hints(world: ClusterState, places: Mapping[VmId, str]) -> dict[VmId, Hint]:
 def _gain(alone: _Answer, best: _Answer) -> str:
     more = len(best.places) - len(alone.places)
     if more:
-        return f"{more} more have a place"
+        return f"{more} more VMs fit"
     if best.quality.aim == "pack":
         return f"{best.quality.empty_nodes} empty nodes instead of {alone.quality.empty_nodes}"
     return f"used shares differ by {best.quality.stdev_share:.3f} instead of {alone.quality.stdev_share:.3f}"

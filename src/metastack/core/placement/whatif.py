@@ -86,9 +86,9 @@ def _behind(engine: HypotheticalEngine) -> dict[VmId, str]:
                 if before is None:
                     why = "whose readiness port does not answer" if silent(engine.world, other) else ""
                 elif not before.head:
-                    why = "which no node would take"
+                    why = "which fits no node"
                 else:
-                    why = "which would not start either" if other in found else ""
+                    why = "which would not start" if other in found else ""
                 if why:
                     found[wait.vm], grown = f"starts after {other}, {why}", True
                     break
