@@ -79,14 +79,10 @@ def _claims(path: Path, found: dict[str, Any]) -> None:
 def _cpu(path: Path, found: dict[str, Any]) -> None:
     kinds = ("wish", "claim", "status")
     figure, axes = pyplot.subplots(1, len(found), figsize=(8, 3.0), sharey=True, squeeze=False)
-    for axis, (nodes, limit) in zip(
-        axes[0], ((nodes, 100 if nodes == "200" else 150) for nodes in found), strict=True
-    ):
-        one = found[nodes]
+    for axis, (nodes, one) in zip(axes[0], found.items(), strict=True):
         axis.bar(kinds, [one[kind]["cpu_us"] for kind in kinds], color="#1b6ac9", label="an agent")
         bare = [one[kind]["bare_cpu_us"] for kind in kinds]
         axis.plot(kinds, bare, "D", color="#e0a020", label="a bare stream of gRPC's")
-        axis.axhline(limit, linestyle="--", linewidth=0.8, color="black")
         axis.set_title(f"{nodes} nodes: CPU of a message, µs")
     axes[0][-1].legend(fontsize=7)
     _save(figure, path)

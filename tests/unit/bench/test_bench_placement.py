@@ -195,7 +195,7 @@ def test_the_trace_tells_every_figure_of_every_algorithm(tmp_path: Path) -> None
 def test_the_cost_is_measured_on_worlds_like_real_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "VMS", 300)
     monkeypatch.setattr(cost, "MEASURED", 100)
-    monkeypatch.setattr(cost, "CPU_LIMIT_US", {20: 1e9})
+    monkeypatch.setattr(cost, "NODES", (20,))
     rows: list[Row] = []
     told = cost.measure(rows, 1)
     assert told["cpu_us_20_nodes"]["spec"]["n"] == 100

@@ -187,7 +187,7 @@ class PlacementEngine(Loads):
         if wait is not None or (self._following and vm not in self._on.get(node, ())):
             # Also who was wanted and taken within one batch: a charge ends at the same claim for everybody.
             self.misses.won(node, wait.head if wait is not None else ())
-        if self._placed.get(vm) != (node, self.world.lean(vm, spec)):
+        if self._placed.get(vm) != (node, spec):
             self._unplace(vm)
             self._place(vm, spec, node)
             self._crowded(node, spec)
@@ -214,7 +214,7 @@ class PlacementEngine(Loads):
     # --- loads
 
     def _place(self, vm: VmId, spec: VmSpec, node: str) -> None:
-        self._placed[vm] = (node, self.world.lean(vm, spec))
+        self._placed[vm] = (node, spec)
         self._load(spec, node, 1)
 
     def _unplace(self, vm: VmId) -> None:

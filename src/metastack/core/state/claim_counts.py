@@ -6,9 +6,9 @@ Owns: the count, made once for as long as the claims stay as they are. Refuses: 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-from .compact_records import Row, Seen, shared
+from ..model import Claim
+from .seen import Seen
 
 
 class ClaimCounts:
@@ -24,12 +24,12 @@ class ClaimCounts:
         """A claim changed."""
         self._of = None
 
-    def of(self, node: str, claims: Iterable[Seen[Any] | Row]) -> dict[int, int]:
+    def of(self, node: str, claims: Iterable[Seen[Claim]]) -> dict[int, int]:
         """Of that node: how many claims each of its sessions bears."""
         if self._of is None:
             self._of = {}
             for found in claims:
-                if (claim := shared(found)) is not None:
+                if (claim := found.record) is not None:
                     sessions = self._of.setdefault(claim.node, {})
                     sessions[claim.session] = sessions.get(claim.session, 0) + 1
         return self._of.get(node, {})

@@ -44,10 +44,10 @@ from ..protocol.fence_proof import discounted
 from ..protocol.transaction import Batch, Delete, Entry, KeyEvent, Snapshot, Transaction
 from .claim_counts import ClaimCounts
 from .codec import Unreadable, decode
-from .compact_records import Row, Rows, Seen, shared
 from .effective_config import EffectiveConfig
 from .keys import Keys, Kind, ParsedKey
 from .record_versions import LEVEL, settings_level
+from .seen import Seen, mod_of
 from .validation import flaw
 
 __all__ = ["ClusterState", "Seen", "mod_of", "seen", "wanted", "wants_on"]
@@ -77,14 +77,6 @@ _TYPES: Final[dict[Kind, type[Record]]] = {
 }
 """Kinds that are part of the picture; events, history and tickets are read on demand."""
 
-_OF_VMS: Final = (Kind.VM_SPEC, Kind.CLAIM, Kind.VM_STATUS, Kind.HALT, Kind.HINT, Kind.BREAK_LOCK)
-"""Kinds whose names are a VM's."""
-
-
-def mod_of(seen: Seen[R] | Row | None) -> int:
-    """The mod revision to guard with; 0 ("absent") for none."""
-    return seen.mod if seen is not None else 0
-
 
 def seen(kind: type[R], entry: Entry) -> Seen[R]:
     """An entry as a typed, seen record."""
@@ -100,34 +92,14 @@ def seen(kind: type[R], entry: Entry) -> Seen[R]:
     return Seen(record, entry.mod_revision, entry.create_revision, entry.lease, check=crc32(entry.value))
 
 
-def _is_of(found: Seen[Any] | Row, entry: Entry) -> bool:
+def _is_of(found: Seen[Any], entry: Entry) -> bool:
     """That entry was decoded already. A full look sees ten thousand records that nobody wrote since the last.
 
     Safety: revisions alone do not tell: in an etcd that was restored, others wrote at the same ones.
     """
-    return _numbers(found) == (
+    return (found.mod, found.create, found.lease, found.check) == (
         entry.mod_revision, entry.create_revision, entry.lease, crc32(entry.value)
     )  # fmt: skip
-
-
-def _numbers(found: Seen[Any] | Row) -> tuple[int, int, int, int]:
-    return found.numbers if isinstance(found, Row) else (found.mod, found.create, found.lease, found.check)
-
-
-class _Names(dict[tuple[str, ...], tuple[str, ...]]):
-    """The names of each VM, once for all tables, and its project's name once for all its VMs."""
-
-    def __init__(self) -> None:
-        self._projects: dict[str, str] = {}
-
-    def __missing__(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        kept = self.shared(names)
-        self[kept] = kept
-        return kept
-
-    def shared(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The names of something else of a project."""
-        return (self._projects.setdefault(names[0], names[0]), *names[1:])
 
 
 class ClusterState:
@@ -137,9 +109,7 @@ class ClusterState:
         self.keys = keys
         self.revision = 0
         self._floor = 0
-        self._tables: dict[Kind, dict[tuple[str, ...], Seen[Any] | Row]] = {kind: {} for kind in _TYPES}
-        self._rows = Rows()
-        self._vms = _Names()
+        self._tables: dict[Kind, dict[tuple[str, ...], Seen[Any]]] = {kind: {} for kind in _TYPES}
         self._tally = ClaimCounts()
         self.known_config = EffectiveConfig()
         self.storage_here: StoragePlace | None = None
@@ -157,20 +127,14 @@ class ClusterState:
     # --- folding
     def load(self, snapshot: Snapshot) -> set[ParsedKey]:
         """Replace the picture by a snapshot; returns every key that differs from the one before."""
-        fresh: dict[Kind, dict[tuple[str, ...], Seen[Any] | Row]] = {kind: {} for kind in _TYPES}
-        vms = _Names()
+        fresh: dict[Kind, dict[tuple[str, ...], Seen[Any]]] = {kind: {} for kind in _TYPES}
         for entry in snapshot.entries:
             parsed = self.keys.parse(entry.key)
             if parsed is not None and parsed.kind in _TYPES:
-                kind, names = parsed.kind, parsed.names
-                known = self._tables[kind].get(names)
+                known = self._tables[parsed.kind].get(parsed.names)
                 if known is None or not _is_of(known, entry):
-                    known = self._rows.of(kind, seen(_TYPES[kind], entry))
-                if kind in _OF_VMS:
-                    names = vms[names]
-                elif kind is Kind.VOLUME:
-                    names = vms.shared(names)
-                fresh[kind][names] = known
+                    known = seen(_TYPES[parsed.kind], entry)
+                fresh[parsed.kind][parsed.names] = known
         changed: set[ParsedKey] = set()
         for kind, table in fresh.items():
             old = self._tables[kind]
@@ -178,9 +142,9 @@ class ClusterState:
                 before, after = old.get(names), table.get(names)
                 if before is after:
                     continue
-                if before is None or after is None or _numbers(before)[::3] != _numbers(after)[::3]:
+                if before is None or after is None or (before.mod, before.check) != (after.mod, after.check):
                     changed.add(ParsedKey(kind, names))
-        self._tables, self._vms, self.hole = fresh, vms, ""
+        self._tables, self.hole = fresh, ""
         self._tally.forget()
         self.known_config.note(self._get(Kind.CLUSTER, ClusterConfig))
         self.revision = self._floor = max(self.revision, snapshot.revision)
@@ -245,26 +209,19 @@ class ClusterState:
             table.pop(names, None)
             if kind is Kind.CLUSTER:
                 self.known_config.note(None)
-            if kind in _OF_VMS and not any(names in self._tables[other] for other in _OF_VMS):
-                self._vms.pop(names, None)
             return parsed
-        found = self._rows.of(kind, seen(_TYPES[kind], event.entry))
-        if kind in _OF_VMS:
-            names = self._vms[names]
-        elif kind is Kind.VOLUME:
-            names = self._vms.shared(names)
-        table[names] = found
+        table[names] = seen(_TYPES[kind], event.entry)
         fresh = event.entry.create_revision == event.entry.mod_revision
         if kind is Kind.CLAIM and fresh and names not in self._tables[Kind.VM_SPEC]:
             self.hole = event.key  # who claims a VM that nobody has compares its spec
         if kind is Kind.CLUSTER:
             self.known_config.note(self._get(Kind.CLUSTER, ClusterConfig))
-        return ParsedKey(kind, names)
+        return parsed
 
     def with_hints(self, hints: Mapping[VmId, Hint]) -> ClusterState:
         """The same picture with other hints; the rest is shared: follow events with this one only."""
         other = copy.copy(self)
-        told: dict[tuple[str, ...], Seen[Any] | Row] = {
+        told: dict[tuple[str, ...], Seen[Any]] = {
             (vm.project, vm.name): Seen(hint, self.revision, self.revision) for vm, hint in hints.items()
         }
         other._tables = {**self._tables, Kind.HINT: told}
@@ -272,12 +229,7 @@ class ClusterState:
 
     # --- reading
     def _get(self, kind: Kind, cls: type[R], *names: str) -> Seen[R] | None:
-        found = self._tables[kind].get(names)
-        return self._rows.whole(kind, names, found) if isinstance(found, Row) else found
-
-    def _all(self, kind: Kind) -> Iterator[tuple[tuple[str, ...], Seen[Any]]]:
-        for names, found in self._tables[kind].items():
-            yield names, self._rows.whole(kind, names, found)
+        return self._tables[kind].get(names)
 
     def names(self, kind: Kind) -> Iterator[tuple[str, ...]]:
         """The names of every object of a kind."""
@@ -320,21 +272,13 @@ class ClusterState:
     def spec(self, vm: VmId) -> Seen[VmSpec] | None:
         return self._get(Kind.VM_SPEC, VmSpec, vm.project, vm.name)
 
-    def lean(self, vm: VmId, spec: VmSpec) -> VmSpec:
-        """Of that VM's spec what it shares with others: all that placement asks for, and no name."""
-        found = self._tables[Kind.VM_SPEC].get((vm.project, vm.name))
-        if found is None:
-            return spec
-        return self._rows.shape(Kind.VM_SPEC, found, spec)  # type: ignore[return-value]
-
     def claim(self, vm: VmId) -> Seen[Claim] | None:
         return self._get(Kind.CLAIM, Claim, vm.project, vm.name)
 
     def owner(self, vm: VmId) -> str:
         """The node that the VM's claim names; empty: nobody's, or nobody knows."""
-        found = self._tables[Kind.CLAIM].get((vm.project, vm.name))
-        claim = shared(found) if found is not None else None
-        return claim.node if claim is not None else ""
+        found = self.claim(vm)
+        return found.record.node if found is not None and found.record is not None else ""
 
     def status(self, vm: VmId) -> Seen[VmStatus] | None:
         return self._get(Kind.VM_STATUS, VmStatus, vm.project, vm.name)
@@ -346,7 +290,7 @@ class ClusterState:
         return self._get(Kind.HINT, Hint, vm.project, vm.name)
 
     def hints(self) -> Iterator[tuple[VmId, Seen[Hint]]]:
-        for names, found in self._all(Kind.HINT):
+        for names, found in self._tables[Kind.HINT].items():
             yield VmId(*names), found
 
     def penalty(self, vm: VmId, node: str) -> Penalty | None:
@@ -436,19 +380,19 @@ class ClusterState:
         return {VmId(*names) for kind in tables for names in self._tables[kind]}
 
     def specs(self) -> Iterator[tuple[VmId, Seen[VmSpec]]]:
-        for names, found in self._all(Kind.VM_SPEC):
+        for names, found in self._tables[Kind.VM_SPEC].items():
             yield VmId(*names), found
 
     def claims(self) -> Iterator[tuple[VmId, Seen[Claim]]]:
-        for names, found in self._all(Kind.CLAIM):
+        for names, found in self._tables[Kind.CLAIM].items():
             yield VmId(*names), found
 
     def images(self) -> Iterator[tuple[str, Seen[Image]]]:
-        for names, found in self._all(Kind.IMAGE):
+        for names, found in self._tables[Kind.IMAGE].items():
             yield names[0], found
 
     def volumes(self) -> Iterator[tuple[tuple[str, str], Seen[Volume]]]:
-        for names, found in self._all(Kind.VOLUME):
+        for names, found in self._tables[Kind.VOLUME].items():
             yield (names[0], names[1]), found
 
     def nodes(self) -> list[str]:

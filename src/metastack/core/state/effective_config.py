@@ -7,7 +7,7 @@ Rule: settings that cannot be read relax nothing: the last that could be hold, o
 from __future__ import annotations
 
 from ..model import CAREFUL, ClusterConfig
-from .compact_records import Seen
+from .seen import Seen
 
 
 class EffectiveConfig:
