@@ -16,7 +16,7 @@ from .session import with_cluster
 if TYPE_CHECKING:
     from metastack.commands.capacity.balance import BalanceView, MoveView
 
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @verb(app)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from metastack.commands.request import Cluster
     from metastack.ports import Storage
 
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 def _ask_storage(frame: Frame, facts: Facts, user: str, keyring: str) -> None:

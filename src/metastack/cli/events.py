@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .output import Printer
 
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 def _printer(frame: Frame) -> Printer[EventView]:

@@ -197,7 +197,6 @@ def noun(name: str, help: str) -> typer.Typer:
         cls=Noun,
         no_args_is_help=True,
         rich_markup_mode=None,
-        pretty_exceptions_enable=False,
         add_completion=False,
     )
 

@@ -43,9 +43,7 @@ Root.nouns = {
     "sim": Lazy("metastack.lab.sim.cli", "Simulator: clusters under random faults."),
 }
 
-root = typer.Typer(
-    name="metastack", cls=Root, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
-)
+root = typer.Typer(name="metastack", cls=Root, no_args_is_help=True, rich_markup_mode=None)
 
 
 def _version(wanted: bool) -> None:

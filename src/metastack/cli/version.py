@@ -11,7 +11,7 @@ from metastack import __version__
 
 from .frame import Output, frame_of, verb
 
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 class Version(Struct):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from metastack.commands.capacity.whatif import MoveView, WhatIf
     from metastack.commands.request import Cluster
 
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @verb(app)

@@ -1,5 +1,4 @@
-"""``metastack vm``: wait, list, show, console; the verbs that change something are in :mod:`.vm_create`,
-:mod:`.vm_changes` and :mod:`.vm_place`.
+"""``metastack vm``: wait, list, show, history, console; every other verb is in a module of its own.
 
 Owns: these verbs' options and what they print. Refuses: writing.
 """
@@ -14,24 +13,7 @@ import typer
 from ..complete import node_names, project_names
 from ..frame import Output, frame_of, verb
 from ..session import vm_progress, with_cluster
-from . import (
-    break_lock as vm_lock,
-)
-from . import (
-    change as vm_changes,
-)
-from . import (
-    create as vm_create,
-)
-from . import (
-    explain as vm_explain,
-)
-from . import (
-    place as vm_place,
-)
-from . import (
-    rebuild as vm_rebuild,
-)
+from . import break_lock, change, create, explain, place, rebuild
 from .options import TIMEOUT_S, Name, Project, Timeout, app, vm_id, vm_printer
 
 if TYPE_CHECKING:
@@ -39,7 +21,7 @@ if TYPE_CHECKING:
     from metastack.commands.vm.views import VmView
 
 
-__all__ = ["app", "vm_changes", "vm_create", "vm_explain", "vm_lock", "vm_place", "vm_rebuild"]
+__all__ = ["app", "break_lock", "change", "create", "explain", "place", "rebuild"]
 
 
 class For(StrEnum):

@@ -1,7 +1,7 @@
 """One verb for one VM or several: write all, wait for all, print all, then say what went wrong with which.
 
 Owns: what becomes of the others when one fails. Refuses: knowing any verb, and creating
-(:mod:`.vm_create`, where a group is there whole or not at all).
+(:mod:`.create`, where a group is there whole or not at all).
 Rule: every name is read before anything is written; one that fails keeps no other from being tried.
 """
 
