@@ -93,7 +93,7 @@ class Stream:
         draws = np.exp(self._mu + self._sigma * self._random.standard_normal(SAMPLES)) + self._extra[agent]
         for late_s in draws:
             lag.note(0.0, float(late_s))
-        return lag.said_ms(0.0)
+        return lag.reported_ms(0.0)
 
     def send(self, at: float) -> Delivery:
         """An event that was committed then; calls come in the order of time."""

@@ -144,7 +144,7 @@ class Worker:
             self._group.create_task(agent.run(asyncio.Event()))
             while not agent.node.session.ready:  # noqa: ASYNC110 - nothing else tells
                 await asyncio.sleep(0.01)
-        garbage.keep_what_is_here()  # as agent/main does
+        garbage.freeze_startup_objects()  # as agent/main does
         return {"pid": os.getpid()}
 
     async def do_most(self, most: int) -> dict[str, Any]:
@@ -251,7 +251,7 @@ class Worker:
         messages = sum(bare.messages for bare in self._bare)
         for bare in self._bare:
             bare.messages = 0
-        lag_ms = max((agent.node.lag._said_ms for agent in self._agents), default=0)
+        lag_ms = max((agent.node.lag._reported_ms for agent in self._agents), default=0)
         used = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "counts": told, "cpu_s": time.process_time(), "messages": messages, "lag_ms": lag_ms,

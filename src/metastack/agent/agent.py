@@ -57,7 +57,7 @@ from .session.session import Session
 from .session.state_files import StateFiles
 from .session.storage_keys import StorageKeys
 from .upkeep.sweeper import Sweeper, orphans
-from .waiting import patiently
+from .waiting import retry_until_stopped
 
 log = structlog.get_logger()
 
@@ -130,7 +130,10 @@ class Agent:
             session=session,
             addresses=addresses,
         )
-        informer.past.noticed, informer.past.restarted = self.node.disbelieves, self.node.restarted
+        informer.etcd_history.noticed, informer.etcd_history.restarted = (
+            self.node.on_etcd_untrusted,
+            self.node.on_history_restarted,
+        )
         self._boots = BootSlots(lambda: boots_at_once or self.node.world.config.boots_at_once, self._look_at)
         self._reconciler = VmReconciler(self.node, self._boots, self._look_at)
         self._readiness = Readiness(self.node, self._look_at)
@@ -163,19 +166,19 @@ class Agent:
     async def run(self, stop: asyncio.Event, ready: Callable[[], None] = lambda: None) -> None:
         """Work until ``stop`` is set, then leave the guests running."""
         node = self.node
-        await patiently("libvirt's lock", self._take_libvirt, stop)
-        await patiently("hypervisor", node.hypervisor.open, stop)
+        await retry_until_stopped("libvirt's lock", self._take_libvirt, stop)
+        await retry_until_stopped("hypervisor", node.hypervisor.open, stop)
         if stop.is_set():
             return
         self._announcer.learn(await node.hypervisor.facts())
         async with asyncio.TaskGroup() as group:
             keeping = group.create_task(self._lease_keeper.run())
-            await patiently("storage", self._open_storage, stop)
+            await retry_until_stopped("storage", self._open_storage, stop)
             keeping.cancel()
         if stop.is_set():
             return
         await node.network.open(node.network.bridges())
-        await patiently("secret", self._secrets.teach, stop)
+        await retry_until_stopped("secret", self._secrets.teach, stop)
         ready()
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -207,7 +210,7 @@ class Agent:
 
     async def _take_libvirt(self) -> None:
         try:
-            await self.node.hypervisor.take(self.node.name)
+            await self.node.hypervisor.acquire_host(self.node.name)
         except InUse as error:
             # It ends before it touched anything there. One that waited would be there when the other restarts.
             raise Broken(str(error)) from None
@@ -308,7 +311,7 @@ class Agent:
         await self.node.caught_up()
         match key:
             case ("vm", project, name):
-                if self.node.informer.went_back or not self.node.session.recognised:
+                if self.node.informer.etcd_untrusted or not self.node.session.etcd_recognised:
                     # Safety: an agent that has not listed etcd since it started (which being recognised needs),
                     # or that is a stranger to the etcd that it reached, kills nothing.
                     return RETRY_S
@@ -364,12 +367,12 @@ class Agent:
                 await node.session.prove_storage()
         except TimeoutError:
             late = Unavailable(f"the storage did not answer within {STORAGE_ANSWER_S:g} s")
-            self._health.asked_storage(late)
+            self._health.note_storage_answer(late)
             raise late from None
         except (Unavailable, Refused) as error:
-            self._health.asked_storage(error)
+            self._health.note_storage_answer(error)
             raise
-        self._health.asked_storage(None)
+        self._health.note_storage_answer(None)
         if node.session.ready and out:
             node.session.lose("the storage shuts this node out")
 
@@ -403,12 +406,12 @@ class Agent:
                 log.info("resync_failed", error=str(error))
                 if self._health.silent:
                     self._queue.add_after(route.BLOCKED, RETRY_S)
-            self._health.kept(self.node.informer.past.try_keep())
+            self._health.note_state_dir(self.node.informer.etcd_history.try_keep())
             self._look_at_everything()
 
     async def _note_domains(self) -> None:
         domains = await self.node.hypervisor.domains()
-        self._health.saw(domains, self.node.name)
+        self._health.note_domains(domains, self.node.name)
         for domain in domains:
             if domain.managed and not of_another(domain, self.node.name):
                 vm = VmId(domain.project, domain.name)

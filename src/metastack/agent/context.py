@@ -61,7 +61,7 @@ class AgentContext:
     """Told of a lost node that has a disk open, and why that matters: it is to be fenced. Set by the agent."""
     wrote: int = 0
     """Revision of my last change; no view may be older."""
-    unheard: list[tuple[Transaction, int]] = field(default_factory=list)
+    missed_changes: list[tuple[Transaction, int]] = field(default_factory=list)
     """Changes of mine, and their revisions, of which the watch did not tell although it is past them."""
     _held: tuple[int, str] = (-1, "")
     _engine: ClaimTurns | None = None
@@ -79,10 +79,10 @@ class AgentContext:
 
         Raises UnknownOutcome (the caller must settle it before it decides anything else), Unavailable.
         """
-        floor = self.informer.past.floor
+        floor = self.informer.etcd_history.floor
         outcome = await self.store.commit(change)
-        if not self.informer.past.answered(floor, outcome.revision, outcome.cluster_id):
-            raise Unavailable(f"this etcd is not believed: {self.informer.past.doubt}")
+        if not self.informer.etcd_history.answered(floor, outcome.revision, outcome.cluster_id):
+            raise Unavailable(f"this etcd is not believed: {self.informer.etcd_history.doubt}")
         if isinstance(outcome, Committed):
             self.wrote = max(self.wrote, outcome.revision)
             loop = asyncio.get_running_loop()
@@ -91,13 +91,13 @@ class AgentContext:
                 await self.informer.reached(outcome.revision)
             finally:
                 self.lag.note(loop.time(), loop.time() - replied_s)
-            if self.informer.past.history != floor.history:
+            if self.informer.etcd_history.history != floor.history:
                 # It happened in a history that is over: no view of this one will ever have it.
-                raise Unavailable(f"this etcd is not believed: {self.informer.past.doubt}")
+                raise Unavailable(f"this etcd is not believed: {self.informer.etcd_history.doubt}")
             if key := self.world.lacks(change, outcome.revision):
                 # Safety: what a claimer proves of itself it proves from its own claims.
                 log.warning("watch_lost_events", node=self.name, change=change.name, key=key)
-                self.unheard.append((change, outcome.revision))
+                self.missed_changes.append((change, outcome.revision))
                 await self.caught_up()
             return True
         try:
@@ -115,22 +115,22 @@ class AgentContext:
         now.
         """
         await self.informer.reached(self.wrote)
-        if self.unheard:
+        if self.missed_changes:
             await self.informer.look()
-            self.unheard = [one for one in self.unheard if self.world.lacks(*one)]
-            if self.unheard:
+            self.missed_changes = [one for one in self.missed_changes if self.world.lacks(*one)]
+            if self.missed_changes:
                 raise Unavailable("this node's view still lacks a change of its own")
 
-    def disbelieves(self) -> None:
+    def on_etcd_untrusted(self) -> None:
         """This etcd is not the one that this node has seen: nothing may be done by it."""
-        self.session.recognised = False
+        self.session.etcd_recognised = False
         self.session.lose("etcd is not the one that this node has seen")
 
-    def restarted(self) -> None:
+    def on_history_restarted(self) -> None:
         """Another history begins: numbers of the one before mean nothing, and no session has looked at it."""
         self.wrote = self.session.fenced_through = 0
-        self.unheard.clear()
-        self.session.recognised = False
+        self.missed_changes.clear()
+        self.session.etcd_recognised = False
         self._held, self._engine, self._disks, self._successors = (-1, ""), None, None, None
         self.informer.restart()
 

@@ -32,7 +32,7 @@ from .settings import AgentSettings
 from .upkeep import gc_tuning as garbage
 from .upkeep.console import ConsoleServer
 from .upkeep.systemd import Notifier
-from .waiting import patiently
+from .waiting import retry_until_stopped
 
 log = structlog.get_logger()
 
@@ -45,7 +45,7 @@ async def serve(settings: AgentSettings) -> None:
         loop.add_signal_handler(number, stop.set)
     marks = StateFiles(Path(settings.state_dir))
     vnc = Path(settings.run_dir) / "vnc"
-    await patiently("state_dir", lambda: _prepare(marks, vnc), stop)
+    await retry_until_stopped("state_dir", lambda: _prepare(marks, vnc), stop)
     if stop.is_set():
         return
     syslog = Syslog(host=settings.name)
@@ -118,7 +118,7 @@ async def _prepare(marks: StateFiles, vnc: Path) -> None:
 
 async def _tidy_once(agent: Agent) -> None:
     await agent.node.informer.listed.wait()
-    garbage.keep_what_is_here()
+    garbage.freeze_startup_objects()
 
 
 def run(settings: AgentSettings) -> int:

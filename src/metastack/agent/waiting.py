@@ -24,7 +24,7 @@ async def is_set_within(event: asyncio.Event, wait_s: float) -> bool:
         return False
 
 
-async def patiently(what: str, step: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+async def retry_until_stopped(what: str, step: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
     """Do a step of an agent's start until it works or ``stop`` is set: what it needs may be down just now."""
     backoff_s = 0.5
     while not stop.is_set():

@@ -43,7 +43,7 @@ class HostLock:
         self._uri, self._path = uri, lock_path(uri)
         self._handle: int | None = None
 
-    def take(self, node: str) -> None:
+    def acquire_host(self, node: str) -> None:
         """Hold it; raises InUse, naming who has it. Held already: fine."""
         if self._path is None or self._handle is not None:
             return
@@ -68,7 +68,7 @@ class HostLock:
             pass  # a full disk: the lock holds all the same
         self._handle = handle
 
-    def let_go(self) -> None:
+    def release_host(self) -> None:
         """Let another agent have it. Not held: fine."""
         if self._handle is not None:
             os.close(self._handle)

@@ -77,14 +77,14 @@ class Hypervisor(Protocol):
 
     async def close(self) -> None: ...
 
-    async def take(self, node: str) -> None:
+    async def acquire_host(self, node: str) -> None:
         """Be the only agent of this libvirt for as long as this process lives; before any domain is looked at.
 
         Raises InUse, naming the other one. Taken by this process already: fine.
         """
         ...
 
-    async def let_go(self) -> None:
+    async def release_host(self) -> None:
         """Let another agent take this libvirt: this one touches nothing here."""
         ...
 

@@ -159,15 +159,15 @@ async def test_a_domain_of_an_older_version_is_told_at_its_next_retag(rig: Rig) 
 
 async def test_one_libvirt_has_one_agent(rig: Rig) -> None:
     other = rig.beside()
-    await rig.hypervisor.take("n2")
-    await rig.hypervisor.take("n2")
+    await rig.hypervisor.acquire_host("n2")
+    await rig.hypervisor.acquire_host("n2")
     with pytest.raises(InUse, match="that of node n2"):
-        await other.take("n9")
-    await rig.hypervisor.let_go()
-    await other.take("n9")
+        await other.acquire_host("n9")
+    await rig.hypervisor.release_host()
+    await other.acquire_host("n9")
     with pytest.raises(InUse, match="that of node n9"):
-        await rig.hypervisor.take("n2")
-    await other.let_go()
+        await rig.hypervisor.acquire_host("n2")
+    await other.release_host()
 
 
 async def test_what_needs_a_domain_says_that_there_is_none(rig: Rig) -> None:

@@ -88,7 +88,7 @@ class Machine:
 
     @property
     def why(self) -> str:
-        return self.agent.node.informer.past.why if self.agent is not None else ""
+        return self.agent.node.informer.etcd_history.why if self.agent is not None else ""
 
 
 class Lab:

@@ -42,8 +42,8 @@ def test_a_node_does_not_become_ready_beside_another_nodes_guest(tmp_path: Path)
             assert not said.ready
             assert "set name = n7 again, drain it (metastack node drain n7 --wait)" in said.message
             assert f"virsh destroy {uuid}, then virsh undefine {uuid}" in said.message
-            await host.hypervisor.take("n7")  # it does not stand in the way of that node's own agent
-            await host.hypervisor.let_go()
+            await host.hypervisor.acquire_host("n7")  # it does not stand in the way of that node's own agent
+            await host.hypervisor.release_host()
             assert [d.uuid for d in host.hypervisor.active()] == [uuid], "the stranger was touched"
             host.hypervisor.remove(uuid)
             await lab.until("ready", lambda: _alive(lab, "n1").ready)

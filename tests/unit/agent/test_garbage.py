@@ -18,7 +18,7 @@ def test_what_is_here_is_kept_and_circles_of_later_are_still_found() -> None:
     try:
         garbage.collect_rarely()
         assert gc.isenabled() and gc.get_threshold() == garbage.PACE
-        garbage.keep_what_is_here()
+        garbage.freeze_startup_objects()
         assert gc.get_freeze_count() > 1000
         gone = weakref.ref(_Circle())
         kept = [[] for _ in range(garbage.PACE[0] + 1)]

@@ -51,9 +51,9 @@ def test_a_file_is_no_watchdog_and_a_device_is_not_opened(tmp_path: Path) -> Non
 
 def test_that_the_storage_does_not_answer_ends_with_its_answer() -> None:
     health = Health()
-    health.asked_storage(Unavailable("no route"))
+    health.note_storage_answer(Unavailable("no route"))
     assert health.storage_why == "no route"
-    health.asked_storage(Fenced("a block is no silence"))
+    health.note_storage_answer(Fenced("a block is no silence"))
     assert not health.storage_why
 
 

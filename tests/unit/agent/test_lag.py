@@ -14,19 +14,19 @@ def test_one_late_event_says_nothing_and_many_do() -> None:
     for n in range(50):
         lag.note(n, 0.001)
     lag.note(50, 3.0)
-    assert lag.said_ms(50) == 0
+    assert lag.reported_ms(50) == 0
     lag.note(50.5, 0.2)
-    assert lag.said_ms(51) == 256
+    assert lag.reported_ms(51) == 256
 
 
 def test_steps_rise_at_once_and_fall_slowly() -> None:
     lag = Lag()
     for n in range(20):
         lag.note(n, 0.1)
-    assert lag.said_ms(20) == 128
+    assert lag.reported_ms(20) == 128
     for n in range(20, 120):
         lag.note(n, 0.001)
-        said = lag.said_ms(n)
+        said = lag.reported_ms(n)
         if n < 79:
             assert said == 128, n
     assert said == 0
@@ -37,12 +37,12 @@ def test_a_few_samples_and_old_ones_say_nothing() -> None:
     lag = Lag()
     for n in range(5):
         lag.note(n, 2.0)
-    assert lag.said_ms(5) == 0
+    assert lag.reported_ms(5) == 0
     for n in range(5):
         lag.note(5 + n, 2.0)
-    assert lag.said_ms(10) == 2048
-    assert lag.said_ms(200) == 2048
-    assert lag.said_ms(200 + CALM_S) == 0
+    assert lag.reported_ms(10) == 2048
+    assert lag.reported_ms(200) == 2048
+    assert lag.reported_ms(200 + CALM_S) == 0
 
 
 def test_a_machine_says_what_all_its_processors_have(tmp_path: Path) -> None:

@@ -39,9 +39,9 @@ def test_an_older_term_is_settled_by_a_write_and_refuses_nothing(tmp_path: Path)
         cluster, informer, marks = await _seen(tmp_path)
         cluster.says_term, revision = 7, cluster.revision
         await informer.look()
-        assert not informer.went_back
+        assert not informer.etcd_untrusted
         assert cluster.revision == revision, "it was no write that changes anything"
-        informer.past.keep()
+        informer.etcd_history.keep()
         assert not EtcdHistory("n1", KEYS, marks).known.went_back, "nothing of it is kept"
 
     run(story())

@@ -99,7 +99,7 @@ def test_another_etcd_is_noticed_at_the_next_look_all_the_same(
             lab.cluster.term -= 1
             agents = [host.agent for host in lab.hosts.values()]
             await lab.until(
-                "all notice", lambda: all(agent and agent.node.informer.went_back for agent in agents), 31
+                "all notice", lambda: all(agent and agent.node.informer.etcd_untrusted for agent in agents), 31
             )
             seen = lists(lab)
             await asyncio.sleep(95)

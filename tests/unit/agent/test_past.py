@@ -117,7 +117,7 @@ def test_an_answer_of_another_history_is_noticed(marks: StateFiles) -> None:
     past = past_of(marks)
     assert judged(past, shot(10))
     floor = past.floor
-    past.saw(20)  # the watch ran ahead of the answer
+    past.note_revision(20)  # the watch ran ahead of the answer
     assert past.answered(floor, 11, 7)
     assert not past.answered(past.floor, 12, 7)
     assert "revision 12" in past.why
@@ -143,12 +143,12 @@ def test_a_guest_remembers_what_the_mark_had_no_time_for(marks: StateFiles) -> N
     domain = Domain(
         uuid="u", project="p", name="v", state=DomainState.RUNNING, session=token(0, 9), epoch=token(0, 10)
     )
-    past.witness((domain,))
+    past.note_domain_epochs((domain,))
     assert not past.why
     late = Domain(
         uuid="u", project="p", name="v", state=DomainState.RUNNING, session=token(0, 9), epoch=token(0, 11)
     )
-    past.witness((late,))
+    past.note_domain_epochs((late,))
     assert "revision 11" in past.why
 
 

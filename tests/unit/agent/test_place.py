@@ -151,22 +151,22 @@ def test_agents_that_die_again_and_again_are_counted(tmp_path: Path) -> None:
     async def story() -> None:
         await asyncio.sleep(100)
         place = await _dies(tmp_path)
-        assert not await place.useless()
+        assert not await place.is_useless()
         while asyncio.get_running_loop().time() < 100 + USELESS_S:
-            assert not await place.useless()
+            assert not await place.is_useless()
             place = await _dies(tmp_path)
-        assert await place.useless()
+        assert await place.is_useless()
         assert await place.away_s() == AWAY_S
         await asyncio.sleep(1)
         # The next one stays away for the rest of it, and then counts from nothing, but for the longer wait.
         after = _place(tmp_path)
         assert after.begin() == pytest.approx(AWAY_S - 1)
-        assert not await after.useless()
+        assert not await after.is_useless()
         await asyncio.sleep(AWAY_S)
         assert _place(tmp_path).begin() == 0.0
         for _ in range(40):
             place = await _dies(tmp_path)
-        assert await place.useless()
+        assert await place.is_useless()
         assert await place.away_s() == 2 * AWAY_S
 
     run(story())
@@ -179,7 +179,7 @@ def test_one_death_is_an_accident(tmp_path: Path) -> None:
         await asyncio.sleep(10 * USELESS_S)
         place = _place(tmp_path)
         place.begin()
-        assert not await place.useless()
+        assert not await place.is_useless()
 
     run(story())
 
@@ -190,7 +190,7 @@ def test_the_count_is_forgotten(tmp_path: Path, end: str) -> None:
         await asyncio.sleep(100)
         for _ in range(40):
             place = await _dies(tmp_path)
-        assert await place.useless()
+        assert await place.is_useless()
         if end == "ready":
             place.ready()
             await asyncio.sleep(STABLE_S + WATCH_S)
@@ -198,7 +198,7 @@ def test_the_count_is_forgotten(tmp_path: Path, end: str) -> None:
             place.forget()
         after = _place(tmp_path, "boot-2" if end == "another-boot" else "boot-1")
         assert after.begin() == 0.0
-        assert not await after.useless()
+        assert not await after.is_useless()
 
     run(story())
 
@@ -230,7 +230,7 @@ def test_a_file_that_makes_no_sense_is_none(tmp_path: Path, text: bytes | None) 
             (tmp_path / "place.json").write_bytes(text)
         place = _place(tmp_path)
         assert place.begin() == 0.0
-        assert not await place.useless()
+        assert not await place.is_useless()
         place.registered()
         place.forget()
 
@@ -243,7 +243,7 @@ def test_a_disk_that_takes_nothing_costs_the_count_only(tmp_path: Path) -> None:
         place = await _dies(tmp_path, marks=Full)
         place.registered()
         await asyncio.sleep(USELESS_S)
-        assert await place.useless()  # by what this process knows
+        assert await place.is_useless()  # by what this process knows
         assert await place.away_s() == AWAY_S
         place.forget()
 
@@ -255,7 +255,7 @@ def test_without_a_boot_id_nothing_is_kept(tmp_path: Path) -> None:
         await asyncio.sleep(100)
         for _ in range(40):
             place = await _dies(tmp_path, boot_id="")
-        assert not await place.useless()
+        assert not await place.is_useless()
         assert not (tmp_path / "place.json").exists()
 
     run(story())

@@ -51,14 +51,14 @@ class Informer:
     """Lists once, then follows; lists again when the watch breaks and every full look."""
 
     def __init__(
-        self, store: Store, keys: Keys, past: EtcdHistory, changed: Callable[[set[ParsedKey]], None]
+        self, store: Store, keys: Keys, etcd_history: EtcdHistory, changed: Callable[[set[ParsedKey]], None]
     ) -> None:
         self.world = ClusterState(keys)
         self.listed = asyncio.Event()
         """Set once everything has been listed since this process started."""
         self.looked = asyncio.Event()
         """Set once etcd has answered, whether it is believed or not."""
-        self.past = past
+        self.etcd_history = etcd_history
         self._store = store
         self._keys = keys
         self._changed = changed
@@ -84,27 +84,27 @@ class Informer:
             except Compacted:
                 log.info("watch_compacted", revision=self.world.revision)
             except (Unavailable, Denied) as error:
-                if not self.went_back:  # that was said, loudly
+                if not self.etcd_untrusted:  # that was said, loudly
                     log.warning("etcd_unreachable", error=str(error), retry_in_s=backoff_s)
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(5.0, backoff_s * 2)
 
     @property
-    def went_back(self) -> bool:
+    def etcd_untrusted(self) -> bool:
         """This etcd is not the one that this node has seen. Nothing may be done."""
-        return bool(self.past.why)
+        return bool(self.etcd_history.why)
 
     async def _follow(self) -> None:
         """Fold in what the watch delivers; raises TimeoutError when it has to begin again."""
         async with asyncio.timeout(None) as stream:
             self._stream = stream
-            history = self.past.history
+            history = self.etcd_history.history
             world = self.world
             async for batch in self._store.watch(self._keys.prefix(), world.revision, world.on_demand):
-                ours = batch.cluster_id in (0, self.past.known.cluster_id)
-                if not ours or self.past.history != history:
+                ours = batch.cluster_id in (0, self.etcd_history.known.cluster_id)
+                if not ours or self.etcd_history.history != history:
                     return  # the next list says what that means
-                self.past.saw(batch.revision)
+                self.etcd_history.note_revision(batch.revision)
                 changed = self.world.apply(batch)
                 self._wake()
                 if changed:
@@ -131,7 +131,7 @@ class Informer:
         world, config = self.world, self.world.config
         self._unlisted += 1
         due = 1
-        if config.full_look_s == ClusterConfig().full_look_s and not self.went_back:
+        if config.full_look_s == ClusterConfig().full_look_s and not self.etcd_untrusted:
             due = looks_a_list(config.full_look_s, world.count(Kind.NODE_ALIVE), world.count())
         if self._unlisted >= due or not await self._same_etcd():
             await self.look()
@@ -142,30 +142,33 @@ class Informer:
         Safety: so a restored one is noticed as soon as if everything were listed, but for what only a list
         shows. It is a doubt, no verdict: that is the list's.
         """
-        known = self.past.known
+        known = self.etcd_history.known
         said = await self._store.list(self._keys.generation())
         older = said.revision < known.revision or said.term < known.term or self.world.younger(said)
         return said.cluster_id == known.cluster_id and not older
 
     async def look(self) -> None:
         """List everything again: the net under the watch."""
-        floor = self.past.floor
+        floor = self.etcd_history.floor
         snapshot = await self._store.list(*self._keys.prefixes(LISTED))
         self.looked.set()
-        if snapshot.term < self.past.known.term and snapshot.cluster_id == self.past.known.cluster_id:
+        if (
+            snapshot.term < self.etcd_history.known.term
+            and snapshot.cluster_id == self.etcd_history.known.cluster_id
+        ):
             snapshot = await self._of_its_term(snapshot)
         # Safety: claims that a restored etcd has forgotten must not look like claims that were released.
-        if not self.past.judge(snapshot, floor):
+        if not self.etcd_history.judge(snapshot, floor):
             self._begin_anew()
-            raise Unavailable(f"this etcd is not believed: {self.past.doubt}")
+            raise Unavailable(f"this etcd is not believed: {self.etcd_history.doubt}")
         self._unlisted = 0
         if snapshot.revision < self.world.revision:
             return  # the watch ran ahead of this list: what it delivered is newer
         if self.world.revision and (key := self.world.younger(snapshot)):
             # Safety: restored under its old id, and written to since: no number is below what was seen.
-            self.past.forked(key)
+            self.etcd_history.forked(key)
             self._begin_anew()
-            raise Unavailable(f"this etcd is not believed: {self.past.why}")
+            raise Unavailable(f"this etcd is not believed: {self.etcd_history.why}")
         changed = self.world.load(snapshot)
         self.listed.set()
         self._wake()
@@ -180,7 +183,7 @@ class Informer:
         """
         nothing = Transaction(name="probe", guards=(), effects=(Delete(self._keys.nothing()),))
         outcome = await self._store.commit(nothing)
-        log.info("etcd_term_probed", said=snapshot.term, known=self.past.known.term, true=outcome.term)
+        log.info("etcd_term_probed", said=snapshot.term, known=self.etcd_history.known.term, true=outcome.term)
         return replace(snapshot, term=max(snapshot.term, outcome.term))
 
     async def reached(self, revision: int, timeout_s: float = 10.0) -> None:

@@ -29,7 +29,7 @@ class Lag:
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, float]] = deque(maxlen=SAMPLES)
-        self._said_ms = 0
+        self._reported_ms = 0
         self._lower_since_s: float | None = None
 
     def note(self, now_s: float, late_s: float) -> None:
@@ -45,16 +45,16 @@ class Lag:
         worst = sorted(late_s for _, late_s in self._samples)
         return 1000 * worst[min(len(worst) - 2, math.ceil(len(worst) * 0.99) - 1)]
 
-    def said_ms(self, now_s: float) -> int:
+    def reported_ms(self, now_s: float) -> int:
         """What to publish."""
         measured = self._measured_ms(now_s)
         step = 0 if measured < LEAST_MS else min(MOST_MS, 1 << math.ceil(math.log2(measured)))
-        if step > self._said_ms:
-            self._said_ms, self._lower_since_s = step, None
-        elif step == self._said_ms:
+        if step > self._reported_ms:
+            self._reported_ms, self._lower_since_s = step, None
+        elif step == self._reported_ms:
             self._lower_since_s = None
         elif self._lower_since_s is None:
             self._lower_since_s = now_s
         elif now_s - self._lower_since_s >= CALM_S:
-            self._said_ms, self._lower_since_s = step, None
-        return self._said_ms
+            self._reported_ms, self._lower_since_s = step, None
+        return self._reported_ms

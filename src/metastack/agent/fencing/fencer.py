@@ -143,7 +143,7 @@ class Fencer:
         if self.braked != was:
             log.error("brake_on" if self.braked else "brake_off", node=self._node.name, why=self.braked or was)
 
-    async def _perhaps_more(self, victim: str) -> str:
+    async def _late_renewals(self, victim: str) -> str:
         """Whose renewal is late, when that many more would engage the brake; empty: nobody's that matters.
 
         Nodes that die at one moment lose their leases up to a quarter of the TTL, and half a second, apart: by
@@ -204,7 +204,7 @@ class Fencer:
         if isinstance(action, plan.Idle):
             return action.again_in_s
         if isinstance(action, plan.OpenIntent):
-            if why := await self._perhaps_more(victim):
+            if why := await self._late_renewals(victim):
                 log.info("fence_deferred", node=self._node.name, victim=victim, why=why)
                 return LATE_AGAIN_S
             action = self._in_turn(self._view(victim))  # time has passed: another may be at it
@@ -225,7 +225,7 @@ class Fencer:
         return plan.FenceSnapshot(
             victim=victim,
             node=node.name,
-            session=0 if node.informer.went_back else node.session.token,
+            session=0 if node.informer.etcd_untrusted else node.session.token,
             ready=node.session.ready,
             victim_alive=alive,
             absent_for_s=now_s - self._absent_from_s.get(victim, now_s),

@@ -56,7 +56,7 @@ class StorageSilence:
         """Highest revision that was seen before a prompt probe began."""
         self._misses = 0
         self._missed_from = ""
-        self._one = asyncio.Lock()
+        self._ask_lock = asyncio.Lock()
         self._said_s = 0.0
 
     async def run(self) -> None:
@@ -68,7 +68,7 @@ class StorageSilence:
     async def ask(self) -> bool:
         """Ask once; true when it was answered promptly."""
         loop = asyncio.get_running_loop()
-        async with self._one:
+        async with self._ask_lock:
             revision, begun_s, begun = self._node.world.revision, loop.time(), self._node.clock.stamp()
             try:
                 async with asyncio.timeout(ANSWER_S):
@@ -107,15 +107,15 @@ class StorageSilence:
             self.since = self._missed_from
             log.error("storage_silent", node=self._node.name, since=self.since, error=why)
 
-    def told(self, found: Seen[NodeAlive] | None) -> SilenceReport:
+    def next_report(self, found: Seen[NodeAlive] | None) -> SilenceReport:
         """What to announce, after what was announced last."""
         said = found.record if found is not None else None
         at = 0
         if self.since and found is not None and said is not None and said.storage_silent_since == self.since:
             at = said.storage_silent_at or found.mod
-        return SilenceReport(since=self.since, at=at, proved=self._to_tell(said.storage_proved if said else 0))
+        return SilenceReport(since=self.since, at=at, proved=self._is_due(said.storage_proved if said else 0))
 
-    def _to_tell(self, said: int) -> int:
+    def _is_due(self, said: int) -> int:
         """The proof that is worth an event for every agent, or the one that was told last."""
         node, now_s = self._node, asyncio.get_running_loop().time()
         silent = [at for name, at in silent_nodes(node.world).items() if name != node.name]

@@ -72,7 +72,7 @@ class ClaimBatch:
         Hard limits are proven here, by the claimer itself: nothing is awaited between the look and this.
         """
         node = self._node
-        if node.world.revision < node.wrote or node.unheard:
+        if node.world.revision < node.wrote or node.missed_changes:
             # A claim that is committed, and no reservation any more, is not in this view (yet).
             raise Unavailable(f"{vm}: this node's view is behind its own last change")
         if node.world.hole:

@@ -65,7 +65,7 @@ class DomainActions:
         assert held is not None
         spec, claim = view.spec.ok, held.ok
         with self._boots.place(vm):
-            if memory.stray:
+            if memory.order_in_flight:
                 # Safety: an order without an answer (a kill, a shutdown) would land on the guest that starts.
                 await self._waited_for(memory, claim.uuid)
                 return False  # look again: it may have landed
@@ -73,10 +73,10 @@ class DomainActions:
             if now is None or now.mod != held.mod or not node.session.ready:
                 return False  # decided from another claim: look again
             try:
-                if stranger := node.disks.stranger(spec):
+                if foreign_owner := node.disks.foreign_owner(spec):
                     # Safety: two projects' specs may name one disk, and be claimed at once. Each claim writes
                     # its disk's record, and my view is not older than mine: the later one sees the other's.
-                    raise Refused(stranger)
+                    raise Refused(foreign_owner)
                 for nic in spec.nics:
                     await node.network.check(nic.bridge)
                 await self._break_old_locks(claim, memory)
@@ -129,7 +129,7 @@ class DomainActions:
                 memory.retry_at_s = asyncio.get_running_loop().time() + MISSING_RETRY_S
                 return False
             except (Refused, Unavailable) as error:
-                memory.stray = memory.stray or isinstance(error, UnknownOutcome)
+                memory.order_in_flight = memory.order_in_flight or isinstance(error, UnknownOutcome)
                 if isinstance(error, Denied) and node.keys_refused is not None and await node.keys_refused():
                     return False  # by another key: tried at once, and not counted
                 memory.failed = isinstance(error, Refused | LocalTrouble)
@@ -168,7 +168,7 @@ class DomainActions:
     async def _waited_for(self, memory: VmMemory, uuid: str) -> None:
         """Wait until no order without an answer can land any more; raises Unavailable while one can."""
         await domain_quiet(self._node.hypervisor, uuid)
-        memory.stray = await self._node.session.leave_if_astray()
+        memory.order_in_flight = await self._node.session.leave_if_astray()
 
     async def _break_old_locks(self, claim: Claim, memory: VmMemory) -> None:
         if not claim.taken_from or memory.locks_broken == claim.epoch:
@@ -202,13 +202,13 @@ class DomainActions:
         try:
             await order
         except UnknownOutcome:
-            memory.stray = True
+            memory.order_in_flight = True
             raise
 
     async def kill(self, view: VmSnapshot, action: plan.Kill, memory: VmMemory) -> None:
         """Destroy and undefine; a guest that ended by itself waits before it is booted again."""
         node = self._node
-        if action.over and memory.stray:
+        if action.over and memory.order_in_flight:
             # A start without an answer: by now it may run what was seen defined, and is wanted.
             await self._waited_for(memory, action.uuid)
             return  # look again
@@ -222,7 +222,7 @@ class DomainActions:
         memory.drift, memory.elsewhere, memory.held_drift, memory.drift_look_s = (), "", False, 0.0
         memory.ended = ""
         if action.over and domain.end is EndReason.DESTROYED:
-            memory.ended = memory.tell = f"was destroyed by hand on {node.name} (virsh destroy)"
+            memory.ended = memory.pending_event = f"was destroyed by hand on {node.name} (virsh destroy)"
             log.warning("destroyed_by_hand", vm=str(view.vm), node=node.name, uuid=action.uuid)
         if action.crashed:
             now_s = asyncio.get_running_loop().time()

@@ -67,7 +67,7 @@ def why(node: AgentContext, vm: VmId, memory: VmMemory) -> str:
     return memory.node_fault if elsewhere(node.engine, node.name, spec) else ""
 
 
-def told(node: AgentContext, vm: VmId, memory: VmMemory) -> str:
+def attempts_text(node: AgentContext, vm: VmId, memory: VmMemory) -> str:
     """What a failed VM's message says besides: that it stays here, and what the others said."""
     spec = _spec(node, vm)
     if spec is None or not memory.node_faults:

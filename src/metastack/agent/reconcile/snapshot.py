@@ -11,7 +11,7 @@ from ...core import plan
 from ...core.domains import Domain, DomainState
 from ...core.model import Claim, Phase, Power, VmId, VmStatus
 from ...core.plan import VmSnapshot
-from ...core.state.record_versions import told
+from ...core.state.record_versions import as_written_at
 from ..context import AgentContext
 from . import give_back as giveback
 from .drift import held_words
@@ -35,7 +35,7 @@ async def look(node: AgentContext, vm: VmId, domains: tuple[Domain, ...]) -> VmS
     return VmSnapshot(
         vm=vm,
         node=node.name,
-        session=0 if node.informer.went_back else session.token,
+        session=0 if node.informer.etcd_untrusted else session.token,
         ready=session.ready,
         fenced_through=through,
         spec=world.spec(vm),
@@ -95,7 +95,7 @@ def _said(phase: Phase, claim: Claim, level: int) -> Phase:
     published at every look, for ever.
     """
     status = VmStatus(uuid=claim.uuid, phase=phase, node=claim.node, session=claim.session, epoch=claim.epoch)
-    return told(status, level).phase
+    return as_written_at(status, level).phase
 
 
 def status_of(node: AgentContext, view: VmSnapshot, domain: Domain | None) -> VmStatus:
@@ -108,7 +108,7 @@ def status_of(node: AgentContext, view: VmSnapshot, domain: Domain | None) -> Vm
     before_all = memory.damaged or memory.lost or by_hand(node, view, memory)
     message = before_all or memory.message
     if memory.node_faults and not before_all:
-        message += giveback.told(node, view.vm, memory)
+        message += giveback.attempts_text(node, view.vm, memory)
     if domain is not None and domain.state is DomainState.IO_ERROR and not memory.gate.held_by:
         message = "paused by an I/O error of its disk; it resumes when the storage answers"
     elif not message and claim.to_release:

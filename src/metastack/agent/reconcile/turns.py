@@ -231,11 +231,11 @@ class ClaimTurns(PlacementEngine):
         finally:
             for spec in more:
                 self._imagine(spec, -1)
-        if not short and (short := self._only_promised(vm)):
+        if not short and (short := self._conflicts_without_promises(vm)):
             self._unproven[vm] = None
         return short
 
-    def _only_promised(self, vm: VmId) -> tuple[str, ...]:
+    def _conflicts_without_promises(self, vm: VmId) -> tuple[str, ...]:
         """What its groups have against this node while nobody counts who has not claimed.
 
         Safety: a promise takes capacity and keeps others away, but it may never be kept, and no VM is near, or

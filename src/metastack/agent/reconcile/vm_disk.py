@@ -41,7 +41,7 @@ class VmDisk:
             trashed = await self._find(spec) if made else await self._make(spec)
         except UnknownOutcome:
             # It may appear when its VM and its record are gone.
-            memory.making = True
+            memory.disk_in_flight = True
             raise
         record = found.record if found is not None else volume_of(node, spec)
         ours = node.mark("disk", spec.volume_uuid).cluster

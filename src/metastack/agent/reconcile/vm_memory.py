@@ -1,8 +1,9 @@
 """What a node remembers about a VM between two looks: timers and counters for comfort, three notes for safety.
 
-Everything may be lost with the agent: the barrier of the next ends what ``unsettled``, ``stray`` and ``making``
-are about. Rule: within an agent's life those are forgotten only when they are false, and nobody keeps a memory
-over a step that may forget it.
+Everything may be lost with the agent: the next agent's barrier ends what ``claim_in_flight``,
+``order_in_flight`` and ``disk_in_flight`` are about.
+Rule: within an agent's life those are forgotten only when they are false. Nobody keeps a memory over a
+step that may forget it.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ class VmMemory:
     message: str = ""
     failed: bool = False
     """The last boot was refused for a reason that stays."""
-    unsettled: bool = False
+    claim_in_flight: bool = False
     """The outcome of a transaction of mine is unknown."""
-    stray: bool = False
+    order_in_flight: bool = False
     """A boot, kill or shutdown of mine got no answer in time: its call may still be in flight."""
-    making: bool = False
+    disk_in_flight: bool = False
     """A disk that I was making got no answer in time: it may still appear."""
     new_disk: bool = False
     """I claimed it together with the record of its disk, and have not made the disk yet."""
@@ -57,7 +58,7 @@ class VmMemory:
     """Not before then its QEMU's clients are looked for once more."""
     ended: str = ""
     """How the guest ended that ran before this one, when somebody ended it by hand."""
-    tell: str = ""
+    pending_event: str = ""
     """To be told by an event with the next status."""
     refused: str = ""
     """The step that is refused again and again."""

@@ -62,7 +62,7 @@ class VmReconciler:
             # Safety: looked up at each step, for a release forgets it. What is noted of the claim after it (a
             # call in flight, an open transaction) must be found by that one's release.
             memory = self._node.memory.of(vm)
-            if memory.unsettled:
+            if memory.claim_in_flight:
                 await self._settle(vm, memory)
             view = await look(self._node, vm, await self._domains(vm))
             self._note(view, memory)
@@ -92,7 +92,7 @@ class VmReconciler:
             try:
                 await self._do(view, action, memory)
             except UnknownOutcome:
-                memory.unsettled = True
+                memory.claim_in_flight = True
                 raise
         return 0.05
 
@@ -203,7 +203,7 @@ class VmReconciler:
         else:
             # Safety: it may have been my release that took the claim away, and the mirror may still show it.
             await node.informer.look()
-        memory.unsettled = False
+        memory.claim_in_flight = False
         self._claims.free(vm)
 
     # --- acting
@@ -326,14 +326,14 @@ class VmReconciler:
     async def _release(self, view: VmSnapshot, action: plan.Release) -> None:
         node, held = self._node, self._held(view)
         memory = node.memory.of(view.vm)
-        if memory.stray or memory.making:
+        if memory.order_in_flight or memory.disk_in_flight:
             # Safety: a start that lands after the release would run a VM that no session owns. Nor may a disk
             # be made after the release: no record would lead to it.
             await domain_quiet(node.hypervisor, held.ok.uuid)
             await node.storage.quiesce()
             if await node.session.leave_if_astray():
                 return  # only the next session's barrier ends it
-            memory.stray = memory.making = False
+            memory.order_in_flight = memory.disk_in_flight = False
             return  # look again: it may have landed
         if await self._guests.end_lost(view, held.ok.uuid, held.ok.volume_uuid, memory):
             return  # look again
@@ -379,12 +379,12 @@ class VmReconciler:
         moved = before is None or before.phase is not status.phase
         memory = node.memory.of(view.vm)
         extra = [*(node.event(f"vm.{status.phase.value}", str(view.vm), status.message) if moved else ())]
-        if told_now := memory.tell:
+        if told_now := memory.pending_event:
             extra += node.event("vm.ended", str(view.vm), told_now)
         if not await node.commit(changes.publish(node.keys, node.session.me, view.vm, held, status, extra)):
             return
-        if memory.tell == told_now:
-            memory.tell = ""
+        if memory.pending_event == told_now:
+            memory.pending_event = ""
         if moved:
             log.info(
                 status.phase.value,
@@ -400,7 +400,7 @@ class VmReconciler:
         if held is not None and view.session and held.session == view.session:
             await self._publish(view)
         elif (view.claim is None or (held is not None and held.node != node.name)) and not (
-            view.domains or memory.unsettled or memory.stray or view.vm in node.engine.left
+            view.domains or memory.claim_in_flight or memory.order_in_flight or view.vm in node.engine.left
         ):
             node.memory.forget(view.vm)  # another's, or nobody's: nothing of it is worth keeping here
         return action.again_in_s

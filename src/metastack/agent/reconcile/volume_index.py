@@ -66,7 +66,7 @@ class VolumeIndex:
         there = ((self._world.volume(*names), names) for names in self._named.get(uuid, ()))
         return min(((found.create, names) for found, names in there if found is not None), default=(0, None))[1]
 
-    def stranger(self, spec: VmSpec) -> str:
+    def foreign_owner(self, spec: VmSpec) -> str:
         """Whose disk that is, when it was another VM's before it was the spec's; empty: nobody's."""
         mine = self._world.volume(spec.project, spec.volume_uuid)
         own = mine is not None and mine.record is not None and belongs(mine.record, spec)

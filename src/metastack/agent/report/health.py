@@ -69,7 +69,7 @@ class Health(Struct, kw_only=True):
         for text in self.rights:
             log.warning("storage_rights", what=text)
 
-    def saw(self, domains: Collection[Domain], me: str) -> None:
+    def note_domains(self, domains: Collection[Domain], me: str) -> None:
         """Note those that cannot be read, and another node's, loudly."""
         others = strangers(domains, me)
         if others != self.strangers:
@@ -90,14 +90,14 @@ class Health(Struct, kw_only=True):
         elif before and not self.settings:
             log.warning("settings_readable")
 
-    def asked_storage(self, error: Exception | None) -> None:
+    def note_storage_answer(self, error: Exception | None) -> None:
         """The storage was asked something small: it answered, or not."""
         self.storage_why = "" if error is None or isinstance(error, Fenced) else str(error)
         self.silent = self.silent + 1 if self.storage_why and isinstance(error, Unavailable) else 0
         if isinstance(error, Denied):
             self.silent = SILENT  # no VM could open its disk here: none is taken until the key is right
 
-    def kept(self, why: str) -> None:
+    def note_state_dir(self, why: str) -> None:
         """What was seen of etcd was to be kept on this host's disk: why it could not be; empty: it was."""
         if why and why != self.disk_why:
             log.error("state_dir_failed", error=why)

@@ -20,7 +20,7 @@ from ...core.model import NodeAlive, Resources
 from ...core.protocol import claims as changes
 from ...core.rate_limits import sums_every_s
 from ...core.state.keys import Kind
-from ...core.state.record_versions import LEVEL, told
+from ...core.state.record_versions import LEVEL, as_written_at
 from ...ports import HostFacts, LocalTrouble, Refused, Unavailable
 from ..context import AgentContext
 from ..fencing.fencer import Fencer
@@ -81,7 +81,7 @@ class NodeStatusReporter:
         facts, node = self._facts, self._node
         assert facts is not None
         allocated, vms = node.allocated()
-        told = self._silence.told(node.world.alive(node.name))
+        report = self._silence.next_report(node.world.alive(node.name))
         return NodeAlive(
             name=node.name,
             since=node.session.since,
@@ -97,14 +97,14 @@ class NodeStatusReporter:
             bridges=node.network.bridges(),
             versions={**facts.versions, "metastack": __version__},
             record_version=LEVEL,
-            lag_ms=node.lag.said_ms(asyncio.get_running_loop().time()),
+            lag_ms=node.lag.reported_ms(asyncio.get_running_loop().time()),
             arch=self._machine.arch,
             # What QEMU emulates is not what this processor has.
             cpu_features=self._machine.cpu_features if facts.hypervisor == "kvm" else (),
-            storage_ok=self._health.storage_ok and not told.since,
-            storage_silent_since=told.since,
-            storage_silent_at=told.at,
-            storage_proved=told.proved,
+            storage_ok=self._health.storage_ok and not report.since,
+            storage_silent_since=report.since,
+            storage_silent_at=report.at,
+            storage_proved=report.proved,
             message=self._fencer.message or node.session.message,
             brake=self._fencer.braked,
             fence_failures=self._fencer.failures,
@@ -120,7 +120,7 @@ class NodeStatusReporter:
             pending = self._marks.unblock_pending()
         except LocalTrouble as error:
             pending = False
-            self._health.kept(str(error))
+            self._health.note_state_dir(str(error))
         return warnings(self._health, known, pending, node.storage.remote_fence)
 
     async def run(self) -> None:
@@ -134,7 +134,7 @@ class NodeStatusReporter:
                 continue
             found = node.world.alive(node.name)
             wanted = msgspec.structs.replace(self.describe(), ready=True, generation=node.session.generation)
-            wanted = told(wanted, node.world.level)
+            wanted = as_written_at(wanted, node.world.level)
             if found is not None and not self._worth_it(found.record, wanted):
                 continue
             try:

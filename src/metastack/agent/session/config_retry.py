@@ -76,7 +76,7 @@ class ConfigRetry:
         self._session, self._store, self._informer = session, store, informer
         self._hypervisor = hypervisor
         self._describe, self._ended = describe, ended
-        self.rarely = LogLimiter()
+        self.log_limiter = LogLimiter()
 
     async def wait(self, step: Callable[[], Awaitable[None]]) -> None:
         """Do a step until neither the configuration nor this host's disk forbids it; raises Refused when the
@@ -112,7 +112,7 @@ class ConfigRetry:
     async def _say(self, why: str) -> None:
         session, world = self._session, self._informer.world
         session.message = why
-        if self.rarely(f"not ready: {why}"):
+        if self.log_limiter(f"not ready: {why}"):
             log.warning("not_ready", node=session.name, session=session.token, why=why)
         said = world.alive(session.name)
         if said is None or said.record is None or said.record.message != why:

@@ -35,18 +35,18 @@ class DistrustReporter:
         keys: Keys,
         store: Store,
         hypervisor: Hypervisor,
-        past: EtcdHistory,
+        etcd_history: EtcdHistory,
         marks: StateFiles,
         clock: Clock,
         addresses: tuple[str, ...],
     ) -> None:
         self._name, self._keys, self._store, self._hypervisor = name, keys, store, hypervisor
-        self._past, self._marks, self._clock, self._addresses = past, marks, clock, addresses
+        self._etcd_history, self._marks, self._clock, self._addresses = etcd_history, marks, clock, addresses
         self._told: tuple[str, float] = ("", 0.0)
 
-    async def tell(self) -> None:
+    async def report(self) -> None:
         """Write it, unless that was done a moment ago; a failure is logged and tried again by the next call."""
-        now_s, why = asyncio.get_running_loop().time(), self._past.why
+        now_s, why = asyncio.get_running_loop().time(), self._etcd_history.why
         if self._told[0] == why and now_s - self._told[1] < EVERY_S:
             return
         try:
@@ -56,9 +56,9 @@ class DistrustReporter:
                 why=why,
                 at=self._clock.stamp(),
                 storage_addresses=self._addresses,
-                generation=self._past.known.generation,
-                revision=self._past.known.revision,
-                cluster_id=f"{self._past.known.cluster_id:x}",
+                generation=self._etcd_history.known.generation,
+                revision=self._etcd_history.known.revision,
+                cluster_id=f"{self._etcd_history.known.cluster_id:x}",
                 running=tuple(
                     Running(vm=f"{d.project}/{d.name}", uuid=d.uuid, epoch=d.epoch)
                     for d in await self._hypervisor.domains()

@@ -52,7 +52,7 @@ class EtcdHistory:
     def __init__(self, name: str, keys: Keys, marks: StateFiles) -> None:
         self.why = ""
         """Why nothing may be done; empty: nothing speaks against this etcd."""
-        self.stranger = False
+        self.is_foreign = False
         """It is not even known whether that etcd is this node's: it does not know the node."""
         self.noticed: Callable[[], None] = lambda: None
         """Called when a refusal begins."""
@@ -98,12 +98,12 @@ class EtcdHistory:
 
     # --- what is seen
 
-    def saw(self, revision: int) -> None:
+    def note_revision(self, revision: int) -> None:
         """An event or an answer of the etcd that is believed."""
         if not self.why and self._known is not None and revision > self._known.revision:
             self._known = msgspec.structs.replace(self._known, revision=revision)
 
-    def witness(self, domains: Iterable[Domain]) -> None:
+    def note_domain_epochs(self, domains: Iterable[Domain]) -> None:
         """My own domains carry revisions too: of their claims, which were written before they were booted.
 
         Safety: they are as durable as the guests themselves, so an agent that died before it kept what it saw
@@ -128,7 +128,7 @@ class EtcdHistory:
         elif revision < floor.revision:
             self._refuse(self._below(revision, floor), went_back=True)
         else:
-            self.saw(revision)
+            self.note_revision(revision)
         return not self.why
 
     def judge(self, snapshot: Snapshot, floor: RevisionFloor) -> bool:
@@ -139,14 +139,14 @@ class EtcdHistory:
         # Whoever removed the mark says: this is a new node, to whatever cluster it comes.
         known = self._known if joined or not self.why else None
         generation = self._generation(snapshot)
-        self.stranger = joined and not self._knows_me(snapshot)
+        self.is_foreign = joined and not self._knows_me(snapshot)
         fresh = SeenEtcd(
             generation=generation,
             cluster_id=snapshot.cluster_id,
             revision=snapshot.revision,
             term=snapshot.term,
         )
-        if self.stranger:
+        if self.is_foreign:
             self._refuse(
                 f"this etcd does not know node {self._name}, which joined a cluster before: wrong endpoints, "
                 "root or name, or a lost or restored etcd? To join this one as a new node, remove the file "

@@ -21,13 +21,13 @@ class HostOccupied(Misconfigured):
 async def refuse_occupied(hypervisor: Hypervisor, me: str) -> None:
     """Raise HostOccupied while another agent works on this libvirt, or another node's guest is here."""
     try:
-        await hypervisor.take(me)
+        await hypervisor.acquire_host(me)
     except InUse as error:
         raise HostOccupied(str(error)) from None
     found = strangers(await hypervisor.domains(), me)
     if found:
         # Their own agent may come back for them: this one must not stand in its way.
-        await hypervisor.let_go()
+        await hypervisor.release_host()
         raise HostOccupied(found[0])
 
 

@@ -26,7 +26,7 @@ def refuse_generation(informer: Informer) -> None:
         raise Refused(f"the cluster's generation cannot be read: {generation.why}")
 
 
-def believed_generation(informer: Informer, recognised: bool) -> tuple[Seen[Generation] | None, int]:
+def believed_generation(informer: Informer, etcd_recognised: bool) -> tuple[Seen[Generation] | None, int]:
     """The generation that the next session begins with; raises Refused for one that no listing was judged by,
     or none since this node was on its way to that session.
 
@@ -34,7 +34,7 @@ def believed_generation(informer: Informer, recognised: bool) -> tuple[Seen[Gene
     would go on with what it knew of the one before. It would trust nothing of its own any more.
     """
     world = informer.world
-    if not recognised or world.generation != informer.past.known.generation:
+    if not etcd_recognised or world.generation != informer.etcd_history.known.generation:
         raise Refused("the generation was raised just now: looking again")
     return world.generation_seen(), world.generation
 

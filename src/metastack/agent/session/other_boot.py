@@ -62,7 +62,7 @@ class OtherBoot:
         """Lease and revision of the key that was looked at last."""
         self._ends_s = 0.0
         """Loop time before which that lease ends, if nobody renews it."""
-        self._lives = ""
+        self._other_machine = ""
         """What is known of a machine that was seen alive under this name; empty: none was."""
         self._absent_from_s: float | None = None
 
@@ -79,7 +79,7 @@ class OtherBoot:
         return self._last_boot not in ("", self.boot_id) and bool(self.boot_id)
 
     @property
-    def certain(self) -> bool:
+    def same_boot(self) -> bool:
         """The last session of this name was of this very boot, so its settings are no copy."""
         return not self.boot_id or self._last_boot == self.boot_id
 
@@ -119,12 +119,12 @@ class OtherBoot:
         if before[0] and renewed:
             where = f" at {record.address}" if record is not None and record.address else ""
             boot = f" (boot {record.boot_id})" if record is not None and record.boot_id else ""
-            if not self._lives:
+            if not self._other_machine:
                 log.error("node_name_taken", node=self._name, boot=boot.strip(" ()"), address=where[4:])
-            self._lives = f"another machine{where}{boot} runs an agent under the name {self._name}"
+            self._other_machine = f"another machine{where}{boot} runs an agent under the name {self._name}"
         if renewed:
             self._looked, self._ends_s = looked, latest_s
-        if self._lives:
+        if self._other_machine:
             raise NameTaken(self._what_to_do(), REFUSED_AGAIN_S)
         raise NameTaken(
             f"the session of {self._name} is of another boot, or of another machine: waiting for its end",
@@ -132,10 +132,10 @@ class OtherBoot:
         )
 
     def _refuse_soon(self, absent_s: float) -> None:
-        if self._lives:
+        if self._other_machine:
             if absent_s < LET_RETURN_S:
                 raise NameTaken(self._what_to_do(), REFUSED_AGAIN_S)
-            self._lives, self._looked = "", (0, 0)
+            self._other_machine, self._looked = "", (0, 0)
         world = self._informer.world
         if not self.rebooted or not world.unfenced(self._name):
             return
@@ -158,6 +158,7 @@ class OtherBoot:
 
     def _what_to_do(self) -> str:
         return (
-            f"{self._lives}: this one stays out and touches nothing of it. If this machine is a copy: stop "
-            "this agent, set another name and storage_addresses, empty its state_dir"
+            f"{self._other_machine}: this one stays out and touches nothing of it. "
+            "If this machine is a copy: "
+            "stop this agent, set another name and storage_addresses, empty its state_dir"
         )

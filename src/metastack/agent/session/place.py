@@ -51,7 +51,7 @@ class NameHold:
         while True:
             await asyncio.sleep(WATCH_S)
             bound = self._bound
-            if bound is None or not await self.useless():
+            if bound is None or not await self.is_useless():
                 continue
             if bound is self._bound and not bound.expired():  # it may have ended meanwhile
                 bound.reschedule(asyncio.get_running_loop().time())
@@ -91,9 +91,9 @@ class NameHold:
         self._from_s, self._soon, self._given_up = None, 0, 0
         self._mark.forget()
 
-    async def useless(self) -> bool:
+    async def is_useless(self) -> bool:
         """Whether it is to be given up, now."""
-        return self._in_vain() and not await self._guests_run()
+        return self._unused_too_long() and not await self._guests_run()
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
@@ -131,7 +131,7 @@ class NameHold:
                 self.forget()
                 return 0.0
             self._soon += 1
-        vain = self._in_vain()
+        vain = self._unused_too_long()
         if not vain and (ready_from_s is None or self._soon < 2):
             return 0.0
         if await self._guests_run():
@@ -141,13 +141,13 @@ class NameHold:
         self._from_s = None
         self._given_up += 1
         away_s = float(min(AWAY_MOST_S, AWAY_S * 2 ** min(10, self._given_up - 1)))
-        self._mark.gave_up(self._given_up, asyncio.get_running_loop().time() + away_s)
+        self._mark.record_give_up(self._given_up, asyncio.get_running_loop().time() + away_s)
         return away_s
 
-    def _in_vain(self) -> bool:
+    def _unused_too_long(self) -> bool:
         now_s = asyncio.get_running_loop().time()
         held = self._from_s is not None and now_s - self._from_s >= USELESS_S
-        held = held or self._mark.died_in_vain(now_s, USELESS_S)
+        held = held or self._mark.deaths_exceeded(now_s, USELESS_S)
         return held and bool(self._informer.world.unfenced(self._name))
 
     async def _guests_run(self) -> bool:

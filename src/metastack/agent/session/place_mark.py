@@ -62,12 +62,12 @@ class HoldFile:
         if not self.held.from_s:
             self._keep(msgspec.structs.replace(self.held, from_s=now_s, away_until_s=0.0))
 
-    def died_in_vain(self, now_s: float, useless_s: float) -> bool:
+    def deaths_exceeded(self, now_s: float, useless_s: float) -> bool:
         """Agents have died here again and again, for so long, and none was of use."""
         held = self.held
         return bool(held.from_s) and held.deaths >= DEATHS and now_s - held.from_s >= useless_s
 
-    def gave_up(self, given_up: int, until_s: float) -> None:
+    def record_give_up(self, given_up: int, until_s: float) -> None:
         """Also the next agent, if this one dies, stays away until then."""
         self._keep(HoldRecord(boot_id=self._boot_id, given_up=given_up, away_until_s=until_s))
 

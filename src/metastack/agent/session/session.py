@@ -91,19 +91,23 @@ class Session:
         Safety: from there and not from the mirror, which may have lost the fence's event: claims of a fenced
         session would be adopted. While I am alive no intent on me can open, so it holds for the session.
         """
-        self.recognised = False
+        self.etcd_recognised = False
         """This node has reached an etcd that knows it, or never had to, and that it believed then."""
         self.generation, self.since, self.message = 0, "", "starting"
         self._keys, self._store, self._storage, self._hypervisor = keys, store, storage, hypervisor
         self._informer, self._marks, self._clock = informer, marks, clock
         self._addresses = addresses
         self._describe, self._drained, self._changed = describe, drained, changed
-        self._names = StorageClients(name, keys, store, storage, informer, marks, clock, addresses, boot_id)
+        self._storage_clients = StorageClients(
+            name, keys, store, storage, informer, marks, clock, addresses, boot_id
+        )
         self._other_boot = OtherBoot(name, store, informer, boot_id)
-        self._belonging = StorageOwnership(name, keys, storage, informer)
-        self._place = NameHold(name, informer, hypervisor, HoldFile(marks, boot_id))
-        self._past = informer.past
-        self._teller = DistrustReporter(name, keys, store, hypervisor, informer.past, marks, clock, addresses)
+        self._storage_ownership = StorageOwnership(name, keys, storage, informer)
+        self._name_hold = NameHold(name, informer, hypervisor, HoldFile(marks, boot_id))
+        self._etcd_history = informer.etcd_history
+        self._distrust_reporter = DistrustReporter(
+            name, keys, store, hypervisor, informer.etcd_history, marks, clock, addresses
+        )
         self._renewal = LeaseRenewal(store, self.lose)
         self._end = asyncio.Event()
         self._config_retry = ConfigRetry(self, store, informer, hypervisor, describe, self._end)
@@ -121,20 +125,20 @@ class Session:
         lease = self._renewal.lease
         if not self.token or lease is None:
             raise Refused("no session")
-        if self._past.why:
-            raise Refused(self._past.why)
+        if self._etcd_history.why:
+            raise Refused(self._etcd_history.why)
         return OwnSession(node=self.name, session=self.token, lease=lease.id, generation=self.generation)
 
     async def run(self) -> None:
         """Have a session for as long as this process lives."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._renewal.run())
-            group.create_task(self._place.run())
+            group.create_task(self._name_hold.run())
             group.create_task(self._cycle())
 
     async def _cycle(self) -> None:
         backoff_s = 0.2
-        if away_s := self._place.begin():
+        if away_s := self._name_hold.begin():
             self.message = (
                 "an agent that died gave the place up: this one stays away, so that others take its VMs"
             )
@@ -147,7 +151,7 @@ class Session:
                 await self._hold()
                 await self._stay_away()
             except (Unavailable, Refused) as error:
-                if self._config_retry.rarely(str(error)):
+                if self._config_retry.log_limiter(str(error)):
                     log.warning("session_retry", error=str(error), retry_in_s=backoff_s)
                 self.message = str(error)
                 self._leave(str(error))
@@ -155,14 +159,14 @@ class Session:
                     await asyncio.sleep(error.again_s)
                     continue
                 if isinstance(error, Unavailable):
-                    self._place.waits()  # for a storage, a libvirt or an etcd that does not answer
+                    self._name_hold.waits()  # for a storage, a libvirt or an etcd that does not answer
                 await self._stay_away()
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(5.0, backoff_s * 2)
 
     async def _stay_away(self) -> None:
         """After a session: for a moment; or long enough to be fenced, when this place was held in vain."""
-        away_s = await self._place.away_s()
+        away_s = await self._name_hold.away_s()
         if away_s >= AWAY_S:
             log.error("lease_given_up", node=self.name, away_s=away_s, why=self.message or self._why)
             with suppress(Unavailable, Refused):
@@ -189,7 +193,7 @@ class Session:
 
     async def leave(self) -> None:
         """Graceful stop: claims stay and guests run on, under a lease long enough for an upgrade."""
-        self._place.forget()  # whoever stops it may have mended what was wrong
+        self._name_hold.forget()  # whoever stops it may have mended what was wrong
         # First the lease, which nobody renews any more: a call that takes longer than the TTL would have this
         # node fenced, and its guests with it, for being restarted.
         lease = self._renewal.lease
@@ -281,24 +285,24 @@ class Session:
             await self._hypervisor.barrier()
             self._unclean = self._stuck = False
             log.info("libvirtd_barrier", node=self.name)
-        await self._belonging.come_back()
-        await self._names.come_back(self._other_boot.certain)
+        await self._storage_ownership.prepare_registration()
+        await self._storage_clients.prepare_registration(self._other_boot.same_boot)
         fence = await self._fence_record()
         await self._kill_fenced(fence)
         await self._refuse_full_disk()
         await self._other_boot.refuse()
-        if await self._place.useless():
+        if await self._name_hold.is_useless():
             raise Refused("it held its place in vain: its agents died, or none of their sessions stayed ready")
         lease = await self._store.grant(self._informer.world.config.lease_ttl_s)
         # Last before the registration: between the two I look dead, and the others wait only for the grace.
         await self._retire_old_key()
-        since, generation = believed_generation(self._informer, self.recognised)
+        since, generation = believed_generation(self._informer, self.etcd_recognised)
         self.since = self._clock.stamp()
         alive = msgspec.structs.replace(self._describe(), ready=False, generation=generation)
-        floor = self._past.floor
+        floor = self._etcd_history.floor
         outcome = await self._store.commit(changes.register(self._keys, alive, lease.id, fence, since))
-        if not self._past.answered(floor, outcome.revision, outcome.cluster_id):
-            raise Refused(f"this etcd is not believed: {self._past.doubt}")
+        if not self._etcd_history.answered(floor, outcome.revision, outcome.cluster_id):
+            raise Refused(f"this etcd is not believed: {self._etcd_history.doubt}")
         if not isinstance(outcome, Committed):
             await self._store.revoke(lease)
             raise Refused("registration lost a race: looking again")
@@ -313,12 +317,12 @@ class Session:
         self.generation, self.token = generation, token(generation, outcome.revision)
         log.info("registered", node=self.name, session=self.token)
         self._renewal.hold(lease)
-        self._place.registered()
-        async with self._place.watched():
+        self._name_hold.registered()
+        async with self._name_hold.watched():
             await self._config_retry.wait(lambda: refuse_occupied(self._hypervisor, self.name))
             await self._config_retry.wait(self._write_down)
             await self._unblock()
-            await self._config_retry.wait(self._belonging.check)
+            await self._config_retry.wait(self._storage_ownership.check)
             await self._become_ready()
 
     async def _write_down(self) -> None:
@@ -327,8 +331,8 @@ class Session:
         Safety: whatever comes later must be above its number, also for an agent that forgot everything else.
         Registered it may be: nothing is claimed, booted or resumed before *ready*.
         """
-        self._past.keep()
-        await self._names.declare(self.me)
+        self._etcd_history.keep()
+        await self._storage_clients.declare(self.me)
 
     async def _refuse_full_disk(self) -> None:
         """Raise LocalTrouble when VMs are this node's, none of them runs here, and the disk takes no mark.
@@ -336,7 +340,7 @@ class Session:
         It stays away then, so that others take them: registered it would hold them for as long as the disk is
         full. While a guest runs here it comes, and waits (:meth:`_write_down`).
         """
-        if self._informer.world.unfenced(self.name) and (why := self._past.try_keep()):
+        if self._informer.world.unfenced(self.name) and (why := self._etcd_history.try_keep()):
             here = await self._hypervisor.domains()
             if not any(domain.managed and domain.state is not DomainState.DEFINED for domain in here):
                 raise LocalTrouble(why)
@@ -354,14 +358,16 @@ class Session:
         try:
             await self._informer.look()
             domains = await self._hypervisor.domains()
-            self._past.witness(domain for domain in domains if not of_another(domain, self.name))
+            self._etcd_history.note_domain_epochs(
+                domain for domain in domains if not of_another(domain, self.name)
+            )
         finally:
-            if self._past.why:
-                await self._teller.tell()
-        if self._past.why:
-            raise Refused(f"this etcd is not believed: {self._past.why}")
+            if self._etcd_history.why:
+                await self._distrust_reporter.report()
+        if self._etcd_history.why:
+            raise Refused(f"this etcd is not believed: {self._etcd_history.why}")
         refuse_generation(self._informer)
-        self.recognised = True
+        self.etcd_recognised = True
 
     async def _retire_old_key(self) -> None:
         """Delete the alive key that an earlier process of this node left (CE8: its session would go on)."""
@@ -396,17 +402,17 @@ class Session:
 
     async def shut_out(self) -> tuple[str, ...]:
         """Under which of this node's names the storage refuses it."""
-        return await self._names.shut_out()
+        return await self._storage_clients.shut_out()
 
     async def seen_at(self) -> frozenset[str]:
         """Addresses under which the storage sees clients of this host now."""
-        return await self._names.seen_at()
+        return await self._storage_clients.seen_at()
 
     async def prove_address(self) -> None:
         """Before a boot, and now and then: the storage must see this node under an address that is declared."""
         me = self.me
         try:
-            await self._names.prove(me)
+            await self._storage_clients.prove(me)
         except Denied:
             raise  # its key says nothing of its address: nothing is booted, and the session goes on
         except Refused as error:
@@ -417,17 +423,17 @@ class Session:
     async def declare(self) -> None:
         """Write my names down once more: a name of mine changed."""
         if self.token:
-            await self._names.declare(self.me)
+            await self._storage_clients.declare(self.me)
 
     async def client_is_declared(self) -> bool:
         """Whether others know the client that this agent is now; a session on its way declares it itself."""
-        return not self.ready or await self._names.client_is_declared()
+        return not self.ready or await self._storage_clients.client_is_declared()
 
     async def prove_storage(self) -> None:
         """Now and then, and when it is news: the storage must still be this cluster's."""
         token = self.token
         try:
-            await self._belonging.check(running=True)
+            await self._storage_ownership.check(running=True)
         except Misconfigured as error:
             if token and token == self.token and self._informer.world.storage_readable:
                 self.lose(str(error))
@@ -437,15 +443,15 @@ class Session:
         """Lift my own blocks. Only here: registered, not ready, with no domain and no call in flight."""
         if not self._addresses:
             return
-        await self._config_retry.wait(lambda: self._names.refuse_shared(*self._addresses))
+        await self._config_retry.wait(lambda: self._storage_clients.refuse_shared(*self._addresses))
         if self._marks.unblock_pending():
             # Safety (CE7): an unblock that a dead agent sent could land after a later fence.
             log.warning("unblock_pending", seconds=PENDING_UNBLOCK_S)
-            with self._place.waiting():
+            with self._name_hold.waiting():
                 await asyncio.sleep(PENDING_UNBLOCK_S)
             # Safety: and a monitor that was frozen all the while carries it out when it thaws.
             if why := await self._storage.unsettled():
-                self._place.waits()
+                self._name_hold.waits()
                 raise Refused(f"an unblock of an earlier agent may still land: {why}; start it, or remove it")
         if blocked := await self.shut_out():
             if set(blocked) & set(self._addresses):
@@ -465,10 +471,10 @@ class Session:
             # Answered, so not on its way: whatever fails from here on, nobody has to wait for it.
             await self._config_retry.wait(self._end_unblock)
             await self._leave_killed()
-            await self._names.declare(self.me, anew=True)
+            await self._storage_clients.declare(self.me, anew=True)
             log.info("unblocked", node=self.name, session=self.token, addresses=list(blocked))
         await self._config_retry.wait(self._end_unblock)
-        await self._config_retry.wait(lambda: self._names.settle(self.me, self._hypervisor))
+        await self._config_retry.wait(lambda: self._storage_clients.settle(self.me, self._hypervisor))
 
     def killed(self, domain: Domain) -> None:
         """A domain was killed on the way back: its client is dealt with when this node is let in."""
@@ -508,7 +514,7 @@ class Session:
         await self._informer.reached(outcome.revision)
         self.ready, self.message = True, ""
         self._killed.clear()  # the storage forgets their clients by itself, long before another unblock
-        self._place.ready()
+        self._name_hold.ready()
         log.info("ready", node=self.name, session=self.token)
         self._changed()
 

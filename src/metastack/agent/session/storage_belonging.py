@@ -26,7 +26,7 @@ class StorageOwnership:
     def __init__(self, name: str, keys: Keys, storage: Storage, informer: Informer) -> None:
         self._name, self._keys, self._storage, self._informer = name, keys, storage, informer
 
-    async def come_back(self) -> None:
+    async def prepare_registration(self) -> None:
         """Before a registration: whoever cannot be ready stays away. Without claims it comes, to say why.
 
         Safety: told from here on which storage this is: what a receipt is compared with.

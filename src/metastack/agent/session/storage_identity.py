@@ -51,7 +51,7 @@ class StorageClients:
         """Addresses that this session knows to be declared: nobody takes one away while it lives."""
         self._told = ""
         """The client that was declared last."""
-        self._one = asyncio.Lock()
+        self._look_lock = asyncio.Lock()
 
     @property
     def known(self) -> NodeFacts | None:
@@ -80,7 +80,7 @@ class StorageClients:
         """Find out where a client that begins now is seen."""
         self.seen = await self._storage.own_address() if self._addresses else ""
 
-    async def come_back(self, certain: bool = True) -> None:
+    async def prepare_registration(self, same_boot: bool = True) -> None:
         """Before a registration: look, when this node was seen elsewhere than its settings say.
 
         A node that cannot be ready stays away, so that others take its VMs. Without any it comes, to say why.
@@ -88,10 +88,10 @@ class StorageClients:
         copy; the name, and any block, are left for the machine whose address it is.
         """
         declared = self.known.storage_addresses if self.known is not None else ()
-        if (certain or self.known is None) and not {self.seen, *declared} - {"", *self._addresses}:
+        if (same_boot or self.known is None) and not {self.seen, *declared} - {"", *self._addresses}:
             return
         await self.look()
-        if not certain or self._informer.world.unfenced(self._name):
+        if not same_boot or self._informer.world.unfenced(self._name):
             await self.refuse_strange()
 
     async def refuse_strange(self) -> None:
@@ -156,7 +156,7 @@ class StorageClients:
         """
         if not self._addresses:
             return
-        async with self._one:
+        async with self._look_lock:
             await self.look()
             if not self.seen or self.seen in self._declared:
                 return

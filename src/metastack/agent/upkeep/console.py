@@ -57,7 +57,7 @@ class ConsoleServer:
         self._node, self._where, self._reached = node, where, reached
         self._trouble = trouble
         """Told why nobody can reach a console here; empty: they can."""
-        self._places_at_the_door = ConsolePlaces()
+        self._unproven_connections = ConsolePlaces()
         self._open = 0
 
     async def run(self) -> None:
@@ -100,7 +100,7 @@ class ConsoleServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         visitor = Visitor(origin_of(writer.get_extra_info("peername")), writer.close)
-        if not self._places_at_the_door.admit(visitor):
+        if not self._unproven_connections.admit(visitor):
             await self._refuse(writer, "too many connections are being looked at: try again")
             return
         _notice_death(writer)
@@ -118,7 +118,7 @@ class ConsoleServer:
             await self._refuse(writer, "the greeting was not understood in time")
             return
         finally:
-            self._places_at_the_door.leave(visitor)
+            self._unproven_connections.leave(visitor)
         self._open += 1
         log.info("console_opened", vm=str(vm), node=self._node.name)
         try:

@@ -20,7 +20,7 @@ def collect_rarely() -> None:
     gc.set_threshold(*PACE)
 
 
-def keep_what_is_here() -> None:
+def freeze_startup_objects() -> None:
     """Once everything has been listed: code and the world of that moment are not looked through again."""
     gc.collect()
     gc.freeze()

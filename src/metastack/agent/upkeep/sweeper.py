@@ -70,7 +70,7 @@ class Sweeper:
     async def disk(self, project: str, uuid: str, waited_s: float) -> float:
         """Remove one orphaned disk when it is my turn; returns seconds until the next look (0: never)."""
         node = self._node
-        if not node.session.ready or node.informer.went_back or not orphaned(node.world, project, uuid):
+        if not node.session.ready or node.informer.etcd_untrusted or not orphaned(node.world, project, uuid):
             return 0.0
         rank = node.rank_of(f"volume:{uuid}")
         if rank is None:

@@ -194,7 +194,7 @@ def older(name: str, value: bytes, level: int) -> bytes:
     return msgspec.json.encode(raw)
 
 
-def told(record: R, level: int) -> R:
+def as_written_at(record: R, level: int) -> R:
     """What readers find when a writer of that level puts this record: compare with that what is there."""
     kind = type(record)
     name = _names().get(kind, "")

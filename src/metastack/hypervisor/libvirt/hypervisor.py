@@ -117,15 +117,15 @@ class LibvirtHypervisor:
     async def close(self) -> None:
         await self._connection.close()
         self._emulators.close()
-        self._host_lock.let_go()
+        self._host_lock.release_host()
         for stream in list(self._streams):
             stream.close()
 
-    async def take(self, node: str) -> None:
-        self._host_lock.take(node)
+    async def acquire_host(self, node: str) -> None:
+        self._host_lock.acquire_host(node)
 
-    async def let_go(self) -> None:
-        self._host_lock.let_go()
+    async def release_host(self) -> None:
+        self._host_lock.release_host()
 
     async def quiesce(self, uuid: str = "") -> None:
         await self._connection.quiesce(uuid)

@@ -178,12 +178,12 @@ class MemoryHypervisor(MemoryDaemon):
         if not self._daemon:
             raise Unavailable("open: the daemon is down")
 
-    async def take(self, node: str) -> None:
+    async def acquire_host(self, node: str) -> None:
         if self._taken and self._taken != node:
             raise InUse(f"another agent works on this libvirt: that of node {self._taken}")
         self._taken = node
 
-    async def let_go(self) -> None:
+    async def release_host(self) -> None:
         self._taken = ""
 
     async def close(self) -> None:

@@ -82,7 +82,7 @@ class WireStore:
         """The next read of a key with that word in it is answered that many seconds late."""
         self.slow: tuple[str, float] | None = None
         """The next transaction of that name arrives that many seconds later, after its sender gave up."""
-        self.unheard = ""
+        self.missed_changes = ""
         """Events of keys that begin so never come."""
 
     async def _send(self, step: str, request: Coroutine[Any, Any, T]) -> T:
@@ -138,8 +138,8 @@ class WireStore:
         self, prefix: str, after_revision: int, without: tuple[str, ...] = ()
     ) -> AsyncGenerator[Batch, None]:
         async for batch in self._inner.watch(prefix, after_revision, without):
-            if self.unheard:
-                heard = tuple(event for event in batch.events if not event.key.startswith(self.unheard))
+            if self.missed_changes:
+                heard = tuple(event for event in batch.events if not event.key.startswith(self.missed_changes))
                 batch = replace(batch, events=heard)
             yield batch
 

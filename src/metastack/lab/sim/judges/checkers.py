@@ -351,7 +351,11 @@ class Checkers:
             if host.agent is None or not host.agent.node.informer.listed.is_set():
                 continue
             astray = host.name in self._astray and host.started_s < self._astray[host.name]
-            if (everybody or not host.lost_events) and not astray and not host.agent.node.informer.past.why:
+            if (
+                (everybody or not host.lost_events)
+                and not astray
+                and not host.agent.node.informer.etcd_history.why
+            ):
                 self._view(host)
             self._brake_said(host)
 

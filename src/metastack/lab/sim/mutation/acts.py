@@ -62,8 +62,8 @@ ACTS: Final[tuple[Mutation, ...]] = (
         agent(
             "reconcile.vm_reconciler",
             "VmReconciler.reconcile",
-            "memory.unsettled = True",
-            "memory.unsettled = False",
+            "memory.claim_in_flight = True",
+            "memory.claim_in_flight = False",
         ),
         ("release-arrives-late",),
     ),
@@ -71,14 +71,17 @@ ACTS: Final[tuple[Mutation, ...]] = (
         "stray",
         "a start without an answer is waited for before the release",
         agent(
-            "reconcile.vm_reconciler", "VmReconciler._release", "if memory.stray or memory.making:", "if False:"
+            "reconcile.vm_reconciler",
+            "VmReconciler._release",
+            "if memory.order_in_flight or memory.disk_in_flight:",
+            "if False:",
         ),
         ("start-unanswered-then-moved",),
     ),
     Mutation(
         "making",
         "a disk whose making got no answer is waited for before the release",
-        agent("reconcile.vm_disk", "VmDisk.prepare", "memory.making = True"),
+        agent("reconcile.vm_disk", "VmDisk.prepare", "memory.disk_in_flight = True"),
         ("disk-appears-when-its-vm-is-gone",),
         evidence="stuck",
         because="not a writer: a disk that nobody would ever remove",
@@ -86,14 +89,19 @@ ACTS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "went-back",
         "an etcd that went back is not acted on",
-        agent("cache.informer", "Informer.look", "if not self.past.judge(snapshot, floor):", "if False:"),
+        agent(
+            "cache.informer", "Informer.look", "if not self.etcd_history.judge(snapshot, floor):", "if False:"
+        ),
         ("restored-and-noticed", "etcd-went-back"),
     ),
     Mutation(
         "recognised",
         "an agent that is a stranger to the etcd that it reached kills nothing",
         agent(
-            "agent", "Agent._one", "self.node.informer.went_back or not self.node.session.recognised", "False"
+            "agent",
+            "Agent._one",
+            "self.node.informer.etcd_untrusted or not self.node.session.etcd_recognised",
+            "False",
         ),
         ("agent-meets-a-strange-etcd",),
     ),
@@ -262,7 +270,10 @@ ACTS: Final[tuple[Mutation, ...]] = (
         "cleared-away-in-doubt",
         "what a guest left is cleared away only when no start of it can land any more",
         agent(
-            "reconcile.domain_actions", "DomainActions.kill", "if action.over and memory.stray:", "if False:"
+            "reconcile.domain_actions",
+            "DomainActions.kill",
+            "if action.over and memory.order_in_flight:",
+            "if False:",
         ),
         ("start-lands-as-its-remains-are-cleared",),
         evidence="expected",
@@ -357,7 +368,7 @@ ACTS: Final[tuple[Mutation, ...]] = (
         "a kill or shutdown without an answer is waited for before the guest is started again, and the adapter"
         " (here the simulation's; one contract test for both) starts nothing beside such an order",
         (
-            *agent("reconcile.domain_actions", "DomainActions.boot", "if memory.stray:", "if False:"),
+            *agent("reconcile.domain_actions", "DomainActions.boot", "if memory.order_in_flight:", "if False:"),
             Patch(
                 "hypervisor.twin.daemon",
                 "MemoryDaemon._refuse_beside",

@@ -13,7 +13,7 @@ AVAIL: Final = (
     Mutation(
         "ready-before-it-is-on-the-disk",
         "a session is used only when its number is on this host's disk",
-        agent("session.session", "Session._write_down", "self._past.keep()"),
+        agent("session.session", "Session._write_down", "self._etcd_history.keep()"),
         ("state-folder-full",),
         evidence="expected",
         because="what it guards against needs an etcd that is restored just then, and nobody who says so",
@@ -32,8 +32,8 @@ AVAIL: Final = (
         agent(
             "reconcile.vm_reconciler",
             "VmReconciler._release",
-            "if memory.stray or memory.making:",
-            "if (memory.stray or memory.making) and not action.penalty:",
+            "if memory.order_in_flight or memory.disk_in_flight:",
+            "if (memory.order_in_flight or memory.disk_in_flight) and not action.penalty:",
         ),
         ("start-unanswered-then-given-back",),
     ),

@@ -17,8 +17,8 @@ _STRANGE_CLAIM: Final = agent("reconcile.claimer", "Claimer.claim", "self._refus
 _STRANGE_BOOT: Final = agent(
     "reconcile.domain_actions",
     "DomainActions.boot",
-    "stranger := node.disks.stranger(spec)",
-    "stranger := None",
+    "foreign_owner := node.disks.foreign_owner(spec)",
+    "foreign_owner := None",
 )
 """Alone it is ``strange-disk-boot``: two projects' specs, which no claim sees."""
 

@@ -120,8 +120,8 @@ HOSTS: Final[tuple[Mutation, ...]] = (
         agent(
             "reconcile.domain_actions",
             "DomainActions.boot",
-            "stranger := node.disks.stranger(spec)",
-            "stranger := None",
+            "foreign_owner := node.disks.foreign_owner(spec)",
+            "foreign_owner := None",
         ),
         ("two-projects-name-one-disk",),
     ),

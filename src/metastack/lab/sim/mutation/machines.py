@@ -32,7 +32,12 @@ ONE_MACHINE: Final[tuple[Mutation, ...]] = (
     Mutation(
         "another-unblock",
         "a machine of another boot lifts no block of an address that is not its own",
-        agent("session.storage_identity", "StorageClients.come_back", "if not certain or self", "if self"),
+        agent(
+            "session.storage_identity",
+            "StorageClients.prepare_registration",
+            "if not same_boot or self",
+            "if self",
+        ),
         ("clone-with-the-same-settings-of-a-hung-host",),
         evidence="expected",
         because="the original's guests stopped at their first refused write, and its agent hangs",
@@ -57,7 +62,9 @@ ONE_MACHINE: Final[tuple[Mutation, ...]] = (
         "one-libvirt",
         "an agent of another name is refused, or at least no domain that names another node is its business",
         (
-            *agent("agent", "Agent.run", 'await patiently("libvirt\'s lock", self._take_libvirt, stop)'),
+            *agent(
+                "agent", "Agent.run", 'await retry_until_stopped("libvirt\'s lock", self._take_libvirt, stop)'
+            ),
             *NOT_MINE,
         ),
         ("second-agent-on-a-libvirt",),

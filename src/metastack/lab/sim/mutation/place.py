@@ -16,7 +16,7 @@ PLACE: Final = (
     Mutation(
         "place-in-vain",
         "a place that is held in vain is given up",
-        agent("session.place", "NameHold._in_vain", "return held and", "return False and"),
+        agent("session.place", "NameHold._unused_too_long", "return held and", "return False and"),
         ("agents-die-before-they-are-ready", "guest-ends-while-its-node-is-not-ready"),
         evidence="expected",
         because=_NOWHERE,
@@ -32,7 +32,7 @@ PLACE: Final = (
     Mutation(
         "place-watched",
         "it is counted beside the steps between the registration and readiness",
-        agent("session.place", "NameHold.run", "if bound is None or not await self.useless():", "if True:"),
+        agent("session.place", "NameHold.run", "if bound is None or not await self.is_useless():", "if True:"),
         ("guest-ends-while-its-node-is-not-ready",),
         evidence="expected",
         because=_NOWHERE,

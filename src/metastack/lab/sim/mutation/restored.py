@@ -69,7 +69,7 @@ RESTORED: Final[tuple[Mutation, ...]] = (
         agent(
             "session.identity",
             "believed_generation",
-            "if not recognised or world.generation != informer.past.known.generation:",
+            "if not etcd_recognised or world.generation != informer.etcd_history.known.generation:",
             "if False:",
         ),
         ("restored-and-raised-twice",),
@@ -79,7 +79,12 @@ RESTORED: Final[tuple[Mutation, ...]] = (
     Mutation(
         "restored-own-write",
         "a change of the history before is not looked for in this one",
-        agent("context", "AgentContext.commit", "if self.informer.past.history != floor.history:", "if False:"),
+        agent(
+            "context",
+            "AgentContext.commit",
+            "if self.informer.etcd_history.history != floor.history:",
+            "if False:",
+        ),
         ("restored-while-a-release-is-on-its-way",),
         evidence="stuck",
         because="a node that looks for it for ever does nothing",

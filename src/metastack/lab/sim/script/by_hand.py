@@ -198,10 +198,10 @@ def _unheard(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     wire = host.wire
     if wire is None:
         return None
-    wire.unheard, host.lost_events = f"{lab.keys.prefix()}{args[1]}/", True
+    wire.missed_changes, host.lost_events = f"{lab.keys.prefix()}{args[1]}/", True
 
     def end() -> None:
-        wire.unheard = ""
+        wire.missed_changes = ""
 
     return end
 
