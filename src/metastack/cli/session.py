@@ -208,10 +208,7 @@ def note(frame: Frame, text: str) -> None:
 def interrupted(frame: Frame, object: str, stays: str) -> None:
     """After Ctrl-C: what stays. Also with machine output, for no other word of it comes."""
     if frame.output is Output.JSON:
-        import json
-
-        error = {"code": "interrupted", "object": object, "message": f"interrupted; {stays}", "hint": None}
-        sys.stderr.write(printable(json.dumps({"error": error}, ensure_ascii=False)) + "\n")
+        _json_error("interrupted", object, f"interrupted; {stays}")
     else:
         sys.stderr.write(clean(f"{object}: interrupted; {stays}") + "\n")
     sys.stderr.flush()
@@ -245,15 +242,8 @@ def confirm(question: str, yes: bool) -> None:
 def report(problem: Problem, output: Output) -> int:
     """Print a problem; the exit status."""
     if output is Output.JSON:
-        import json
-
-        error = {
-            "code": problem.code.value,
-            "object": problem.object or None,
-            "message": "; ".join([problem.message, *map(str, problem.others)]),
-            "hint": problem.hint or None,
-        }
-        sys.stderr.write(printable(json.dumps({"error": error}, ensure_ascii=False)) + "\n")
+        message = "; ".join([problem.message, *map(str, problem.others)])
+        _json_error(problem.code.value, problem.object, message, problem.hint)
     else:
         head = paint("error:", "failed", sys.stderr)
         for one in (problem, *problem.others):
@@ -262,6 +252,13 @@ def report(problem: Problem, output: Output) -> int:
                 sys.stderr.write(f"  {clean(one.hint)}\n")
     sys.stderr.flush()
     return EXIT[problem.code.value]
+
+
+def _json_error(code: str, object: str, message: str, hint: str = "") -> None:
+    import json
+
+    error = {"code": code, "object": object or None, "message": message, "hint": hint or None}
+    sys.stderr.write(printable(json.dumps({"error": error}, ensure_ascii=False)) + "\n")
 
 
 @contextmanager
