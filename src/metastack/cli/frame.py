@@ -1,6 +1,7 @@
 """The frame of every command: options that all of them take, and nouns that are imported when they are called.
 
-Owns: ``-o``, ``--context``, ``--endpoint`` and how typer is used. Refuses: doing a command's work.
+Owns: ``-o``, ``--context``, ``--endpoint``, ``--reason``, ``--yes`` and how typer is used.
+Refuses: doing a command's work.
 Rule: nothing is imported before it is needed; ``--help`` of the whole program imports no noun.
 """
 
