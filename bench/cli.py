@@ -25,9 +25,9 @@ from metastack.core.model import (
     VmStatus,
     token,
 )
-from metastack.core.protocol.transaction import Committed, Put, Transaction
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import Keys
+from metastack.core.transaction import Committed, Put, Transaction
 from metastack.lab.dev.etcd import EtcdCluster
 from metastack.settings import StoreSettings
 from metastack.store.etcd.store import EtcdStore

@@ -9,9 +9,9 @@ from pathlib import Path
 from bench.harness import Result, row, say
 from bench.lab import Lab, lab
 from metastack.core.model import ClusterConfig
-from metastack.core.protocol.transaction import Put, Transaction
 from metastack.core.state.codec import encode
 from metastack.core.state.record_versions import LEVEL
+from metastack.core.transaction import Put, Transaction
 
 VMS = 12
 WINDOW_S = 10.0

@@ -19,9 +19,9 @@ from metastack.commands.request import Cluster as Person
 from metastack.commands.request import new_request
 from metastack.commands.vm.change import NewVm, create_vm, delete_vm
 from metastack.core.model import VmId
-from metastack.core.protocol.transaction import KeyEvent
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.keys import Keys
+from metastack.core.transaction import KeyEvent
 from metastack.lab.dev import guest
 from metastack.lab.dev.cluster import Cluster
 from metastack.store.etcd.store import EtcdStore

@@ -31,10 +31,10 @@ from metastack.core.model import (
     token,
 )
 from metastack.core.placement import PlacementEngine
-from metastack.core.protocol.transaction import Batch, Entry, KeyEvent, Snapshot
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import Keys
+from metastack.core.transaction import Batch, Entry, KeyEvent, Snapshot
 
 VMS = 10_000
 MEASURED = 2000

@@ -16,8 +16,8 @@ from typing import Any
 from bench.harness import say
 from bench.scale import load
 from bench.scale.stage import Stage, cpu_s, stage
-from metastack.core.protocol.transaction import Transaction
 from metastack.core.state.keys import Kind
+from metastack.core.transaction import Transaction
 
 PROFILE = os.environ.get("METASTACK_BENCH_PROFILE", "")
 """A file for the profile of the first process, while its agents claim."""

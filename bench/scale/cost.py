@@ -25,9 +25,9 @@ from metastack.agent.cache.informer import LISTED
 from metastack.core.model import NodeSpec
 from metastack.core.placement import PlacementEngine
 from metastack.core.protocol.guards import OwnSession
-from metastack.core.protocol.transaction import Batch, Entry, KeyEvent, Put, Transaction
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.codec import encode
+from metastack.core.transaction import Batch, Entry, KeyEvent, Put, Transaction
 
 PROFILE = os.environ.get("METASTACK_BENCH_PROFILE", "")
 """A file for a profile of the follower in bursts."""

@@ -31,11 +31,11 @@ from metastack.core.model import (
 )
 from metastack.core.protocol import claims as changes
 from metastack.core.protocol.guards import OwnSession
-from metastack.core.protocol.transaction import Delete, Put, Transaction
 from metastack.core.state.cluster_state import Seen
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import Keys
 from metastack.core.state.record_versions import LEVEL
+from metastack.core.transaction import Delete, Put, Transaction
 
 T = TypeVar("T")
 

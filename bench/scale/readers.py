@@ -28,8 +28,8 @@ from aetcd import rpc
 from bench.scale import load
 from bench.scale.stage import stage
 from bench.scale.wire import Wire
-from metastack.core.protocol.transaction import Transaction
 from metastack.core.state.keys import prefix_end
+from metastack.core.transaction import Transaction
 from metastack.store.etcd.channel import OPTIONS
 from metastack.store.etcd.messages import key_of
 from metastack.store.etcd.wire import Wire as ShippedWire

@@ -22,7 +22,7 @@ from typing import Any
 from bench.harness import TOP
 from bench.scale import load
 from metastack.core.protocol.guards import OwnSession
-from metastack.core.protocol.transaction import Committed, Transaction
+from metastack.core.transaction import Committed, Transaction
 from metastack.lab.dev.etcd import EtcdCluster, free_ports
 from metastack.settings import StoreSettings
 from metastack.store.etcd.store import EtcdStore

@@ -14,7 +14,7 @@ from typing import Any
 from bench.harness import percentile, say
 from bench.scale import load
 from bench.scale.stage import Stage, cpu_s, stage
-from metastack.core.protocol.transaction import Transaction
+from metastack.core.transaction import Transaction
 
 WORKERS = 2
 PER_S = 25.0

@@ -36,8 +36,8 @@ from metastack.agent.reconcile import claim_batch as agent_claims
 from metastack.agent.session.state_files import StateFiles
 from metastack.agent.upkeep import gc_tuning as garbage
 from metastack.core.protocol.guards import OwnSession
-from metastack.core.protocol.transaction import Batch, Committed, KeyEvent, Outcome, Transaction, merged
 from metastack.core.state.keys import prefix_end
+from metastack.core.transaction import Batch, Committed, KeyEvent, Outcome, Transaction, merged
 from metastack.hypervisor.twin.hypervisor import MemoryHypervisor
 from metastack.network.twin import MemoryNetwork
 from metastack.ports import DomainSpec

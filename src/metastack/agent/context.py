@@ -16,10 +16,10 @@ from ..core.protocol import claims as changes
 from ..core.protocol.group_versions import Tokens
 from ..core.protocol.restored import held
 from ..core.protocol.rule_versions import NOTICE, heeded
-from ..core.protocol.transaction import Committed, Transaction
 from ..core.state.cluster_state import ClusterState, wants_on
 from ..core.state.keys import Keys, ParsedKey, about_nodes
 from ..core.state.storage_identity import cluster_id
+from ..core.transaction import Committed, Transaction
 from ..ports import Hypervisor, Mark, Network, Storage, Store, Unavailable
 from .cache.informer import Informer
 from .cache.lag import Lag

@@ -12,14 +12,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from metastack.core.model import ClusterConfig, Phase, VmId
-from metastack.core.protocol.transaction import Batch
+from metastack.core.model import ClusterConfig, VmId
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.keys import Keys, Kind
+from metastack.core.transaction import Batch
 from metastack.ports import Compacted, Store
 
 from .request import Cluster
-from .vm.views import VmView, vm_view
 
 _BATCHES: Final = 256
 """Watch batches waiting to be folded; a slower reader slows the streams down."""
@@ -69,24 +68,6 @@ async def read_world(cluster: Cluster, wanted: Sequence[str]) -> ClusterState:
     world = ClusterState(cluster.keys)
     world.load(await cluster.store.list(*wanted))
     return world
-
-
-async def look_at_vm(cluster: Cluster, vm: VmId) -> VmView | None:
-    """One VM as it is now; the whole world is read only to explain why nobody takes it."""
-    keys = cluster.keys
-    wanted = [*keys.prefixes((Kind.NODE_ALIVE, Kind.FENCE)), *prefixes_of_vm(keys, vm)]
-    world = await read_world(cluster, wanted)
-    view = vm_view(world, vm, lambda: None)
-    if view is not None and explains(world, view):
-        view = vm_view(await read_world(cluster, keys.prefixes(EVERYTHING)), vm)
-    return view
-
-
-def explains(world: ClusterState, view: VmView) -> bool:
-    """Whether the message is about what other nodes say, so that all of them must be read."""
-    if view.node is None:
-        return view.phase == Phase.PENDING
-    return view.phase == Phase.CLAIMED and world.alive(view.node) is None
 
 
 class StateFollower:

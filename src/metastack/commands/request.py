@@ -19,17 +19,19 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from metastack.core.model import ClusterConfig, Event, Record
-from metastack.core.protocol.transaction import Committed, Delete, Guard, Outcome, Put, Transaction
 from metastack.core.state.cluster_state import Seen, seen
 from metastack.core.state.codec import Unreadable, decode, encode
 from metastack.core.state.keys import Keys
 from metastack.core.state.record_versions import LEVEL, lost, settings_level, written
+from metastack.core.transaction import Committed, Delete, Guard, Outcome, Put, Transaction
 from metastack.ports import Store, UnknownOutcome
 
 from .problem import Code, Problem, conflict
 
 ATTEMPTS: Final = 8
 """How often a command looks again after losing a race; every loss means that somebody else got on."""
+VMS_AT_ONCE: Final = 16
+"""VMs in one transaction of ``vm create``: three puts each, well below etcd's 128 operations."""
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")

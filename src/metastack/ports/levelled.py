@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..core.protocol.transaction import Outcome, Transaction
 from ..core.state.keys import Keys
 from ..core.state.record_versions import written
+from ..core.transaction import Outcome, Transaction
 from .store import Store
 from .wrapped_store import WrappedStore
 

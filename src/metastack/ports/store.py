@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from ..core.protocol.transaction import Batch, Entry, Lease, Outcome, Snapshot, Transaction
+from ..core.transaction import Batch, Entry, Lease, Outcome, Snapshot, Transaction
 
 
 class Store(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from ..core.protocol.transaction import Batch, Entry, Lease, Outcome, Snapshot, Transaction
+from ..core.transaction import Batch, Entry, Lease, Outcome, Snapshot, Transaction
 from .store import Store
 
 

@@ -18,8 +18,8 @@ from ..core.model import Hint, VmId
 from ..core.placement import PlacementEngine
 from ..core.placement.schedule import BY, schedule
 from ..core.protocol.leader_terms import LeaderTerm, advise
-from ..core.protocol.transaction import Committed, Transaction
 from ..core.state.keys import Keys
+from ..core.transaction import Committed, Transaction
 from ..ports import Refused, Store, Unavailable
 from .picture import Picture
 

@@ -16,8 +16,8 @@ import structlog
 
 from ..core.model import Leader
 from ..core.protocol.leader_terms import LeaderTerm, stand
-from ..core.protocol.transaction import Committed, Lease
 from ..core.state.keys import Keys
+from ..core.transaction import Committed, Lease
 from ..ports import Compacted, LeaseGone, Refused, Store, Unavailable
 
 log = structlog.get_logger()

@@ -19,10 +19,10 @@ from metastack.core.model import (
     VmStatus,
     Volume,
 )
-from metastack.core.protocol.transaction import Committed, Delete, Put, Transaction
 from metastack.core.state.codec import decode, encode
 from metastack.core.state.keys import Kind
 from metastack.core.state.record_versions import LEVEL
+from metastack.core.transaction import Committed, Delete, Put, Transaction
 
 HELLO = VmId("default", "hello")
 

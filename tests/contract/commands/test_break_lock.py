@@ -16,8 +16,8 @@ from metastack.commands.vm.wait import Goal, wait_vm
 from metastack.core.model import BreakLock, Claim, Event, Phase, VmStatus
 from metastack.core.protocol import broken_locks as locks
 from metastack.core.protocol.guards import OwnSession
-from metastack.core.protocol.transaction import Lost
 from metastack.core.state.cluster_state import seen
+from metastack.core.transaction import Lost
 
 CLIENT = "10.0.0.9:0/4711"
 

@@ -29,9 +29,9 @@ from metastack.core.model import (
     VmId,
     Volume,
 )
-from metastack.core.protocol.transaction import Delete, Put
 from metastack.core.state.codec import encode
 from metastack.core.state.record_versions import LEVEL
+from metastack.core.transaction import Delete, Put
 from metastack.ports import Denied, Unavailable
 from metastack.storage.twin import MemoryPool, MemoryStorage
 from metastack.store.etcd.store import MemberStatus

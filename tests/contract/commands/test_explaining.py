@@ -20,7 +20,7 @@ from metastack.commands.vm import place as places
 from metastack.commands.vm.create import create_vm, plan_vms
 from metastack.commands.vm.explain import equal_nodes_words, explain_plan, explain_vm
 from metastack.core.model import ClusterConfig, GroupTerm, Ha, Hint, Phase, Placement
-from metastack.core.protocol.transaction import Put
+from metastack.core.transaction import Put
 
 
 async def test_explain_says_what_every_node_says(rig: Rig) -> None:

@@ -17,11 +17,11 @@ from metastack.commands.request import Cluster
 from metastack.commands.vm.change import NewVm, create_vm
 from metastack.core.model import Fence, FenceReceipt, NodeAlive, NodeFacts
 from metastack.core.protocol import fences
-from metastack.core.protocol.fence_proof import UNBLOCKED
 from metastack.core.protocol.guards import OwnSession
-from metastack.core.protocol.transaction import Put, Transaction
 from metastack.core.state.cluster_state import ClusterState, seen
 from metastack.core.state.codec import encode
+from metastack.core.state.fence_proof import UNBLOCKED
+from metastack.core.transaction import Put, Transaction
 from metastack.storage.twin import MemoryPool, MemoryStorage
 
 

@@ -22,8 +22,8 @@ from metastack.commands.vm import change as vms
 from metastack.commands.vm.change import NewVm
 from metastack.commands.vm.history import vm_history
 from metastack.core.model import Event
-from metastack.core.protocol.transaction import Put
 from metastack.core.state.codec import encode
+from metastack.core.transaction import Put
 
 NOW_MS = 1_800_000_000_000
 

@@ -22,9 +22,9 @@ from metastack.commands.request import Cluster
 from metastack.commands.vm import change as vms
 from metastack.commands.vm.change import NewVm
 from metastack.core.model import ClusterConfig, Image, ImageState, NodeSpec
-from metastack.core.protocol.transaction import Delete, Put
 from metastack.core.state.codec import decode
 from metastack.core.state.record_versions import LEVEL
+from metastack.core.transaction import Delete, Put
 from metastack.ports import DiskFormat, Storage
 from metastack.settings import StorageSettings
 from metastack.storage.choose import build

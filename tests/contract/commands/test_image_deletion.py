@@ -20,8 +20,8 @@ from metastack.commands.request import Cluster
 from metastack.commands.vm import change as vms
 from metastack.commands.vm.change import NewVm
 from metastack.core.model import Image, ImageState, Trashed
-from metastack.core.protocol.transaction import Delete, Put, Transaction
 from metastack.core.state.codec import decode, encode
+from metastack.core.transaction import Delete, Put, Transaction
 from metastack.lab.dev.ceph import MiniCeph, new_address
 from metastack.ports import Denied, InUse, Storage
 from metastack.settings import StorageSettings

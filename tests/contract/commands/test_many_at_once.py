@@ -10,9 +10,9 @@ from places_rig import new, refused, three, vm
 
 from metastack.commands.problem import Code, Problem
 from metastack.commands.reading import read_engine_state
-from metastack.commands.request import Cluster
-from metastack.commands.vm.create import AT_ONCE, create_vm, create_vms, numbered
-from metastack.core.protocol.transaction import MAX_OPERATIONS, Transaction
+from metastack.commands.request import VMS_AT_ONCE, Cluster
+from metastack.commands.vm.create import create_vm, create_vms, numbered
+from metastack.core.transaction import MAX_OPERATIONS, Transaction
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ async def test_forty_at_once_are_three_transactions(rig: Rig) -> None:
     assert len({spec.uuid for spec in made.specs} | {spec.volume_uuid for spec in made.specs}) == 80
     assert len(counting.sizes) == 3
     assert all(max(size) < MAX_OPERATIONS for size in counting.sizes)
-    assert max(guards for guards, _ in counting.sizes) == AT_ONCE + 2, "each name, the image, the event"
+    assert max(guards for guards, _ in counting.sizes) == VMS_AT_ONCE + 2, "each name, the image, the event"
     events = [event for event in await rig.events() if event.request_id == one.request_id]
     own = [event for event in events if event.what == "vm.create"]
     assert {event.object for event in own} == {f"vm default/{name}" for name in numbered("web-{n}", 40)}

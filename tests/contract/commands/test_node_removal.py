@@ -20,8 +20,8 @@ from metastack.core.model import Claim, Fence, FenceReceipt, NodeAlive, NodeFact
 from metastack.core.protocol import claims as changes
 from metastack.core.protocol import fences
 from metastack.core.protocol.guards import OwnSession
-from metastack.core.protocol.transaction import Committed, Delete, Transaction
 from metastack.core.state.cluster_state import ClusterState
+from metastack.core.transaction import Committed, Delete, Transaction
 from metastack.storage.twin import MemoryPool, MemoryStorage
 
 DONE = FenceReceipt(at="t", by="n2", method="ceph-blocklist", addresses=("10.0.0.1",), osd_epoch=7)

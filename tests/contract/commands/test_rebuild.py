@@ -16,8 +16,8 @@ from metastack.commands.vm.change import NewVm
 from metastack.commands.vm.views import VmView
 from metastack.commands.vm.wait import Goal, wait_vm
 from metastack.core.model import Image, ImageState, Phase, Record, Trashed, VmSpec, VmStatus, Volume
-from metastack.core.protocol.transaction import Put, Transaction
 from metastack.core.state.codec import encode
+from metastack.core.transaction import Put, Transaction
 from metastack.storage.twin import MemoryPool, MemoryStorage
 
 IMAGE = "11111111-0000-4000-8000-000000000000"

@@ -15,8 +15,8 @@ from metastack.commands.problem import Problem
 from metastack.commands.reading import EVERYTHING, read_world
 from metastack.commands.vm.change import NewVm, create_vm, restart_vm
 from metastack.core.model import Generation, NodeFacts, Phase, Refusal, Running, VmStatus
-from metastack.core.protocol.transaction import Put
 from metastack.core.state.cluster_state import ClusterState
+from metastack.core.transaction import Put
 
 
 async def world_of(rig: Rig) -> ClusterState:

@@ -14,8 +14,8 @@ from metastack.commands.doctor import examine
 from metastack.commands.doctor.facts import Severity, ask_storage, collect
 from metastack.commands.problem import Problem
 from metastack.core.model import NodeAlive, StorageIdentity, StoragePlace
-from metastack.core.protocol.transaction import Delete, Put, Transaction
 from metastack.core.state.codec import decode
+from metastack.core.transaction import Delete, Put, Transaction
 from metastack.ports import Denied, StorageOwner
 from metastack.settings import StorageSettings
 from metastack.storage.files.storage import FileStorage

@@ -21,10 +21,10 @@ from metastack.commands.request import Cluster
 from metastack.commands.vm.change import NewVm, create_vm
 from metastack.commands.vm.console_tickets import create_ticket
 from metastack.core.model import ClusterConfig, NodeAlive, NodeFacts
-from metastack.core.protocol.transaction import Delete, Put
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.codec import decode, encode
 from metastack.core.state.record_versions import LEVEL, RELEASES, settings_bytes
+from metastack.core.transaction import Delete, Put
 from metastack.lab.sim.engine.older_release import older
 
 

@@ -16,11 +16,12 @@ from metastack.commands.doctor.facts import collect
 from metastack.commands.node import change as nodes
 from metastack.commands.node.views import node_infos
 from metastack.commands.problem import Code, Problem
-from metastack.commands.reading import EVERYTHING, follow, look_at_vm, read_world
+from metastack.commands.reading import EVERYTHING, follow, read_world
 from metastack.commands.vm import change as vms
 from metastack.commands.vm.change import NewVm
 from metastack.commands.vm.console_tickets import create_ticket, opened_after
 from metastack.commands.vm.explain import explain_vm
+from metastack.commands.vm.look import look_at_vm
 from metastack.commands.vm.views import VmView, vm_views
 from metastack.commands.vm.wait import Goal, wait_vm
 from metastack.core.model import (
@@ -35,8 +36,8 @@ from metastack.core.model import (
     VmId,
     VmStatus,
 )
-from metastack.core.protocol.transaction import Delete, Put
 from metastack.core.state.codec import decode
+from metastack.core.transaction import Delete, Put
 
 VM_KEYS = (
     *("name", "project", "uuid", "power", "phase", "node", "epoch", "ips", "labels", "cpus"),

@@ -14,7 +14,7 @@ from metastack.commands.request import Cluster
 from metastack.commands.vm import change as vms
 from metastack.commands.vm.change import NewVm
 from metastack.core.model import ClusterConfig, Ha, Image, ImageState, Power, VmId, token_revision
-from metastack.core.protocol.transaction import Put
+from metastack.core.transaction import Put
 
 
 def new(**more: Any) -> NewVm:

@@ -8,8 +8,8 @@ import pytest
 from commands_rig import HELLO, Rig, request
 
 from metastack.commands.problem import Code, Problem
-from metastack.commands.reading import look_at_vm
 from metastack.commands.vm.change import NewVm, create_vm, delete_vm, restart_vm, stop_vm
+from metastack.commands.vm.look import look_at_vm
 from metastack.core.model import Phase, Power
 
 

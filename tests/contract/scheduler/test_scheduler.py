@@ -11,7 +11,7 @@ from metastack.commands.reading import read_engine_state
 from metastack.core.model import ClusterConfig, Fence, Hint, Leader, VmSpec
 from metastack.core.placement import PlacementEngine
 from metastack.core.protocol.leader_terms import advise, stand
-from metastack.core.protocol.transaction import Committed, Delete, Lost, Transaction
+from metastack.core.transaction import Committed, Delete, Lost, Transaction
 
 
 def spec(name: str, cpus: int) -> VmSpec:

@@ -7,7 +7,7 @@ import itertools
 import subprocess
 from typing import Protocol
 
-from metastack.core.protocol.transaction import Lease
+from metastack.core.transaction import Lease
 from metastack.lab.dev.etcd import EtcdCluster
 from metastack.ports import Store
 from metastack.settings import StoreSettings

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from store_backends import Backend
 
-from metastack.core.protocol.transaction import (
+from metastack.core.transaction import (
     Batch,
     Committed,
     Delete,

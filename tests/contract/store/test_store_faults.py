@@ -14,7 +14,7 @@ import pytest
 from store_backends import etcdctl
 from structlog.testing import capture_logs
 
-from metastack.core.protocol.transaction import Committed, Delete, Guard, KeyEvent, Put, Transaction
+from metastack.core.transaction import Committed, Delete, Guard, KeyEvent, Put, Transaction
 from metastack.lab.dev.etcd import EtcdCluster, EtcdMember, EtcdTls, free_ports
 from metastack.ports import Compacted, Denied, LeaseGone, NoSpace, Store, Unavailable, UnknownOutcome
 from metastack.settings import StoreSettings

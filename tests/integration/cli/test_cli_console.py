@@ -18,8 +18,8 @@ from commands_rig import HELLO, Rig, request
 from metastack.commands.vm.change import NewVm, create_vm, stop_vm
 from metastack.commands.vm.console_tickets import create_ticket
 from metastack.core.model import NodeAlive
-from metastack.core.protocol.transaction import Delete, Put
 from metastack.core.state.codec import decode, encode
+from metastack.core.transaction import Delete, Put
 
 pytestmark = pytest.mark.etcd
 

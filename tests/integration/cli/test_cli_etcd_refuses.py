@@ -14,8 +14,8 @@ from cli_program import Program
 from commands_rig import Rig
 
 from metastack.commands.request import Cluster
-from metastack.core.protocol.transaction import Put
 from metastack.core.state.keys import Keys
+from metastack.core.transaction import Put
 from metastack.lab.dev.etcd import EtcdCluster
 from metastack.ports import NoSpace
 from metastack.settings import StoreSettings

@@ -12,8 +12,8 @@ from commands_rig import Rig
 from metastack.core.model import Fence, FenceReceipt
 from metastack.core.protocol import fences
 from metastack.core.protocol.guards import OwnSession
-from metastack.core.protocol.transaction import Put
 from metastack.core.state.cluster_state import seen
+from metastack.core.transaction import Put
 
 pytestmark = pytest.mark.etcd
 

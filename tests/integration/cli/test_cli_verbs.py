@@ -19,7 +19,7 @@ from commands_rig import HELLO, Rig, request
 
 from metastack.commands.vm.change import NewVm, create_vm
 from metastack.core.model import ClusterConfig, Phase, VmId
-from metastack.core.protocol.transaction import Delete, Put
+from metastack.core.transaction import Delete, Put
 from metastack.lab.dev.etcd import EtcdCluster
 
 pytestmark = pytest.mark.etcd

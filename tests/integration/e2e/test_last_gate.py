@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from e2e_lab import Lab
 
-from metastack.core.protocol.transaction import Delete, Transaction
+from metastack.core.transaction import Delete, Transaction
 from metastack.store.etcd.store import EtcdStore
 
 pytestmark = [pytest.mark.lab, pytest.mark.ceph, pytest.mark.etcd, pytest.mark.libvirt]

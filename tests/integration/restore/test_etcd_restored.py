@@ -25,9 +25,9 @@ from metastack.commands.cluster.status import cluster_view
 from metastack.commands.reading import EVERYTHING, read_world
 from metastack.commands.request import Cluster, new_request
 from metastack.core.model import ClusterConfig, Image, ImageState, Nic, Power, Record, VmId, VmSpec
-from metastack.core.protocol.transaction import Put, Transaction
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import Keys
+from metastack.core.transaction import Put, Transaction
 from metastack.hypervisor.twin.hypervisor import MemoryHypervisor
 from metastack.lab.dev.etcd import EtcdCluster
 from metastack.network.twin import MemoryNetwork

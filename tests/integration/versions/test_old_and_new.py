@@ -28,11 +28,11 @@ from metastack.commands.vm.change import NewVm, create_vm
 from metastack.commands.vm.place import place_vm
 from metastack.commands.vm.placement_options import PlacementOptions
 from metastack.core.model import ClusterConfig, Image, ImageState, Phase, VmId
-from metastack.core.protocol.transaction import Put, Transaction
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import DEFAULT_ROOT, Keys
 from metastack.core.state.record_versions import LEVEL, settings_bytes
+from metastack.core.transaction import Put, Transaction
 from metastack.lab.dev.etcd import EtcdCluster
 from metastack.lab.sim.engine.older_release import older
 from metastack.settings import StoreSettings

@@ -13,10 +13,10 @@ from metastack.agent.agent import Agent
 from metastack.agent.clock import Clock
 from metastack.agent.session.state_files import StateFiles
 from metastack.core.model import ClusterConfig, Nic, Placement, Power, StorageIdentity, VmId, VmSpec
-from metastack.core.protocol.transaction import Delete, Put, Transaction
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import DEFAULT_ROOT, Keys
 from metastack.core.state.record_versions import LEVEL
+from metastack.core.transaction import Delete, Put, Transaction
 from metastack.hypervisor.twin.hypervisor import MemoryHypervisor
 from metastack.network.twin import MemoryNetwork
 from metastack.storage.twin import PLACE, MemoryPool, MemoryStorage

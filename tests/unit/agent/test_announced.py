@@ -6,10 +6,10 @@ from typing import Any
 
 from metastack.agent.cache.node_changes import NodeChanges
 from metastack.core.model import NodeAlive, Resources
-from metastack.core.protocol.transaction import Batch, Entry, KeyEvent, Snapshot
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import Keys
+from metastack.core.transaction import Batch, Entry, KeyEvent, Snapshot
 
 KEYS = Keys()
 

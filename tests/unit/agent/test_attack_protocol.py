@@ -41,7 +41,7 @@ def test_a_release_of_unknown_outcome_is_not_forgotten_by_a_late_watch(tmp_path:
                 if change.name == "release" and not released.is_set():
                     released.set()
                     lab.cluster.apply = apply
-                    from metastack.core.protocol.transaction import Put, Transaction
+                    from metastack.core.transaction import Put, Transaction
 
                     apply(
                         Transaction(name="start", guards=(), effects=(Put(KEYS.vm_spec(spec.id), encode(on)),))
@@ -170,7 +170,7 @@ def test_vms_that_fit_nowhere_keep_nobody_waiting() -> None:
 
     def put(key: str, record) -> None:
         nonlocal revision
-        from metastack.core.protocol.transaction import Batch, Entry, KeyEvent
+        from metastack.core.transaction import Batch, Entry, KeyEvent
 
         revision += 1
         entry = Entry(key, encode(record), revision, revision, 1)

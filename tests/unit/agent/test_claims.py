@@ -22,9 +22,9 @@ from metastack.core.model import (
     Volume,
 )
 from metastack.core.protocol.rule_versions import NOTICE, given
-from metastack.core.protocol.transaction import Put, Transaction
 from metastack.core.state.codec import decode, encode
 from metastack.core.state.keys import Kind
+from metastack.core.transaction import Put, Transaction
 from metastack.lab.sim.engine.loop import run
 from metastack.ports import Refused, Unavailable, UnknownOutcome
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from metastack.agent.fencing.fence_check import lifted
 from metastack.core.model import Fence, FenceReceipt, NodeAlive, NodeFacts
-from metastack.core.protocol.transaction import Entry, Snapshot
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.codec import Record, encode
 from metastack.core.state.keys import Keys
+from metastack.core.transaction import Entry, Snapshot
 from metastack.lab.sim.engine.loop import run
 from metastack.storage.twin import PLACE, MemoryPool, MemoryStorage
 

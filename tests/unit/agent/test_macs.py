@@ -8,10 +8,10 @@ from agent_rig import KEYS, lab_of
 
 from metastack.agent.report.guest_macs import NEWS_EVERY_S, GuestMacs
 from metastack.core.model import Claim, Nic, VmId, VmSpec
-from metastack.core.protocol.transaction import Entry, Snapshot
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import Keys
+from metastack.core.transaction import Entry, Snapshot
 
 
 def _spec(name: str, *macs: str) -> VmSpec:

@@ -11,8 +11,8 @@ from agent_rig import KEYS, Lab, lab_of, vm_spec
 
 from metastack.agent.fencing.fencer import _most_within
 from metastack.core.model import Claim, ClusterConfig, NodeAlive, NodeFacts
-from metastack.core.protocol.transaction import Committed, Delete, Put, Transaction
 from metastack.core.state.codec import encode
+from metastack.core.transaction import Committed, Delete, Put, Transaction
 from metastack.lab.sim.engine.loop import run
 
 NODES, GONE, VMS = 1000, 500, 5000

@@ -10,9 +10,9 @@ from metastack.agent.cache.informer import Informer
 from metastack.agent.session.etcd_history import EtcdHistory
 from metastack.agent.session.state_files import StateFiles
 from metastack.core.model import NodeFacts
-from metastack.core.protocol.transaction import Put, Transaction
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import Keys
+from metastack.core.transaction import Put, Transaction
 from metastack.lab.sim.engine.loop import run
 from metastack.ports import Unavailable
 from metastack.store.twin.cluster import MemoryCluster

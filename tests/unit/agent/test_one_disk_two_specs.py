@@ -8,9 +8,9 @@ from pathlib import Path
 from agent_rig import KEYS, lab_of, vm_spec
 
 from metastack.core.model import Placement, VmStatus
-from metastack.core.protocol.transaction import Put, Transaction
 from metastack.core.state.codec import decode, encode
 from metastack.core.state.keys import Kind
+from metastack.core.transaction import Put, Transaction
 from metastack.lab.sim.engine.loop import run
 
 

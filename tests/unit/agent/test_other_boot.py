@@ -12,9 +12,9 @@ from metastack.agent.session.etcd_history import EtcdHistory
 from metastack.agent.session.other_boot import NameTaken, OtherBoot, read_boot_id
 from metastack.agent.session.state_files import StateFiles
 from metastack.core.model import Claim, NodeAlive, NodeFacts, VmId
-from metastack.core.protocol.transaction import Lease, Put, Transaction
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import Keys
+from metastack.core.transaction import Lease, Put, Transaction
 from metastack.lab.sim.engine.loop import run
 from metastack.ports import Broken
 from metastack.store.twin.cluster import MemoryCluster

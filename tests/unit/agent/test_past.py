@@ -10,9 +10,9 @@ from metastack.agent.session.etcd_history import EtcdHistory
 from metastack.agent.session.state_files import StateFiles
 from metastack.core.domains import Domain, DomainState
 from metastack.core.model import Generation, NodeFacts, token
-from metastack.core.protocol.transaction import Entry, Snapshot
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import DEFAULT_ROOT, Keys
+from metastack.core.transaction import Entry, Snapshot
 
 KEYS = Keys(DEFAULT_ROOT)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from agent_rig import IMAGE, KEYS, lab_of
 
 from metastack.core.model import ClusterConfig, Image, ImageState, NodeAlive, NodeFacts
-from metastack.core.protocol.transaction import Put, Transaction
 from metastack.core.state.codec import encode
+from metastack.core.transaction import Put, Transaction
 from metastack.lab.sim.engine.loop import run
 
 

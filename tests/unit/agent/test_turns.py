@@ -10,9 +10,9 @@ from agent_rig import KEYS, Lab, lab_of, vm
 
 from metastack.core.model import Claim, ClusterConfig, NodeAlive
 from metastack.core.placement import HEAD
-from metastack.core.protocol.transaction import Lost, Transaction
 from metastack.core.state.codec import decode, encode
 from metastack.core.state.keys import Kind
+from metastack.core.transaction import Lost, Transaction
 from metastack.lab.sim.engine.loop import run
 
 

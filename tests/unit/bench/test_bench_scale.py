@@ -16,7 +16,7 @@ from bench.scale.whole import _least
 from bench.scale.wire import Wire
 
 from metastack.core.protocol.guards import OwnSession
-from metastack.core.protocol.transaction import MAX_OPERATIONS, merged
+from metastack.core.transaction import MAX_OPERATIONS, merged
 
 ME = OwnSession(node="n0001", session=5, lease=7)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from metastack.core.model import Claim, NodeAlive, NodeSpec, Record, Resources, VmId, VmSpec
 from metastack.core.placement import PlacementEngine, explain
-from metastack.core.protocol.transaction import Batch, Entry, KeyEvent, Snapshot
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import Keys, ParsedKey
+from metastack.core.transaction import Batch, Entry, KeyEvent, Snapshot
 
 KEYS = Keys()
 

@@ -24,10 +24,10 @@ from metastack.core.model import (
 )
 from metastack.core.placement import PlacementEngine, explain, node_views, waiting
 from metastack.core.placement.filters import refusals
-from metastack.core.protocol.transaction import Entry, Snapshot
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import Keys
+from metastack.core.transaction import Entry, Snapshot
 
 KEYS = Keys()
 

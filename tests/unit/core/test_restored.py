@@ -18,12 +18,12 @@ from metastack.core.model import (
     token,
 )
 from metastack.core.protocol import fences
-from metastack.core.protocol.fence_proof import UNBLOCKED
 from metastack.core.protocol.restored import away, held, raise_generation, uncovered, waits_for
-from metastack.core.protocol.transaction import Delete, Entry, Put, Snapshot
 from metastack.core.state.cluster_state import ClusterState, Seen
 from metastack.core.state.codec import decode, encode
+from metastack.core.state.fence_proof import UNBLOCKED
 from metastack.core.state.keys import DEFAULT_ROOT, Keys
+from metastack.core.transaction import Delete, Entry, Put, Snapshot
 
 KEYS = Keys(DEFAULT_ROOT)
 VM = VmId("default", "v")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from placement_rig import KEYS
 
 from metastack.core.model import CAREFUL, ClusterConfig
-from metastack.core.protocol.transaction import Batch, Entry, KeyEvent, Snapshot
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.codec import encode
+from metastack.core.transaction import Batch, Entry, KeyEvent, Snapshot
 
 TIGHT = ClusterConfig(brake_percent=0, lease_ttl_s=9)
 

@@ -10,10 +10,10 @@ from metastack.core.plan import Idle
 from metastack.core.protocol import silence
 from metastack.core.protocol.guards import OwnSession
 from metastack.core.protocol.silence import FenceSilent, SilenceSnapshot, intent_silent, plan_silent
-from metastack.core.protocol.transaction import Delete, Entry, Put, Snapshot
 from metastack.core.state.cluster_state import ClusterState, Seen
 from metastack.core.state.codec import decode, encode
 from metastack.core.state.keys import Keys
+from metastack.core.transaction import Delete, Entry, Put, Snapshot
 
 KEYS = Keys("/metastack")
 ME = OwnSession(node="n2", session=7, lease=1)

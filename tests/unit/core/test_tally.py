@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from placement_rig import KEYS
 
 from metastack.core.model import Claim, Fence, VmId
-from metastack.core.protocol.transaction import Batch, Entry, KeyEvent, Snapshot
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.codec import encode
+from metastack.core.transaction import Batch, Entry, KeyEvent, Snapshot
 
 NODES, SESSIONS, VMS = ("a", "b"), (1 << 40, 2 << 40, 3 << 40), ("x", "y", "z")
 STEPS = st.one_of(

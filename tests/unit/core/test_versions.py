@@ -14,11 +14,11 @@ import msgspec
 import pytest
 
 from metastack.core.model import RECORDS, ClusterConfig, NodeAlive, NodeSpec, Record, VmId
-from metastack.core.protocol.transaction import Delete, Put, Transaction
 from metastack.core.state import codec
 from metastack.core.state import record_versions as versions
 from metastack.core.state.keys import Keys, Kind
 from metastack.core.state.record_versions import LEVEL, RELEASES, lost, older, settings_bytes, written
+from metastack.core.transaction import Delete, Put, Transaction
 from metastack.lab import sim
 from metastack.lab.sim.engine.older_release import older as codec_of
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from placement_rig import KEYS, spec
 
 from metastack.core.model import Claim, VmId
-from metastack.core.protocol.transaction import Batch, Delete, Entry, KeyEvent, Put, Snapshot, Transaction
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.codec import encode
+from metastack.core.transaction import Batch, Delete, Entry, KeyEvent, Put, Snapshot, Transaction
 
 VM = VmId("default", "v")
 

@@ -12,8 +12,8 @@ from placement_rig import KEYS, Cluster
 from metastack.core.model import ClusterConfig, Fence, Hint, VmId
 from metastack.core.placement import PlacementEngine
 from metastack.core.protocol.leader_terms import LeaderTerm
-from metastack.core.protocol.transaction import Put
 from metastack.core.state.codec import decode
+from metastack.core.transaction import Put
 from metastack.scheduler.advice import Advice
 from metastack.store.twin.cluster import MemoryCluster
 from metastack.store.twin.store import MemoryStore

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from metastack.core.protocol.transaction import Delete, Entry, Guard, KeyEvent, Lost, Outcome, Put, Transaction
+from metastack.core.transaction import Delete, Entry, Guard, KeyEvent, Lost, Outcome, Put, Transaction
 from metastack.lab.sim.engine.etcd import SimCluster
 from metastack.lab.sim.judges.linear import LinearityJudge
 from metastack.store.twin.store import MemoryStore

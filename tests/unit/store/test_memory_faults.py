@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from metastack.core.protocol.transaction import Committed, Guard, Put, Transaction
+from metastack.core.transaction import Committed, Guard, Put, Transaction
 from metastack.ports import Compacted, LeaseGone, NoSpace, Unavailable, UnknownOutcome
 from metastack.store.twin.cluster import MemoryCluster
 from metastack.store.twin.store import MemoryStore

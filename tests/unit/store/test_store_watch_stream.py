@@ -18,7 +18,7 @@ from aetcd.rpc.rpc_pb2_grpc import (
     add_WatchServicer_to_server,
 )
 
-from metastack.core.protocol.transaction import Batch
+from metastack.core.transaction import Batch
 from metastack.ports import Compacted, Denied
 from metastack.settings import StoreSettings
 from metastack.store.etcd.store import EtcdStore

@@ -14,10 +14,10 @@ import structlog
 from msgspec.structs import replace
 
 from ...core.model import ClusterConfig
-from ...core.protocol.transaction import Delete, Snapshot, Transaction
 from ...core.rate_limits import looks_a_list
 from ...core.state.cluster_state import ClusterState
 from ...core.state.keys import Keys, Kind, ParsedKey
+from ...core.transaction import Delete, Snapshot, Transaction
 from ...ports import Compacted, Denied, Store, Unavailable
 from ..session.etcd_history import EtcdHistory
 

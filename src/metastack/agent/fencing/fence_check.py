@@ -21,8 +21,8 @@ import structlog
 
 from ...core.model import Claim, Fence, VmId, token
 from ...core.protocol import fences
-from ...core.protocol.fence_proof import UNBLOCKED
 from ...core.state.cluster_state import ClusterState, Seen, seen
+from ...core.state.fence_proof import UNBLOCKED
 from ...ports import Storage
 from ..context import AgentContext
 from ..reconcile.vm_memory import VmMemory

@@ -20,9 +20,9 @@ from ...core import plan
 from ...core.model import Claim, Fence, FenceReceipt, Fencing, NodeFacts
 from ...core.placement import node_state
 from ...core.protocol import fences
-from ...core.protocol.fence_proof import is_client
 from ...core.protocol.restored import away
 from ...core.state.cluster_state import Seen, seen
+from ...core.state.fence_proof import is_client
 from ...core.state.keys import Kind
 from ...ports import Clients, Denied, Unavailable
 from ..context import AgentContext

@@ -21,9 +21,9 @@ from typing import Final
 
 from ...core.model import NodeFacts, VmId, VmSpec
 from ...core.protocol import claims as changes
-from ...core.protocol.transaction import MAX_OPERATIONS, Transaction, merged
 from ...core.state.cluster_state import mod_of, seen
 from ...core.state.keys import Kind
+from ...core.transaction import MAX_OPERATIONS, Transaction, merged
 from ...ports import Refused, Unavailable, UnknownOutcome
 from ..context import AgentContext
 

@@ -15,7 +15,7 @@ from ...core.model import Claim, Phase, VmId, VmSpec, VmStatus
 from ...core.plan import VmSnapshot
 from ...core.protocol import claims as changes
 from ...core.protocol.group_versions import Tokens
-from ...core.protocol.transaction import MAX_OPERATIONS, Transaction
+from ...core.transaction import MAX_OPERATIONS, Transaction
 from ...ports import Refused, UnknownOutcome
 from ..context import AgentContext
 from ..fencing.fence_check import earlier

@@ -17,7 +17,7 @@ import structlog
 from ...core.model import NodeAlive
 from ...core.protocol import claims as changes
 from ...core.protocol.guards import OwnSession
-from ...core.protocol.transaction import Committed
+from ...core.transaction import Committed
 from ...ports import Denied, Hypervisor, LocalTrouble, Refused, Store
 from ..cache.informer import Informer
 from ..waiting import is_set_within

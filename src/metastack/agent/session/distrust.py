@@ -12,9 +12,9 @@ import asyncio
 import structlog
 
 from ...core.model import Refusal, Running
-from ...core.protocol.transaction import Put, Transaction
 from ...core.state.codec import encode
 from ...core.state.keys import Keys
+from ...core.transaction import Put, Transaction
 from ...ports import Hypervisor, Refused, Store, Unavailable
 from ..clock import Clock
 from .etcd_history import EtcdHistory

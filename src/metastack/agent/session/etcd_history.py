@@ -17,9 +17,9 @@ from msgspec import Struct
 
 from ...core.domains import Domain
 from ...core.model import Generation, token_generation, token_revision
-from ...core.protocol.transaction import Snapshot
 from ...core.state.cluster_state import seen
 from ...core.state.keys import Keys
+from ...core.transaction import Snapshot
 from ...ports import LocalTrouble
 from .state_files import StateFiles
 

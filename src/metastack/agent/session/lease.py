@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import structlog
 
-from ...core.protocol.transaction import Lease
+from ...core.transaction import Lease
 from ...ports import LeaseGone, Store, Unavailable
 from ..waiting import is_set_within
 

@@ -21,10 +21,10 @@ import structlog
 from ...core.model import ClusterConfig, NodeAlive, token
 from ...core.protocol import claims as changes
 from ...core.protocol.guards import OwnSession
-from ...core.protocol.transaction import Committed, Lease
 from ...core.state.cluster_state import Seen, seen
 from ...core.state.codec import decode
 from ...core.state.keys import Keys, Kind
+from ...core.transaction import Committed, Lease
 from ...ports import Refused, Store, Unavailable
 
 log = structlog.get_logger()

@@ -20,9 +20,9 @@ from ...core.model import Event, Fence, NodeAlive, token
 from ...core.protocol import claims as changes
 from ...core.protocol.fences import under_way
 from ...core.protocol.guards import OwnSession
-from ...core.protocol.transaction import Committed, Lease
 from ...core.state.cluster_state import Seen, seen
 from ...core.state.keys import Keys
+from ...core.transaction import Committed, Lease
 from ...ports import Denied, Hypervisor, LocalTrouble, Refused, Storage, Store, Unavailable
 from ..cache.informer import Informer
 from ..clock import Clock

@@ -11,7 +11,7 @@ from __future__ import annotations
 import structlog
 
 from ...core.model import StorageIdentity
-from ...core.protocol.fence_proof import differs
+from ...core.state.fence_proof import differs
 from ...core.state.keys import Keys
 from ...ports import Fenced, Storage, StorageOwner
 from ..cache.informer import Informer

@@ -14,8 +14,8 @@ import structlog
 from ...core.model import Fencing, NodeFacts
 from ...core.protocol import claims as changes
 from ...core.protocol.guards import OwnSession
-from ...core.protocol.transaction import Committed
 from ...core.state.keys import Keys
+from ...core.transaction import Committed
 from ...ports import Hypervisor, Refused, Storage, Store
 from ..cache.informer import Informer
 from ..clock import Clock

@@ -18,8 +18,8 @@ import msgspec
 import structlog
 
 from ...core.model import Ticket, VmId
-from ...core.protocol.transaction import Committed, Delete, Entry, Guard, Transaction
 from ...core.state.codec import Unreadable, decode
+from ...core.transaction import Committed, Delete, Entry, Guard, Transaction
 from ...ports import ConsoleStream, Refused, Unavailable
 from ..context import AgentContext
 from ..report.addresses import NodeAddresses, listening_socket, with_port

@@ -22,10 +22,10 @@ from ...core.model import Counted, Image, ImageState, Import, Trashed, VmId, Vol
 from ...core.protocol import claims as changes
 from ...core.protocol import disk_life
 from ...core.protocol.guards import in_session, unchanged
-from ...core.protocol.transaction import Delete, Put, Transaction
 from ...core.state.cluster_state import Seen, mod_of, seen
 from ...core.state.codec import encode
 from ...core.state.keys import Kind
+from ...core.transaction import Delete, Put, Transaction
 from ...ports import InUse, Refused, Unavailable
 from ...ports.ownership import refuse_to_remove
 from ..context import AgentContext

@@ -16,9 +16,9 @@ from ...core.model import Claim, Event, VmId, VmSpec, Volume
 from ...core.protocol import claims as changes
 from ...core.protocol.guards import in_session
 from ...core.protocol.rule_versions import NOTICE, of_rules
-from ...core.protocol.transaction import Delete, Transaction
 from ...core.state.cluster_state import ClusterState, seen
 from ...core.state.keys import Kind
+from ...core.transaction import Delete, Transaction
 from ..context import AgentContext
 from .removal import Remover
 

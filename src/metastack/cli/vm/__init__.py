@@ -104,7 +104,7 @@ def list_(
 def show(ctx: typer.Context, name: Name, project: Project = "") -> None:
     """Show everything about one VM."""
     from metastack.commands.problem import not_found
-    from metastack.commands.reading import look_at_vm
+    from metastack.commands.vm.look import look_at_vm
 
     vm, frame = vm_id(name, project), frame_of(ctx)
     view = with_cluster(frame, lambda cluster: look_at_vm(cluster, vm))

@@ -213,8 +213,8 @@ def delete(
 ) -> None:
     """Delete VMs and their disks, and wait until they are deleted."""
     from metastack.commands.names import reason as checked
-    from metastack.commands.reading import look_at_vm
     from metastack.commands.vm.change import delete_vm, label_of
+    from metastack.commands.vm.look import look_at_vm
     from metastack.commands.vm.views import VmView
     from metastack.commands.vm.wait import Goal, wait_vm
 

@@ -59,7 +59,7 @@ def change_vms(
         await wait_vm(cluster, vm, goal, left_s, changed[vm].spec, vm_progress(frame), of_s=timeout)
 
     async def both(cluster: Cluster) -> tuple[list[VmView], list[Problem]]:
-        from metastack.commands.reading import look_at_vm
+        from metastack.commands.vm.look import look_at_vm
 
         problems = await each(vms, lambda vm: write(cluster, vm))
         if not no_wait:

@@ -106,7 +106,7 @@ def change_vm(
     request, begun, written = new_request(reason), False, False
 
     async def both(cluster: Cluster) -> VmView | None:
-        from metastack.commands.reading import look_at_vm
+        from metastack.commands.vm.look import look_at_vm
         from metastack.commands.vm.wait import wait_vm
 
         nonlocal begun, written

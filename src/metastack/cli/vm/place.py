@@ -71,7 +71,7 @@ def place(
     A running VM stays on its node. An option replaces all values that the VM had of its kind;
     an empty text ('') removes them.
     """
-    from metastack.commands.reading import look_at_vm
+    from metastack.commands.vm.look import look_at_vm
     from metastack.commands.vm.place import place_vm
     from metastack.commands.vm.placement_options import PlacementOptions
 
@@ -136,7 +136,7 @@ def move(
     timeout: Timeout = TIMEOUT_S,
 ) -> None:
     """Pin a VM to a node and wait until it runs there."""
-    from metastack.commands.reading import look_at_vm
+    from metastack.commands.vm.look import look_at_vm
     from metastack.commands.vm.place import move_vm
     from metastack.commands.vm.wait import Goal, wait_vm
     from metastack.core.model import Power

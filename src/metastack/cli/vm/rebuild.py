@@ -35,8 +35,8 @@ def rebuild(
     The disk must be neither in the storage nor in its trash. The next start of the VM creates it.
     """
     from metastack.commands.problem import usage
-    from metastack.commands.reading import look_at_vm
     from metastack.commands.vm.change import label_of
+    from metastack.commands.vm.look import look_at_vm
     from metastack.commands.vm.rebuild import check_reason, rebuild_vm
 
     vm, frame, request = vm_id(name, project), frame_of(ctx), new_request(reason)

@@ -22,15 +22,14 @@ from msgspec import Struct
 
 from metastack.core.model import Admission, ClusterConfig, Power, VmId, VmSpec
 from metastack.core.placement import Move, nowhere, with_claim, with_specs, without_room
-from metastack.core.protocol.transaction import Delete, Guard, Put, Snapshot
 from metastack.core.state.cluster_state import ClusterState, wants_on
 from metastack.core.state.codec import encode
+from metastack.core.transaction import Delete, Guard, Put, Snapshot
 
 from ..problem import Problem, conflict
 from ..reading import engine_kinds
-from ..request import Cluster, Request
-from ..vm.reasons import main_reason
-from ..vm.specs import AT_ONCE
+from ..reasons import main_reason
+from ..request import VMS_AT_ONCE, Cluster, Request
 
 IGNORE = "override with --ignore-spare"
 _SHOWN = 3
@@ -54,7 +53,7 @@ async def admit(
         return _said(cluster, request, wanted[-1])
     snapshot = await _look(cluster, config)
     before = nowhere(_world(cluster, snapshot))
-    world = with_specs(_world(cluster, snapshot), wanted, AT_ONCE)
+    world = with_specs(_world(cluster, snapshot), wanted, VMS_AT_ONCE)
     if (problem := refusal(world, wanted, config.spare_nodes, before)) is not None:
         raise problem
     return _let_in(cluster, request, snapshot, wanted[-1])

@@ -18,7 +18,7 @@ from metastack.core.state.cluster_state import ClusterState
 
 from .. import names
 from ..problem import not_found, usage
-from ..vm.reasons import main_reason
+from ..reasons import main_reason
 
 MOST_ADDED = 1000
 

@@ -14,9 +14,9 @@ from typing import Final
 from msgspec import Struct
 
 from metastack.core.model import Event
-from metastack.core.protocol.transaction import Entry
 from metastack.core.state.codec import Unreadable, decode
 from metastack.core.state.keys import Kind
+from metastack.core.transaction import Entry
 from metastack.ports import Compacted
 
 from ..names import DEFAULT_PROJECT

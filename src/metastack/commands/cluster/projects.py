@@ -7,10 +7,10 @@ Rule: ``default`` exists without a record, every other project only with one.
 from __future__ import annotations
 
 from metastack.core.model import Project
-from metastack.core.protocol.transaction import Guard, Put
 from metastack.core.state.cluster_state import Seen, seen
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import Kind
+from metastack.core.transaction import Guard, Put
 
 from .. import names
 from ..problem import conflict, not_found

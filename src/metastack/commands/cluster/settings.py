@@ -15,9 +15,9 @@ from msgspec.inspect import FloatType, IntType, type_info
 from msgspec.structs import fields, replace
 
 from metastack.core.model import ClusterConfig
-from metastack.core.protocol.transaction import Guard, Put
 from metastack.core.state.codec import encode
 from metastack.core.syslog_target import parse_syslog_target
+from metastack.core.transaction import Guard, Put
 
 from .. import names
 from ..problem import usage

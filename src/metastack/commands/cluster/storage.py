@@ -13,12 +13,12 @@ import uuid
 import msgspec
 
 from metastack.core.model import StorageIdentity, StoragePlace
-from metastack.core.protocol.fence_proof import differs
 from metastack.core.protocol.guards import unchanged
-from metastack.core.protocol.transaction import Put
 from metastack.core.state.cluster_state import ClusterState, Seen
 from metastack.core.state.codec import encode
+from metastack.core.state.fence_proof import differs
 from metastack.core.state.keys import Kind
+from metastack.core.transaction import Put
 from metastack.ports import Exists, Refused, Storage, StorageOwner, Unavailable
 
 from .. import names

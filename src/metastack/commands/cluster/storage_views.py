@@ -10,8 +10,8 @@ from typing import Final
 from msgspec import Struct
 
 from metastack.core.model import StorageIdentity, StoragePlace
-from metastack.core.protocol.fence_proof import differs
 from metastack.core.state.cluster_state import Seen
+from metastack.core.state.fence_proof import differs
 from metastack.ports import StorageOwner
 
 OBJECT: Final = "storage"

@@ -13,11 +13,11 @@ from collections.abc import Collection
 from msgspec.structs import replace
 
 from metastack.core.model import ClusterConfig
-from metastack.core.protocol.transaction import Guard, Put
 from metastack.core.state.cluster_state import ClusterState, mod_of
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import Kind
 from metastack.core.state.record_versions import LEVEL
+from metastack.core.transaction import Guard, Put
 
 from .. import names
 from ..problem import Code, Problem, usage

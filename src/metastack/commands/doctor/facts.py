@@ -38,9 +38,9 @@ from metastack.core.model import (
     VmStatus,
     Volume,
 )
-from metastack.core.protocol.fence_proof import UNBLOCKED
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.codec import Unreadable, decode
+from metastack.core.state.fence_proof import UNBLOCKED
 from metastack.core.state.keys import Kind
 from metastack.ports import Denied, Refused, Storage, StorageOwner, Stray, TrashedDisk, Unavailable
 

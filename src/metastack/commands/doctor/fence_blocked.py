@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from metastack.core.protocol.fence_proof import UNBLOCKED
+from metastack.core.state.fence_proof import UNBLOCKED
 
 from ..fence.views import returned
 from .facts import Facts, Finding, error, info, warning

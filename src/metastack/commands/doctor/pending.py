@@ -7,7 +7,7 @@ from datetime import datetime
 
 from metastack.core.placement import PlacementEngine, explain
 
-from ..vm.reasons import main_reason
+from ..reasons import main_reason
 from .facts import Facts, Finding, info, warning
 
 LONG_S = 60.0

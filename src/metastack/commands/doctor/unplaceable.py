@@ -16,7 +16,7 @@ from metastack.core.placement.filters import lasting_refusals, too_large
 from metastack.core.placement.node_order import shape_of
 from metastack.core.state.cluster_state import wants_on
 
-from ..vm.reasons import main_reason
+from ..reasons import main_reason
 from .facts import Facts, Finding, warning
 
 

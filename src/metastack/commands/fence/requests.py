@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from metastack.core.model import Fence, FenceReceipt, NodeFacts
 from metastack.core.protocol import fences
-from metastack.core.protocol.fence_proof import UNBLOCKED
 from metastack.core.state.cluster_state import ClusterState, Seen
+from metastack.core.state.fence_proof import UNBLOCKED
 from metastack.core.state.keys import Kind
 from metastack.ports import Denied, Refused, Storage, Unavailable
 

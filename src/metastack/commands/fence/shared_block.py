@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from metastack.core.model import Fencing
 from metastack.core.protocol import fences
-from metastack.core.protocol.fence_proof import UNBLOCKED
 from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.fence_proof import UNBLOCKED
 from metastack.core.state.keys import Kind
 
 from ..problem import conflict

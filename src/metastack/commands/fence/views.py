@@ -13,8 +13,8 @@ from msgspec import Struct
 from metastack.core.model import Fence, token
 from metastack.core.placement import node_state
 from metastack.core.protocol import fences
-from metastack.core.protocol.fence_proof import UNBLOCKED
 from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.fence_proof import UNBLOCKED
 from metastack.core.state.keys import Kind
 
 

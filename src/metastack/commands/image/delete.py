@@ -15,10 +15,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from metastack.core.model import Image, ImageState, Trashed, VmSpec
-from metastack.core.protocol.transaction import Delete, Guard, Put
 from metastack.core.state.cluster_state import mod_of, seen
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import Kind
+from metastack.core.transaction import Delete, Guard, Put
 from metastack.ports import InUse, Refused, Storage, Unavailable
 from metastack.ports.ownership import same_object
 

@@ -20,9 +20,9 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from metastack.core.model import Generation, Image, ImageState, Import
-from metastack.core.protocol.transaction import Delete, Guard, Lease, Put
 from metastack.core.state.cluster_state import Seen
 from metastack.core.state.codec import encode
+from metastack.core.transaction import Delete, Guard, Lease, Put
 from metastack.ports import DiskFormat, LeaseGone, Progress, Storage, Unavailable
 
 from .. import names

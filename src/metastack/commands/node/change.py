@@ -15,9 +15,9 @@ from msgspec.structs import replace
 
 from metastack.core.model import Effect, NodeFacts, NodeSpec, Taint
 from metastack.core.placement import taint_text
-from metastack.core.protocol.transaction import Guard, Put
 from metastack.core.state.cluster_state import mod_of
 from metastack.core.state.codec import encode
+from metastack.core.transaction import Guard, Put
 
 from .. import names
 from ..problem import not_found, usage

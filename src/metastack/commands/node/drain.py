@@ -15,8 +15,8 @@ from metastack.core.state.cluster_state import ClusterState
 
 from ..problem import Code, Problem
 from ..reading import engine_kinds, follow
+from ..reasons import main_reason
 from ..request import Cluster
-from ..vm.reasons import main_reason
 
 PATIENCE_S: Final = 5.0
 """Nothing can leave for so long, and nothing happens: somebody has to act."""

@@ -10,12 +10,12 @@ from msgspec import Struct
 
 from metastack.core.model import Fence, NodeFacts, NodeSpec, Removal
 from metastack.core.protocol import fences
-from metastack.core.protocol.fence_proof import UNBLOCKED
 from metastack.core.protocol.node_removal import announce_removal
 from metastack.core.protocol.node_removal import remove_node as removal
-from metastack.core.protocol.transaction import Committed
 from metastack.core.state.cluster_state import ClusterState, Seen, seen
+from metastack.core.state.fence_proof import UNBLOCKED
 from metastack.core.state.keys import Kind
+from metastack.core.transaction import Committed
 
 from .. import names
 from ..fence.views import returned

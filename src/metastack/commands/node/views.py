@@ -7,8 +7,8 @@ from msgspec import Struct
 from metastack.core.model import NodeState, Resources
 from metastack.core.placement import NodeView as Room
 from metastack.core.placement import node_state, node_views
-from metastack.core.protocol.fence_proof import UNBLOCKED
 from metastack.core.state.cluster_state import ClusterState
+from metastack.core.state.fence_proof import UNBLOCKED
 
 from ..fence.views import FenceView, brake_held, fence_view, fencer_words, returned
 from .change import full_taint

@@ -14,9 +14,9 @@ from typing import Final
 from msgspec.structs import replace
 
 from metastack.core.model import Claim, Phase, Power, VmId, VmSpec, VmStatus
-from metastack.core.protocol.transaction import Delete, Guard
 from metastack.core.state.cluster_state import seen
 from metastack.core.state.keys import prefix_end
+from metastack.core.transaction import Delete, Guard
 
 from .. import names
 from ..capacity.reserve import Admitted, admit

@@ -15,10 +15,10 @@ from typing import Final
 from msgspec import Struct
 
 from metastack.core.model import Claim, Event, NodeAlive, Ticket, VmId, VmSpec
-from metastack.core.protocol.transaction import Put
 from metastack.core.state.cluster_state import Seen
 from metastack.core.state.codec import Unreadable, decode, encode
 from metastack.core.state.keys import Kind
+from metastack.core.transaction import Put
 
 from ..problem import Problem, conflict, not_found
 from ..request import Cluster, Plan, Request, commit, readable

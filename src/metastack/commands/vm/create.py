@@ -2,7 +2,7 @@
 
 Owns: the first version of a spec. Refuses: deciding where it runs; waiting until it does.
 Rule: everything that can be wrong is reported before anything is written; one transaction writes a VM whole,
-and of many up to :data:`AT_ONCE` together or none of them.
+and of many up to :data:`VMS_AT_ONCE` together or none of them.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from metastack.core.model import (
     VmId,
     VmSpec,
 )
-from metastack.core.protocol.transaction import Delete, Guard, Put
 from metastack.core.state.cluster_state import Seen, mod_of
 from metastack.core.state.codec import encode
+from metastack.core.transaction import Delete, Guard, Put
 
 from .. import names
 from ..capacity.reserve import admit
 from ..problem import Problem, conflict, not_found, usage
-from ..request import Cluster, Plan, Request, commit, readable
-from .specs import AT_ONCE, Changed, label_of, spec_effects
+from ..request import VMS_AT_ONCE, Cluster, Plan, Request, commit, readable
+from .specs import Changed, label_of, spec_effects
 
 DEFAULT_MEMORY_MIB: Final = 512
 MOST: Final = 1000
@@ -104,15 +104,15 @@ async def create_vm(cluster: Cluster, request: Request, new: NewVm, ignore_spare
 async def create_vms(
     cluster: Cluster, request: Request, news: Sequence[NewVm], ignore_spare: bool = False
 ) -> Created:
-    """Write many specs, :data:`AT_ONCE` a transaction. What stands in the way of any is looked for first.
+    """Write many specs, :data:`VMS_AT_ONCE` a transaction. What stands in the way of any is looked for first.
 
     Raises Problem when nothing was written.
     """
     await _Creation(cluster, request, news, ignore_spare).look()
     made: list[VmSpec] = []
-    for start in range(0, len(news), AT_ONCE):
+    for start in range(0, len(news), VMS_AT_ONCE):
         part = _Creation(
-            cluster, request, news[start : start + AT_ONCE], ignore_spare, f"{start // AT_ONCE:04}"
+            cluster, request, news[start : start + VMS_AT_ONCE], ignore_spare, f"{start // VMS_AT_ONCE:04}"
         )
         try:
             written = await commit(cluster, request, part.look, part.step)

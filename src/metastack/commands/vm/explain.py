@@ -28,11 +28,11 @@ from metastack.core.state.keys import Kind
 from ..capacity.reserve import admit
 from ..problem import Problem, not_found
 from ..reading import read_engine_state
-from ..request import Cluster, Request, broken
+from ..reasons import main_reason
+from ..request import VMS_AT_ONCE, Cluster, Request, broken
 from .break_lock import in_the_way, what_to_do
 from .placement_options import demands_text
-from .reasons import main_reason
-from .specs import AT_ONCE, label_of
+from .specs import label_of
 from .views import vm_view
 
 
@@ -138,7 +138,7 @@ async def explain_plan(
     cluster: Cluster, request: Request, specs: Sequence[VmSpec], ignore_spare: bool = False
 ) -> list[VmExplanation]:
     """Where VMs would go that nobody has written."""
-    world = with_specs(await read_engine_state(cluster), specs, AT_ONCE)
+    world = with_specs(await read_engine_state(cluster), specs, VMS_AT_ONCE)
     engine = PlacementEngine(world)
     views = [explained(engine, spec) for spec in specs]
     for view, spec in zip(views, specs, strict=True):

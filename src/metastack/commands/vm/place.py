@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from metastack.core.model import NodeFacts, PinMove, VmId, VmSpec
 from metastack.core.placement import PlacementEngine, explain, with_specs
-from metastack.core.protocol.transaction import Guard
 from metastack.core.state.cluster_state import ClusterState, mod_of, wants_on
+from metastack.core.transaction import Guard
 
 from .. import names
 from ..capacity.reserve import admit_place

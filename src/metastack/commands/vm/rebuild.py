@@ -10,10 +10,10 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from metastack.core.model import Image, ImageState, Phase, Trashed, VmId, VmSpec, VmStatus, Volume
-from metastack.core.protocol.transaction import Guard, Put
 from metastack.core.state.cluster_state import mod_of, seen
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import Kind
+from metastack.core.transaction import Guard, Put
 from metastack.ports import Refused, Storage, Unavailable
 
 from .. import names

@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from metastack.core.model import ClusterConfig, Halt, VmId, VmSpec, is_halted
 from metastack.core.protocol.rule_versions import given
-from metastack.core.protocol.transaction import Delete, Guard, Put
 from metastack.core.state.cluster_state import seen
 from metastack.core.state.codec import encode
+from metastack.core.transaction import Delete, Guard, Put
 
 from .. import names
 from ..problem import conflict, not_found
 from ..request import Cluster, Plan, Request, Unchanged, commit, readable
-
-AT_ONCE: Final = 16
-"""VMs in one transaction of ``vm create``: three puts each, well below etcd's 128 operations."""
 
 
 class Changed(Struct, frozen=True, kw_only=True):

@@ -17,11 +17,12 @@ from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.keys import Kind
 
 from ..problem import Code, Problem, conflict, not_found
-from ..reading import EVERYTHING, StateFollower, explains, follow, prefixes_of_vm, read_world
+from ..reading import EVERYTHING, StateFollower, follow, prefixes_of_vm, read_world
 from ..request import Cluster
-from ..vm.views import VmView, vm_view
 from .break_lock import in_the_way, what_to_do
 from .change import label_of
+from .look import explains
+from .views import VmView, vm_view
 
 EXPLAIN_AFTER_S = 1.0
 EXPLAIN_EVERY_S = 5.0

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from msgspec.structs import replace
 
 from ..model import Claim, NodeState, VmId, VmSpec
-from ..protocol.transaction import Batch, Entry, KeyEvent
 from ..state.cluster_state import ClusterState, Seen, mod_of
 from ..state.codec import encode
+from ..transaction import Batch, Entry, KeyEvent
 from . import filters
 from .engine import PlacementEngine
 

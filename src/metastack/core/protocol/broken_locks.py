@@ -10,8 +10,8 @@ from ..model import BreakLock, Claim, Event, VmId
 from ..state.cluster_state import Seen
 from ..state.codec import encode
 from ..state.keys import Keys
+from ..transaction import Delete, Put, Transaction
 from .guards import OwnSession, in_session, unchanged
-from .transaction import Delete, Put, Transaction
 
 
 def ask(keys: Keys, vm: VmId, held: Seen[Claim], request: BreakLock) -> Transaction:

@@ -33,10 +33,10 @@ from ..model import (
 from ..state.cluster_state import Seen
 from ..state.codec import encode
 from ..state.keys import Keys
+from ..transaction import Delete, Put, Transaction
 from .fences import closed
 from .group_versions import Tokens, bear, heed
 from .guards import Extra, OwnSession, absent, in_session, ride, unchanged
-from .transaction import Delete, Put, Transaction
 
 # --- sessions -------------------------------------------------------------------------------------------
 

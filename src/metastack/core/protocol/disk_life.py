@@ -13,8 +13,8 @@ from ..model import Claim, Counted, Trashed, VmId, VmSpec, Volume
 from ..state.cluster_state import Seen
 from ..state.codec import encode
 from ..state.keys import Keys
+from ..transaction import Delete, Put, Transaction
 from .guards import Extra, OwnSession, absent, in_session, ride, unchanged
-from .transaction import Delete, Put, Transaction
 
 
 def made(

@@ -15,8 +15,8 @@ from ..model import Fence, FenceReceipt, NodeFacts, resolved_intent
 from ..state.cluster_state import Seen
 from ..state.codec import encode
 from ..state.keys import Keys
+from ..transaction import Delete, Put, Transaction
 from .guards import Extra, OwnSession, absent, in_session, ride, unchanged
-from .transaction import Delete, Put, Transaction
 
 BY_HAND: Final = "(by hand)"
 """Fencer of an intent that a person opened. No node name, so never alive: any ready agent takes it over."""

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from ..model import Group, VmId
 from ..state.cluster_state import Seen, mod_of
 from ..state.codec import encode
+from ..transaction import Guard, Put
 from .guards import unchanged
-from .transaction import Guard, Put
 
 Tokens = Sequence[tuple[str, Seen[Group] | None]]
 """Of each rule that a claim bears on: the token's key, and its record as the claimer's view has it."""

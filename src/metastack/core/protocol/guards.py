@@ -14,7 +14,7 @@ from ..model import Record, token_revision
 from ..state.cluster_state import R, Seen, mod_of
 from ..state.codec import encode
 from ..state.keys import Keys
-from .transaction import Guard, Put
+from ..transaction import Guard, Put
 
 Extra = Iterable[tuple[str, Record]]
 """Unguarded records that ride along in the same transaction: events."""

@@ -15,8 +15,8 @@ from msgspec import Struct
 from ..model import Hint, Leader, VmId
 from ..state.codec import encode
 from ..state.keys import Keys
+from ..transaction import Delete, Guard, Put, Transaction
 from .guards import absent
-from .transaction import Delete, Guard, Put, Transaction
 
 
 class LeaderTerm(Struct, frozen=True, kw_only=True):

@@ -12,8 +12,8 @@ from ..model import Fence, NodeFacts, NodeSpec, Removal
 from ..state.cluster_state import Seen
 from ..state.codec import encode
 from ..state.keys import Keys
+from ..transaction import Delete, Put, Transaction
 from .guards import absent, unchanged
-from .transaction import Delete, Put, Transaction
 
 
 def announce_removal(

@@ -19,9 +19,9 @@ from ..domains import Domain
 from ..model import Generation, NodeFacts, Refusal, VmId, token_generation
 from ..state.cluster_state import ClusterState, Seen, mod_of
 from ..state.codec import encode
+from ..state.fence_proof import UNBLOCKED
 from ..state.keys import Keys, Kind
-from .fence_proof import UNBLOCKED
-from .transaction import Delete, Guard, Put, Transaction
+from ..transaction import Delete, Guard, Put, Transaction
 
 
 def waits_for(world: ClusterState) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from typing import Final
 from ..model import Group, GroupTerm, Power, VmSpec
 from ..state.codec import encode
 from ..state.keys import Keys
-from .transaction import Put
+from ..transaction import Put
 
 NOTICE: Final = "notice"
 """In a group's key where a token has a domain."""

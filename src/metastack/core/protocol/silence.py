@@ -18,9 +18,9 @@ from ..plan import Idle
 from ..state.cluster_state import ClusterState, Seen
 from ..state.codec import encode
 from ..state.keys import Keys
+from ..transaction import Delete, Put, Transaction
 from .fences import under_way
 from .guards import Extra, OwnSession, in_session, ride, unchanged
-from .transaction import Delete, Put, Transaction
 
 WITNESSES: Final = 4
 """Number of nodes, first in rank, that tell what they proved: an announcement is an event for every agent."""

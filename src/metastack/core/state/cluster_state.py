@@ -40,11 +40,11 @@ from ..model import (
     resolved_claim,
     token,
 )
-from ..protocol.fence_proof import discounted
-from ..protocol.transaction import Batch, Delete, Entry, KeyEvent, Snapshot, Transaction
+from ..transaction import Batch, Delete, Entry, KeyEvent, Snapshot, Transaction
 from .claim_counts import ClaimCounts
 from .codec import Unreadable, decode
 from .effective_config import EffectiveConfig
+from .fence_proof import discounted
 from .keys import Keys, Kind, ParsedKey
 from .record_versions import LEVEL, settings_level
 from .seen import Seen, mod_of

@@ -25,7 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from ..model import RECORDS, ClusterConfig, Record
-from ..protocol.transaction import Delete, Put, Transaction
+from ..transaction import Delete, Put, Transaction
 from .codec import Unreadable, current, decode, encode
 from .keys import Keys, Kind
 

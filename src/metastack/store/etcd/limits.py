@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from metastack.core.protocol.transaction import MAX_OPERATIONS, Delete, Put, Transaction
+from metastack.core.transaction import MAX_OPERATIONS, Delete, Put, Transaction
 from metastack.ports import Broken
 
 

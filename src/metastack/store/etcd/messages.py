@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from aetcd import rpc
 
-from metastack.core.protocol.transaction import Delete, Entry, Guard, KeyEvent, Put, Transaction
+from metastack.core.transaction import Delete, Entry, Guard, KeyEvent, Put, Transaction
 from metastack.ports import Broken
 
 from .limits import check

@@ -14,7 +14,7 @@ from typing import Any, Final
 from aetcd import rpc
 from msgspec import Struct
 
-from metastack.core.protocol.transaction import (
+from metastack.core.transaction import (
     Batch,
     Committed,
     Entry,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc.aio
 from aetcd import rpc
 
-from metastack.core.protocol.transaction import Batch, KeyEvent
+from metastack.core.transaction import Batch, KeyEvent
 from metastack.ports import Compacted, Denied
 
 from .channel import ATTEMPT_S, METADATA, Channels, Link, NotSent, brief, broken_off, jitter_s, say, text_of

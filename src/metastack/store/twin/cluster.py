@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from metastack.core.protocol.transaction import (
+from metastack.core.transaction import (
     Committed,
     Entry,
     Guard,

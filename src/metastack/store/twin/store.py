@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import TypeVar
 
-from metastack.core.protocol.transaction import Batch, Entry, Lease, Outcome, Snapshot, Transaction
+from metastack.core.transaction import Batch, Entry, Lease, Outcome, Snapshot, Transaction
 from metastack.ports import Broken, Compacted, LeaseGone, Unavailable, UnknownOutcome
 
 from ..etcd.limits import named

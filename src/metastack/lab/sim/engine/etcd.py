@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import Final
 
-from ....core.protocol.transaction import Entry, KeyEvent, Outcome, Transaction
+from ....core.transaction import Entry, KeyEvent, Outcome, Transaction
 from ....store.twin.cluster import Backup, MemoryCluster
 
 RESTORED: Final = "restored"

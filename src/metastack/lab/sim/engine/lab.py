@@ -16,11 +16,11 @@ import msgspec
 
 from ....core.domains import Opener
 from ....core.model import ClusterConfig, Record
-from ....core.protocol.transaction import Delete, Outcome, Put, Transaction
 from ....core.state.cluster_state import seen
 from ....core.state.codec import encode
 from ....core.state.keys import DEFAULT_ROOT, Keys
 from ....core.state.record_versions import settings_level, written
+from ....core.transaction import Delete, Outcome, Put, Transaction
 from .etcd import SimCluster
 from .host import Observer, SimHost
 from .loop import Process, VirtualLoop

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from ....core.protocol.transaction import Entry, Put, Transaction
 from ....core.state.codec import Unreadable
 from ....core.state.keys import Keys
 from ....core.state.record_versions import KINDS
+from ....core.transaction import Entry, Put, Transaction
 
 _FOLDER: Final = Path(__file__).parents[1] / "releases"
 _PLAIN: Final[dict[str, Any]] = {

@@ -11,8 +11,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from ....core.protocol.transaction import Batch, Entry, KeyEvent, Outcome, Put, Snapshot, Transaction
 from ....core.state.keys import Keys
+from ....core.transaction import Batch, Entry, KeyEvent, Outcome, Put, Snapshot, Transaction
 from ....ports import Store
 from ....ports.wrapped_store import WrappedStore
 from .older_release import Older

@@ -13,10 +13,10 @@ from msgspec.structs import replace
 
 from ....core.model import Claim, NodeSpec, PinMove, Power, Record, VmId, VmSpec, resolved_claim
 from ....core.protocol.rule_versions import given
-from ....core.protocol.transaction import Outcome, Put, Transaction
 from ....core.state.cluster_state import seen
 from ....core.state.codec import decode, encode
 from ....core.state.keys import Keys
+from ....core.transaction import Outcome, Put, Transaction
 from .etcd import SimCluster
 from .wanted import mac_of, spec_of
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from msgspec.structs import replace
 
-from ....core.protocol.transaction import Batch, Entry, Lease, Outcome, Snapshot, Transaction
+from ....core.transaction import Batch, Entry, Lease, Outcome, Snapshot, Transaction
 from ....hypervisor.twin.hypervisor import MemoryHypervisor
 from ....ports import Unavailable, UnknownOutcome
 from ....storage.twin import MemoryStorage

@@ -33,9 +33,9 @@ from ....core.model import (
     VmStatus,
     token,
 )
-from ....core.protocol.transaction import KeyEvent
 from ....core.state.cluster_state import _TYPES, ClusterState, mod_of, seen
 from ....core.state.keys import Kind, ParsedKey
+from ....core.transaction import KeyEvent
 from ..engine.etcd import RESTORED
 from ..engine.host import FOREIGN, SimHost
 from ..engine.lab import Lab

@@ -19,10 +19,10 @@ from ....core.model import (
     token,
     token_generation,
 )
-from ....core.protocol.transaction import Entry
 from ....core.state.cluster_state import seen
 from ....core.state.codec import decode
 from ....core.state.keys import Kind
+from ....core.transaction import Entry
 from ..engine.lab import Lab
 
 

@@ -19,7 +19,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from ....core.protocol.transaction import (
+from ....core.transaction import (
     Committed,
     Delete,
     Entry,

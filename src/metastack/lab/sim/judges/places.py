@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import Final
 
 from ....core.model import Claim, Fence, Halt, NodeSpec, Phase, PinMove, VmId, VmSpec, VmStatus
-from ....core.protocol.transaction import KeyEvent
 from ....core.state.cluster_state import seen
 from ....core.state.keys import Kind
+from ....core.transaction import KeyEvent
 from ..engine.etcd import RESTORED
 from ..engine.lab import Lab
 from .converged import wanted_on

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ....core.protocol.transaction import KeyEvent
 from ....core.state.record_versions import LEVEL
+from ....core.transaction import KeyEvent
 from ..engine.etcd import RESTORED
 from ..engine.lab import Lab
 from ..engine.older_release import older

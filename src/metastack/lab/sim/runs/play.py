@@ -15,9 +15,9 @@ from typing import Any, Final
 import msgspec
 
 from ....core.model import ClusterConfig, Image, ImageState, StorageIdentity, StoragePlace
-from ....core.protocol.transaction import Put, Transaction
 from ....core.state.codec import encode
 from ....core.state.record_versions import LEVEL
+from ....core.transaction import Put, Transaction
 from ....ports import DomainSpec, StorageOwner
 from ..engine import trace as traces
 from ..engine.host import BEAT_S, SimHost

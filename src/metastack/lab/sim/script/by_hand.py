@@ -25,9 +25,9 @@ from ....core.model import (
 )
 from ....core.protocol import fences
 from ....core.protocol.node_removal import announce_removal, remove_node
-from ....core.protocol.transaction import Lost, Put, Transaction
 from ....core.state.cluster_state import seen
 from ....core.state.codec import decode, encode
+from ....core.transaction import Lost, Put, Transaction
 from ....ports import Unavailable
 from ....ports.ownership import Found
 from ..engine.lab import Lab

@@ -11,8 +11,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from ....core.model import VmSpec
-from ....core.protocol.transaction import Delete, Put, Transaction
 from ....core.state.codec import encode
+from ....core.transaction import Delete, Put, Transaction
 from ..engine.lab import Lab
 from .verbs import FAULTS, Undo, fault, nothing
 

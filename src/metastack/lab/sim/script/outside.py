@@ -12,8 +12,8 @@ import msgspec
 from ....core.domains import Opener
 from ....core.model import BreakLock, Claim, Fence, FenceReceipt, VmId, VmStatus, token
 from ....core.protocol import broken_locks as locks
-from ....core.protocol.transaction import Lost
 from ....core.state.cluster_state import seen
+from ....core.transaction import Lost
 from ..engine.host import EPOCH_S
 from ..engine.lab import Lab
 from .verbs import Undo, fault, host_of, nothing

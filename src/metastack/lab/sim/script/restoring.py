@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from ....core.model import Generation, NodeFacts, Refusal, VmSpec, Volume
 from ....core.protocol.restored import raise_generation
-from ....core.protocol.transaction import Committed
 from ....core.state.cluster_state import seen
 from ....core.state.keys import Kind
+from ....core.transaction import Committed
 from ..engine.lab import Lab
 from .verbs import Undo, fault, nothing
 

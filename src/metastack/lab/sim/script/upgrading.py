@@ -15,9 +15,9 @@ from msgspec.structs import replace
 from ....commands.cluster.upgrade import NEEDED
 from ....commands.cluster.upgrade_views import upgrade_view
 from ....core.model import ClusterConfig
-from ....core.protocol.transaction import Snapshot
 from ....core.state.cluster_state import ClusterState
 from ....core.state.record_versions import LEVEL
+from ....core.transaction import Snapshot
 from ..engine.lab import Lab
 from .script import Script, Step
 from .verbs import Undo, fault, host_of, nothing

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Final
 
 from ..model import Fence, NodeFacts, StorageIdentity, StoragePlace
-from ..state.seen import Seen
+from .seen import Seen
 
 FILE: Final = "file"
 UNBLOCKED: Final = "unblocked"
