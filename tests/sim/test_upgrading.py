@@ -32,7 +32,7 @@ def test_some_of_these_seeds_finish_the_upgrade() -> None:
 
 
 @pytest.mark.parametrize("name", ["disk-opened-by-a-tool", "lock-by-hand-is-broken", "group-node-dies"])
-def test_what_has_no_word_in_older_records_is_not_said_again_and_again(name: str) -> None:
+def test_a_value_unknown_to_older_records_is_published_once(name: str) -> None:
     """Seen: a phase that is read back as an older one was published a hundred times a second."""
     script = parse((Path(__file__).parents[1] / "scenarios" / name / "script").read_text())
     new = play(script, keep=True)

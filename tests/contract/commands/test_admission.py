@@ -23,7 +23,7 @@ from metastack.core.model import Claim, Ha, NodeSpec, Phase, PinMove, Placement,
 from metastack.core.placement import PlacementEngine
 
 
-async def test_room_for_lost_nodes_is_kept(rig: Rig) -> None:
+async def test_capacity_for_lost_nodes_is_kept(rig: Rig) -> None:
     """Three nodes of 7 GiB hold 4 VMs of 3 GiB with one to spare, and no fifth."""
     sessions = await three(rig)
     await spare(rig)
@@ -54,7 +54,7 @@ async def test_room_for_lost_nodes_is_kept(rig: Rig) -> None:
     )
 
 
-async def test_of_two_that_fit_only_one_at_a_time_one_is_written(rig: Rig) -> None:
+async def test_only_one_of_two_competing_vms_is_admitted(rig: Rig) -> None:
     """Both look before either writes: the second one's guard fails, it looks again, and is refused."""
     sessions = await three(rig)
     await spare(rig)
@@ -86,7 +86,7 @@ async def test_without_spare_nodes_a_create_reads_no_more_than_it_must(rig: Rig)
     assert await rig.store.get(rig.keys.admission()) is None
 
 
-async def test_who_could_run_nowhere_else_needs_no_spare_node(rig: Rig) -> None:
+async def test_a_vm_bound_to_one_node_needs_no_spare_node(rig: Rig) -> None:
     await three(rig)
     await spare(rig)
     await create_vm(rig.cluster, request(), new("pinned", node="n1"))
@@ -103,7 +103,7 @@ async def test_more_spare_nodes_than_there_are_is_said_to_be_so(rig: Rig) -> Non
     assert "`metastack config set spare_nodes=2`" in said.hint
 
 
-async def test_room_that_is_promised_to_who_waits_counts_as_taken(rig: Rig) -> None:
+async def test_capacity_promised_to_pending_vms_counts_as_taken(rig: Rig) -> None:
     """Nobody has claimed anything yet: the next one must not be let in on a node that the first one needs."""
     await three(rig, "a", "b")
     await spare(rig)
@@ -127,7 +127,7 @@ async def kept_by_one_node(rig: Rig) -> dict[str, int]:
     return sessions
 
 
-async def test_a_move_that_takes_a_lost_nodes_room_is_refused(rig: Rig) -> None:
+async def test_a_move_into_reserved_capacity_is_refused(rig: Rig) -> None:
     sessions = await kept_by_one_node(rig)
 
     def move(node: str, **more: Any) -> Any:
@@ -151,7 +151,7 @@ async def test_a_move_that_takes_a_lost_nodes_room_is_refused(rig: Rig) -> None:
     assert (await places.place_vm(rig.cluster, request(), vm("right"), PlacementOptions(node="n1"))).changed
 
 
-async def test_demands_that_leave_no_room_after_a_loss_are_refused(rig: Rig) -> None:
+async def test_demands_beyond_the_reserve_are_refused(rig: Rig) -> None:
     """It runs on, and could go nowhere once its node is lost: n1 would take it if only it had room."""
     await kept_by_one_node(rig)
 
@@ -175,7 +175,7 @@ async def test_demands_that_leave_no_room_after_a_loss_are_refused(rig: Rig) -> 
     assert (await places.unpin_vm(rig.cluster, request(), vm("big"), ignore_spare=True)).changed
 
 
-async def test_what_is_off_takes_nobodys_room_wherever_it_is_pinned(rig: Rig) -> None:
+async def test_a_pinned_vm_that_is_off_takes_no_capacity(rig: Rig) -> None:
     await kept_by_one_node(rig)
     await create_vm(rig.cluster, request(), new("off", memory_mib=3000, off=True))
     assert (await places.move_vm(rig.cluster, request(), vm("off"), "n2", cold=False)).changed
@@ -187,7 +187,7 @@ async def test_what_is_off_takes_nobodys_room_wherever_it_is_pinned(rig: Rig) ->
 
 
 @pytest.mark.parametrize("how", ["", "cordoned", "draining", "lost"])
-async def test_room_of_what_has_to_leave_a_node_is_kept(rig: Rig, how: str) -> None:
+async def test_capacity_for_evacuating_vms_is_kept(rig: Rig, how: str) -> None:
     """5000 MiB are on n1, whatever n1 takes. Who comes goes where it is emptier: one of 3500 too many."""
     sessions = await three(rig, *"abcd" if how in ("draining", "lost") else "abc")
     await spare(rig)
@@ -222,7 +222,7 @@ async def test_several_are_judged_in_the_order_in_which_they_will_stand(rig: Rig
     assert [v.name for v, wait in waiting.items() if not wait.head] == ["z"]
 
 
-async def test_who_was_let_in_and_waits_keeps_its_room(rig: Rig) -> None:
+async def test_an_admitted_pending_vm_keeps_its_capacity(rig: Rig) -> None:
     """app waits for db to be up; what comes meanwhile with a higher priority would leave it nothing."""
     sessions = await three(rig)
     await spare(rig)
@@ -240,7 +240,7 @@ async def test_who_was_let_in_and_waits_keeps_its_room(rig: Rig) -> None:
     await refused(moved, Code.CONFLICT, "capacity reserved for pending VMs")
 
 
-async def test_a_vm_that_is_to_be_given_back_is_placed_where_there_is_room(rig: Rig) -> None:
+async def test_a_vm_to_release_is_placed_where_it_fits(rig: Rig) -> None:
     sessions = await three(rig)
     await spare(rig)
     await create_vm(rig.cluster, request(), new("back", memory_mib=5000, off=True))
@@ -258,7 +258,7 @@ async def test_a_vm_that_is_to_be_given_back_is_placed_where_there_is_room(rig: 
     )
 
 
-async def test_who_ignores_the_reserve_is_seen_by_who_looked_before(rig: Rig) -> None:
+async def test_a_write_past_the_reserve_fails_the_earlier_look(rig: Rig) -> None:
     await three(rig)
     await spare(rig)
     await create_vm(rig.cluster, request(), new("a"), ignore_spare=True)

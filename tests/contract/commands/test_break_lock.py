@@ -34,7 +34,7 @@ async def _waits(rig: Rig, client: str = CLIENT) -> int:
     return session
 
 
-async def test_explain_and_a_wait_say_who_is_in_the_way_and_what_helps(rig: Rig) -> None:
+async def test_explain_and_wait_name_the_blocking_client_and_the_remedy(rig: Rig) -> None:
     """At once, and not only when the wait has become a failure."""
     session = await _waits(rig)
     said = f"its disk is locked by hand by {CLIENT}"

@@ -91,7 +91,7 @@ async def facts_of(rig: Rig, name: str, *clients: str, user: str = "") -> None:
     await rig.write(Put(rig.keys.node_facts(name), encode(known)))
 
 
-async def test_fencing_by_single_clients_is_a_warning_and_what_is_missing_an_error(rig: Rig) -> None:
+async def test_client_fencing_warns_and_missing_rights_are_errors(rig: Rig) -> None:
     for name in ("n1", "n2"):
         await node(rig, name, "10.0.0.1")
     (shared,) = (await said(rig)).of("storage_addresses")
@@ -264,7 +264,7 @@ async def test_one_finding_about_many_is_told_once(rig: Rig) -> None:
     assert (objects, first.object) == ("nodes m0, m1, m2, m3, m4 and 4 more", "node m0")
 
 
-async def test_a_fence_that_the_storage_forgot_and_rights_that_are_too_wide(rig: Rig) -> None:
+async def test_doctor_sees_a_forgotten_fence_and_wide_rights(rig: Rig) -> None:
     await node(rig, "n1", "10.0.0.1")
     await node(rig, "n2", "10.0.0.2")
     await rig.write(Delete(rig.keys.node_alive("n1")))

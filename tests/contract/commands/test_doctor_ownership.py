@@ -34,7 +34,7 @@ async def _told(rig: Rig, pool: MemoryPool) -> list[tuple[Severity, str, str]]:
     return [(f.severity, f.object, f.meaning) for f in examine(facts) if f.check == "ownership"]
 
 
-async def test_what_no_record_names_is_told_and_what_one_names_is_not(rig: Rig) -> None:
+async def test_only_objects_without_a_record_are_reported(rig: Rig) -> None:
     spec, pool = await _vm(rig), MemoryPool(images={"golden": 1, "11111111-0000-4000-8000-000000000000": 1})
     pool.new_disk(spec.volume_uuid, 1, "golden")
     ((severity, object, meaning),) = await _told(rig, pool)
@@ -42,7 +42,7 @@ async def test_what_no_record_names_is_told_and_what_one_names_is_not(rig: Rig) 
     assert "image-golden (it bears no mark)" in meaning and spec.volume_uuid not in meaning
 
 
-async def test_a_missing_disk_one_in_the_trash_and_one_of_ours_there(rig: Rig) -> None:
+async def test_doctor_tells_missing_trashed_and_owned_disks_apart(rig: Rig) -> None:
     spec, pool = await _vm(rig), MemoryPool()
     ((severity, object, meaning),) = await _told(rig, pool)
     assert (severity, object) == (Severity.ERROR, "vm default/hello") and "is missing" in meaning

@@ -161,7 +161,7 @@ async def test_what_if(rig: Rig) -> None:
             wrong()
 
 
-async def test_what_if_says_who_would_not_start_for_want_of_another(rig: Rig) -> None:
+async def test_whatif_names_vms_that_wait_for_another_vm(rig: Rig) -> None:
     """Room is not all: app and top run on n1, too, and start after db, which may run nowhere else."""
     sessions = await three(rig)
     await create_vm(rig.cluster, request(), new("db", node="n1", network="br0", ha=Ha(ready_port=5432)))
@@ -189,7 +189,7 @@ async def test_what_if_says_who_would_not_start_for_want_of_another(rig: Rig) ->
     ]
 
 
-async def test_the_doctor_sees_what_waits_what_nobody_would_take_and_what_has_no_spare(rig: Rig) -> None:
+async def test_doctor_sees_pending_unplaceable_and_unspared_vms(rig: Rig) -> None:
     sessions = await three(rig, "a", "b")
     await create_vm(rig.cluster, request(), new("runs", placement=Placement(node_selector={"zone": "a"})))
     await rig.claim("n1", sessions["n1"], vm("runs"))
@@ -234,7 +234,7 @@ async def test_the_doctor_sees_what_waits_what_nobody_would_take_and_what_has_no
     assert "nodes, but only 2 are up" in (await said("spare"))["cluster"][1]
 
 
-async def test_the_doctor_sees_who_could_not_come_back_for_a_group_rule(rig: Rig) -> None:
+async def test_doctor_sees_vms_that_a_group_rule_keeps_away(rig: Rig) -> None:
     sessions = await three(rig, "a", "b")
     apart = Placement(anti_affinity=(GroupTerm(labels={"app": "db"}),))
     for n in (1, 2):

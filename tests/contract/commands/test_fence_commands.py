@@ -84,7 +84,7 @@ async def test_fence_by_hand_is_done_by_an_agent(rig: Rig) -> None:
     assert again == done.fenced_through
 
 
-async def test_an_open_fence_is_left_to_whoever_does_it(rig: Rig) -> None:
+async def test_an_open_fence_is_left_to_its_fencer(rig: Rig) -> None:
     await lost_node(rig)
     await fence_node(rig.cluster, request("a"), "n1")
     before = await fence_record(rig)
@@ -141,7 +141,7 @@ async def test_waiting_says_what_is_wrong(rig: Rig) -> None:
     assert raised.value.code is Code.CONFLICT
 
 
-async def test_a_node_that_came_back_is_not_called_fenced_when_it_is_lost_again(rig: Rig) -> None:
+async def test_a_node_lost_again_is_not_called_fenced(rig: Rig) -> None:
     await lost_node(rig)
     n2 = await rig.node("n2")
     await fence_node(rig.cluster, request("why"), "n1")
@@ -205,7 +205,7 @@ async def test_unfence_lifts_records_and_forgets(rig: Rig) -> None:
     assert [event.what for event in await rig.events()][-2:] == ["node.unfence", "node.unfenced"]
 
 
-async def test_unfence_of_a_node_that_still_answers_for_vms(rig: Rig) -> None:
+async def test_unfence_of_a_node_that_owns_vms(rig: Rig) -> None:
     await rig.image()
     session = await lost_node(rig)
     n2 = await rig.node("n2")

@@ -30,7 +30,7 @@ async def given_back(rig: Rig) -> list[tuple[str, str]]:
     return [(found.object, found.meaning) for found in examine(facts) if found.check == "given_back"]
 
 
-async def test_explain_and_the_doctor_name_the_node_until_the_vm_is_started(rig: Rig) -> None:
+async def test_the_failing_node_is_named_until_the_vm_starts(rig: Rig) -> None:
     await three(rig)
     await create_vm(rig.cluster, request(), new("one"))
     first = (await explain_vm(rig.cluster, vm("one"))).chosen

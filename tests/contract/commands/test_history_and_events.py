@@ -40,7 +40,7 @@ async def change_a_lot(rig: Rig) -> None:
     await settings.set_settings(rig.cluster, request("slow switch"), {"lease_ttl_s": 7})
 
 
-async def test_a_vms_versions_say_who_when_why_and_what(rig: Rig) -> None:
+async def test_history_lists_author_time_reason_and_change(rig: Rig) -> None:
     await change_a_lot(rig)
     found = await vm_history(rig.cluster, HELLO)
     assert [version.version for version in found] == [1, 2, 3, 4, 5]

@@ -81,7 +81,7 @@ async def test_one_taken_name_and_nothing_is_written(rig: Rig) -> None:
     assert [found.name for found, _ in world.specs()] == ["web-39"]
 
 
-async def test_a_later_part_that_fails_leaves_the_earlier_ones_and_says_so(rig: Rig) -> None:
+async def test_a_failing_part_keeps_the_earlier_parts(rig: Rig) -> None:
     await three(rig)
 
     async def rival() -> None:

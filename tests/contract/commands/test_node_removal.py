@@ -119,7 +119,7 @@ async def test_what_still_matters_stays(rig: Rig) -> None:
     await check_removal(rig.cluster, "n1")
 
 
-async def test_who_is_pinned_to_it_is_named(rig: Rig) -> None:
+async def test_vms_pinned_to_it_are_named(rig: Rig) -> None:
     await gone(rig)
     await rig.image()
     await rig.node("n2")

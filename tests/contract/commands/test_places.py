@@ -161,7 +161,7 @@ async def test_a_move_to_where_it_does_not_fit_is_refused(rig: Rig) -> None:
     assert (await rig.spec()).placement == Placement(node="n2"), "which does not stop it"
 
 
-async def test_a_move_onto_its_own_node_says_that_it_would_not_take_it(rig: Rig) -> None:
+async def test_a_move_onto_its_own_node_warns_of_refusal(rig: Rig) -> None:
     sessions = await three(rig)
     await create_vm(rig.cluster, request(), new())
     await rig.claim("n1", sessions["n1"])

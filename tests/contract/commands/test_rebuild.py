@@ -65,7 +65,7 @@ async def test_the_next_start_makes_it_and_the_history_tells(rig: Rig) -> None:
     ]
 
 
-async def test_a_wait_does_not_take_the_words_of_before_for_the_end(rig: Rig) -> None:
+async def test_wait_ignores_the_previous_message(rig: Rig) -> None:
     """``vm rebuild`` and then ``vm wait``: the node says "failed" until it looks at the disk again."""
     spec, storage = await _vm(rig), MemoryStorage(MemoryPool())
     session = await rig.node("n1")
@@ -100,7 +100,7 @@ async def test_a_wait_does_not_take_the_words_of_before_for_the_end(rig: Rig) ->
         await wait_vm(rig.cluster, HELLO, Goal.RUNNING, 5)
 
 
-async def test_a_disk_that_is_there_is_never_made_anew(rig: Rig) -> None:
+async def test_an_existing_disk_is_never_made_again(rig: Rig) -> None:
     spec, pool = await _vm(rig), MemoryPool()
     pool.new_disk(spec.volume_uuid, 512, IMAGE)
     call = rebuild.rebuild_vm(rig.cluster, MemoryStorage(pool), request("lost"), HELLO)
@@ -123,7 +123,7 @@ async def test_a_disk_in_the_trash_is_taken_out_instead(rig: Rig) -> None:
     assert "vm start" in (await _refused(rig, spec, call, "a start restores it")).hint
 
 
-async def test_a_guest_that_runs_and_an_image_that_is_gone_stand_in_the_way(rig: Rig) -> None:
+async def test_rebuild_is_refused_while_running_or_without_image(rig: Rig) -> None:
     spec, storage = await _vm(rig), MemoryStorage(MemoryPool())
     status = VmStatus(uuid=spec.uuid, phase=Phase.RUNNING, node="n1", session=1, epoch=1)
     await _put(rig, rig.keys.vm_status(HELLO), status)

@@ -91,7 +91,7 @@ async def test_a_restore_wants_a_reason_and_a_readable_generation(rig: Rig) -> N
         await restore_cluster(rig.cluster, request("why"))
 
 
-async def test_status_and_doctor_name_who_refuses_and_who_is_waited_for(rig: Rig) -> None:
+async def test_status_and_doctor_name_refusing_and_missing_nodes(rig: Rig) -> None:
     from datetime import UTC, datetime
 
     await rig.put(rig.keys.generation(), Generation(generation=1))

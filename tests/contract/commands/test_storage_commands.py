@@ -63,7 +63,7 @@ async def test_what_died_between_record_and_mark_is_finished(rig: Rig) -> None:
     assert pool.owner.cluster_id == said.cluster_id
 
 
-async def test_a_storage_of_another_cluster_is_taken_only_by_a_person_who_says_why(rig: Rig) -> None:
+async def test_taking_another_clusters_storage_needs_a_reason(rig: Rig) -> None:
     other = StorageOwner(id="pool-1", cluster_id="another", root="/elsewhere", by="root@old")
     pool = MemoryPool(owner=other)
     with pytest.raises(Problem, match="belongs to cluster another") as refused:
@@ -81,7 +81,7 @@ async def test_a_storage_of_another_cluster_is_taken_only_by_a_person_who_says_w
     assert pool.owner.cluster_id == (await record(rig)).cluster_id != "another"
 
 
-async def test_a_storage_of_another_cluster_with_the_same_root_keeps_a_cluster_its_own_id(rig: Rig) -> None:
+async def test_a_storage_with_the_same_root_keeps_its_cluster_id(rig: Rig) -> None:
     await init_storage(rig.cluster, request(), client(MemoryPool()))
     mine = (await record(rig)).cluster_id
     pool = MemoryPool(owner=StorageOwner(id="pool-1", cluster_id="another", root=rig.keys.root, by="root@old"))
@@ -103,7 +103,7 @@ async def test_an_adopting_cluster_keeps_its_own_id(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("unreadable", [False, True])
-async def test_an_etcd_of_before_its_storage_was_recorded_gets_its_id_back(rig: Rig, unreadable: bool) -> None:
+async def test_an_older_etcd_gets_its_storage_id_back(rig: Rig, unreadable: bool) -> None:
     pool = MemoryPool()
     await init_storage(rig.cluster, request(), client(pool))
     mine, owner = (await record(rig)).cluster_id, pool.owner
@@ -160,7 +160,7 @@ async def test_one_node_that_differs_forbids_init_and_more_than_half_adopt(rig: 
     assert (await adopt_storage(rig.cluster, request("why"), client(MemoryPool()))).state == "ok"
 
 
-async def test_a_mark_that_fails_behind_the_record_is_told_with_what_to_do(rig: Rig) -> None:
+async def test_a_failed_mark_names_the_remedy(rig: Rig) -> None:
     pool = MemoryPool()
     storage = client(pool)
 

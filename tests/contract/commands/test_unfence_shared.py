@@ -67,7 +67,7 @@ async def removed(rig: Rig, storage: MemoryStorage, name: str = "n1") -> None:
     await remove_node(rig.cluster, request("sold"), name)
 
 
-async def test_the_block_of_another_node_that_has_the_address_by_now_stays(rig: Rig) -> None:
+async def test_the_block_of_the_addresss_new_node_stays(rig: Rig) -> None:
     pool = MemoryPool()
     storage = await opened(pool)
     await removed(rig, storage)
@@ -84,7 +84,7 @@ async def test_the_block_of_another_node_that_has_the_address_by_now_stays(rig: 
     assert pool.blocked == set()
 
 
-async def test_of_two_removed_nodes_the_one_that_was_fenced_last_has_the_block(rig: Rig) -> None:
+async def test_the_block_is_of_the_node_fenced_last(rig: Rig) -> None:
     pool = MemoryPool()
     storage = await opened(pool)
     await removed(rig, storage)
@@ -95,7 +95,7 @@ async def test_of_two_removed_nodes_the_one_that_was_fenced_last_has_the_block(r
     assert (await unfence_node(rig.cluster, request("sold"), "n1", storage)).state == "unblocked"
 
 
-async def test_a_node_that_declares_the_address_in_the_last_moment_keeps_its_block(rig: Rig) -> None:
+async def test_a_late_declaration_keeps_the_block(rig: Rig) -> None:
     """Between the look and the first record: its facts are of a key that nobody could compare."""
     pool = MemoryPool()
     storage = await opened(pool)
@@ -132,7 +132,7 @@ async def test_while_a_block_is_lifted_no_node_may_use_the_address(rig: Rig) -> 
     assert "n1" not in (await world_of(rig)).nodes(), "it was removed, and stays so"
 
 
-async def test_of_nodes_in_the_list_neither_is_lifted_while_both_have_it(rig: Rig) -> None:
+async def test_a_shared_address_is_lifted_for_neither_node(rig: Rig) -> None:
     pool = MemoryPool()
     storage = await opened(pool)
     await joined(rig, "n1", SHARED)
@@ -145,7 +145,7 @@ async def test_of_nodes_in_the_list_neither_is_lifted_while_both_have_it(rig: Ri
     await refuse_shared("n4", (SHARED,), rig.keys, rig.store)
 
 
-async def test_an_address_that_nodes_may_share_is_no_obstacle_unless_it_was_blocked(rig: Rig) -> None:
+async def test_a_shareable_address_counts_only_once_blocked(rig: Rig) -> None:
     await rig.put(rig.keys.cluster(), ClusterConfig(record_version=LEVEL, fencing=Fencing.CLIENT))
     pool = MemoryPool()
     storage = await opened(pool)
@@ -167,7 +167,7 @@ async def test_what_nobody_can_read_may_be_the_address(rig: Rig) -> None:
     assert pool.blocked == {SHARED}
 
 
-async def test_a_node_that_came_back_while_its_block_was_lifted_keeps_its_addresses(rig: Rig) -> None:
+async def test_a_returning_node_keeps_its_addresses(rig: Rig) -> None:
     """It is lost again and not fenced yet: the next fence needs them."""
     pool = MemoryPool()
 

@@ -165,7 +165,7 @@ async def test_a_silent_storage_is_said(rig: Rig) -> None:
     assert (await see(rig)).phase == "running"
 
 
-async def test_a_node_that_was_fenced_alive_is_not_said_to_have_expired(rig: Rig) -> None:
+async def test_a_node_fenced_alive_is_not_called_expired(rig: Rig) -> None:
     session = await rig.node("n1")
     reason = "its storage was silent since noon, and answers n3"
     mark = Silenced(node="n1", by="n2", reason=reason)
@@ -296,7 +296,7 @@ async def test_broken_records_break_one_vm_only(rig: Rig) -> None:
     assert node.broken
 
 
-async def test_the_same_name_made_anew_waits_for_the_old_one(rig: Rig) -> None:
+async def test_a_reused_name_waits_for_the_old_vm(rig: Rig) -> None:
     await make(rig)
     await rig.claim("n1", await rig.node("n1"))
     await vms.delete_vm(rig.cluster, request(), HELLO)
@@ -467,7 +467,7 @@ async def test_tickets_are_bound_and_leased(rig: Rig) -> None:
     await problem(create_ticket(rig.cluster, request(), HELLO), Code.CONFLICT, "lost")
 
 
-async def test_who_took_a_console_over(rig: Rig) -> None:
+async def test_a_console_view_names_its_new_user(rig: Rig) -> None:
     await make(rig)
     await rig.claim("n1", await rig.node("n1"))
     first = await create_ticket(rig.cluster, request(), HELLO)

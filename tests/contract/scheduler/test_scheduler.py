@@ -75,7 +75,7 @@ async def test_hints_are_what_the_nodes_then_do(backend: Backend) -> None:
         await backend.until("what was followed is withdrawn", none)
 
 
-async def test_hints_end_with_the_one_who_wrote_them(backend: Backend) -> None:
+async def test_hints_end_with_their_scheduler(backend: Backend) -> None:
     await tight(backend)
     scheduler = backend.scheduler("s1")
     async with backend.running(scheduler) as [task]:
@@ -91,7 +91,7 @@ async def test_hints_end_with_the_one_who_wrote_them(backend: Backend) -> None:
         assert not engine.waiting, "n0 is not fenced, and nobody waits for a scheduler either"
 
 
-async def test_who_stops_leaves_at_once(backend: Backend) -> None:
+async def test_a_stopping_scheduler_resigns_at_once(backend: Backend) -> None:
     await tight(backend)
     scheduler, stop = backend.scheduler("s1", ttl_s=60), asyncio.Event()
     async with asyncio.TaskGroup() as group:

@@ -159,7 +159,7 @@ async def test_single_clients_are_out_and_their_neighbour_is_not(
             pass
 
 
-async def test_a_client_with_a_ticket_is_the_hole_until_its_ticket_ends(
+async def test_a_clients_ticket_outlives_its_rights(
     ceph: MiniCeph, nodes: dict[str, CephStorage], disk: str
 ) -> None:
     one, two = nodes["a"], nodes["b"]
@@ -179,7 +179,7 @@ async def test_a_client_with_a_ticket_is_the_hole_until_its_ticket_ends(
         await ceph.ceph("config", "rm", "mon", "auth_service_ticket_ttl")
 
 
-async def test_without_a_user_of_their_own_new_guests_are_not_refused_and_the_receipt_says_so(
+async def test_the_receipt_says_that_new_guests_are_not_refused(
     ceph: MiniCeph, nodes: dict[str, CephStorage], disk: str
 ) -> None:
     receipt = await nodes["b"].fence_clients(await clients_of(nodes["plain"], disk, nodes["b"]), "b", "test")
@@ -189,7 +189,7 @@ async def test_without_a_user_of_their_own_new_guests_are_not_refused_and_the_re
         assert await nodes["b"].locked(disk), "which is what holds the next owner's boot back"
 
 
-async def test_a_fence_that_finds_new_clients_again_and_again_is_not_confirmed(
+async def test_a_fence_with_ever_new_clients_is_not_confirmed(
     ceph: MiniCeph, nodes: dict[str, CephStorage], disk: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = itertools.count(1)
@@ -213,7 +213,7 @@ async def test_the_rights_of_a_node_reach_no_further(ceph: MiniCeph, nodes: dict
         await ceph.ceph(*user, "auth", "get", "client.b-guests")
 
 
-async def test_but_an_attacker_on_such_a_node_can_give_himself_every_right(
+async def test_an_attacker_on_such_a_node_can_take_every_right(
     ceph: MiniCeph, nodes: dict[str, CephStorage]
 ) -> None:
     """The monitor compares the last of two capabilities of a kind and carries out the first (Ceph 16.2.15)."""

@@ -81,7 +81,7 @@ async def test_a_rotated_key_is_used_without_a_restart(ceph: MiniCeph, tmp_path:
 
 
 @pytest.mark.ceph
-async def test_a_call_that_is_refused_is_tried_with_the_key_of_now(ceph: MiniCeph, tmp_path: Path) -> None:
+async def test_a_refused_call_is_retried_with_the_new_key(ceph: MiniCeph, tmp_path: Path) -> None:
     await ceph.create_management_user("rotated2")
     file = tmp_path / "keyring"
     file.write_bytes(ceph.keyring("rotated2").read_bytes())

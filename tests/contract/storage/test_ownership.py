@@ -147,9 +147,7 @@ async def test_a_disk_bears_its_own_mark_and_not_its_image_s(
     assert await storage.disk(disk) == found
 
 
-async def test_a_disk_that_was_made_and_is_gone_is_missing_and_not_made(
-    both: tuple[Storage, ByHand], tmp_path: Path
-) -> None:
+async def test_a_lost_disk_is_missing_and_not_remade(both: tuple[Storage, ByHand], tmp_path: Path) -> None:
     storage, hand = both
     disk, ours = await _disk(storage, tmp_path)
     hand.rename(disk, other := new_uuid())
@@ -161,9 +159,7 @@ async def test_a_disk_that_was_made_and_is_gone_is_missing_and_not_made(
     await storage.adopt_disk(disk, 8 * MIB, ours)
 
 
-async def test_a_disk_under_the_name_of_another_is_neither_used_nor_removed(
-    both: tuple[Storage, ByHand], tmp_path: Path
-) -> None:
+async def test_anothers_disk_is_neither_used_nor_removed(both: tuple[Storage, ByHand], tmp_path: Path) -> None:
     storage, hand = both
     if isinstance(hand.where, Path):
         pytest.skip("a file under another name has that name's mark, or none: it is a copy")
@@ -210,7 +206,7 @@ async def test_a_copy_has_no_mark_of_its_own(both: tuple[Storage, ByHand], tmp_p
     assert disk not in await storage.disks()
 
 
-async def test_what_bears_no_mark_goes_only_where_a_record_of_before_names_it(
+async def test_an_unmarked_object_goes_only_by_an_older_record(
     both: tuple[Storage, ByHand],
 ) -> None:
     storage, hand = both

@@ -123,7 +123,7 @@ async def test_over_ipv6(program: Program, endpoint: Endpoint) -> None:
         assert (answer.status, answer.out) == (0, "login: ")
 
 
-async def test_it_says_who_took_it_over(program: Program, endpoint: Endpoint) -> None:
+async def test_a_replaced_console_names_the_new_user(program: Program, endpoint: Endpoint) -> None:
     process = await program.start("vm", "console", "hello", stdin=asyncio.subprocess.PIPE)
     assert process.stdin is not None and process.stdout is not None
     async with asyncio.timeout(DEADLINE_S):

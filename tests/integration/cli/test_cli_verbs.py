@@ -280,7 +280,7 @@ async def test_exit_statuses(program: Program, rig: Rig) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
-async def test_denied_to_a_user_who_is_not_root(program: Program, rig: Rig) -> None:
+async def test_denied_to_other_users_than_root(program: Program, rig: Rig) -> None:
     """A cluster inside a network namespace: the error names the command that would do."""
     await one_vm(rig)
     folder = Path(tempfile.mkdtemp(prefix="ms-denied-", dir="/tmp"))

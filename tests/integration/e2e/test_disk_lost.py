@@ -24,7 +24,7 @@ def rbd(lab: Lab, *words: str) -> str:
             time.sleep(1)
 
 
-def test_a_disk_that_is_renamed_or_trashed_is_told_and_comes_back(lab: Lab) -> None:
+def test_a_renamed_or_trashed_disk_is_reported_and_restored(lab: Lab) -> None:
     """``rbd rename`` of a stopped VM's disk, then ``vm start``: it was a fresh clone, without a word."""
     vm = lab.create("keep")
     assert lab.boots("keep") == 1

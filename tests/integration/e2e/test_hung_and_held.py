@@ -51,7 +51,7 @@ def stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def test_a_hung_guest_and_its_agents_crash_beside_a_disk_that_is_held(lab: Lab) -> None:
+def test_a_hung_guest_beside_a_held_disk(lab: Lab) -> None:
     held = lab.create("held", "--node", "n2")
     lab.do("vm", "stop", "held", "--force")
     with qemu_nbd(lab, "n2", held["volume_uuid"]):

@@ -130,7 +130,7 @@ def test_a_guest_that_powers_itself_off_stays_off(lab: Lab) -> None:
 
 
 @pytest.mark.proof
-def test_deleted_while_every_agent_is_down_and_made_anew(lab: Lab) -> None:
+def test_deleted_and_created_again_while_agents_are_down(lab: Lab) -> None:
     old = lab.create("phoenix")
     for node in lab.cluster.state.nodes:
         lab.cluster.host(node).stop_agent(signal.SIGKILL)
@@ -145,7 +145,7 @@ def test_deleted_while_every_agent_is_down_and_made_anew(lab: Lab) -> None:
     assert sum(len(found) for found in pids(lab).values()) == 1
 
 
-def test_a_paused_vm_of_a_lost_node_runs_again_and_says_so(lab: Lab) -> None:
+def test_a_paused_vm_of_a_lost_node_runs_again(lab: Lab) -> None:
     vm = lab.create("sleeper")
     lab.do("vm", "pause", "sleeper")
     assert lab.vm("sleeper")["phase"] == "paused"

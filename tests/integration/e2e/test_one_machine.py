@@ -45,7 +45,7 @@ def agent_beside(host: Host, folder: Path, **changed: Any) -> Iterator[tuple[sub
             process.wait(20)
 
 
-def test_a_second_agent_on_a_libvirt_is_refused_before_it_touches_a_guest(lab: Lab, tmp_path: Path) -> None:
+def test_a_second_agent_on_a_libvirt_is_refused(lab: Lab, tmp_path: Path) -> None:
     lab.create("alone", "--node", "n2")
     before, boots = lab.qemu("n2"), lab.boots("alone")
     with agent_beside(lab.cluster.host("n2"), tmp_path, name="n9", state_dir=str(tmp_path)) as (second, log):

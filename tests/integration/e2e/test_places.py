@@ -46,7 +46,7 @@ def reachable(lab: Lab) -> Iterator[Lab]:
         subprocess.run(command, check=True, timeout=20)
 
 
-def test_who_starts_after_a_service_waits_for_its_port(reachable: Lab) -> None:
+def test_a_dependent_vm_waits_for_the_services_port(reachable: Lab) -> None:
     lab = reachable
     lab.create("db", "--ready-port", str(PORT))
     lab.do("vm", "create", "app", "--image", "tiny", "--memory", "96MiB", "--start-after", "db", "--no-wait")

@@ -109,9 +109,7 @@ async def test_an_end_survives_two_restarts_by_barrier(
     assert (domain.end, domain.epoch) == (EndReason.CRASHED, guest.epoch)
 
 
-async def test_a_panic_is_a_crash_and_a_reset_is_not_an_end(
-    host: LibvirtHost, hypervisor: LibvirtHypervisor
-) -> None:
+async def test_a_panic_is_a_crash_and_a_reset_is_not(host: LibvirtHost, hypervisor: LibvirtHypervisor) -> None:
     guest = spec(_new(host))
     watcher = Watcher(hypervisor)
     await hypervisor.boot(guest)
@@ -250,7 +248,7 @@ async def test_a_barrier_gets_past_a_daemon_that_hangs(host: LibvirtHost) -> Non
     await hypervisor.close()
 
 
-async def test_a_guest_that_dies_before_a_new_libvirtd_has_its_monitor_is_a_crash_without_an_event(
+async def test_a_death_unseen_by_a_new_libvirtd_is_a_crash(
     host: LibvirtHost, hypervisor: LibvirtHypervisor
 ) -> None:
     guest = spec(host.disk("unheard"), "unheard")

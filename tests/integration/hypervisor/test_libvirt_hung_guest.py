@@ -19,7 +19,7 @@ def adapter(host: LibvirtHost) -> LibvirtHypervisor:
     return LibvirtHypervisor(host.uri, force="qemu", barrier_command=host.barrier_command(), vnc_dir=vnc)
 
 
-async def test_an_adapter_is_closed_beside_it_and_the_next_one_clears_it_away(host: LibvirtHost) -> None:
+async def test_the_next_adapter_clears_a_hung_guest_away(host: LibvirtHost) -> None:
     first, guest = adapter(host), spec(host.disk("hung"), "hung")
     await first.open()
     await first.boot(guest)

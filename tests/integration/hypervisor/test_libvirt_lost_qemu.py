@@ -14,9 +14,7 @@ from metastack.ports import DomainState
 pytestmark = pytest.mark.libvirt
 
 
-async def test_a_qemu_that_libvirtd_lost_is_seen_and_ends_with_a_kill(
-    host: LibvirtHost, hypervisor: LibvirtHypervisor
-) -> None:
+async def test_a_qemu_lost_by_libvirtd_is_killed(host: LibvirtHost, hypervisor: LibvirtHypervisor) -> None:
     guest = spec(host.disk("lost"), "lost")
     await hypervisor.boot(guest)
     before = host.qemu_pid(guest.uuid)

@@ -218,9 +218,7 @@ async def running(folder: Path) -> AsyncIterator[Lab]:
 
 
 @pytest.mark.parametrize("same_token", [False, True], ids=["new cluster id", "same cluster id"])
-async def test_a_restored_etcd_is_noticed_and_used_after_its_generation_was_raised(
-    folder: Path, same_token: bool
-) -> None:
+async def test_a_restored_etcd_is_used_after_its_generation_was_raised(folder: Path, same_token: bool) -> None:
     async with running(folder) as lab:
         await lab.want(1)
         await lab.until("vm1 runs", lambda: lab.where("vm1"))

@@ -205,7 +205,7 @@ async def test_rsyslogd_restarts_in_the_middle(server: Server, attach: Callable[
         assert sender.dropped_total == 0
 
 
-async def test_a_server_that_is_away_blocks_nobody_and_the_drops_are_reported(
+async def test_an_absent_server_blocks_nothing_and_drops_are_reported(
     server: Server, attach: Callable[[Syslog], None]
 ) -> None:
     sender = Syslog("n1", target=server.url)

@@ -67,7 +67,7 @@ def test_delete_removes_domain_claim_and_disk(tmp_path: Path) -> None:
     run(story())
 
 
-def test_deleted_and_made_anew_touches_nothing_of_the_new_one(tmp_path: Path) -> None:
+def test_deleting_a_vm_spares_its_namesake(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             old = await lab.want("hello")
@@ -253,7 +253,7 @@ def test_restart_and_pause(tmp_path: Path) -> None:
     run(story())
 
 
-def test_paused_vm_of_a_dead_node_comes_back_running_and_says_so(tmp_path: Path) -> None:
+def test_a_paused_vm_of_a_dead_node_comes_back_running(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             spec = await lab.want("hello")
@@ -269,7 +269,7 @@ def test_paused_vm_of_a_dead_node_comes_back_running_and_says_so(tmp_path: Path)
     run(story())
 
 
-def test_a_vm_that_is_off_is_taken_over_to_be_released_and_never_starts(tmp_path: Path) -> None:
+def test_a_vm_taken_over_while_off_never_starts(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             spec = await lab.want("hello")

@@ -13,7 +13,7 @@ from metastack.core.state.codec import encode
 from metastack.lab.sim.engine.loop import run
 
 
-def test_a_power_button_left_in_a_hung_libvirtd_does_not_switch_the_next_run_off(tmp_path: Path) -> None:
+def test_a_stale_power_button_spares_the_next_run(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path, nodes=1) as lab:
             host = lab.hosts["n1"]

@@ -19,7 +19,7 @@ def _runs(lab, name: str) -> list[str]:
     return [host.name for host in lab.hosts.values() if f"default/{name}" in host.running()]
 
 
-def test_a_release_of_unknown_outcome_is_not_forgotten_by_a_late_watch(tmp_path: Path) -> None:
+def test_a_late_watch_keeps_a_release_unsettled(tmp_path: Path) -> None:
     """Stopped, then started again; n1's release lands with its reply lost, its watch shows the start only."""
 
     async def story() -> None:

@@ -61,7 +61,7 @@ async def zones(lab: Lab, **of: str) -> None:
         await lab.put(KEYS.node_spec(node), encode(NodeSpec(labels={"zone": zone})))
 
 
-def test_no_room_is_set_aside_by_a_view_that_is_older_than_the_nodes_own_change(tmp_path: Path) -> None:
+def test_a_stale_view_reserves_no_capacity(tmp_path: Path) -> None:
     """Another step of it was let through before: what it claimed last is neither reserved nor seen then."""
 
     async def story() -> None:
@@ -96,7 +96,7 @@ def test_a_burst_goes_in_few_transactions(tmp_path: Path) -> None:
     run(story())
 
 
-def test_whoever_lost_takes_nobody_with_it(tmp_path: Path) -> None:
+def test_a_lost_claim_takes_no_other_with_it(tmp_path: Path) -> None:
     """Two VMs go together; the spec of one changes while they are on their way."""
 
     async def story() -> None:
@@ -123,7 +123,7 @@ def test_whoever_lost_takes_nobody_with_it(tmp_path: Path) -> None:
     run(story())
 
 
-def test_a_reply_that_is_lost_is_lost_for_each_and_settled_for_each(tmp_path: Path) -> None:
+def test_a_lost_reply_is_settled_for_each_claim(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path, nodes=2) as lab:
             for host in lab.hosts.values():
@@ -151,7 +151,7 @@ def test_a_reply_that_is_lost_is_lost_for_each_and_settled_for_each(tmp_path: Pa
     run(story())
 
 
-def test_two_workers_do_not_both_take_the_last_room(tmp_path: Path) -> None:
+def test_two_workers_do_not_both_take_the_last_capacity(tmp_path: Path) -> None:
     """Virtually assigned elsewhere, both turn to this node at one moment: only one fits."""
 
     async def story() -> None:
@@ -223,7 +223,7 @@ def test_two_of_a_group_never_share_a_node(tmp_path: Path) -> None:
     run(story())
 
 
-def test_a_claim_that_no_transaction_can_prove_is_refused_and_ends_no_agent(tmp_path: Path) -> None:
+def test_an_unprovable_claim_is_refused(tmp_path: Path) -> None:
     """Four VMs that wait have 32 rules each about one label: a claim with it would compare them all."""
 
     async def story() -> None:
@@ -290,7 +290,7 @@ def _phase(lab: Lab, name: str) -> Phase | None:
     return decode(VmStatus, raw).phase if raw else None
 
 
-def test_who_was_taken_over_to_be_released_is_not_started_there(tmp_path: Path) -> None:
+def test_a_vm_taken_over_for_release_is_not_started(tmp_path: Path) -> None:
     """Nobody proved that it may run there: switched on in that very moment, it is released and claimed anew."""
 
     async def story() -> None:

@@ -25,7 +25,7 @@ def _world(*records: tuple[str, Record]) -> ClusterState:
     return world
 
 
-def test_a_lifted_block_counts_for_a_node_that_is_known_and_not_for_one_that_was_removed() -> None:
+def test_a_lifted_block_counts_only_for_a_known_node() -> None:
     async def story() -> None:
         storage, fence = MemoryStorage(MemoryPool(), "10.0.0.9"), (KEYS.fence("n1"), DONE)
         await storage.open()
@@ -36,7 +36,7 @@ def test_a_lifted_block_counts_for_a_node_that_is_known_and_not_for_one_that_was
     run(story())
 
 
-def test_a_fence_of_a_removed_node_that_was_opened_again_holds_nothing_up() -> None:
+def test_a_reopened_fence_of_a_removed_node_blocks_nothing() -> None:
     """A release before this asked for one, and nobody can make it: the addresses are forgotten."""
 
     async def story() -> None:

@@ -33,7 +33,7 @@ def belonging(here: StoragePlace) -> StorageOwnership:
     return StorageOwnership("n1", Keys(), storage, informer)
 
 
-async def test_a_node_that_runs_goes_on_and_one_that_starts_does_not() -> None:
+async def test_only_a_starting_node_needs_the_mark() -> None:
     unmarked = belonging(StoragePlace(kind="file"))
     await unmarked.check(running=True)
     with pytest.raises(Misconfigured):

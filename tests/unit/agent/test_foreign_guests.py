@@ -51,7 +51,7 @@ def test_a_node_does_not_become_ready_beside_another_nodes_guest(tmp_path: Path)
     run(story())
 
 
-def test_a_ready_node_says_that_a_guest_of_another_node_is_here(tmp_path: Path) -> None:
+def test_a_ready_node_reports_another_nodes_guest(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path, nodes=1) as lab:
             await lab.all_ready()

@@ -13,7 +13,7 @@ from metastack.ports import CephSecret
 from metastack.storage.twin import MemoryStorage
 
 
-def test_who_fences_and_libvirt_hear_of_what_the_adapter_did_by_itself(tmp_path: Path) -> None:
+def test_fencers_and_libvirt_hear_of_new_storage_keys(tmp_path: Path) -> None:
     async def play() -> None:
         async with lab_of(tmp_path, nodes=1) as lab:
             agent = lab.hosts["n1"].agent

@@ -33,7 +33,7 @@ def failing(marks: StateFiles, number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT])
-def test_a_mark_that_the_disk_does_not_take_is_this_hosts_trouble(
+def test_an_unwritable_mark_is_a_local_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     marks = StateFiles(tmp_path)
@@ -97,7 +97,7 @@ def test_what_cannot_be_looked_at_ends_no_agent(tmp_path: Path) -> None:
     run(play())
 
 
-def test_a_disk_in_a_bad_state_is_its_vms_and_not_the_agents_end(tmp_path: Path) -> None:
+def test_a_bad_disk_fails_its_vm_and_no_agent(tmp_path: Path) -> None:
     async def play() -> None:
         async with lab_of(tmp_path, nodes=2) as lab:
             await with_image(lab)

@@ -59,7 +59,7 @@ def test_many_clients_hold_the_way_back_up_for_one_bound(
     run(play())
 
 
-def test_who_was_killed_before_an_earlier_session_is_left_alone(
+def test_guests_killed_in_an_earlier_session_are_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def play() -> None:

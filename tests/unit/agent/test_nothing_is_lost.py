@@ -47,7 +47,7 @@ def _warnings(lab: Lab) -> str:
     )
 
 
-def test_a_disk_is_marked_and_its_record_says_that_it_was_made(tmp_path: Path) -> None:
+def test_a_made_disk_has_a_mark_and_a_record(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             spec = await lab.want("v")
@@ -110,7 +110,7 @@ def test_a_disk_that_an_administrator_trashed_is_never_purged(tmp_path: Path) ->
     run(story())
 
 
-def test_a_disk_that_was_renamed_is_missing_and_not_made_anew(tmp_path: Path) -> None:
+def test_a_renamed_disk_is_missing_and_not_made_again(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             spec = await lab.want("v")
@@ -168,7 +168,7 @@ def test_a_spec_that_was_renamed_by_hand_keeps_its_disk(tmp_path: Path) -> None:
     run(story())
 
 
-def test_a_spec_that_was_away_for_a_while_gets_its_disk_back(tmp_path: Path) -> None:
+def test_a_spec_that_returns_gets_its_disk_back(tmp_path: Path) -> None:
     """Deleted with etcdctl, and written under another name later: meanwhile its disk went to the trash."""
 
     async def story() -> None:

@@ -21,7 +21,7 @@ sys.stdin.read()
 """
 
 
-def test_a_second_agent_of_a_host_is_refused_until_the_first_one_is_gone(tmp_path: Path) -> None:
+def test_a_second_agent_of_a_host_is_refused(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as first:

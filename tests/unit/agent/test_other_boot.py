@@ -85,7 +85,7 @@ def test_a_key_of_another_boot_is_waited_out(tmp_path: Path) -> None:
     run(story())
 
 
-def test_who_renews_it_is_another_machine_and_stays_alive(tmp_path: Path) -> None:
+def test_a_machine_that_renews_the_key_stays_alive(tmp_path: Path) -> None:
     async def story() -> None:
         world = World(tmp_path)
         lease = await world.alive("other")

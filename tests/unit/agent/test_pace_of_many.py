@@ -69,9 +69,7 @@ def test_a_large_cluster_lists_less_often_and_looks_as_often(
     run(story())
 
 
-def test_what_the_watch_lost_is_found_by_the_list_that_comes_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_later_list_finds_lost_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             await lab.want("vm0")  # an image without a disk is cleared away

@@ -123,7 +123,7 @@ def test_an_answer_of_another_history_is_noticed(marks: StateFiles) -> None:
     assert "revision 12" in past.why
 
 
-def test_what_was_asked_before_another_history_began_says_nothing_of_that(marks: StateFiles) -> None:
+def test_answers_of_an_earlier_history_are_ignored(marks: StateFiles) -> None:
     """A node that comes back after a restore lists twice at once: its mirror and its session."""
     past = past_of(marks)
     assert judged(past, shot(100))
@@ -152,7 +152,7 @@ def test_a_guest_remembers_what_the_mark_had_no_time_for(marks: StateFiles) -> N
     assert "revision 11" in past.why
 
 
-def test_who_joins_anew_forgets(marks: StateFiles, tmp_path: Path) -> None:
+def test_a_node_that_joins_again_forgets(marks: StateFiles, tmp_path: Path) -> None:
     past = past_of(marks)
     assert judged(past, shot(100))
     assert not judged(past, shot(5, cluster=9, me=False))

@@ -48,7 +48,7 @@ def test_a_brake_that_was_set_stays_set(tmp_path: Path) -> None:
     run(story())
 
 
-def test_who_never_read_them_fences_nobody_and_the_others_do(tmp_path: Path) -> None:
+def test_a_node_without_readable_settings_fences_nobody(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path, nodes=4) as lab:
             await _image(lab)
@@ -77,7 +77,7 @@ def test_who_never_read_them_fences_nobody_and_the_others_do(tmp_path: Path) -> 
     run(story())
 
 
-def test_an_agent_that_starts_then_runs_its_vms_on_and_makes_new_ones(tmp_path: Path) -> None:
+def test_an_agent_starts_without_readable_settings(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             await _image(lab)
@@ -98,7 +98,7 @@ def test_an_agent_that_starts_then_runs_its_vms_on_and_makes_new_ones(tmp_path: 
     run(story())
 
 
-def test_who_was_fenced_by_single_clients_is_looked_for_whatever_the_settings_say_now(tmp_path: Path) -> None:
+def test_clients_of_a_client_fence_are_always_checked(tmp_path: Path) -> None:
     """The setting was turned back between the fence and the boot; and it cannot be read."""
 
     def shut(through: int, clients: tuple[str, ...]) -> bytes:

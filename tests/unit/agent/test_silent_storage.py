@@ -25,7 +25,7 @@ def silence(lab: Lab, node: str) -> StorageSilence:
     return agent.silence
 
 
-def test_its_number_is_the_revision_that_first_told_and_others_prove_after_it(tmp_path: Path) -> None:
+def test_a_silence_is_numbered_by_its_first_announcement(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path, nodes=3) as lab:
             assert alive(lab, "n2").storage_proved == 0, "a proof that nobody needs is an event for nothing"
@@ -83,7 +83,7 @@ def test_a_slow_answer_ends_a_silence_and_proves_nothing(tmp_path: Path) -> None
     run(story())
 
 
-def test_with_0_nobody_is_fenced_and_with_two_nodes_the_other_one_is_its_own_witness(tmp_path: Path) -> None:
+def test_two_nodes_fence_a_silent_one_unless_disabled(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path, nodes=2) as lab:
             await lab.put(KEYS.cluster(), encode(ClusterConfig(storage_lost_s=0)))

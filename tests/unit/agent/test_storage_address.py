@@ -41,7 +41,7 @@ def _watch_opens(lab: Lab, host: Host) -> list[tuple[str, ...]]:
     return seen
 
 
-def test_a_new_address_is_declared_before_the_first_guest_is_booted_under_it(tmp_path: Path) -> None:
+def test_a_new_address_is_declared_before_the_first_boot(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             host = lab.hosts["n1"]
@@ -67,7 +67,7 @@ def test_a_new_address_is_declared_without_any_boot(tmp_path: Path) -> None:
     run(story())
 
 
-def test_the_address_of_another_node_is_not_taken_and_the_session_ends(tmp_path: Path) -> None:
+def test_another_nodes_address_ends_the_session(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             host = lab.hosts["n1"]
@@ -144,7 +144,7 @@ def test_an_address_that_no_client_can_be_under_is_dropped(tmp_path: Path) -> No
     run(story())
 
 
-def test_no_boot_while_the_storage_does_not_say_where_it_sees_this_node(tmp_path: Path) -> None:
+def test_no_boot_while_the_own_address_is_unknown(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path, nodes=1) as lab:
             from metastack.ports import Unavailable
@@ -161,7 +161,7 @@ def test_no_boot_while_the_storage_does_not_say_where_it_sees_this_node(tmp_path
     run(story())
 
 
-def test_a_wrong_address_in_the_settings_is_said_and_costs_no_sessions(tmp_path: Path) -> None:
+def test_a_wrong_configured_address_costs_no_sessions(tmp_path: Path) -> None:
     """It registers once, stays so without being ready, and its record says why until it is put right."""
 
     async def story() -> None:

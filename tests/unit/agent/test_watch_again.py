@@ -16,7 +16,7 @@ from metastack.store.twin.store import MemoryStore
 KEYS = Keys()
 
 
-def test_told_again_in_the_turn_of_the_loop_in_which_it_ends(tmp_path: Path) -> None:
+def test_a_change_in_the_ending_loop_turn_is_told(tmp_path: Path) -> None:
     async def story() -> None:
         marks = StateFiles(tmp_path)
         marks.lock()

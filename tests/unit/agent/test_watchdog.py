@@ -78,7 +78,7 @@ def test_guests_that_cannot_be_killed_are_left_to_the_device(
     run(story())
 
 
-def test_a_libvirtd_that_hangs_or_a_storage_that_is_silent_arms_nothing_by_itself(
+def test_a_hung_libvirtd_or_silent_storage_arms_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def story() -> None:

@@ -100,7 +100,7 @@ def test_an_unknown_bench_is_a_usage_error() -> None:
     assert left.value.code == 2
 
 
-def test_the_interval_of_a_difference_holds_it_and_forgets_what_blocks_share() -> None:
+def test_a_paired_interval_ignores_shared_block_effects() -> None:
     blocks = [([shared + 0.1, shared + 0.11], [shared, shared + 0.01]) for shared in (1.0, 2.0, 3.0, 4.0, 5.0)]
     middle, low, high = added(blocks)
     assert (middle, low, high) == tuple(pytest.approx(0.1, abs=0.011) for _ in range(3))

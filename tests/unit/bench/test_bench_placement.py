@@ -29,7 +29,7 @@ NODES, TASKS = DATA / "placement-nodes.csv", DATA / "placement-tasks.csv"
 CALM = Model(lagging_one_in=0)
 
 
-def test_a_stream_is_in_order_and_as_late_as_the_model_says() -> None:
+def test_a_stream_keeps_order_and_modelled_delay() -> None:
     model = Model(lagging_one_in=100)
     stream = Stream(model, 2000, seed=1)
     sent = [stream.send(n * 0.5) for n in range(20)]
@@ -86,7 +86,7 @@ def test_a_replay_keeps_the_order_of_the_trace(keep: bool) -> None:
 
 
 @pytest.mark.parametrize("aim", ["pack", "spread"])
-def test_nodes_that_choose_alone_place_as_well_as_one_that_knows_all(aim: str) -> None:
+def test_independent_nodes_place_as_well_as_a_central_scheduler(aim: str) -> None:
     machines, jobs = loads.read_machines(NODES), loads.replay(loads.read_tasks(TASKS), 50.0)
     score, truth = crowd.central(machines, jobs, CALM, aim, 1)
     best = score.told(truth)
@@ -128,7 +128,7 @@ def full(aim: str) -> tuple[tuple[Machine, ...], tuple[Job, ...]]:
 
 
 @pytest.mark.parametrize("kind", ["central", "ranked", *crowd.KINDS])
-def test_what_has_no_room_waits_and_is_rejected_only_if_it_is_deleted_first(kind: str) -> None:
+def test_a_vm_without_capacity_waits_until_deleted(kind: str) -> None:
     machines, jobs = full("pack")
     if kind == "central":
         score, truth = crowd.central(machines, jobs, CALM, "pack", 1)

@@ -58,7 +58,7 @@ def check(folder: Path, *texts: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_test_that_passes_alone_is_a_flake_and_both_logs_are_printed(tmp_path: Path) -> None:
+def test_a_flake_prints_both_logs(tmp_path: Path) -> None:
     done = check(tmp_path, FLAKY)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FLAKE 0/test_0.py::test_it" in done.stdout

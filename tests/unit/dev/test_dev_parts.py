@@ -54,14 +54,14 @@ def test_stop_kills_what_does_not_listen(tmp_path: Path) -> None:
     proc.stop(proc.marked(tmp_path), how=signal.SIGKILL)
 
 
-def test_the_words_of_a_program_that_cannot_start_are_in_its_log(tmp_path: Path) -> None:
+def test_a_failed_programs_output_is_in_its_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with contextlib.suppress(Unavailable):  # raised unless it was still seen in its last moment
         proc.spawn(["no-such-program"], log, environment(tmp_path))
     proc.wait_for(lambda: "no-such-program" in proc.tail(log), 5, lambda: proc.tail(log))
 
 
-def test_a_process_has_not_ended_while_one_of_its_threads_still_runs(tmp_path: Path) -> None:
+def test_a_process_lives_while_a_thread_runs(tmp_path: Path) -> None:
     """After SIGKILL the first thread is a zombie at once; the files are open until the last one has left."""
     only_the_first_thread_ends = (
         "import ctypes, threading, time\n"

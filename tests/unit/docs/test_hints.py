@@ -10,7 +10,7 @@ NEED_A_REASON = ("node fence", "node unfence", "vm break-lock", "vm rebuild")
 HINT = re.compile(rf"(?<!``)metastack ({'|'.join(NEED_A_REASON)}) (.*?(?:`|\Z|\n\n))", re.S)
 
 
-def test_a_hint_that_names_an_order_which_needs_a_reason_has_one() -> None:
+def test_hinted_commands_include_a_needed_reason() -> None:
     found = [
         (path.name, hint[0])
         for path in sorted(SOURCE.rglob("*.py"))

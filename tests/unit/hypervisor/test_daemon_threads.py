@@ -15,7 +15,7 @@ import pytest
 from metastack.ports.threads import KEPT, Threads
 
 
-def test_as_many_as_needed_run_at_once_and_a_few_are_kept() -> None:
+def test_calls_run_at_once_and_few_threads_are_kept() -> None:
     threads, together = Threads("test"), threading.Barrier(40, timeout=20)
     before = threading.active_count()
     for _ in range(3):
@@ -39,7 +39,7 @@ def test_an_error_is_the_callers() -> None:
     threads.close()
 
 
-def test_no_more_than_are_allowed_run_at_once_and_the_others_come_after_them() -> None:
+def test_calls_beyond_the_limit_wait() -> None:
     threads, gate, began = Threads("test", 2), threading.Event(), threading.Semaphore(0)
 
     def call(number: int) -> int:

@@ -56,7 +56,7 @@ def test_a_patch_that_does_not_fit_is_stale(function: str, old: str) -> None:
         patched(SOURCE, [Patch("m", function, old, "")])
 
 
-def test_who_saw_it_last_time_is_asked_first(tmp_path: Path) -> None:
+def test_the_last_finder_is_asked_first(tmp_path: Path) -> None:
     mutation = next(mutation for mutation in MUTATIONS if mutation.name == "plan-epoch")
     (tmp_path / "sim").mkdir()
     remember(tmp_path, [])
@@ -65,7 +65,7 @@ def test_who_saw_it_last_time_is_asked_first(tmp_path: Path) -> None:
     assert catchers(mutation, tmp_path, 9)[0] == "seed:7"
 
 
-def test_a_step_that_is_taken_away_is_noticed_and_the_verdict_says_by_whom() -> None:
+def test_a_mutation_is_found_and_the_finder_named() -> None:
     mutation = next(mutation for mutation in MUTATIONS if mutation.name == "fence-brake")
     verdict = judge(mutation, TESTS, 1, 60)
     assert verdict.ok, verdict

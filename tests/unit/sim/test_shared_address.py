@@ -24,7 +24,7 @@ def test_random_faults(seed: int) -> None:
     assert report.violations == []
 
 
-def test_the_known_limit_without_users_of_their_own_a_late_start_is_a_second_writer() -> None:
+def test_known_limit_a_late_start_without_own_users() -> None:
     """docs/internals/safety.md says so; were this to pass without a violation, that page would be wrong."""
     text = LATE_START.read_text()
     assert play(parse(text)).violations == []

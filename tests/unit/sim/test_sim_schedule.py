@@ -28,7 +28,7 @@ def test_a_schedule_keeps_its_promises(seed: int) -> None:
     assert all(FAULTS[step.verb].lasts == (step.for_s is not None) for step in script.steps)
 
 
-def test_a_range_of_seeds_has_an_etcd_that_is_restored_and_let_be_used() -> None:
+def test_some_seeds_restore_etcd() -> None:
     for seed in (RESTORES[0], RESTORES[77], RESTORES[-1]):
         steps = schedule(seed).steps
         at = [step.at_s for step in steps if step.verb == "etcd-restored"]

@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Folder:
         ("", "7-0", False),
     ],
 )
-def test_the_inode_alone_counts_where_one_of_two_hosts_tells_no_birth(one: str, other: str, same: bool) -> None:
+def test_without_a_birth_time_the_inode_counts_alone(one: str, other: str, same: bool) -> None:
     assert same_object(one, other) is same
     found = parsed(written(MARK, one))
     if same:
@@ -53,7 +53,7 @@ def test_the_inode_alone_counts_where_one_of_two_hosts_tells_no_birth(one: str, 
 
 
 @pytest.mark.parametrize("first_tells", [True, False])
-def test_a_disk_goes_to_the_trash_and_back_between_hosts_that_differ(
+def test_trash_and_restore_work_across_differing_hosts(
     folder: Folder, monkeypatch: pytest.MonkeyPatch, first_tells: bool
 ) -> None:
     def host(tells: bool) -> None:
@@ -96,7 +96,7 @@ def test_another_disk_of_that_name_is_still_in_the_way(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("retention_s", [0, 3600])
-def test_a_disk_that_goes_again_after_half_a_restore_leaves_one_name(folder: Folder, retention_s: int) -> None:
+def test_trashing_after_half_a_restore_leaves_one_name(folder: Folder, retention_s: int) -> None:
     _, its = half_restored(folder, 3600)
     file_images.delete_disk(folder, UUID, retention_s, MARK, False)
     assert not folder.disk(UUID).exists()

@@ -44,7 +44,7 @@ def test_only_ours_goes_and_what_a_record_of_before_names() -> None:
         refuse_to_remove("vm-u1", found(), "id2", OURS, unmarked=True)
 
 
-def test_a_clone_whose_maker_died_has_its_image_s_mark_and_may_go() -> None:
+def test_an_unfinished_clone_may_be_removed() -> None:
     image = found(Mark(cluster="c1", kind="image", record="i1"), "image's")
     refuse_to_remove("vm-u1", image, "id1", OURS, unmarked=True)
     with pytest.raises(NotOurs):

@@ -118,7 +118,7 @@ async def test_half_of_a_fragmented_response_is_not_delivered(folder: Path) -> N
         assert server.starts == [5, 5]
 
 
-async def test_what_is_whole_does_not_wait_for_the_rest_of_a_fragmented_response(folder: Path) -> None:
+async def test_whole_events_do_not_wait_for_later_fragments(folder: Path) -> None:
     read, sent, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def half_is_sent() -> None:
@@ -216,7 +216,7 @@ async def test_another_cluster_behind_the_endpoint_means_list_again(folder: Path
             await take(watch, 1)
 
 
-async def test_a_cluster_that_is_behind_means_list_again_also_under_the_same_id(folder: Path) -> None:
+async def test_a_cluster_that_is_behind_causes_a_new_list(folder: Path) -> None:
     """Restored with the same members and token it keeps its id; its streams would only wait."""
 
     def script(stream: int, start: int) -> list[Any]:

@@ -85,7 +85,7 @@ def test_bad_targets_are_named(url: str) -> None:
         parse_syslog_target(url)
 
 
-def test_the_queue_is_bounded_and_the_rest_counted_before_it_ever_ran() -> None:
+def test_the_queue_is_bounded_and_drops_are_counted() -> None:
     sender = Syslog("n1", target="tcp://127.0.0.1:1", queue_limit=100)
     for _ in range(250):
         sender.offer("info", "x", "-", b"{}")
@@ -131,7 +131,7 @@ async def test_close_without_a_target_ends_run() -> None:
         await sender.close()
 
 
-async def test_a_server_that_never_reads_fills_the_queue_and_not_the_memory() -> None:
+async def test_a_server_that_never_reads_fills_the_queue_only() -> None:
     payload = b'"' + b"x" * 4_000 + b'"'
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)

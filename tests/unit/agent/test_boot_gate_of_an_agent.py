@@ -135,7 +135,7 @@ async def test_its_own_client_is_noted_and_cleared_away_with_a_kill(tmp_path: Pa
 
 
 @story
-async def test_of_two_clients_of_this_host_none_is_taken_for_its_own(tmp_path: Path) -> None:
+async def test_of_two_local_clients_neither_is_assumed_own(tmp_path: Path) -> None:
     async with lab_of(tmp_path, nodes=1) as lab:
         pool, hypervisor = Pool(lab), lab.hosts["n1"].hypervisor
         pool.beside = [stranger(HOST, 5)]
@@ -147,7 +147,7 @@ async def test_of_two_clients_of_this_host_none_is_taken_for_its_own(tmp_path: P
 
 
 @story
-async def test_a_qemu_that_libvirtd_lost_is_left_alone_until_a_person_restarts_it(tmp_path: Path) -> None:
+async def test_a_qemu_lost_by_libvirtd_waits_for_a_person(tmp_path: Path) -> None:
     async with lab_of(tmp_path, nodes=1) as lab:
         Pool(lab)
         hypervisor = lab.hosts["n1"].hypervisor
@@ -228,7 +228,7 @@ async def test_a_guest_of_an_older_agent_that_stopped_is_resumed(tmp_path: Path)
 
 
 @story
-async def test_a_request_that_cannot_be_judged_is_answered_and_holds_nothing_up(tmp_path: Path) -> None:
+async def test_an_unreadable_request_is_answered_and_blocks_nothing(tmp_path: Path) -> None:
     async with lab_of(tmp_path, nodes=1) as lab:
         Pool(lab)
         spec = await _wanted(lab)

@@ -13,7 +13,7 @@ class _Circle:
         self.me = self
 
 
-def test_what_is_here_is_kept_and_circles_of_later_are_still_found() -> None:
+def test_garbage_after_the_freeze_is_still_found() -> None:
     before = gc.get_threshold()
     try:
         garbage.collect_rarely()

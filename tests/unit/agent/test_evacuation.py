@@ -128,7 +128,7 @@ def test_a_cold_move_and_a_pin_that_waits(tmp_path: Path) -> None:
     run(story())
 
 
-def test_who_starts_after_another_waits_until_its_port_answers(tmp_path: Path) -> None:
+def test_a_dependent_vm_waits_until_the_port_answers(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             nic = (Nic(bridge="br0", mac=MAC),)
@@ -169,7 +169,7 @@ def test_the_gate_holds_until_then(tmp_path: Path) -> None:
     run(story())
 
 
-def test_more_room_in_the_settings_is_used(tmp_path: Path) -> None:
+def test_more_capacity_in_the_settings_is_used(tmp_path: Path) -> None:
     """VMs that nobody would take are looked at when that changes, not at the next periodic look."""
 
     async def story() -> None:

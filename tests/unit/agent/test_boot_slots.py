@@ -32,7 +32,7 @@ def booted(lab: Lab, node: str) -> list[tuple[str, int]]:
     return found
 
 
-def test_vms_of_a_dead_node_come_back_by_priority_and_few_at_a_time(tmp_path: Path) -> None:
+def test_vms_of_a_dead_node_return_by_priority(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             await lab.put(KEYS.cluster(), encode(ClusterConfig(boots_at_once=2)))
@@ -104,7 +104,7 @@ def test_places_are_never_exceeded_and_nobody_is_forgotten(steps: list[tuple[int
         assert not waiting or len(going) == 2
 
 
-def test_who_waits_in_vain_holds_nobody_up() -> None:
+def test_a_vm_that_waits_in_vain_holds_no_other() -> None:
     """A VM that was taken over by another node is never looked at again, unless somebody asks for it."""
     woken: list = []
     boots = BootSlots(lambda: 1, woken.append)

@@ -56,7 +56,7 @@ async def test_a_worker_cancelled_as_it_wakes_passes_the_key_on() -> None:
     assert second.done() and second.result() == "a"
 
 
-def test_what_is_due_in_less_than_a_tick_of_the_clock_is_not_asked_for_again_and_again() -> None:
+def test_a_key_due_within_a_tick_is_not_polled() -> None:
     async def looks(queue: WorkQueue[str], due_s: float) -> int:
         count, loop = 0, asyncio.get_running_loop()
         while loop.time() < due_s:
@@ -76,7 +76,7 @@ def test_what_is_due_in_less_than_a_tick_of_the_clock_is_not_asked_for_again_and
     assert max(found) <= 2, found
 
 
-def test_an_appointment_that_is_nearly_due_takes_another_one_on_the_agents_loop() -> None:
+def test_a_nearly_due_timer_fires_on_the_agents_loop() -> None:
     """uvloop's handle of less than half a millisecond is no timer: asking it for its time ended the agent."""
 
     async def story() -> None:

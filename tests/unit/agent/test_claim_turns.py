@@ -38,7 +38,7 @@ def alive(lab: Lab, node: str) -> NodeAlive:
     return decode(NodeAlive, raw)
 
 
-def test_a_head_of_deaf_nodes_delays_a_vm_and_does_not_lose_it(tmp_path: Path) -> None:
+def test_a_deaf_head_delays_a_vm_only(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path, nodes=HEAD + 3) as lab:
             await lab.put(KEYS.cluster(), encode(ClusterConfig(full_look_s=3600)))
@@ -103,7 +103,7 @@ def test_a_burst_is_few_announcements(tmp_path: Path) -> None:
     run(story())
 
 
-def test_a_node_that_cannot_reach_its_storage_says_so_and_takes_nothing(tmp_path: Path) -> None:
+def test_a_node_without_storage_takes_nothing(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path, nodes=2) as lab:
             lab.pool.partition(lab.hosts["n1"].address)
@@ -117,7 +117,7 @@ def test_a_node_that_cannot_reach_its_storage_says_so_and_takes_nothing(tmp_path
     run(story())
 
 
-def test_who_works_off_a_burst_is_not_taken_for_deaf(tmp_path: Path) -> None:
+def test_a_node_in_a_burst_is_not_called_deaf(tmp_path: Path) -> None:
     """All its claims take longer than the second in rank waits: that one leaves them to it all the same."""
 
     async def story() -> None:

@@ -47,7 +47,7 @@ class _Cluster:
         return set(self.world.apply(Batch(revision, (KeyEvent(key, revision, entry),))))
 
 
-def test_a_vm_that_went_with_a_change_of_the_settings_is_not_asked_for() -> None:
+def test_a_vm_gone_with_a_settings_change_is_skipped() -> None:
     """Seed 1506451: the deletion and new settings came in one batch, and the agent died of it."""
     cluster = _Cluster("n1", "n2")
     assert VM in cluster.turns.waiting
@@ -57,7 +57,7 @@ def test_a_vm_that_went_with_a_change_of_the_settings_is_not_asked_for() -> None
     assert cluster.turns.overdue() == [] and cluster.turns.due_s() is None
 
 
-def test_everybody_looks_as_soon_as_the_rest_of_a_head_is_full_and_some_node_may_be_deaf() -> None:
+def test_all_nodes_look_once_a_deaf_head_is_full() -> None:
     """Nine nodes, and n2 is not among the eight that are to take it."""
     cluster = next(
         cluster for n in range(3, 60) if ME not in (cluster := _Cluster(ME, *_others(n))).turns.waiting[VM].head
@@ -78,7 +78,7 @@ def test_everybody_looks_as_soon_as_the_rest_of_a_head_is_full_and_some_node_may
     assert cluster.turns.overdue() == [VM], "it need not wait for them"
 
 
-def test_who_stands_behind_the_first_looks_when_its_turn_may_come_and_not_before() -> None:
+def test_a_lower_rank_looks_only_at_its_turn() -> None:
     cluster = _behind()
     rank = cluster.turns.waiting[VM].head.index(ME)
     assert cluster.turns.news() == [] and cluster.turns.overdue() == [], "it is the first's to take"
@@ -91,7 +91,7 @@ def test_who_stands_behind_the_first_looks_when_its_turn_may_come_and_not_before
     assert cluster.turns.due_s() == cluster.now_s + AGAIN_S, "and is again while it waits"
 
 
-def test_behind_nodes_that_may_be_deaf_it_looks_as_soon_as_their_shorter_time_may_be_over() -> None:
+def test_a_deaf_rank_is_waited_for_a_shorter_time() -> None:
     cluster = _behind(deaf="m0")
     assert cluster.turns.due_s() == STEP_S / 3
 
@@ -107,7 +107,7 @@ def test_what_is_claimed_in_time_costs_nobody_else_a_look() -> None:
     assert cluster.turns.overdue() == [] and cluster.turns.due_s() is None
 
 
-def test_who_comes_into_a_head_behind_all_others_has_its_own_turn() -> None:
+def test_a_node_that_joins_a_head_has_its_own_turn() -> None:
     """Those before it are the same as when it was not in the head: it waited for a whole head's time."""
     for n in range(60):
         cluster = _Cluster(*_others(n)[:3])

@@ -41,7 +41,7 @@ def status(lab: Lab, name: str) -> VmStatus | None:
     return decode(VmStatus, raw) if raw else None
 
 
-def test_a_guest_that_is_refused_is_tried_at_once_with_the_key_that_the_file_has_now(tmp_path: Path) -> None:
+def test_a_refused_guest_is_retried_with_the_new_key(tmp_path: Path) -> None:
     async def play() -> None:
         async with lab_of(tmp_path, nodes=1) as lab:
             storage_of(lab, "n1").keyring = key(b"new")
@@ -76,7 +76,7 @@ def test_a_key_is_read_before_a_guest_is_refused(tmp_path: Path) -> None:
     run(play())
 
 
-def test_a_node_whose_key_is_refused_takes_nothing_and_gives_back_what_it_has(tmp_path: Path) -> None:
+def test_a_node_with_a_refused_key_releases_its_vms(tmp_path: Path) -> None:
     async def play() -> None:
         async with lab_of(tmp_path, nodes=2) as lab:
             address = lab.hosts["n1"].address

@@ -45,7 +45,7 @@ def test_sums_are_no_news() -> None:
     assert not told.say(ready=True, vms=3, lag_ms=64)
 
 
-def test_who_comes_goes_or_changes_is_news() -> None:
+def test_joining_leaving_and_changed_nodes_are_news() -> None:
     told = Told()
     told.say(ready=True)
     assert told.say(ready=False)
