@@ -374,7 +374,7 @@ class Agent:
             raise
         self._health.note_storage_answer(None)
         if node.session.ready and out:
-            node.session.lose("the storage shuts this node out")
+            node.session.lose("the storage blocks this node")
 
     async def _read_keys(self) -> None:
         """A key that somebody rotated is used before a guest is refused for it."""

@@ -138,7 +138,7 @@ def _dead(asked: GateView, opener: Opener) -> str:
     if opener.client in asked.own and not asked.pid and opener.address in asked.here:
         return "its QEMU on this host has ended"
     if not opener.watching and asked.unwatched_s.get(opener.client, 0.0) >= UNWATCHED_S:
-        return "it holds the lock, and was silent for longer than Ceph's watch timeout"
+        return "it holds the lock and was silent for longer than Ceph's watch timeout"
     return ""
 
 
@@ -160,7 +160,7 @@ def may_break(asked: GateView, opener: Opener) -> str:
     A client that is connected and on a living node is that node's: what it runs would lose its disk.
     """
     if not opener.address:
-        return f"{opener.client} holds the lock of a file: only the end of that process gives it back"
+        return f"{opener.client} holds the lock of a file: only the end of that process releases it"
     if asked.pid and opener.client in asked.own:
         return f"{opener.client} is the VM's own QEMU"
     if asked.shared or not opener.watching:
@@ -178,7 +178,7 @@ def told(wait: WaitForClient) -> str:
     if opener.pid and not opener.address and not opener.locking:
         return (
             f"its {opener.client} runs {wait.where}: end it there (kill {opener.pid}), "
-            "or switch the VM off, which ends it"
+            "or stop the VM, which ends it"
         )
     at = f" at {opener.address}" if opener.address else ""
     how = "locked by hand by" if opener.by_hand else "open by"
@@ -186,5 +186,5 @@ def told(wait: WaitForClient) -> str:
 
 
 WHAT_TO_DO: Final = (
-    "close it there; of a client that is gone for good: metastack vm break-lock {name} --yes --reason WHY"
+    "close it there; if the client never returns: metastack vm break-lock {name} --yes --reason WHY"
 )

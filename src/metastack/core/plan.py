@@ -205,7 +205,7 @@ def plan(view: VmSnapshot) -> Action:
             return Kill(domain.uuid, f"stale epoch {domain.epoch}")
 
     if not view.session:
-        return Idle("no session: start nothing, kill nothing that is covered")
+        return Idle("no session: nothing is started, no claimed guest is killed")
     if not view.ready:
         return Idle("not ready")
     if view.claim is None:
@@ -227,10 +227,10 @@ def _unclaimed(view: VmSnapshot) -> Action:
 
 def _in_turn(view: VmSnapshot, action: Action) -> Action:
     if view.rank is None:
-        return Idle("this node would not take it")
+        return Idle("it does not fit this node")
     wait_s = view.delay_s - view.waited_s
     if wait_s > 0:
-        return Idle(f"rank {view.rank}: others first", wait_s)
+        return Idle(f"rank {view.rank}: other nodes first", wait_s)
     return action
 
 
@@ -241,7 +241,7 @@ def _foreign(view: VmSnapshot) -> Action:
     if claim is None or fence is None or fence.record is None or fence.record.through < claim.session:
         return Idle("claimed by another node")
     if view.fence_flaw:
-        return Idle(f"its fence does not count: {view.fence_flaw}")
+        return Idle(f"its fence is not valid: {view.fence_flaw}")
     return Idle(view.held) if view.held else _in_turn(view, TakeOver())
 
 
@@ -299,7 +299,7 @@ def _mine(view: VmSnapshot) -> Action:
         return PauseGuest(domain.uuid)
     if not pause and domain.state is DomainState.PAUSED:
         if view.retry_in_s > 0:
-            return Idle("somebody else has its disk open", view.retry_in_s)
+            return Idle("another client has its disk open", view.retry_in_s)
         return ResumeGuest(domain.uuid)
     return Publish()
 
@@ -394,7 +394,7 @@ def plan_fence(view: FenceSnapshot) -> FenceAction:
     if view.fence is not None and view.fence.ok.intent:
         # Also when the victim is back: it waits for this intent to end (a live fencer) or cancels it.
         if view.holdoff_s > 0:
-            return Idle("the storage did not let me fence it: trying again", view.holdoff_s)
+            return Idle("the storage refused the fence: trying again", view.holdoff_s)
         if view.fence.ok.intent_by == view.node:
             return ContinueFence() if view.fence.ok.intent_session == view.session else TakeOverIntent()
         if view.fencer_alive or view.rank is None:
@@ -403,18 +403,18 @@ def plan_fence(view: FenceSnapshot) -> FenceAction:
     if view.victim_alive:
         return Idle("it is alive")
     if not view.unfenced_claims and not view.suspected:
-        return Idle("it answers for nothing")
+        return Idle("it owns no VM")
     if view.absent_for_s < view.grace_s:
         return Idle("grace", view.grace_s - view.absent_for_s)
     if view.braked:
         return Idle(view.braked, 5.0)
     if view.holdoff_s > 0:
-        return Idle("the storage did not let me fence it: others first", view.holdoff_s)
+        return Idle("the storage refused the fence: other nodes first", view.holdoff_s)
     return _fence_in_turn(view, OpenIntent())
 
 
 def _fence_in_turn(view: FenceSnapshot, action: FenceAction) -> FenceAction:
     if view.rank is None:
-        return Idle("others fence")
+        return Idle("other nodes fence")
     wait_s = view.rank * view.rank_delay_s * 4 - view.waited_s
-    return Idle(f"rank {view.rank}: others first", wait_s) if wait_s > 0 else action
+    return Idle(f"rank {view.rank}: other nodes first", wait_s) if wait_s > 0 else action

@@ -108,8 +108,8 @@ def _inspect(head: bytes, tail: bytes, file_bytes: int, fmt: DiskFormat | None) 
         return fmt, qcow2.parse(head, file_bytes).size_bytes
     if file_bytes % 512:
         raise InvalidImage(
-            f"no raw disk image, or one that was cut off: its {file_bytes} bytes are no multiple of 512; "
-            "if its bytes are meant as they are, fill its last sector (truncate -s %512 FILE)"
+            f"not a raw disk image, or a truncated one: its {file_bytes} bytes are no multiple of 512; "
+            "to import it as it is, fill its last sector (truncate -s %512 FILE)"
         )
     return fmt, file_bytes
 
@@ -185,8 +185,8 @@ def convert(source: ImageSource, target_fd: int, folder: str, stop: threading.Ev
     free = shutil.disk_usage(folder).free
     if with_data > free:
         raise NoSpace(
-            f"{folder}: {with_data} bytes are needed to unpack {source.path}, {free} are free: "
-            "make room, or set TMPDIR to another folder"
+            f"{folder}: {with_data} bytes are needed to unpack {source.path}, but {free} are free: "
+            "free space, or set TMPDIR to another folder"
         )
     os.ftruncate(target_fd, source.size_bytes)
     done = _qemu_img(
@@ -199,7 +199,7 @@ def convert(source: ImageSource, target_fd: int, folder: str, stop: threading.Ev
     )  # fmt: skip
     if done.returncode:
         if b"No space left" in done.stderr or b"Disk quota exceeded" in done.stderr:
-            raise NoSpace(f"{folder} is full while unpacking {source.path}: make room, or set TMPDIR")
+            raise NoSpace(f"{folder} is full while unpacking {source.path}: free space, or set TMPDIR")
         raise InvalidImage(f"{source.path}: qemu-img cannot convert it: {_said(done)}")
 
 

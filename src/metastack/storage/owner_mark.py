@@ -26,6 +26,6 @@ def decoded(raw: bytes, where: str) -> StorageOwner:
         return msgspec.json.decode(raw, type=StorageOwner)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Refused(
-            f"{where} says whose this storage is and cannot be read ({error}): look at it, and remove it only "
-            "when no other cluster uses this storage"
+            f"{where} names the owner of this storage but is unreadable ({error}): check it, remove it only "
+            "if no other cluster uses this storage"
         ) from None

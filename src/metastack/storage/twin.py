@@ -219,7 +219,7 @@ class MemoryStorage:
         if pool.down:
             raise Unavailable("the storage does not answer")
         if needs_io and pool.refuses(client):
-            raise Fenced(f"{self._address} is shut out")
+            raise Fenced(f"{self._address} is blocked")
         failure = pool.fail(what, address)
         if failure is not None:
             raise failure
@@ -263,13 +263,13 @@ class MemoryStorage:
         if pool.down or self._link in pool.cut:
             raise Unavailable("the storage does not answer")
         if pool.refuses(self._client):
-            raise Fenced(f"{self._address} is shut out")
+            raise Fenced(f"{self._address} is blocked")
         return pool.owner
 
     async def mark(self, owner: StorageOwner, before: StorageOwner | None) -> None:
         def put(pool: MemoryPool) -> None:
             if pool.owner != before:
-                raise Exists("the mark is not the one that was looked at: look again")
+                raise Exists("the mark changed during the check: try again")
             pool.owner = owner
 
         await self._call("mark", put)
@@ -454,7 +454,7 @@ class MemoryStorage:
     async def evict(self, uuid: str, client: str, *, dead: bool) -> None:
         def block(pool: MemoryPool) -> None:
             if not self.remote_fence or "/" not in client:
-                raise Refused(f"{client} cannot be shut out: only the end of its process gives the lock back")
+                raise Refused(f"{client} cannot be blocked: only the end of its process releases the lock")
             pool.blocked.add(client)
             pool.broken.add(client)
             pool.osd_epoch += 1

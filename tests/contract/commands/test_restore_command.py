@@ -73,9 +73,7 @@ async def test_a_restore_ends_every_session_and_waits_for_everybody(rig: Rig) ->
     assert unknown is not None  # the backup did not know it
     assert unknown.ok.storage_addresses == ("10.0.0.9",)
     assert await still_waiting(rig.cluster) == ("n1", "n2", "n9")
-    assert any(
-        "nothing is started until n1, n2, n9 are back or fenced" in p for p in cluster_view(world).problems
-    )
+    assert any("no VM starts until n1, n2, n9 are back or fenced" in p for p in cluster_view(world).problems)
     (event,) = [e for e in await rig.events() if e.what == "cluster.restore"]
     assert event.reason == "the backup of last night"
     await rig.put(rig.keys.node_facts("n1"), NodeFacts(name="n1", uuid="uuid-n1", generation=1))

@@ -155,7 +155,7 @@ async def test_a_silent_storage_is_said(rig: Rig) -> None:
     assert not status.ok
     assert [problem for problem in status.problems if "stalled" in problem] == [
         f"node n1: the storage has not answered since {since}; 1 VM is stalled; "
-        "the storage of 1 of 1 nodes is silent: nobody is fenced for it"
+        "the storage of 1 of 1 nodes is silent: no node is fenced for it"
     ]
     found = [
         f for f in examine(await collect(rig.cluster, "", datetime.now(UTC))) if f.check == "storage_silent"

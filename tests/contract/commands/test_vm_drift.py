@@ -18,7 +18,7 @@ async def drifted(rig: Rig) -> None:
     await create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny"))
     session = await rig.node("n1")
     await rig.claim("n1", session)
-    words = ("writes to /o, not to its disk vms/vm-1",)
+    words = ("writes to /o instead of its disk vms/vm-1",)
     await rig.status("n1", session, Phase.RUNNING, drift=words, elsewhere="/o")
 
 
@@ -32,7 +32,7 @@ async def refused(asked: Awaitable[object]) -> None:
 async def test_it_is_refused_and_done_when_it_is_given_up(rig: Rig) -> None:
     await drifted(rig)
     view = await look_at_vm(rig.cluster, HELLO)
-    assert view is not None and view.drift == ["writes to /o, not to its disk vms/vm-1"]
+    assert view is not None and view.drift == ["writes to /o instead of its disk vms/vm-1"]
     before = await rig.spec()
     await refused(stop_vm(rig.cluster, request(), HELLO))
     await refused(stop_vm(rig.cluster, request(), HELLO, force=True))

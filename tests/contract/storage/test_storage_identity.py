@@ -122,7 +122,7 @@ async def test_a_mark_that_cannot_be_read_is_somebodys(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"\xff\xfe no mark")
     storage = build(StorageSettings(kind="file", directory=str(tmp_path)))
     await storage.open()
-    with pytest.raises(Refused, match="whose this storage is"):
+    with pytest.raises(Refused, match="names the owner of this storage"):
         await storage.owner()
     with pytest.raises(Refused):
         await storage.mark(owner(), None)

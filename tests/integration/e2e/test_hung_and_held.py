@@ -22,7 +22,7 @@ from metastack.lab.dev import proc
 pytestmark = [pytest.mark.proof, pytest.mark.lab, pytest.mark.ceph, pytest.mark.etcd, pytest.mark.libvirt]
 
 WHO = r"its disk is open by \S+:0/\d+ at \S+ \(node n2, and not the VM's own QEMU\)"
-WHAT_TO_DO = "close it there; of a client that is gone for good: metastack vm break-lock default/held"
+WHAT_TO_DO = "close it there; if the client never returns: metastack vm break-lock default/held"
 
 
 @contextmanager

@@ -94,8 +94,8 @@ async def test_it_waits_then_fails_and_starts_when_the_client_is_gone(tmp_path: 
         status = _status(lab)
         assert status is not None
         assert status.message == (
-            "its disk is open by 10.0.0.77:0/7 at 10.0.0.77; close it there; of a client that is gone for "
-            "good: metastack vm break-lock default/a --yes --reason WHY"
+            "its disk is open by 10.0.0.77:0/7 at 10.0.0.77; close it there; if the client never returns: "
+            "metastack vm break-lock default/a --yes --reason WHY"
         )
         asked = len(pool.asked)
         pool.others = []

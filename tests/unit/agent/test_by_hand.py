@@ -79,11 +79,14 @@ async def test_a_guest_that_writes_elsewhere_is_not_ended(tmp_path: Path) -> Non
         host = lab.hosts["n1"].hypervisor
         host.change(spec.uuid, disk="/overlay", cpus=7)
         await lab.put(KEYS.vm_spec(spec.id), encode(replace(spec, run=spec.run + 1)))
-        status = await _until(lab, spec, "it is not ended, for it wrote to /overlay", Phase.RUNNING)
+        status = await _until(lab, spec, "not stopped, because it wrote to /overlay", Phase.RUNNING)
         assert status.elsewhere == "/overlay"
-        assert [word.split(",")[0] for word in status.drift] == ["writes to /overlay", "has 7 vCPUs"]
+        assert [word.partition(" instead")[0].partition(",")[0] for word in status.drift] == [
+            "writes to /overlay",
+            "has 7 vCPUs",
+        ]
         host.crash(spec.uuid)
-        await _until(lab, spec, "it is not ended, for it wrote to /overlay", Phase.FAILED)
+        await _until(lab, spec, "not stopped, because it wrote to /overlay", Phase.FAILED)
         assert [domain.run for domain in host.known()] == [spec.run]
         await lab.put(KEYS.vm_spec(spec.id), encode(replace(spec, run=spec.run + 1, force=True)))
         await lab.until("anew", lambda: (s := _status(lab, spec)) is not None and s.run == spec.run + 1, 20)
@@ -97,7 +100,7 @@ async def test_when_what_it_wrote_is_merged_it_follows(tmp_path: Path) -> None:
         host = lab.hosts["n1"].hypervisor
         host.change(spec.uuid, disk="/overlay")
         await lab.put(KEYS.vm_spec(spec.id), encode(replace(spec, power=Power.OFF)))
-        await _until(lab, spec, "it is not ended")
+        await _until(lab, spec, "not stopped")
         host._changed.clear()
         await lab.until("off", lambda: lab.entry(KEYS.claim(spec.id)) is None, 20)
 
@@ -112,7 +115,7 @@ def test_drift_in_words() -> None:
     other = Live(disk="/o", others=("vdb (/x)",), nics=(("52:54:00:00:00:01", "br9"),), cpus=4, memory_mib=256)
     assert drift.drift_of(other, spec, "vms/vm-v") == (
         (
-            "writes to /o, not to its disk vms/vm-v",
+            "writes to /o instead of its disk vms/vm-v",
             "has further disks: vdb (/x)",
             "has the NICs 52:54:00:00:00:01 on br9, not 52:54:00:00:00:01 on br0",
             "has 4 vCPUs, not 2",

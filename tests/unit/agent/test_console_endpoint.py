@@ -79,9 +79,9 @@ async def test_one_ticket_opens_one_console_once(tmp_path: Path) -> None:
             (b'{"v":1,"ticket":"ticket-that-never-was"}\n', "unknown, used"),
             (b'{"v":1,"ticket":"../../config/cluster"}\n', "not a ticket"),
             (b"GET / HTTP/1.0\n", "not a ticket"),
-            (await ticket("ticket-of-sixteen-2", node="n2"), "not on n1 any more"),
-            (await ticket("ticket-of-sixteen-3", uuid="of-another-vm"), "not on n1 any more"),
-            (await ticket("ticket-of-sixteen-4", vm="other"), "not on n1 any more"),
+            (await ticket("ticket-of-sixteen-2", node="n2"), "not on n1 now"),
+            (await ticket("ticket-of-sixteen-3", uuid="of-another-vm"), "not on n1 now"),
+            (await ticket("ticket-of-sixteen-4", vm="other"), "not on n1 now"),
         ]
         for line, why in refused:
             answer, _, writer = await _greet(port, line)

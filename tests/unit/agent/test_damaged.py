@@ -53,14 +53,14 @@ def test_it_is_said_by_the_node_and_by_the_vm(tmp_path: Path) -> None:
             spec, node = await _damaged(lab)
             await asyncio.sleep(120)
             alive = decode(NodeAlive, lab.entry(KEYS.node_alive(node)) or b"")
-            assert [w for w in alive.warnings if spec.uuid in w and "cannot be read" in w]
+            assert [w for w in alive.warnings if spec.uuid in w and "unreadable" in w]
             status = decode(VmStatus, lab.entry(KEYS.vm_status(vm("hello"))) or b"")
-            assert "cannot be read" in status.message
+            assert "unreadable" in status.message
             await lab.hosts[node].hypervisor.kill(spec.uuid)
             await lab.until("booted anew", lambda: lab.where("hello") == node, 120)
             await asyncio.sleep(120)
             alive = decode(NodeAlive, lab.entry(KEYS.node_alive(node)) or b"")
-            assert not [w for w in alive.warnings if "cannot be read" in w]
+            assert not [w for w in alive.warnings if "unreadable" in w]
 
     run(story())
 

@@ -30,7 +30,7 @@ def test_a_lifted_block_counts_only_for_a_known_node() -> None:
         storage, fence = MemoryStorage(MemoryPool(), "10.0.0.9"), (KEYS.fence("n1"), DONE)
         await storage.open()
         found = await lifted(_world(FACTS, fence), storage, ("n1",))
-        assert found == {"n1": "10.0.0.1 is not blocked any more"}
+        assert found == {"n1": "10.0.0.1 is no longer blocked"}
         assert await lifted(_world(fence), storage, ("n1",)) == {}
 
     run(story())

@@ -169,9 +169,7 @@ def test_a_late_fencer_costs_a_session_and_nothing_else(tmp_path: Path) -> None:
                 await lab.all_ready()
             assert host.address not in lab.pool.blocked
             assert host.agent.node.session.token > session
-            assert [e["why"] for e in logs if e["event"] == "session_lost"] == [
-                "the storage shuts this node out"
-            ]
+            assert [e["why"] for e in logs if e["event"] == "session_lost"] == ["the storage blocks this node"]
             await lab.until("it runs again", lambda: lab.where("hello"), 30)
 
     run(story())

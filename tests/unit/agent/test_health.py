@@ -23,17 +23,17 @@ def test_a_node_that_is_well_says_nothing() -> None:
 @pytest.mark.parametrize(
     ("health", "known", "pending", "says"),
     [
-        (Health(addresses=("10.0.0.1",), seen_as=""), KNOWN, False, "does not tell under which address"),
+        (Health(addresses=("10.0.0.1",), seen_as=""), KNOWN, False, "does not report the address"),
         (Health(addresses=("10.0.0.2",)), KNOWN, False, "declared 10.0.0.1 before"),
-        (Health(addresses=("10.0.0.1",), rights=("may not block anybody",)), KNOWN, False, "may not block"),
-        (Health(addresses=("10.0.0.1",), storage_why="no route"), KNOWN, False, "can fence nobody: no route"),
+        (Health(addresses=("10.0.0.1",), rights=("may not block clients",)), KNOWN, False, "may not block"),
+        (Health(addresses=("10.0.0.1",), storage_why="no route"), KNOWN, False, "can fence no node: no route"),
         (FINE, KNOWN, True, "an unblock of an earlier agent"),
         (Health(addresses=("10.0.0.1",), host=("no barrier",)), KNOWN, False, "no barrier"),
         (
             Health(addresses=("10.0.0.1",), watchdog_device="/nowhere/watchdog"),
             KNOWN,
             False,
-            "cannot be looked at (No such file or directory): it would not reset",
+            "cannot be read (No such file or directory): it would not reset",
         ),
     ],
 )
@@ -45,7 +45,7 @@ def test_what_is_wrong_is_said(health: Health, known: NodeFacts, pending: bool, 
 def test_a_file_is_no_watchdog_and_a_device_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "watchdog").touch()
     (found,) = warnings(Health(watchdog_device=str(tmp_path / "watchdog")), None, False, False)
-    assert "is no device" in found
+    assert "is not a device" in found
     assert warnings(Health(watchdog_device="/dev/null"), None, False, False) == ()
 
 

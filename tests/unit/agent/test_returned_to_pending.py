@@ -126,7 +126,7 @@ def test_when_all_have_failed_it_stays_failed_with_each_reason(tmp_path: Path) -
                 if found is None:
                     return False
                 told.add(found.node)
-                return found.phase is Phase.FAILED and "no other node would take it" in found.message
+                return found.phase is Phase.FAILED and "it fits no other node" in found.message
 
             await lab.until("it says so", all_said)
             found = status(lab, "a")

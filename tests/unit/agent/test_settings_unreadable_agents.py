@@ -69,7 +69,7 @@ def test_a_node_without_readable_settings_fences_nobody(tmp_path: Path) -> None:
             fence = decode(Fence, lab.entry(KEYS.fence(victim)) or b"")
             assert not fence.through and fence.intent
             assert all("cannot be read" in _alive(lab, name).brake for name in others)
-            assert all("fences nobody" in " ".join(_alive(lab, name).warnings) for name in others)
+            assert all("fences no node" in " ".join(_alive(lab, name).warnings) for name in others)
             await lab.put(KEYS.cluster(), b"{}")
             await lab.until("taken over", lambda: lab.where("v") not in ("", victim))
             await lab.until("no brake", lambda: not any(_alive(lab, name).brake for name in others))

@@ -13,7 +13,9 @@ from typer.main import get_command
 from metastack.cli.main import root
 
 SOURCE = Path(__file__).parents[3] / "src" / "metastack"
-PLACES = ("cli", "commands", "core/placement", "agent/cli.py", "scheduler/cli.py", "contexts.py")
+PLACES = ("cli", "commands", "core", "agent", "storage", "scheduler/cli.py", "contexts.py")
+NO_PROSE = ("agent/report/machine.py",)
+"""Its long texts are names of processor flags."""
 LONGEST = 30
 """Words of one sentence."""
 
@@ -49,6 +51,8 @@ def messages() -> Iterator[tuple[str, str]]:
     for place in PLACES:
         there = SOURCE / place
         for path in sorted(there.rglob("*.py")) if there.is_dir() else (there,):
+            if str(path.relative_to(SOURCE)) in NO_PROSE:
+                continue
             for line, text in _texts(ast.parse(path.read_text())):
                 if len(text.split()) >= 4:
                     yield f"{path.relative_to(SOURCE)}:{line}", text

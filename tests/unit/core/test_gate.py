@@ -61,7 +61,7 @@ FILE = Opener(client="qemu-system-x86 (process 77)", locking=True, pid=77)
         pytest.param(
             asked(SILENT, **LONG),
             EvictClient(
-                B.client, "it holds the lock, and was silent for longer than Ceph's watch timeout", False
+                B.client, "it holds the lock and was silent for longer than Ceph's watch timeout", False
             ),
             id="silent, seen before",
         ),
@@ -122,7 +122,7 @@ def test_nothing_starts_beside_a_qemu_that_libvirtd_does_not_know(more: dict[str
     assert isinstance(found, WaitForClient)
     assert told(found) == (
         "its QEMU process 4711 runs on n1, unknown to libvirtd: end it there (kill 4711), "
-        "or switch the VM off, which ends it"
+        "or stop the VM, which ends it"
     )
     assert isinstance(judge(asked(pid=4711)), WaitForClient), "also when the storage sees no client"
 

@@ -142,7 +142,7 @@ FENCE_TABLE: list[tuple[str, dict[str, Any], Any]] = [
     ("absent beyond the grace: intent", {}, plan.OpenIntent()),
     ("within the grace: wait for its rest", dict(absent_for_s=0.2), plan.Idle("grace", 0.3)),
     ("alive", dict(victim_alive=True), plan.Idle),
-    ("it answers for nothing", dict(unfenced_claims=0), plan.Idle),
+    ("it owns no VM", dict(unfenced_claims=0), plan.Idle),
     ("the brake holds", dict(braked="2 of 3 vanished"), plan.Idle),
     ("I am not ready", dict(ready=False), plan.Idle),
     ("I rank second: later", dict(rank=1), plan.Idle),

@@ -118,7 +118,7 @@ def test_a_raw_disk_is_opaque(tmp_path: Path, what: str) -> None:
 def test_an_odd_size_is_not_called_truncated(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"x" * 1000)
-    with pytest.raises(InvalidImage, match="no raw disk image, or one that was cut off: its 1000 bytes"):
+    with pytest.raises(InvalidImage, match="not a raw disk image, or a truncated one: its 1000 bytes"):
         source.open_source(str(file), None, 0)
 
 

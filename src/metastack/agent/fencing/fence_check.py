@@ -94,7 +94,7 @@ async def lifted(world: ClusterState, storage: Storage, names: tuple[str, ...]) 
     refused = set(await storage.blocked(asked)) if asked else set()
     for name, whats in wanted.items():
         if missing := [what for what in whats if what not in refused]:
-            found[name] = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not blocked any more"
+            found[name] = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} no longer blocked"
     return found
 
 

@@ -296,7 +296,7 @@ class Fencer:
             )
             if flaw := node.world.fence_flaw(victim):
                 # Nobody believes it, nor do I: others try, and not at once again.
-                self._hold_off(victim, f"the fence does not count: {flaw}")
+                self._hold_off(victim, f"the fence is not valid: {flaw}")
         else:
             # The intent was taken over or cancelled meanwhile. Is the victim back, it finds the block itself.
             log.warning("fence_superseded", node=node.name, victim=victim)
@@ -398,7 +398,7 @@ class Fencer:
             if is_client(facts):
                 # Safety: a receipt by image-lock would be believed, and its guests write on.
                 raise Denied(
-                    f"{victim} is a client of a storage that can shut it out, and this node's is files: "
+                    f"the storage of {victim} supports a remote fence, but that of this node is files: "
                     f"correct [storage] in the agent's settings on {node.name}, or on {victim}"
                 )
             return addresses
@@ -413,7 +413,7 @@ class Fencer:
             if other != victim and (shared := set(addresses) & {*theirs, *mine}):
                 raise Denied(
                     f"{victim} shares the storage address {', '.join(sorted(shared))} with {other}: "
-                    "blocking it would shut out both; single clients can be blocked instead, see "
+                    "a fence would block both; single clients can be blocked instead, see "
                     "docs/internals/safety.md (metastack config set fencing=client)"
                 )
         return addresses

@@ -79,7 +79,7 @@ class BootGate:
             async with asyncio.timeout(ASK_S):
                 openers = await self._openers(spec.volume_uuid)
         except TimeoutError:
-            raise Unavailable(f"the storage does not tell who has disk {spec.volume_uuid} open") from None
+            raise Unavailable(f"the storage does not report the clients of disk {spec.volume_uuid}") from None
         if not openers:
             memory.gate.unwatched_from_s.clear()
             return gate.GateView(openers=(), node=node.name, resuming=resuming, pid=pid)
@@ -157,20 +157,20 @@ class BootGate:
         if request is None:
             return refused, f"the request cannot be read: {found.why}"
         if held is None or spec is None or request.claim != held.mod or request.uuid != spec.uuid:
-            return refused, "its claim has changed since: look again who has the disk open"
+            return refused, "its claim has changed since: check again which client has the disk open"
         running = any(domain.state is not DomainState.DEFINED for domain in view.domains)
         try:
             asked = await self._ask(spec, memory, running)
             opener = next((one for one in asked.openers if one.client == request.client), None)
             if opener is None:
-                return "vm.break-lock.gone", f"{request.client} has closed the disk by itself"
+                return "vm.break-lock.gone", f"{request.client} closed the disk by itself"
             if why := gate.may_break(asked, opener):
                 return refused, why
             why = f"asked for by {request.by}: {request.reason}"
             await self._evict(spec.id, spec.volume_uuid, opener.client, dead=False, why=why)
         except Refused as error:
             return refused, str(error)  # answered: else it would stand before all that the VM needs
-        return "vm.break-lock.done", f"{opener.client} is shut out, and its lock is broken"
+        return "vm.break-lock.done", f"{opener.client} is blocked, and its lock is broken"
 
     # --- its own clients
 

@@ -198,7 +198,7 @@ class ClaimBatch:
             for asked in batch:
                 if not asked.over:  # whoever sent it was cancelled
                     self._over(
-                        asked, error=UnknownOutcome(f"{asked.change.name} {asked.vm}: nobody heard the answer")
+                        asked, error=UnknownOutcome(f"{asked.change.name} {asked.vm}: the answer was lost")
                     )
             self._sent.remove(batch)
             self._next()

@@ -107,7 +107,7 @@ class Claimer:
         if max(sizes) > MAX_OPERATIONS:
             why = (
                 f"its group rules would take {sizes[0]} comparisons and {sizes[1]} writes, {MAX_OPERATIONS} are"
-                " one transaction: give it fewer labels, or other VMs fewer rules about them"
+                " one transaction: reduce its labels, or the rules of other VMs about them"
             )
             self._refuse(vm, why, self._node.memory.of(vm))
 
@@ -135,7 +135,7 @@ class Claimer:
         node, vm, old = self._node, view.vm, view.claim
         me = node.session.me
         if flaw := node.world.fence_flaw(old.ok.node):
-            raise Refused(f"{vm}: the fence of {old.ok.node} does not count: {flaw}")
+            raise Refused(f"{vm}: the fence of {old.ok.node} is not valid: {flaw}")
         spec = view.spec.record if view.spec is not None else None
         same = spec is not None and spec.uuid == old.ok.uuid
         wanted = plan.wants_on(view)

@@ -116,10 +116,10 @@ class DomainActions:
                     )
                 )
             except Fenced as error:
-                node.session.lose(f"the storage shuts this node out: {error}")
+                node.session.lose(f"the storage blocks this node: {error}")
                 raise
             except InUse as error:
-                memory.message = f"its disk is locked by a live writer; waiting for it to let go: {error}"
+                memory.message = f"its disk is locked by a live writer; waiting for its release: {error}"
                 memory.retry_at_s = asyncio.get_running_loop().time() + LOCK_RETRY_S
                 return False
             except MissingDisk as error:
@@ -267,8 +267,8 @@ class DomainActions:
             # Safety: resumed only when the storage says that this node is not shut out; a fenced guest that
             # is resumed would only fail again, but its session is over anyway.
             if await node.session.shut_out():
-                node.session.lose("the storage shuts this node out")
-                raise Refused("this node is shut out of the storage")
+                node.session.lose("the storage blocks this node")
+                raise Refused("the storage blocks this node")
             memory.retry_at_s = asyncio.get_running_loop().time() + IO_RETRY_S
         assert view.spec is not None
         domain = next((domain for domain in view.domains if domain.uuid == action.uuid), None)

@@ -100,7 +100,7 @@ def drift_of(live: Live, spec: VmSpec, disk: str) -> tuple[tuple[str, ...], str]
     found, elsewhere = [], ""
     if live.disk != disk:
         elsewhere = live.disk or "nothing"
-        found.append(f"writes to {elsewhere}, not to its disk {disk}")
+        found.append(f"writes to {elsewhere} instead of its disk {disk}")
     if live.others:
         found.append(f"has further disks: {', '.join(live.others)}")
     wanted = sorted((nic.mac.lower(), nic.bridge) for nic in spec.nics)
@@ -120,6 +120,6 @@ def _nics(nics: tuple[tuple[str, str], ...] | list[tuple[str, str]]) -> str:
 def held_words(elsewhere: str, node: str) -> str:
     """Why it is not ended, and what to do."""
     return (
-        f"it is not ended, for it wrote to {elsewhere} and not to its disk: on {node}, merge that with virsh "
-        "blockcommit --active --pivot, or give it up with `metastack vm stop|restart --discard-drift`"
+        f"not stopped, because it wrote to {elsewhere} instead of its disk: on {node}, merge that with virsh "
+        "blockcommit --active --pivot, or discard it with `metastack vm stop|restart --discard-drift`"
     )

@@ -74,7 +74,7 @@ def attempts_text(node: AgentContext, vm: VmId, memory: VmMemory) -> str:
         return ""
     found = [f"; before that on {name}: {one.reason}" for name, one in _others(node, spec)]
     if memory.node_faults >= TRIES and not spec.placement.node and not elsewhere(node.engine, node.name, spec):
-        found.append("; no other node would take it: it is tried again here")
+        found.append("; it fits no other node: it is tried again here")
     return "".join(found)
 
 

@@ -74,8 +74,8 @@ def _phase(view: VmSnapshot, claim: Claim, memory: VmMemory, domain: Domain | No
 
 
 SAVED = (
-    "its memory was saved by hand (virsh managedsave): on {node}, virsh start goes on from there; "
-    "`metastack vm restart` throws it away and boots it again"
+    "its memory was saved by hand (virsh managedsave): on {node}, virsh start resumes it; "
+    "`metastack vm restart` discards it and boots the VM again"
 )
 
 
@@ -110,9 +110,9 @@ def status_of(node: AgentContext, view: VmSnapshot, domain: Domain | None) -> Vm
     if memory.node_faults and not before_all:
         message += giveback.attempts_text(node, view.vm, memory)
     if domain is not None and domain.state is DomainState.IO_ERROR and not memory.gate.held_by:
-        message = "paused by an I/O error of its disk; it resumes when the storage answers"
+        message = "paused by an I/O error of its disk; resumes when the storage answers"
     elif not message and claim.to_release:
-        message = f"was off when it was taken over from {claim.taken_from}; given back, to be placed anew"
+        message = f"was off when it was taken over from {claim.taken_from}; returned to pending"
     elif not message and claim.taken_from and phase in (Phase.RUNNING, Phase.STARTING):
         how = "was paused there; it runs again here" if claim.was_paused else "was started again here"
         taken = "" if claim.taken_from == node.name else "taken over from "

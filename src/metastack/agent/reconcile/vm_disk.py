@@ -88,11 +88,11 @@ class VmDisk:
             return None
         found = seen(Trashed, entry)
         if found.record is None:
-            raise Refused(f"its disk may lie in the trash, and the record of that cannot be read: {found.why}")
+            raise Refused(f"its disk may be in the trash, but the record of that cannot be read: {found.why}")
         record = found.record
         if record.vm_uuid != spec.uuid:
             raise Refused(
-                f"its disk {uuid} lies in the trash as that of {record.project}/{record.vm} "
+                f"its disk {uuid} is in the trash as that of {record.project}/{record.vm} "
                 f"(uuid {record.vm_uuid})"
             )
         if not await node.storage.restore_disk(uuid, record.ident, node.mark_of(record)):

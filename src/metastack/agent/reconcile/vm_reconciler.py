@@ -139,7 +139,7 @@ class VmReconciler:
                 if pid:
                     memory.lost = (
                         f"its QEMU (process {pid}) runs on {self._node.name}, and libvirtd has lost it: "
-                        f"restart the VM, or kill {pid}; until then nothing is started"
+                        f"restart the VM, or kill {pid}; until then it does not start"
                     )
 
     def _note(self, view: VmSnapshot, memory: VmMemory) -> None:

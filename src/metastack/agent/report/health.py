@@ -114,8 +114,8 @@ class Health(Struct, kw_only=True):
 def damaged(domain: Domain) -> str:
     """What to say of a domain whose metadata cannot be read."""
     return (
-        f"the domain {domain.name} ({domain.uuid}) is ours and its metadata cannot be read: it is left alone, "
-        "its VM is neither started nor given up here; when its guest may end, virsh destroy and undefine it"
+        f"the domain {domain.name} ({domain.uuid}) is MetaStack's but has unreadable metadata: it is ignored, "
+        "and its VM neither starts nor leaves here; once its guest may end, virsh destroy and undefine it"
     )
 
 
@@ -125,10 +125,10 @@ def config_warning(world: ClusterState) -> str:
     if not config.why:
         return ""
     if config.was_read:
-        return f"goes by the settings that it read last: {config.why}"
+        return f"uses the settings that it read last: {config.why}"
     return (
-        f"the settings could not be read since this agent started: {config.why}. It fences nobody, not "
-        "by hand either, and goes by careful ones: a lease of 60 s, an hour for a guest to shut down"
+        f"the settings could not be read since this agent started: {config.why}. It fences no node, not "
+        "on request either, and uses safe ones: a lease of 60 s, an hour for a guest to shut down"
     )
 
 
@@ -146,23 +146,25 @@ def warnings(
     if fences_away:
         found += health.rights
         if health.storage_why:
-            found.append(f"the storage does not answer, so this node can fence nobody: {health.storage_why}")
+            found.append(f"the storage does not answer, so this node can fence no node: {health.storage_why}")
         if health.seen_as == "":
-            found.append("the storage does not tell under which address it sees this node: nobody checked it")
+            found.append("the storage does not report the address that it sees of this node: it is not checked")
         declared = known.storage_addresses if known is not None else ()
         if old := [address for address in declared if address not in health.addresses]:
             found.append(
-                f"declared {', '.join(old)} before and is not configured with it: a fence blocks that too, "
-                "whoever has it now"
+                f"declared {', '.join(old)} before but is not configured with it now: a fence blocks that too, "
+                "whichever host has it now"
             )
     if health.keys_why:
-        found.append(f"the key in its key file cannot be used, so an older one is: {health.keys_why}")
+        found.append(f"the key in its key file cannot be used, so an older key is in use: {health.keys_why}")
     if health.disk_why:
         found.append(
-            f"its state_dir fails: {health.disk_why}. Its VMs run on; another session it could not begin"
+            f"its state_dir fails: {health.disk_why}. Its VMs keep running; it could not begin another session"
         )
     if unblock_pending:
-        found.append("an unblock of an earlier agent may be under way: it waits before it becomes ready")
+        found.append(
+            "an unblock of an earlier agent may be in progress: the node waits before it becomes ready"
+        )
     if health.watchdog_device and (why := _watchdog(health.watchdog_device)):
         found.append(f"watchdog_device {health.watchdog_device} {why}: it would not reset this host")
     return tuple(found)
@@ -173,7 +175,7 @@ def _watchdog(path: str) -> str:
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
-        return f"cannot be looked at ({error.strerror})"
+        return f"cannot be read ({error.strerror})"
     if not stat.S_ISCHR(mode):
-        return "is no device"
+        return "is not a device"
     return "" if os.access(path, os.W_OK) else "cannot be written"

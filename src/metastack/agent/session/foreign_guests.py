@@ -40,9 +40,9 @@ def _text(domain: Domain, me: str) -> str:
     node, uuid = domain.node, domain.uuid
     vm = f"{domain.project}/{domain.name}"
     return (
-        f"the domain {uuid} here is the VM {vm} of node {node}, and this agent is that of {me}: it is left "
-        f"alone. If this host was renamed: set name = {node} again, drain it (metastack node drain {node} "
-        f"--wait), then rename it. If that VM runs elsewhere by now: virsh destroy {uuid}, then virsh "
+        f"the domain {uuid} here is the VM {vm} of node {node}, but this agent is that of {me}: it is ignored. "
+        f"If this host was renamed: set name = {node} again, drain it (metastack node drain {node} "
+        f"--wait), then rename it. If that VM runs on another node now: virsh destroy {uuid}, then virsh "
         f"undefine {uuid}"
     )
 

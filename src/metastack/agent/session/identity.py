@@ -80,5 +80,5 @@ async def refuse_namesake(
     if informer.world.unfenced(name):
         raise Refused(
             f"{who} may still run VMs: waiting until it is fenced. Give this node another name; or, if it is "
-            "that machine made anew, write that identity into the file 'node-uuid' in state_dir"
+            "that machine reinstalled, write that identity into the file 'node-uuid' in state_dir"
         )

@@ -115,7 +115,7 @@ class NameHold:
             if bound.expired():
                 raise Refused(
                     f"registered for {USELESS_S:g} s and not ready, and no claimed guest runs here: "
-                    f"{self._name} gives its place up, so that others may take its VMs"
+                    f"{self._name} ends its session, so that other nodes may take its VMs"
                 ) from None
             raise
 

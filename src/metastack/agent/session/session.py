@@ -457,7 +457,7 @@ class Session:
             if set(blocked) & set(self._addresses):
                 await self._refuse_shared()
             if any(domain.managed for domain in await self._hypervisor.domains()):
-                raise Refused("shut out of the storage with domains still here: taking the whole way back")
+                raise Refused("blocked by the storage with domains still here: rejoining from the start")
             await refuse_damaged(self._hypervisor)
             await self._config_retry.wait(self._begin_unblock)
             begun_s = asyncio.get_running_loop().time()

@@ -31,12 +31,12 @@ async def kill_lost(
         if domain.damaged:
             if not (shut_out or _lost(world, me, through, domain)):
                 continue
-            why = "its metadata cannot be read, and it is shut out or claimed elsewhere"
+            why = "its metadata cannot be read, and it is blocked or claimed elsewhere"
             log.error("damaged_domain_killed", domain=domain.name, uuid=domain.uuid, why=why)
         elif not domain.managed:
             continue
         elif shut_out:
-            why = "this node is shut out of the storage"
+            why = "the storage blocks this node"
         elif domain.session <= through:
             why = "fenced"
         elif domain.uuid in disowned:
@@ -103,4 +103,4 @@ async def refuse_damaged(hypervisor: Hypervisor) -> None:
     """Raise Refused while a domain of ours is here that does not say what it is."""
     for domain in await hypervisor.domains():
         if domain.damaged:
-            raise Refused(f"the domain {domain.name} is shut out, and still here: taking the whole way back")
+            raise Refused(f"the domain {domain.name} is blocked but still here: rejoining from the start")

@@ -50,7 +50,7 @@ class StorageOwnership:
         if found is not None:
             agreed = found.record
             if agreed is None:
-                raise Misconfigured(f"which storage this cluster has cannot be read: {found.why}")
+                raise Misconfigured(f"the record of the cluster's storage cannot be read: {found.why}")
             here = world.storage_here = await self._storage.identity()
             if running and not here.fsid and here.kind == agreed.place.kind == "file":
                 return
@@ -69,11 +69,13 @@ def strange(owner: StorageOwner, agreed: StorageIdentity | None, root: str) -> s
     whose = f"this storage belongs to cluster {owner.cluster_id} (etcd root {owner.root})"
     if agreed is None:
         return (
-            f"{whose}, and this etcd knows of no storage: when it was made in the place of that cluster's, "
-            "and nobody else uses the storage: metastack cluster storage adopt --yes --reason TEXT"
+            f"{whose}, but this etcd has no recorded storage: if it replaces the etcd of that cluster, "
+            "and no other cluster uses the storage: metastack cluster storage adopt --yes --reason TEXT"
         )
     if owner.cluster_id != agreed.cluster_id:
-        return f"{whose}, and this is cluster {agreed.cluster_id}: name another pool or folder, or another etcd"
+        return (
+            f"{whose}, but this is cluster {agreed.cluster_id}: choose another pool or folder, or another etcd"
+        )
     if owner.root != root:
-        return f"{whose}, and this agent's etcd root is {root}: correct root in the agent's settings"
+        return f"{whose}, but this agent's etcd root is {root}: correct root in the agent's settings"
     return ""

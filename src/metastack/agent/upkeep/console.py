@@ -101,7 +101,7 @@ class ConsoleServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         visitor = Visitor(origin_of(writer.get_extra_info("peername")), writer.close)
         if not self._unproven_connections.admit(visitor):
-            await self._refuse(writer, "too many connections are being looked at: try again")
+            await self._refuse(writer, "too many connections are opening: try again")
             return
         _notice_death(writer)
         try:
@@ -182,7 +182,7 @@ class ConsoleServer:
         claim = node.world.claim(vm)
         mine = claim is not None and claim.record is not None and claim.record.node == node.name
         if ticket.node != node.name or not mine or claim is None or claim.ok.uuid != ticket.uuid:
-            raise Refused(f"{vm} is not on {node.name} any more: ask for a new ticket")
+            raise Refused(f"{vm} is not on {node.name} now: ask for a new ticket")
         return vm, await node.hypervisor.console(ticket.uuid)
 
 

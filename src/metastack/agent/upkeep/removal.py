@@ -175,9 +175,11 @@ class Remover:
         entry = await node.store.get(node.keys.trash(record.uuid))
         going = seen(Trashed, entry) if entry is not None else None
         if going is None or going.record is None:
-            raise Refused("the storage lists it and cannot read it: its record stays, and it is tried again")
+            raise Refused(
+                "the storage lists it but cannot read it: its record stays, and the removal is retried"
+            )
         if not await node.commit(disk_life.trash(node.keys, node.session.me, volume, going.record, going)):
-            raise Refused("its record changed as it was to be moved: it is looked at again")
+            raise Refused("its record changed as it was to be moved: it is checked again")
         mark, unmarked = node.mark("disk", record.uuid), not record.cluster_id
         await node.storage.delete_disk(record.uuid, record.trash_retention_s, mark, unmarked=unmarked)
 

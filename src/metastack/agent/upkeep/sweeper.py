@@ -179,7 +179,9 @@ class Sweeper:
         if any(event is not None and event.by != f"node/{node.name}" for event in events):
             self._agreed = (ticks_ms, now_ms - ticks_ms)
             return True
-        log.debug("event_trim_skipped", node=node.name, why="no event of anybody else is recent by this clock")
+        log.debug(
+            "event_trim_skipped", node=node.name, why="no event of another writer is recent by this clock"
+        )
         return False
 
     async def events(self) -> None:

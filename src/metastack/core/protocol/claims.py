@@ -196,7 +196,7 @@ def takeover(
     if fence.ok.through < old.ok.session:
         raise ValueError(f"takeover of {vm}: session {old.ok.session} of {old.ok.node} is not fenced")
     if flaw:
-        raise ValueError(f"takeover of {vm}: the fence of {old.ok.node} does not count: {flaw}")
+        raise ValueError(f"takeover of {vm}: the fence of {old.ok.node} is not valid: {flaw}")
     compared, borne = bear(tokens, vm)
     return Transaction(
         name="takeover",

@@ -52,7 +52,7 @@ def away(world: ClusterState, node: str) -> str:
     since = _since(world)
     if not since or _is_back(world, node, since):
         return ""
-    return f"{node} has not come back since etcd was restored: a person has to know whether it is dead"
+    return f"{node} has not returned since etcd was restored: fence it by hand if it is dead"
 
 
 def _is_back(world: ClusterState, node: str, since: int) -> bool:
@@ -74,7 +74,7 @@ def held(world: ClusterState) -> str:
     if not missing:
         return ""
     return (
-        f"etcd was restored from a backup: nothing is started until {', '.join(missing)} "
+        f"etcd was restored from a backup: no VM starts until {', '.join(missing)} "
         f"{'is' if len(missing) == 1 else 'are'} back or fenced"
     )
 

@@ -58,7 +58,7 @@ def too_many(world: ClusterState) -> str:
     if (len(silent) + len(gone)) * 100 <= world.config.brake_percent * len(joined):
         return ""
     lost = f", {len(gone)} are lost" if gone else ""
-    return f"the storage of {len(silent)} of {len(joined)} nodes is silent{lost}: nobody is fenced for it"
+    return f"the storage of {len(silent)} of {len(joined)} nodes is silent{lost}: no node is fenced for it"
 
 
 class SilenceSnapshot(Struct, frozen=True, kw_only=True):
@@ -102,7 +102,7 @@ def plan_silent(view: SilenceSnapshot) -> Idle | FenceSilent:
     if not view.lost_s:
         return Idle("storage_lost_s is 0")
     if not view.remote_fence:
-        return Idle("this storage shuts nobody out")
+        return Idle("this storage has no remote fence")
     if not view.unfenced_claims:
         return Idle("it owns no VM")
     if view.fence is not None and (view.fence.record is None or under_way(view.fence.record, view.generation)):
@@ -112,7 +112,7 @@ def plan_silent(view: SilenceSnapshot) -> Idle | FenceSilent:
     # The shortest: when the storage returns to many at once, one is the first to notice, and one the last.
     watched_s = min(view.silent_for_s, view.answers_me_for_s, view.few_for_s)
     if (wait_s := view.lost_s - watched_s) > 0:
-        return Idle("its storage may answer again", wait_s)
+        return Idle("its storage may still answer", wait_s)
     if view.too_many:
         return Idle(view.too_many)
     if view.last_open:
@@ -122,10 +122,10 @@ def plan_silent(view: SilenceSnapshot) -> Idle | FenceSilent:
     if not view.witness:
         return Idle("no other node has proved the storage since")
     if view.rank is None:
-        return Idle("others fence")
+        return Idle("other nodes fence")
     late_s = view.lost_s + view.rank * view.rank_delay_s * 4
     if (wait_s := late_s - watched_s) > 0:
-        return Idle(f"rank {view.rank}: others first", wait_s)
+        return Idle(f"rank {view.rank}: other nodes first", wait_s)
     return FenceSilent()
 
 

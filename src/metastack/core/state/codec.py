@@ -80,4 +80,4 @@ def _refuse_newer(kind: type[Record], raw: bytes, key: str) -> None:
         return
     newest = current(kind)
     if version > newest:
-        raise Unreadable(key, f"version {version} is newer than this program understands ({newest})")
+        raise Unreadable(key, f"version {version} is newer than this program reads ({newest})")

@@ -46,23 +46,23 @@ def discounted(
     """
     receipt = fence.receipt
     if agreed is not None and agreed.record is None:
-        return f"which storage this cluster has cannot be read: {agreed.why}"
+        return f"the record of the cluster's storage cannot be read: {agreed.why}"
     if receipt is None:
         return "" if agreed is None else "the record of the fence has no receipt"
     if receipt.method == UNBLOCKED:
         return ""  # a person vouched that the host is gone
     if receipt.method == IMAGE_LOCK and is_client(victim):
-        return f"{IMAGE_LOCK} blocks nobody, and that node is a client of a storage that can shut it out"
+        return f"{IMAGE_LOCK} blocks no client, and the storage of that node supports a remote fence"
     place = agreed.record.place if agreed is not None and agreed.record is not None else here
     if place is None:
         return ""
     made = receipt.storage
     if made is None and agreed is not None and not mixed:
-        return "its receipt does not say in which storage the fence was made"
+        return "its receipt does not name the storage of the fence"
     if made is not None and _told(made) != _told(place):
         return f"the fence was made in another storage: {_shown(made)}, not {_shown(place)}"
     if receipt.method == IMAGE_LOCK and place.kind != FILE:
-        return f"{IMAGE_LOCK} blocks nobody in a storage of kind {place.kind}"
+        return f"{IMAGE_LOCK} blocks no client in a storage of kind {place.kind}"
     return ""
 
 

@@ -99,10 +99,10 @@ def rights(handle: Handle) -> tuple[str, ...]:
     try:
         handle.command("trying to block", prefix="osd blocklist", blocklistop="add", addr=item, expire=1.0)
     except Denied:
-        found.append(f"may not block anybody: it cannot fence lost nodes, their VMs may stay down ({who})")
+        found.append(f"may not block clients: it cannot fence lost nodes, so their VMs may stay down ({who})")
     try:
         handle.command("trying to unblock", prefix="osd blocklist", blocklistop="rm", addr=item)
-        found.append(f"may lift anybody's block: a mistake with it can give a disk two writers ({who})")
+        found.append(f"may lift every block: a mistake with it can give a disk two writers ({who})")
     except Denied:
         pass
     return tuple(found)

@@ -58,7 +58,7 @@ def evict(handle: Handle, name: str, client: str, *, dead: bool) -> None:
     """Block this client, see that the map carries it, then break its locks on the image."""
     client = plain(client)
     if "/" not in client or client.endswith(":0/0") or client == plain(handle.address):
-        raise Broken(f"cannot shut {client!r} out: it is not another single client")
+        raise Broken(f"cannot block {client!r}: it is not another single client")
     expire_s = DEAD_EXPIRE_S if dead else EXPIRE_S
     if client not in ceph_fence.entries(handle):
         handle.command(

@@ -30,7 +30,7 @@ def read(handle: Handle) -> StorageOwner | None:
 
 
 def write(handle: Handle, owner: StorageOwner, before: StorageOwner | None) -> None:
-    changed = Exists(f"pool {handle.place.pool}: its mark is not the one that was looked at: look again")
+    changed = Exists(f"pool {handle.place.pool}: its mark changed during the check: try again")
     what = f"marking pool {handle.place.pool} ({handle.who})"
     with rados.WriteOpCtx() as op, mapped(what):
         if before is None:

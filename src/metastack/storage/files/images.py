@@ -56,7 +56,7 @@ def mapped(what: str) -> Iterator[None]:
     except OSError as error:
         said = f"{what}: {error.strerror or error}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(f"{said}: make room in the storage folder") from error
+            raise NoSpace(f"{said}: free space in the storage folder") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise Denied(f"{said}: check the folder's owner, mode and mount options") from error
         if error.errno == errno.ENOENT:
@@ -104,7 +104,7 @@ class Folder:
             try:
                 os.listdir(self.disks)
             except FileNotFoundError:
-                raise Unavailable(f"the storage folder {self.root} is not there any more: mount it") from None
+                raise Unavailable(f"the storage folder {self.root} no longer exists: mount it") from None
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -305,7 +305,7 @@ def _create_overlay(new: Path, backing: str, size_bytes: int) -> None:
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip()
         if "No space left" in said or "quota exceeded" in said:
-            raise NoSpace(f"creating {new}: {said}: make room in the storage folder")
+            raise NoSpace(f"creating {new}: {said}: free space in the storage folder")
         raise Unavailable(f"qemu-img create {new}: {said}")
     fd = os.open(new, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -39,7 +39,7 @@ def write(folder: Folder, owner: StorageOwner, before: StorageOwner | None) -> N
     with mapped(f"marking {folder.root}"), folder.exclusive():
         found = read(folder)
         if found != before:
-            raise Exists(f"{path}: the mark is not the one that was looked at: look again")
+            raise Exists(f"{path}: the mark changed during the check: try again")
         new = folder.root / f".{NAME}-{secrets.token_hex(8)}"
         try:
             _written(new, encoded(owner))
@@ -48,7 +48,7 @@ def write(folder: Folder, owner: StorageOwner, before: StorageOwner | None) -> N
             else:
                 os.rename(new, path)
         except FileExistsError:
-            raise Exists(f"{path}: another cluster marked this storage just now: look again") from None
+            raise Exists(f"{path}: another cluster has just marked this storage: try again") from None
         finally:
             new.unlink(missing_ok=True)
         sync(folder.root)

@@ -191,7 +191,7 @@ class FileStorage:
 
     async def evict(self, uuid: str, client: str, *, dead: bool) -> None:
         """Only the end of a process gives its lock back."""
-        raise Refused(f"{client} cannot be shut out: only the end of its process gives the lock back")
+        raise Refused(f"{client} cannot be blocked: only the end of its process releases the lock")
 
     async def fence(self, addresses: tuple[str, ...], by: str, reason: str) -> FenceReceipt:
         """A receipt that says that nothing was blocked: QEMU's image lock guards each disk."""

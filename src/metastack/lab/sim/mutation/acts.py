@@ -339,7 +339,7 @@ ACTS: Final[tuple[Mutation, ...]] = (
             "session.session",
             "Session.lose",
             "self._why = self._why or why",
-            'if "shuts this node out" in why:\n            return\n        self._why = self._why or why',
+            'if "blocks this node" in why:\n            return\n        self._why = self._why or why',
         ),
         ("late-fencer-blocks-a-living-node",),
         evidence="stuck",

@@ -77,7 +77,7 @@ NEEDLESS: Final[tuple[tuple[str, tuple[Patch, ...]], ...]] = (
         agent(
             "reconcile.domain_actions",
             "DomainActions.boot",
-            'node.session.lose(f"the storage shuts this node out: {error}")',
+            'node.session.lose(f"the storage blocks this node: {error}")',
         ),
     ),
     (
