@@ -82,7 +82,7 @@ class AgentContext:
         floor = self.informer.etcd_history.floor
         outcome = await self.store.commit(change)
         if not self.informer.etcd_history.answered(floor, outcome.revision, outcome.cluster_id):
-            raise Unavailable(f"this etcd is not believed: {self.informer.etcd_history.doubt}")
+            raise Unavailable(f"this etcd is rejected: {self.informer.etcd_history.doubt}")
         if isinstance(outcome, Committed):
             self.wrote = max(self.wrote, outcome.revision)
             loop = asyncio.get_running_loop()
@@ -93,7 +93,7 @@ class AgentContext:
                 self.lag.note(loop.time(), loop.time() - replied_s)
             if self.informer.etcd_history.history != floor.history:
                 # It happened in a history that is over: no view of this one will ever have it.
-                raise Unavailable(f"this etcd is not believed: {self.informer.etcd_history.doubt}")
+                raise Unavailable(f"this etcd is rejected: {self.informer.etcd_history.doubt}")
             if key := self.world.lacks(change, outcome.revision):
                 # Safety: what a claimer proves of itself it proves from its own claims.
                 log.warning("watch_lost_events", node=self.name, change=change.name, key=key)

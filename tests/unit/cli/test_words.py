@@ -27,7 +27,7 @@ NOT_SAID = (
     r"made? (?:it|them)|goes on|goes with|no more|any more|fine|hurts?|to have a|of its kind is",
 )
 BANNED = re.compile(rf"(?i)\b(?:{'|'.join(NOT_SAID)})\b")
-FREE = re.compile(r"(?:Who|What|Which|Whose|Whoever|Whatever|How)\b[^?]*$")
+FREE = re.compile(r"(?:[Ww]ho|[Ww]hat|Which|Whose|[Ww]hoever|[Ww]hatever|How)\b[^?]*$")
 """A sentence that opens with a clause instead of an actor; a question may."""
 
 

@@ -160,7 +160,7 @@ class Informer:
         # Safety: claims that a restored etcd has forgotten must not look like claims that were released.
         if not self.etcd_history.judge(snapshot, floor):
             self._begin_anew()
-            raise Unavailable(f"this etcd is not believed: {self.etcd_history.doubt}")
+            raise Unavailable(f"this etcd is rejected: {self.etcd_history.doubt}")
         self._unlisted = 0
         if snapshot.revision < self.world.revision:
             return  # the watch ran ahead of this list: what it delivered is newer
@@ -168,7 +168,7 @@ class Informer:
             # Safety: restored under its old id, and written to since: no number is below what was seen.
             self.etcd_history.forked(key)
             self._begin_anew()
-            raise Unavailable(f"this etcd is not believed: {self.etcd_history.why}")
+            raise Unavailable(f"this etcd is rejected: {self.etcd_history.why}")
         changed = self.world.load(snapshot)
         self.listed.set()
         self._wake()

@@ -150,7 +150,7 @@ class EtcdHistory:
             self._refuse(
                 f"this etcd does not know node {self._name}, which joined a cluster before: wrong endpoints, "
                 "root or name, or a lost or restored etcd? To join this one as a new node, remove the file "
-                "'joined' from state_dir; what runs here and is not claimed there is killed then"
+                "'joined' from state_dir; guests here without a claim in this etcd are then killed"
             )
         elif known is None:
             again = self._known is not None

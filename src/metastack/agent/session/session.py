@@ -302,7 +302,7 @@ class Session:
         floor = self._etcd_history.floor
         outcome = await self._store.commit(changes.register(self._keys, alive, lease.id, fence, since))
         if not self._etcd_history.answered(floor, outcome.revision, outcome.cluster_id):
-            raise Refused(f"this etcd is not believed: {self._etcd_history.doubt}")
+            raise Refused(f"this etcd is rejected: {self._etcd_history.doubt}")
         if not isinstance(outcome, Committed):
             await self._store.revoke(lease)
             raise Refused("registration lost a race: looking again")
@@ -365,7 +365,7 @@ class Session:
             if self._etcd_history.why:
                 await self._distrust_reporter.report()
         if self._etcd_history.why:
-            raise Refused(f"this etcd is not believed: {self._etcd_history.why}")
+            raise Refused(f"this etcd is rejected: {self._etcd_history.why}")
         refuse_generation(self._informer)
         self.etcd_recognised = True
 
