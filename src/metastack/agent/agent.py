@@ -226,7 +226,7 @@ class Agent:
     # --- what changed
 
     def _changed(self, touched: set[ParsedKey]) -> None:
-        """The mirror has news: queue what they bear on."""
+        """The informer has news: queue what they bear on."""
         node, kinds = self.node, {key.kind for key in touched}
         ordered = in_order(touched)
         news = in_order(self._announced.news(touched, node.world)) if Kind.NODE_ALIVE in kinds else ordered

@@ -1,4 +1,4 @@
-"""A node: everything that its parts share. No behaviour of its own beyond commits and lookups."""
+"""The agent's context: everything that its parts share. No behaviour of its own beyond commits and lookups."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class AgentContext:
         return self.informer.world
 
     async def commit(self, change: Transaction) -> bool:
-        """Commit, then wait until the mirror shows it; False when a guard failed.
+        """Commit, then wait until the informer shows it; False when a guard failed.
 
         Raises UnknownOutcome (the caller must settle it before it decides anything else), Unavailable.
         """
@@ -108,7 +108,7 @@ class AgentContext:
         return False
 
     async def caught_up(self) -> None:
-        """Return when the mirror shows my last change; raises Unavailable while it does not.
+        """Return when the informer shows my last change; raises Unavailable while it does not.
 
         Safety: the wait in :meth:`commit` may end in a time-out although the change is in etcd. A worker that
         looked then would see a claim that this node released itself, and boot a VM that another node owns by
@@ -157,7 +157,7 @@ class AgentContext:
         return Mark(cluster=record.cluster_id, kind="disk", record=record.uuid)
 
     def follow(self, touched: Sequence[ParsedKey]) -> None:
-        """The world changed there, in an order that does not depend on the process: the board follows."""
+        """The world changed there, in an order that does not depend on the process: the engine follows."""
         self._nodes_moved = self._nodes_moved or about_nodes(touched)
         if self._engine is not None:
             self._engine.update(touched)

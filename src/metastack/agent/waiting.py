@@ -1,4 +1,4 @@
-"""Waiting for something, but not for ever; and trying again for as long as it takes.
+"""Waits with a bound, and retries until a step works.
 
 Owns: that. Refuses: knowing what for.
 """

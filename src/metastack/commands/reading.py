@@ -46,7 +46,7 @@ EVERYTHING: Final = (
 
 
 def engine_kinds(config: ClusterConfig) -> tuple[Kind, ...]:
-    """What a board is made of under these settings."""
+    """What an engine is made of under these settings."""
     return (*EVERYTHING, Kind.VOLUME) if config.weight_last_node else EVERYTHING
 
 

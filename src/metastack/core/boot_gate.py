@@ -1,5 +1,4 @@
-"""The last gate: ``judge(asked) -> one verdict``. Which clients have the disk open, and whether its VM may
-start.
+"""The boot gate's verdict: ``judge(asked)`` tells whether a VM may start while clients have its disk open.
 
 Owns: that decision, before every boot and every resume. Refuses: asking the storage, and acting.
 Rule: while a client that the storage has not shut out has the disk open, nothing starts. It holds whatever the

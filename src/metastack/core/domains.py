@@ -1,4 +1,4 @@
-"""What a node sees of its own domains, and of who has a disk open: the local half of a view.
+"""Domains and disk openers as a node sees them: the local half of a snapshot.
 
 Owns: the vocabulary shared by :mod:`metastack.core.plan` and the Hypervisor port.
 """

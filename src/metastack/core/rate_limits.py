@@ -1,4 +1,4 @@
-"""Pace: how often each node does what all others pay for, so that the sum stays bounded as the cluster grows.
+"""Rate limits: how often a node does what all others pay for, so that the sum stays bounded.
 
 Owns: the two figures that follow the number of nodes. Refuses: anything that safety or a decision waits for:
 claims, turns, fences and leases have times of their own, and those do not grow.

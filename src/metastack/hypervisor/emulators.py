@@ -1,4 +1,4 @@
-"""QEMU processes of this host, by the kernel's word: also those that libvirtd does not know.
+"""QEMU processes of this host, as the kernel sees them: also those that libvirtd does not know.
 
 Owns: reading /proc for them, and ending one whose domain is to be gone. Refuses: any process that was not
 started for a domain's UUID. Rule: a process is ended through a pidfd, after its command line was read once

@@ -1,4 +1,4 @@
-"""Does KVM really run a guest here? Proven by running one, not by asking.
+"""The KVM probe: proves by running a guest that KVM works here.
 
 Owns: the proof and its cache.
 Why: /dev/kvm may open, KVM_CREATE_VM may work and libvirt may advertise kvm, and still the firmware of a real

@@ -1,4 +1,4 @@
-"""Which address a frame teaches us: pure parsing of Ethernet, ARP and DHCP, and the kernel's filter for them.
+"""Addresses learned from frames: pure parsing of Ethernet, ARP and DHCP, and the kernel's filter for them.
 
 Refuses: trusting a guest. What is learned here is shown to people; nothing is decided by it.
 """

@@ -1,4 +1,4 @@
-"""Local I/O: what this host's own kernel refuses, as one error family.
+"""Local I/O: refusals of this host's own kernel, as one error family.
 
 Owns: the words for each errno. Refuses: the storage's errors: those are the cluster's, not this host's.
 Rule: an :class:`OSError` of this host ends no agent. It is reported, and tried again.

@@ -1,4 +1,4 @@
-"""Whose an object of the storage is: the mark that it bears, and what may be done with it.
+"""Ownership of an object in the storage: the mark that it bears, and what may be done with it.
 
 Owns: the shape of a mark, and the one judgement of it. Refuses: names. An object of any name may be anybody's.
 Rule: a mark counts on the object that it was written for alone. Copies and clones carry the text of the mark

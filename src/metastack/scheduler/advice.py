@@ -1,4 +1,4 @@
-"""Advice: from what a schedule says to the hints that say it.
+"""Advice: from a schedule to the hints that nodes read.
 
 Owns: which hints are written and withdrawn, and when. Refuses: thinking of places (core/placement/schedule).
 Rules: what is hinted already is not written again. A hint is withdrawn when its VM is claimed, and when a

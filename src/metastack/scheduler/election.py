@@ -1,4 +1,4 @@
-"""The election: which of several schedulers is at work.
+"""The election: which of several schedulers leads.
 
 Owns: the lease, the leader's key under it, and the knowledge of when it may be lost.
 Refuses: guessing. An answer that did not come ends the attempt, and the lease that it may have used.

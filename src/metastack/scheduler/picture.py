@@ -1,6 +1,6 @@
-"""The picture: what a scheduler knows. One list, one watch, and the nodes' own board on top.
+"""The scheduler's view: one list, one watch, and the nodes' own placement engine on top.
 
-Owns: the world and its board. Refuses: deciding.
+Owns: the world and its engine. Refuses: deciding.
 Rule: an old picture costs a hint that no node honours, never more: so whatever is in doubt is listed again.
 """
 
@@ -24,7 +24,7 @@ KINDS: Final = (
     *(Kind.CLUSTER, Kind.GENERATION, Kind.VM_SPEC, Kind.NODE_SPEC, Kind.CLAIM, Kind.NODE_FACTS, Kind.FENCE),
     *(Kind.HALT, Kind.HINT, Kind.PENALTY, Kind.NODE_ALIVE, Kind.VM_STATUS, Kind.VOLUME),
 )
-"""What a board is made of."""
+"""What an engine is made of."""
 _MOST_RETRY_S: Final = 5.0
 
 

@@ -1,4 +1,4 @@
-"""What a file is that is no disk image which can be taken in: its name, and what to do with it.
+"""Foreign formats: names a file that is no disk image for import, and says what to do with it.
 
 Owns: the magics of other disk formats, archives, compressions and web pages. Refuses: opening or unpacking any.
 Rule: only a file whose format nobody named is looked at, and only signs that no boot sector, partition table or

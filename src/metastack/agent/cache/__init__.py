@@ -1,4 +1,4 @@
-"""What an agent knows of the cluster: the watched copy of etcd, and what changed in it.
+"""The agent's view of the cluster: the informer's copy of etcd, and what changed in it.
 
 Owns: Reading and remembering etcd's records.
 Refuses: deciding, and writing claims.

@@ -1,4 +1,4 @@
-"""The mirror: the agent's copy of the world, kept by one list and one watch.
+"""The informer: the agent's copy of etcd's records, kept by one list and one watch.
 
 Owns: the world and its freshness. Refuses: deciding anything; news of an etcd that agent/past does not believe.
 Rule: a view is never older than my own last write: :meth:`Informer.reached` is awaited after every commit.

@@ -1,4 +1,4 @@
-"""Lag: how late this node hears of changes, measured, and said in coarse steps.
+"""Lag: how late this node hears of changes, measured, and published in coarse steps.
 
 Owns: the samples of the last while, and the step that is published.
 Refuses: deciding what others make of it (core/placement).

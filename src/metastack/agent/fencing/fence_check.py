@@ -1,4 +1,4 @@
-"""Whether the fences that a VM was taken over by still stand: asked before it is booted or released.
+"""The fence check: whether the blocks that a takeover relied on still hold, before a boot or a release.
 
 Owns: which nodes must be shut out for a claim, and asking for another fence of one that is not.
 Refuses: blocking anything; who does that is the fencer. Rule: records say that a block was made, only the

@@ -1,4 +1,4 @@
-"""Fencing other nodes: who is dead, whether the brake holds, and the way from intent to done.
+"""The fencer: which nodes are dead, whether the brake holds, and the way from intent to done.
 
 Owns: what this node knows of other nodes' absence, and the fence operations under way.
 Refuses: killing anything here; a fence acts in the storage, on the victim.

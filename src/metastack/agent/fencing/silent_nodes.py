@@ -1,4 +1,4 @@
-"""Other nodes whose storage is silent: how long, who proves the storage, and opening such a fence.
+"""Fencing of nodes with silent storage: how long it is silent, which node proves the storage, the intent.
 
 Owns: what this node has seen of others' silences and proofs, by its own clock.
 Refuses: the block: once the intent is open, :mod:`.fencer` goes on with it as with any other.

@@ -1,4 +1,4 @@
-"""This node's storage: whether it answers, since when it does not, and what that proves to others.
+"""This node's storage probe: whether the storage answers, since when not, and what that proves to others.
 
 Owns: the probe every few seconds, and the three fields of the announcement that tell of it.
 Refuses: acting on it: its VMs go on by themselves when the storage returns, and others decide about a fence.

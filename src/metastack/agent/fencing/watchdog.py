@@ -1,4 +1,4 @@
-"""The host's watchdog device as a last resort: a fenced host that cannot get rid of its guests is reset.
+"""The host's watchdog device as a last resort: it resets a fenced host that cannot end its guests.
 
 Owns: the device file, and the decision to arm it. Off unless ``watchdog_device`` is set.
 Refuses: arming for anything but what the storage itself says. Losing etcd, a lost session, a dead, hung or

@@ -1,4 +1,4 @@
-"""The gate before a guest runs: the disk itself is asked who has it open, whatever the records say.
+"""The boot gate of a node: before a guest runs, the storage is asked which clients have its disk open.
 
 Owns: asking, and carrying out what :mod:`metastack.core.boot_gate` decides. Refuses: that decision.
 Rule: it is asked before the last read of the claim: between that and the start nothing is awaited.

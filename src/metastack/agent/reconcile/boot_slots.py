@@ -1,4 +1,4 @@
-"""Boots: how many guests start at one time on this node, and who is next.
+"""Boot slots: how many guests start at one time on this node, and which is next.
 
 Owns: the places and the line before them. Refuses: booting (:mod:`.guests`), and waiting: a VM whose turn has
 not come gives its worker back, so that a node with hundreds of VMs to boot goes on doing everything else.

@@ -1,8 +1,8 @@
-"""Claims on their way: the capacity that they will take, and several in one transaction.
+"""Claims in flight: the capacity that they will take, and several claims in one transaction.
 
 Owns: reservations of this node's claims in flight, and merging those that are due at one moment.
 Refuses: deciding who claims (core/plan) and what proves a claim (core/changes).
-Rule: a merged transaction carries the whole proof of each claim in it. Where it fails, those that the mirror
+Rule: a merged transaction carries the whole proof of each claim in it. Where it fails, those that the informer
 shows as lost are left out and the rest goes again, so that a claim that lost its race takes nobody with it.
 
 # Safety: guards are united, never dropped, and two claims that write one key (a token of a group, a disk's
@@ -215,7 +215,7 @@ class ClaimBatch:
         self._line.pop(asked, None)
 
     def _lost(self, asked: _ClaimRequest) -> bool:
-        """The mirror shows that it cannot be won any more: somebody else has claimed it, or entered a domain
+        """The informer shows that it cannot be won any more: somebody else has claimed it, or entered a domain
         that one of its groups looks at, or it was recalled. A revision once compared with never comes back."""
         node, world = self._node, self._node.world
         now = {

@@ -1,4 +1,4 @@
-"""Claims and takeovers: this node begins to own a VM that no session owns, or only one that is shut out.
+"""The claimer: this node claims VMs that no session owns, and takes over VMs of fenced sessions.
 
 Owns: what goes into a claim. Refuses: deciding whose turn it is (core/plan); the guards (core/changes).
 Rule: from the last look at the world to the sending of a claim nothing is awaited.

@@ -1,4 +1,4 @@
-"""Guests: what is done to a VM's domain, each step once.
+"""Domain actions: boot, stop, kill and resume of a VM's domain, each step once.
 
 Owns: booting, killing, stopping and resuming through the Hypervisor port, and the waits between boots.
 Refuses: claims and statuses (:mod:`metastack.agent.reconcile.vm_reconciler`); deciding, the rulebook's.

@@ -1,4 +1,4 @@
-"""Drift: a guest that is not what its VM's spec says, because somebody changed it by hand.
+"""Drift: a running guest differs from its VM's spec, because a person changed it by hand.
 
 Owns: the comparison, when it is made, and whether a guest may be ended now. Refuses: mending anything.
 Rule: a guest that writes elsewhere than on its disk is not ended by this node unless a person gave what it

@@ -1,4 +1,4 @@
-"""Leaving: this node lets VMs go that should run elsewhere, because it is drained or they were told to move.
+"""Evacuation: this node releases VMs that should run elsewhere, because of a drain or a move.
 
 Owns: which of them goes now. Refuses: choosing where to (whoever takes it), and stopping one that nobody would
 take: it runs on here.

@@ -1,4 +1,4 @@
-"""Routes: which keys of work a change of the world bears on. Pure; the agent queues what comes back.
+"""Event routing: which work keys a change in etcd concerns. Pure; the agent queues what comes back.
 
 Owns: the mapping from records to work. Refuses: doing any of it.
 Rule: more is harmless, for a key that needs nothing ends at the first look; less is a VM that waits for the
@@ -45,7 +45,7 @@ def keys_of(
 ) -> Iterator[Key]:
     """The work that news bear on, in the order of the news.
 
-    ``here``: something of that VM is on this node, or remembered of it. The board says which of those that
+    ``here``: something of that VM is on this node, or remembered of it. The engine says which of those that
     wait are this node's business now.
     """
     nodes: set[str] = set()

@@ -1,4 +1,4 @@
-"""Giving back: a VM that cannot be started here, for a reason of this node, goes where another can start it.
+"""Return to pending: a VM that cannot start here, by a fault of this node, goes where it can start.
 
 Owns: counting such failures, when it is time, and the penalty that keeps the VM from coming straight back.
 Refuses: telling by a text whose trouble it is: only a :class:`NodeFault` counts. A disk in use, a missing disk

@@ -1,4 +1,4 @@
-"""Waiting until calls of before are over, each with a bound: a QEMU that is stopped answers none.
+"""Waits for calls in flight, each with a bound: a QEMU that is stopped answers none.
 
 Owns: how long workers, sessions, VMs and a stop wait for calls in flight. Refuses: deciding what follows.
 Rule: a call in flight belongs to one VM. Only a start may be waited for by a whole node, and not for long.

@@ -1,4 +1,4 @@
-"""Readiness: whether a guest answers on the port that its spec names, for those that start after it.
+"""Readiness: whether a guest answers on its spec's ready port, for VMs that start after it.
 
 Owns: the probes, bounded in number and in time, and what they found. Refuses: holding up anything else by them.
 Rule: a guest that has answered once in its run is ready for the rest of it: this is a gate for starts, no

@@ -1,4 +1,4 @@
-"""Looking: put together, at one moment, everything that bears on one VM or one other node.
+"""Snapshots: everything that bears on one VM or one other node, read at one moment.
 
 Owns: the views that :mod:`metastack.core.plan` decides from. Refuses: deciding or changing anything.
 """

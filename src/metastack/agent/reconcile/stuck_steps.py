@@ -1,4 +1,4 @@
-"""Steps that are refused again and again: one that is refused for ever must not be silent for ever.
+"""Stuck steps: a step that is refused again and again is reported in the VM's status.
 
 Owns: how often in a row, for VMs that this node owns: that a claim is refused is nobody's trouble.
 Refuses: doing anything about it.

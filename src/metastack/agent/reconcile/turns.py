@@ -53,7 +53,7 @@ class _Since:
 
 
 class ClaimTurns(PlacementEngine):
-    """A board that belongs to one node."""
+    """An engine that belongs to one node."""
 
     def __init__(self, world: ClusterState, me: str, now_s: Callable[[], float]) -> None:
         self._me, self._now_s = me, now_s

@@ -1,4 +1,4 @@
-"""What a node remembers about a VM between two looks: timers and counters for comfort, three notes for safety.
+"""A node's memory of a VM between two looks: timers and counters for comfort, three notes for safety.
 
 Everything may be lost with the agent: the next agent's barrier ends what ``claim_in_flight``,
 ``order_in_flight`` and ``disk_in_flight`` are about.

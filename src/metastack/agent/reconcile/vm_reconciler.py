@@ -1,4 +1,4 @@
-"""Acting: look, decide one action, prove in the transaction that it is still allowed, do it, look again.
+"""The VM reconciler: look, decide one action, prove in the transaction that it is still allowed, do it.
 
 Owns: one VM's reconciliation at this node. Refuses: deciding (core/plan) and guarding (core/changes).
 Rule: after a transaction whose outcome is unknown, nothing is decided on that VM until it is settled.
@@ -201,7 +201,7 @@ class VmReconciler:
             else:
                 await node.informer.reached(entry.mod_revision)
         else:
-            # Safety: it may have been my release that took the claim away, and the mirror may still show it.
+            # Safety: it may have been my release that took the claim away, and the informer may still show it.
             await node.informer.look()
         memory.claim_in_flight = False
         self._claims.free(vm)

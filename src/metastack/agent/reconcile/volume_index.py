@@ -1,4 +1,4 @@
-"""Which disk records belong to which VM, and which name one UUID: kept beside the world, record by record.
+"""The volume index: which disk records belong to which VM, and which records name one UUID.
 
 Owns: the index. Refuses: deciding what is removed (:mod:`.sweeper`).
 Rule: it says what the world says; it only spares looking through every record for one.

@@ -1,4 +1,4 @@
-"""What a node says about itself: its alive record, its machine, its health, where it is reached.
+"""Reports of a node about itself: its alive record, its machine, its health, its addresses.
 
 Owns: measuring, and the text of the records.
 Refuses: acting on any of it.

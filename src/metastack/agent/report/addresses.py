@@ -1,4 +1,4 @@
-"""Where this node is reached: the address that it publishes, and the one that its console listens at.
+"""Addresses of this node: the one that it publishes, and the one that its console listens at.
 
 Owns: which of this host's addresses routes to etcd. Refuses: sending anything; the kernel is asked.
 Rule: no address that means another machine to its reader (loopback, the unspecified one) is published while

@@ -1,4 +1,4 @@
-"""Which of this node's VMs has a MAC: an index, so that a frame on a bridge costs no look at all of them.
+"""The MAC index: which of this node's VMs has a MAC, so that a frame on a bridge costs no scan.
 
 Owns: MAC to VMs, kept up from what changed. Refuses: knowing addresses, and acting on any.
 Rule: a VM's news are passed on at most once in :data:`NEWS_EVERY_S`: what a guest may claim to be called costs

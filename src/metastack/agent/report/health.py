@@ -1,4 +1,4 @@
-"""What this node finds wrong with itself, in words, for ``node show`` and ``doctor``.
+"""Health: faults that this node finds in itself, in words, for ``node show`` and ``doctor``.
 
 Owns: the list of an agent's own warnings. Refuses: acting on any of them, and looking at other nodes.
 Rule: a warning says what follows from it, and goes away when its cause does.

@@ -1,4 +1,4 @@
-"""The machine as placement wants to know it: architecture, processor features, huge pages.
+"""Machine facts for placement: architecture, processor features, huge pages.
 
 Owns: reading them from the kernel. Refuses: what the hypervisor says of itself (HostFacts).
 Rule: what cannot be read is left out: a node that does not say what it is is refused by who demands it.

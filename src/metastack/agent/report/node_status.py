@@ -1,4 +1,4 @@
-"""Announcements: what this node publishes about itself, and when it publishes it again.
+"""Node status: what this node publishes about itself, and when it publishes it again.
 
 Owns: the content of ``actual/nodes/<node>`` and the pace of its changes.
 Refuses: the session's own announcements (register, ready, another lease), which ask only for the content.

@@ -1,4 +1,4 @@
-"""A node whose configuration keeps it from being ready: it stays registered, says why, and tries again quietly.
+"""A node whose configuration keeps it from being ready: it stays registered, reports why, and tries again.
 
 Owns: how long it waits between two tries, and how often one and the same thing is logged.
 Refuses: judging what is wrong, and waiting with VMs: a node that owns any leaves, for others to take them.

@@ -1,4 +1,4 @@
-"""Telling that this node does not believe the etcd that it reached, in that very etcd.
+"""Distrust reports: a node that does not believe the etcd that it reached writes so into that etcd.
 
 Owns: the leased record ``refusals/<node>``. Refuses: writing anything else there, or depending on having told.
 Rule: it proves nothing and moves nothing. ``status`` and ``doctor`` show it, and a person who restores etcd

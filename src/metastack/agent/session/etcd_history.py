@@ -1,4 +1,4 @@
-"""The past of this node: which etcd its numbers are of, and the highest of them, kept on its own disk.
+"""The etcd history: which etcd this node's numbers are of, and the highest of them, on its own disk.
 
 Owns: noticing that an etcd does not have the history that this node has seen: another cluster, a revision or a
 raft term below one that was seen, a generation that went back, or one that does not know this node at all.

@@ -1,4 +1,4 @@
-"""The place of the session before, kept while this agent cannot begin because its storage does not answer.
+"""The lease keeper: renews the previous session's lease while this agent waits for its storage.
 
 Owns: renewing the lease that the last agent of this very boot left, and saying so in its record.
 Refuses: doing anything in that session.

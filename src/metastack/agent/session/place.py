@@ -1,4 +1,4 @@
-"""The place: for how long this node holds its name without being of use to anybody.
+"""The name hold: for how long this node holds its name without being of use.
 
 Owns: when it gives its place up, so that others may act, and how long it stays away then.
 Refuses: giving it up while its claimed guests run, since a fence would end them, while nobody waits for its

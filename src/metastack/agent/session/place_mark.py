@@ -1,4 +1,4 @@
-"""What an agent knows of its node's place from the agents before it: a file in ``state_dir``.
+"""The hold file: what earlier agents of this node leave in ``state_dir`` about their name hold.
 
 Owns: since when the place is held, how many agents have died meanwhile, and until when the node stays away.
 Refuses: ending anything. A file that is damaged, missing, of another boot or of the future counts as none.

@@ -88,7 +88,7 @@ class Session:
         self.fenced_through = 0
         """My sessions up to this one are shut out, as read for the registration, whose guard proves it.
 
-        Safety: from there and not from the mirror, which may have lost the fence's event: claims of a fenced
+        Safety: from there and not from the informer, which may have lost the fence's event: claims of a fenced
         session would be adopted. While I am alive no intent on me can open, so it holds for the session.
         """
         self.etcd_recognised = False
@@ -312,7 +312,7 @@ class Session:
             raise Refused("a fence of this node is ahead of every session: the generation went back")
         if fence is not None:
             self.fenced_through = max(self.fenced_through, fence.ok.through)
-        # First the mirror: until it shows my new key, the end of the old one looks like this session's.
+        # First the informer: until it shows my new key, the end of the old one looks like this session's.
         await self._informer.reached(outcome.revision)
         self.generation, self.token = generation, token(generation, outcome.revision)
         log.info("registered", node=self.name, session=self.token)

@@ -1,4 +1,4 @@
-"""What must not outlive the end of a session: domains that a fence reached, or that a restored etcd disowns.
+"""Stale domains: guests that a fence reached or that a restored etcd disowns are killed at a session's end.
 
 Owns: the choice, before a registration, and saying it. Refuses: asking whether it is a pity.
 Rule: kill *and undefine*, before this node is registered: whoever sees it registered relies on that.

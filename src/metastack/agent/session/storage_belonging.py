@@ -1,4 +1,4 @@
-"""Whether this node's storage is the cluster's, and the storage this cluster's: asked before it is ready.
+"""Storage ownership: this node's storage must be the cluster's, and bear its mark, before it is ready.
 
 Owns: that comparison. Refuses: writing either record: a person's command does, not the agent that is first.
 Rule: one that differs is not ready and says which field differs; who has claims stays away, so that others take

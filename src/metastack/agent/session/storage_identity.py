@@ -1,4 +1,4 @@
-"""Under which names the storage knows this node: addresses, its agent's clients, its guests' user.
+"""The node's names in the storage: addresses, its agent's clients, its guests' user.
 
 Owns: what is declared of them in ``nodes/<node>``, and asking whether any of them is shut out.
 Refuses: lifting anything. Rule: a name is declared before it is used: a fencer blocks what is declared.

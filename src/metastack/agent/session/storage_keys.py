@@ -1,4 +1,4 @@
-"""Secrets: the keys of the storage, and libvirt's copy of one, read and taught again when they are refused.
+"""Storage keys: read again, and given to libvirt again, when the storage refuses them.
 
 Owns: when that is done. Refuses: keeping a key: the storage adapter has it, and libvirt.
 Rule: whoever rotates a key replaces it in Ceph and in its file, in whatever order, and restarts no agent.

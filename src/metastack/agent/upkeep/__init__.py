@@ -1,4 +1,4 @@
-"""What is done beside the VMs: sweeping, removing, consoles, systemd, garbage collection.
+"""Upkeep beside the VMs: sweeping, removal, consoles, systemd, garbage collection.
 
 Owns: work that may wait.
 Refuses: anything that a claim or a fence depends on.

@@ -1,4 +1,4 @@
-"""The console endpoint: a ticket in, a serial console out.
+"""The console server: a client sends a ticket and gets a guest's serial console.
 
 Owns: one TCP listener, and where it says that it listens.
 Refuses: anyone without a ticket; a ticket is for one VM and one use, consumed by a guarded delete.

@@ -1,4 +1,4 @@
-"""Places at the console's door: who may stand in it while nobody knows yet whether a ticket is in hand.
+"""Console places: how many connections may wait while their tickets are not proven yet.
 
 Owns: how many unproven connections there are, of one address and in all, and which has to go for the next.
 Refuses: reading what they carry. Consoles that are open are counted elsewhere: strangers never take their

@@ -1,4 +1,4 @@
-"""Garbage: how often Python looks for objects that only hold each other.
+"""Garbage collection: how often Python looks for objects that only hold each other.
 
 Owns: the collector's pace in an agent's process. Refuses: switching it off.
 Rule: what an agent drops is freed at once by its last reference, but for a few circles (errors with their

@@ -1,4 +1,4 @@
-"""Removing: disks into the trash and out of it for good, images, what dead imports left. Each for itself.
+"""Removal: disks into the trash and out of it for good, images, remains of imports. Each for itself.
 
 Owns: what goes, in which order it is written down, and what could not be removed, with its reason.
 Refuses: names, and whatever no record of ours names. What lies in the storage is never listed to be removed.

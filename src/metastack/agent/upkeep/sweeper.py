@@ -1,4 +1,4 @@
-"""Sweeping: what exists minus what is desired. Disks of deleted VMs, remains of imports, old events.
+"""The sweeper: removes what exists and is not desired: disks of deleted VMs, remains of imports, old events.
 
 Owns: whose turn it is to remove what no record asks for any more. (How it goes: :mod:`.removal`.)
 Refuses: acting on having seen an event; each look starts from what exists.

@@ -1,7 +1,7 @@
 """Admission: does every VM still fit after the loss of any ``spare_nodes`` nodes?
 
 Owns: the refusal, in words, and the guard that makes it hold against another admission.
-Refuses: placing anything: it asks the nodes' own board about a world in which the new specs are written.
+Refuses: placing anything: it asks the nodes' own engine about a world in which the new specs are written.
 A change of where a VM may run is judged too: by its pin or its rules one VM can take the place that another
 one would need. It is refused only when the reserve holds now and would not after it.
 Rule: asked only while ``spare_nodes`` is above 0, so that a create without it reads nothing more.

@@ -1,6 +1,6 @@
 """What if: nodes lost, nodes added. Does everything still fit?
 
-Owns: what is printed of it. Refuses: an answer of its own: the nodes' own board gives it.
+Owns: what is printed of it. Refuses: an answer of its own: the nodes' own engine gives it.
 Rule: a node that is thought of has what every living node has (bridges, architecture, processor flags), and no
 more, so that the answer is never too good.
 """

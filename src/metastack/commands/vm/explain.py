@@ -1,6 +1,6 @@
 """Why a VM is where it is, or nowhere: every node's answer, and what else keeps it waiting.
 
-Owns: the words around the answers. Refuses: an opinion of its own: each verdict is the nodes' own board's.
+Owns: the words around the answers. Refuses: an opinion of its own: each verdict is the nodes' own engine's.
 Rule: a node is quoted with every reason it has, not with the first.
 """
 
@@ -172,7 +172,7 @@ async def _claimed_at(cluster: Cluster, revision: int) -> str | None:
 
 
 def explained(engine: PlacementEngine, spec: VmSpec) -> VmExplanation:
-    """One VM of the board's world, in every respect that placement knows."""
+    """One VM of the engine's world, in every respect that placement knows."""
     world, vm, place = engine.world, spec.id, spec.placement
     seen, verdicts = vm_view(world, vm, lambda: engine), explain(engine, spec)
     wait = engine.waiting.get(vm)

@@ -1,4 +1,4 @@
-"""What things are called, and the words for the states they are in.
+"""Names of objects, and the words for their states.
 
 Rule: a name is a DNS label, so that it is one path segment, one host name and one label everywhere.
 """

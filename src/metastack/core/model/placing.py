@@ -1,4 +1,4 @@
-"""What a VM demands of its place and what a node says about itself: labels, taints, groups, weights.
+"""Placement demands of a VM and placement facts of a node: labels, taints, groups, weights.
 
 Owns: the words of placement; they are the field's (Kubernetes' where it has one).
 Refuses: deciding with them (:mod:`metastack.core.placement`).

@@ -1,4 +1,4 @@
-"""What a node says that does not believe the etcd it reached: it has no session to say it in.
+"""The refusal: what a node writes that does not believe the etcd that it reached, without a session.
 
 Rule: leased, and proof of nothing. A node that acts on it only waits longer because of it.
 """

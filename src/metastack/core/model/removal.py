@@ -1,4 +1,4 @@
-"""Records about what goes: disks in the trash, the time that they have lain there, imports that were begun.
+"""Records of removal: disks in the trash, the time that they have lain there, imports that were begun.
 
 Rule: whatever a node removes for good is named by one of these, or by an image's own record. All are durable.
 """

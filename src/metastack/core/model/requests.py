@@ -1,4 +1,4 @@
-"""What people ask of the node that holds a VM's claim, where only a node may act on the storage.
+"""Requests to the node that owns a VM, where only a node may act on the storage.
 
 Rule: a request is of one claim and one client: whoever holds another claim by then refuses it.
 """

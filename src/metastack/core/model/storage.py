@@ -1,4 +1,4 @@
-"""Which storage a cluster's disks are in, and what a client of one is connected to.
+"""The cluster's storage: which one its disks are in, and what a client of one is connected to.
 
 Rule: a place is what the storage itself says; the record is what a person, by a command, made of it.
 """

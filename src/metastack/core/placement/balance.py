@@ -1,7 +1,7 @@
 """Balance: which running VMs should move so that all places together are better, one move after the other.
 
 Owns: the plan. Refuses: moving anything (that comes with live migration), and filters and scores of its own:
-every move is one that the nodes' board would take at that moment, with all moves before it done.
+every move is one that the nodes' engine would take at that moment, with all moves before it done.
 Rule: each move makes the VM's own place better by at least the least gain, and all places together better too;
 a VM moves once; a pinned one never; and no hard group rule that holds is broken, whoever's it is.
 
@@ -89,7 +89,7 @@ def balance(world: ClusterState, *, max_moves: int, min_gain: float) -> Balance:
 
 
 class _Rebalanced(HypotheticalEngine):
-    """A board on which VMs go from node to node."""
+    """An engine on which VMs go from node to node."""
 
     def carry(self, vm: VmId, spec: VmSpec, node: str) -> None:
         """The VM is on that node now."""
@@ -153,7 +153,7 @@ class _Moving:
     # --- one step
 
     def _move(self, vm: VmId, spec: VmSpec, before: str, after: str, empties: str = "") -> BalanceMove:
-        """Make a move on the board, and tell of it."""
+        """Make a move on the engine, and tell of it."""
         engine, uneven = self.engine, self.quality().stdev_share
         back = engine.without(vm)
         there, here = score(engine, spec, engine.nodes[after]), score(engine, spec, engine.nodes[before])

@@ -1,4 +1,4 @@
-"""Delays: how long a rank leaves a VM to those before it.
+"""Delays: how long a rank leaves a VM to the nodes before it.
 
 Owns: what each of them gets. Refuses: clocks; the waiting node knows since when.
 Rule: no node is waited for in vain where that can be known. A node that missed its turn is not waited for long.

@@ -1,4 +1,4 @@
-"""The board: every VM in its place and every waiting VM with those who should take it, event by event.
+"""The placement engine: each VM in its place, each pending VM with its ranking of nodes, event by event.
 
 Owns: virtual assignments, the order in which nodes try, and misses. Every agent keeps one; CLI, web and
 scheduler make one from a snapshot and ask it the same questions.
@@ -7,7 +7,7 @@ Rule: each pending VM is assigned, in the order of the line, to its best node gi
 that node until it is claimed or the node cannot take it any more. So a burst spreads as a central scheduler
 would spread it, and one event costs what changed, not what there is.
 
-A board is about efficiency, never about safety: an agent whose board is behind loses a race for a claim, and
+An engine is about efficiency, never about safety: an agent whose engine is behind loses a race for a claim, and
 whether the VM still fits is looked at again by whoever claims.
 """
 

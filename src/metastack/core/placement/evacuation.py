@@ -1,4 +1,4 @@
-"""Departures: which VMs should leave a node, in which order, and whether anybody would take them.
+"""Departures: which VMs should leave a node, in which order, and whether another node would take them.
 
 Owns: the one answer that a draining node acts on and ``node drain --wait`` explains.
 Refuses: stopping anything. Rule: a VM that nobody would take stays where it runs.

@@ -1,4 +1,4 @@
-"""Explain: what every node says to a VM, and why."""
+"""Explain: each node's verdict on a VM, and why."""
 
 from __future__ import annotations
 

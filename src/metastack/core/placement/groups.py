@@ -1,7 +1,7 @@
 """Groups: affinity, anti-affinity and spread by labels over a topology, counted as VMs come and go.
 
 Owns: how many VMs of a group are in each domain, and what that means for one more.
-Refuses: reading the world; a board says who was placed where.
+Refuses: reading the world; an engine says who was placed where.
 Rule: an anti-affinity binds both sides: who carries its labels is kept away from who asked for it, too.
 
 Hard group rules are proven by the claim: it bears the revision of a token for each (group, domain) that the

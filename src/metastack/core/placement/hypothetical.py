@@ -1,4 +1,4 @@
-"""A board of a world that is not: nodes lost, nodes added, specs that nobody has written yet.
+"""A placement engine of another world: nodes lost, nodes added, specs that are not written yet.
 
 Owns: thinking nodes away without looking at everything again, and specs into a picture.
 Refuses: time. VMs that start after others are placed like all: the question is whether there is capacity.
@@ -21,7 +21,7 @@ from .engine import PlacementEngine
 
 
 class HypotheticalEngine(PlacementEngine):
-    """A board that may differ from its world."""
+    """An engine that may differ from its world."""
 
     gated = False
 

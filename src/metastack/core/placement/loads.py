@@ -1,7 +1,7 @@
-"""Loads: who is where, really or by promise, and what each node has given away by that.
+"""Loads: where each VM is, really or by promise, and what each node has promised by that.
 
 Owns: the sums of nodes, the counts of groups and which orders have to look again.
-Refuses: deciding who goes where (:mod:`.board`).
+Refuses: deciding who goes where (:mod:`.engine`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .nodes import NodeView, plus
 
 
 class Loads:
-    """The part of a board that counts."""
+    """The part of an engine that counts."""
 
     world: ClusterState
     weights: Weights

@@ -1,6 +1,6 @@
 """The order of nodes for one shape of VM, kept up to date node by node.
 
-Owns: who comes before whom. Refuses: groups, which differ from VM to VM (:mod:`.board`).
+Owns: who comes before whom. Refuses: groups, which differ from VM to VM (:mod:`.engine`).
 Rule: best score first; among equal nodes each VM begins with another one, so that they share the work; and
 every agent that has the same loads before it gets the same order.
 
@@ -143,7 +143,7 @@ def shape_of(spec: VmSpec, weights: Weights) -> object:
         plain += (spec.image_uuid,)
     place = spec.placement
     if place.affinity or place.anti_affinity or place.spread:
-        # Groups are the board's: without this each group would have orders of its own.
+        # Groups are the engine's: without this each group would have orders of its own.
         place = msgspec.structs.replace(place, affinity=(), anti_affinity=(), spread=())
     if place == _ANYWHERE and not spec.resources:
         return plain

@@ -16,7 +16,7 @@ _RANKS = 10_000
 
 
 class NodeView(Struct, kw_only=True):
-    """A node as placement sees it. A board changes ``promised`` as VMs come and go."""
+    """A node as placement sees it. An engine changes ``promised`` as VMs come and go."""
 
     name: str
     session: int = 0
@@ -35,7 +35,7 @@ class NodeView(Struct, kw_only=True):
     storage_ok: bool = True
     lag_ms: int = 0
     images: dict[str, int] = field(default_factory=dict)
-    """VMs on it, by the image they were cloned from; counted by a board whose weights ask for it."""
+    """VMs on it, by the image they were cloned from; counted by an engine whose weights ask for it."""
 
     @property
     def overfull(self) -> bool:

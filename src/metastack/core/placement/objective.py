@@ -1,7 +1,7 @@
 """Quality: how good the places of all VMs are together, by the aim that the settings' weights stand for.
 
 Owns: the figure that a scheduler and a rebalancing try to improve. Refuses: saying where one VM should go; the
-board's scores do that.
+engine's scores do that.
 """
 
 from __future__ import annotations

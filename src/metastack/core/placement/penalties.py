@@ -1,4 +1,4 @@
-"""Misses: nodes that are alive but deaf would rank first for ever.
+"""Misses: nodes that are alive but deaf would otherwise rank first for ever.
 
 Rule: whenever a node of a later rank wins, every better rank is charged a miss and comes last for a while,
 longer each time; whoever wins is forgiven. Counted in claims seen, not in seconds: two agents that saw the
@@ -37,7 +37,7 @@ class MissPenalties:
         """When each charge is over, the next one first."""
         self._trials: dict[str, VmId] = {}
         self.news: set[str] = set()
-        """Whose charge changed since the board looked."""
+        """Whose charge changed since the engine looked."""
 
     def won(self, winner: str, head: tuple[str, ...]) -> None:
         """A VM that these were to take, best first, was claimed."""

@@ -1,4 +1,4 @@
-"""A VM that waits for a node, and its place in the line."""
+"""A pending VM, and its place in the line."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 Owns: what a scheduler knows better than nodes that take one VM after the other. A scheduler knows the next VMs
 before they wait: a node is lost and not fenced yet, a node drains, a VM starts after others. So all of these
 can be fitted in as one batch, the largest first, instead of in the order of the line.
-Refuses: filters and scores of its own. Every place is one that the nodes' board would take, and a schedule is
-what that board answers when it is told the hints.
+Refuses: filters and scores of its own. Every place is one that the nodes' engine would take, and a schedule is
+what that engine answers when it is told the hints.
 Rule: a VM that would have a place without the schedule has one with it; and what a node is about to take is
 left alone, for a hint that comes after the claim was sent only costs a race.
 """
@@ -44,7 +44,7 @@ class Schedule(Struct, frozen=True, kw_only=True):
 
 
 class _Answer(Struct):
-    """What the board says under some hints."""
+    """What the engine says under some hints."""
 
     places: dict[VmId, str]
     quality: Objective
@@ -56,7 +56,7 @@ class _Answer(Struct):
 
 
 class _Batch(HypotheticalEngine):
-    """A board on which those ahead are placed together."""
+    """An engine on which those ahead are placed together."""
 
     def copied(self) -> _Batch:
         found = self.losing(())
@@ -71,7 +71,7 @@ class _Batch(HypotheticalEngine):
             self._settle()
 
     def told(self, world: ClusterState) -> _Batch:
-        """The board as it would be in that world, which differs from its own by hints only."""
+        """The engine as it would be in that world, which differs from its own by hints only."""
         other = self.copied()
         other.world = world
         other._reopen(None)

@@ -1,6 +1,6 @@
-"""What if: nodes lost, nodes added. Does everything still fit, what would move where, what would be left out?
+"""What if: with nodes lost or added, does everything still fit, what moves where, what is left out?
 
-Owns: answers about worlds that are not. Refuses: a second implementation: it is the nodes' own board, made of
+Owns: answers about worlds that are not. Refuses: a second implementation: it is the nodes' own engine, made of
 the same records with some thought away and some added.
 """
 

@@ -1,4 +1,4 @@
-"""The two transactions of a lock that a person has broken: asking, and the answer of the claim's holder.
+"""The two transactions of break-lock: a person's request, and the answer of the claim's owner.
 
 Owns: what is compared and written. Refuses: deciding whether the client may be shut out (:mod:`.gate`).
 Rule: only the claim's holder acts, in the session of its claim: management users may not block anybody.

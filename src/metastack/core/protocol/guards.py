@@ -1,4 +1,4 @@
-"""The words of a proof: what a guarded transaction compares.
+"""Guards: what a guarded transaction compares.
 
 Owns: who commits, and the three comparisons that every change of the protocol is made of.
 Refuses: the changes themselves (:mod:`.changes`, :mod:`.fences`).

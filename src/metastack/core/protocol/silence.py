@@ -1,4 +1,4 @@
-"""Nodes whose storage is silent: who is, and the one transaction that fences a node which still lives.
+"""Nodes with silent storage: which they are, and the one transaction that fences a node which still lives.
 
 Owns: what a node's announcements say of its storage, the decision to fence it, and that fence's guards.
 Refuses: the block itself; once the intent is open it is a fence like any other (:mod:`.fences`).

@@ -1,4 +1,4 @@
-"""The world: every record that etcd holds, folded from a snapshot and the events after it.
+"""The cluster state: every record that etcd holds, folded from a snapshot and the events after it.
 
 Owns: the one picture that agents, CLI and web decide and read from.
 Refuses: to guess. A record that does not parse is kept as *unreadable* with its reason, so that one broken

@@ -1,4 +1,4 @@
-"""Of ``config/storage`` what others ask: the id that this cluster marks its objects with."""
+"""The cluster id: what this cluster marks its objects with, read from ``config/storage``."""
 
 from __future__ import annotations
 

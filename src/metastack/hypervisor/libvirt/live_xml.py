@@ -1,4 +1,4 @@
-"""What a domain is made of right now, read back from libvirt's XML.
+"""The live domain: what a domain is made of right now, read back from libvirt's XML.
 
 Owns: the few elements that are compared with what the domain should be. Refuses: judging any of it.
 """

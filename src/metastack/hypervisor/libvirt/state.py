@@ -1,4 +1,4 @@
-"""What libvirt's state and reason numbers mean in our words: tables, nothing else."""
+"""libvirt's state and reason numbers as this program's states: tables, nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small parts of the in-memory hypervisor's calls: what a definition makes, and errors that nobody awaits.
+"""Small parts of the in-memory hypervisor's calls: what a definition makes, and errors that no task awaits.
 
 Owns: nothing that lasts. Refuses: state; that is the host's.
 """

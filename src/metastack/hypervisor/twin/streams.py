@@ -1,4 +1,4 @@
-"""What a simulated host hands out: event streams and consoles.
+"""Streams of a simulated host: events and consoles.
 
 Owns: bounded queues between the twin and whoever listens. Refuses: to know about domains.
 Rule: a queue that overflows says "look at everything" instead of forgetting.

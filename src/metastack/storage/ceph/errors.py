@@ -1,4 +1,4 @@
-"""What librados and librbd raise, in terms of the ports' error families.
+"""Errors of librados and librbd, as the ports' error families.
 
 Owns: the one mapping from errno to family. Refuses: swallowing anything it does not know.
 Rule: every message says what was done, to which object, what went wrong and what to do about it.

@@ -1,4 +1,4 @@
-"""Images and disks as RBD images: the deeds, each safe to repeat after a crash at any step.
+"""Images and disks as RBD images: operations, each safe to repeat after a crash at any step.
 
 Owns: the names ``image-UUID`` (complete, with a protected snapshot ``base``), ``import-UUID`` (a half import)
 and ``vm-UUID`` (a disk). Refuses: removing what a live client has open or what clones depend on.

@@ -1,4 +1,4 @@
-"""The clients that have an RBD image open, asked without leaving a trace, and shutting one of them out.
+"""Openers of an RBD image: found without leaving a trace, and evicted.
 
 Owns: reading watchers and locks, and whether each of those clients is on the blocklist of the latest OSD map.
 Refuses: calling a client shut out that the map does not list. Rule: a read-only open, which is no watcher.

@@ -1,4 +1,4 @@
-"""Images and disks as files in one shared folder: the deeds, each safe to repeat after a crash at any step.
+"""Images and disks as files in one shared folder: operations, each safe to repeat after a crash at any step.
 
 Owns: ``images/UUID.raw`` (complete), ``images/UUID.part`` (a half import), ``disks/UUID.qcow2`` (an overlay),
 the way into the trash (:mod:`.file_trash`). Refuses: removing what a QEMU writes to or what overlays depend on.

@@ -1,4 +1,4 @@
-"""What an etcd error means: gRPC's code *and* etcd's text, told apart into the families of the ports.
+"""Meanings of etcd's errors: gRPC's code *and* etcd's text, as the ports' error families.
 
 Owns: the table of texts. Refuses: to guess; what is not in the table may have been applied.
 Rule: "nothing was applied" is only said of errors that etcd raises before it proposes a request to its peers.

@@ -1,4 +1,4 @@
-"""What etcd refuses before it looks at a single key: refused here, before it is sent.
+"""etcd's limits on a request: checked here, before it is sent.
 
 Owns: the size and the shape of a transaction. Refuses: by raising Broken, because it is a bug of ours.
 Rule: nothing passes that etcd would refuse, so an InvalidArgument from it is never an expected answer.

@@ -1,4 +1,4 @@
-"""Between the port's data and etcd's messages: pure functions.
+"""Conversion between the port's data and etcd's messages: pure functions.
 
 Owns: keys as bytes, the end of a prefix, transactions, entries and events.
 Refuses: changes that etcd would refuse anyway: they are our bugs and never leave the process.

@@ -1,4 +1,4 @@
-"""What etcd does, in memory: one cluster that any number of :class:`MemoryStore` clients share.
+"""etcd in memory: one cluster that any number of :class:`MemoryStore` clients share.
 
 Owns: revisions, transactions, leases, history and compaction. Refuses: the network (that is the client's).
 Rule: everything here happens in one step of the event loop, as etcd applies one raft entry after the other.

@@ -1,7 +1,7 @@
 """The judge of places: hard rules about where VMs may be, looked at in etcd's own history.
 
 Owns: "at most one of a group in a domain", and which nodes and VMs may let guests go.
-Refuses: the agents' boards: it counts claims and labels by itself. Rule: only claims of sessions that no fence
+Refuses: the agents' engines: it counts claims and labels by itself. Rule: only claims of sessions that no fence
 reached count, of VMs that are wanted on and whose spec is what was claimed: all others leave or are taken over.
 A VM that was taken over while it was off is released, whatever its spec says meanwhile: it counts if it runs.
 """

@@ -355,7 +355,7 @@ ACTS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "registered-fence",
-        "what a fence reached is read for the registration, not from the mirror, which may have lost it",
+        "what a fence reached is read for the registration, not from the informer, which may have lost it",
         agent(
             "session.session",
             "Session._join",
