@@ -70,7 +70,7 @@ async def test_only_one_of_two_competing_vms_is_admitted(rig: Rig) -> None:
     assert len([one for one, _ in world.specs() if one.name.startswith("w")]) == 1
 
 
-async def test_without_spare_nodes_a_create_reads_no_more_than_it_must(rig: Rig) -> None:
+async def test_without_spare_nodes_a_create_reads_the_minimum(rig: Rig) -> None:
     await three(rig)
     lists = 0
 
@@ -93,7 +93,7 @@ async def test_a_vm_bound_to_one_node_needs_no_spare_node(rig: Rig) -> None:
     await create_vm(rig.cluster, request(), new("free"))
 
 
-async def test_more_spare_nodes_than_there_are_is_said_to_be_so(rig: Rig) -> None:
+async def test_more_spare_nodes_than_nodes_is_reported(rig: Rig) -> None:
     await three(rig)
     await spare(rig, 4)
     said = await refused(
@@ -211,7 +211,7 @@ async def test_capacity_for_evacuating_vms_is_kept(rig: Rig, how: str) -> None:
     )
 
 
-async def test_several_are_judged_in_the_order_in_which_they_will_stand(rig: Rig) -> None:
+async def test_several_vms_are_judged_in_line_order(rig: Rig) -> None:
     """Written at once they stand by name, whatever order they are given in: z comes last, and has no room."""
     await three(rig, "a", "b")
     news = [new("z", memory_mib=7000), new("a", memory_mib=3000), new("b", memory_mib=3000)]

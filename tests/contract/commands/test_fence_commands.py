@@ -108,7 +108,7 @@ async def test_refusals(rig: Rig, reason: str, name: str, code: Code) -> None:
     assert raised.value.code is code
 
 
-async def test_a_node_that_returns_in_the_last_moment_is_not_fenced(rig: Rig) -> None:
+async def test_a_node_returning_in_time_is_not_fenced(rig: Rig) -> None:
     await lost_node(rig)
 
     async def back() -> None:
@@ -221,7 +221,7 @@ async def test_unfence_of_a_node_that_owns_vms(rig: Rig) -> None:
     assert pool.blocked == {"10.0.0.1"}
 
 
-async def test_a_fence_that_is_done_while_a_person_lifts_one_wins(rig: Rig) -> None:
+async def test_a_fence_done_during_an_unfence_wins(rig: Rig) -> None:
     await lost_node(rig)
     n2 = await rig.node("n2")
     await fence_node(rig.cluster, request("why"), "n1")

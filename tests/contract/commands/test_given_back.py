@@ -54,7 +54,7 @@ async def test_the_failing_node_is_named_until_the_vm_starts(rig: Rig) -> None:
     assert not await given_back(rig)
 
 
-async def test_a_vm_that_has_failed_is_tried_again_by_vm_start(rig: Rig) -> None:
+async def test_vm_start_retries_a_failed_vm(rig: Rig) -> None:
     sessions = await three(rig)
     await create_vm(rig.cluster, request(), new("one"))
     await rig.claim("n1", sessions["n1"], vm("one"), phase=Phase.RUNNING)

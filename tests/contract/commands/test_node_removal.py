@@ -69,7 +69,7 @@ async def test_it_leaves_the_list_and_its_fence_stays(rig: Rig) -> None:
     await refused(rig, "n9", Code.NOT_FOUND, "does not exist")
 
 
-async def test_a_brake_that_holds_another_node_keeps_it_on_the_list(rig: Rig) -> None:
+async def test_removal_that_would_release_the_brake_is_refused(rig: Rig) -> None:
     """Forgetting one of two lost nodes released the brake, and the other was fenced by itself."""
     await gone(rig)
     lost = await rig.node("n2")

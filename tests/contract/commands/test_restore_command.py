@@ -102,7 +102,7 @@ async def test_status_and_doctor_name_refusing_and_missing_nodes(rig: Rig) -> No
     assert found == [("error", "node n2"), ("error", "node n1")]
 
 
-async def test_a_restart_after_a_restore_is_above_what_the_guest_has(rig: Rig) -> None:
+async def test_a_restart_after_a_restore_raises_the_run(rig: Rig) -> None:
     """The spec is of before the last restart, its guest is not: the next one must be a restart all the same."""
     await rig.image()
     await create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny", network="none"))

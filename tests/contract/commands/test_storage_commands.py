@@ -139,7 +139,7 @@ async def test_a_folder_gets_an_id_of_its_own(rig: Rig, tmp_path: Path) -> None:
     await storage.close()
 
 
-async def test_one_node_that_differs_forbids_init_and_more_than_half_adopt(rig: Rig) -> None:
+async def test_differing_nodes_forbid_init_and_adopt(rig: Rig) -> None:
     kind = MemoryPool().place.kind
 
     async def is_of(name: str, kind: str) -> None:

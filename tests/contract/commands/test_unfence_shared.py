@@ -112,7 +112,7 @@ async def test_a_late_declaration_keeps_the_block(rig: Rig) -> None:
     assert "n1" not in (await world_of(rig)).nodes()
 
 
-async def test_while_a_block_is_lifted_no_node_may_use_the_address(rig: Rig) -> None:
+async def test_an_address_is_refused_during_its_unblock(rig: Rig) -> None:
     pool = MemoryPool()
     told: list[str] = []
 

@@ -61,7 +61,7 @@ async def test_it_says_what_it_would_do_and_writes_nothing(rig: Rig) -> None:
     assert (await raw(rig, rig.keys.cluster()))["v"] == 2
 
 
-async def test_it_raises_the_level_once_and_says_so_in_an_event(rig: Rig) -> None:
+async def test_the_level_is_raised_once_with_an_event(rig: Rig) -> None:
     rig = await before(rig, lease_ttl_s=7)
     await node(rig, "n1", LEVEL)
     assert (await finish_upgrade(rig.cluster, request("all are upgraded"))).done
@@ -82,7 +82,7 @@ async def test_a_cluster_without_settings_is_of_the_first_level(rig: Rig) -> Non
     assert await rig.cluster.config() == ClusterConfig(record_version=LEVEL)
 
 
-async def test_it_is_refused_while_an_older_agent_lives_and_names_it(rig: Rig) -> None:
+async def test_it_is_refused_while_an_older_agent_lives(rig: Rig) -> None:
     rig = await before(rig)
     await node(rig, "n1", LEVEL)
     await node(rig, "n2", 0)
@@ -94,7 +94,7 @@ async def test_it_is_refused_while_an_older_agent_lives_and_names_it(rig: Rig) -
     assert (await raw(rig, rig.keys.cluster()))["v"] == 2
 
 
-async def test_a_node_whose_words_cannot_be_read_stands_in_the_way(rig: Rig) -> None:
+async def test_a_node_with_an_unreadable_record_blocks_it(rig: Rig) -> None:
     rig = await before(rig)
     await node(rig, "n1", LEVEL)
     await rig.write(Put(rig.keys.node_alive("n2"), b'{"v": 99}'))
@@ -136,7 +136,7 @@ async def test_the_level_is_not_set_by_hand(rig: Rig) -> None:
     assert shown["record_version"].value == LEVEL
 
 
-async def test_commands_write_what_the_release_before_reads_until_it_is_finished(rig: Rig) -> None:
+async def test_commands_write_the_old_level_until_finished(rig: Rig) -> None:
     rig = await before(rig)
     await rig.image()
     await node(rig, "n1", LEVEL)
@@ -150,9 +150,7 @@ async def test_commands_write_what_the_release_before_reads_until_it_is_finished
     assert (await rig.cluster.config()).lease_ttl_s == 9
 
 
-async def test_a_setting_that_no_older_record_has_is_refused_until_then(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_newer_setting_is_refused_during_the_upgrade(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig = await before(rig)
     known = {k: v for k, v in RELEASES[1].demands["cluster"].items() if k != "grace_s"}
     monkeypatch.setitem(RELEASES[1].demands, "cluster", known)  # type: ignore[arg-type]
@@ -168,7 +166,7 @@ async def test_a_setting_that_no_older_record_has_is_refused_until_then(
     assert (await rig.cluster.config()).grace_s == 2.0
 
 
-async def test_a_console_ticket_is_one_that_the_node_s_agent_finds(rig: Rig) -> None:
+async def test_the_nodes_agent_finds_a_console_ticket(rig: Rig) -> None:
     rig = await before(rig)
     await rig.image()
     await create_vm(rig.cluster, request(), NewVm(vm=HELLO, image="tiny"))

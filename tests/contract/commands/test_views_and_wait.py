@@ -179,7 +179,7 @@ async def test_a_node_fenced_alive_is_not_called_expired(rig: Rig) -> None:
     assert (node.message or "").startswith(f"it was fenced while alive, because {reason}; fenced at now by n2")
 
 
-async def test_while_the_brake_holds_it_is_said_with_what_ends_it(rig: Rig) -> None:
+async def test_an_engaged_brake_is_reported_with_its_remedy(rig: Rig) -> None:
     await make(rig)
     await rig.claim("n1", await rig.node("n1"), phase=None)
     await rig.node("n2")
@@ -356,7 +356,7 @@ async def test_running_means_the_run_that_was_asked_for(rig: Rig) -> None:
     await wait_vm(rig.cluster, HELLO, Goal.RUNNING, 20, asked)
 
 
-async def test_what_an_earlier_run_came_to_does_not_end_a_wait(rig: Rig) -> None:
+async def test_an_earlier_runs_outcome_ends_no_wait(rig: Rig) -> None:
     await make(rig)
     session = await rig.node("n1")
     await rig.claim("n1", session, phase=Phase.FAILED)

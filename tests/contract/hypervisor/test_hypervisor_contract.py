@@ -57,7 +57,7 @@ async def test_two_vms_of_the_same_name_coexist(rig: Rig) -> None:
     assert {first.uuid, second.uuid} <= {domain.uuid for domain in await rig.hypervisor.domains()}
 
 
-async def test_a_disk_in_use_is_in_use_and_nothing_stays_defined(rig: Rig) -> None:
+async def test_a_boot_on_a_used_disk_leaves_no_domain(rig: Rig) -> None:
     first = rig.spec()
     await rig.hypervisor.boot(first)
     second = msgspec.structs.replace(rig.spec(), disk=first.disk)
@@ -257,7 +257,7 @@ async def test_a_barrier_ends_orders_to_a_qemu_that_hangs(rig: Rig) -> None:
     await rig.hypervisor.kill(spec.uuid)
 
 
-async def test_a_cancelled_boot_is_still_in_flight_until_it_has_landed(rig: Rig) -> None:
+async def test_a_cancelled_boot_is_in_flight_until_landed(rig: Rig) -> None:
     spec = rig.spec()
     watcher = Watcher(rig.hypervisor)
     boot = asyncio.create_task(rig.hypervisor.boot(spec))

@@ -73,7 +73,7 @@ async def test_the_twin_tells_and_shuts_out_the_same_way() -> None:
 
 
 @pytest.mark.ceph
-async def test_a_killed_writer_leaves_its_lock_and_is_shut_out_alone(ceph: MiniCeph, tmp_path: Path) -> None:
+async def test_a_dead_writer_is_evicted_alone(ceph: MiniCeph, tmp_path: Path) -> None:
     settings = ceph.settings("cli")
     storage = build(settings)
     await storage.open()

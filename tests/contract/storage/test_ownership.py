@@ -133,9 +133,7 @@ async def _disk(storage: Storage, tmp_path: Path) -> tuple[str, Mark]:
     return disk, mark(disk)
 
 
-async def test_a_disk_bears_its_own_mark_and_not_its_image_s(
-    both: tuple[Storage, ByHand], tmp_path: Path
-) -> None:
+async def test_a_disk_bears_its_own_mark(both: tuple[Storage, ByHand], tmp_path: Path) -> None:
     storage, _ = both
     disk, ours = await _disk(storage, tmp_path)
     found = await storage.disk(disk)

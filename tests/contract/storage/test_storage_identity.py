@@ -96,7 +96,7 @@ async def test_an_identity_is_asked_of_an_open_storage(settings: StorageSettings
             await build(settings).identity()
 
 
-async def test_a_folder_is_told_by_its_mark_wherever_it_is_mounted(tmp_path: Path) -> None:
+async def test_a_folder_is_identified_by_its_mark(tmp_path: Path) -> None:
     here, other = tmp_path / "here", tmp_path / "other"
     here.mkdir()
     other.mkdir()

@@ -85,7 +85,7 @@ async def test_with_pipes(program: Program, endpoint: Endpoint) -> None:
     assert await endpoint.rig.store.get(endpoint.rig.keys.ticket(endpoint.tickets[0])) is None
 
 
-async def test_the_end_of_stdin_is_the_end_unless_told_to_follow(program: Program, endpoint: Endpoint) -> None:
+async def test_the_console_ends_with_stdin_unless_following(program: Program, endpoint: Endpoint) -> None:
     answer = await program("vm", "console", "hello", "--timeout", "30", "-o", "json")
     assert (answer.status, answer.out, answer.err) == (0, "login: ", "")
     followed = await program("vm", "console", "hello", "--follow", "--timeout", "4", "-o", "json")

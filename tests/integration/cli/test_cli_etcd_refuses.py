@@ -77,7 +77,7 @@ async def test_an_etcd_that_wants_a_user_denies(tmp_path: Path, command: tuple[s
         assert "certificate" in error["hint"]
 
 
-async def test_an_etcd_without_space_says_so_and_can_still_be_read(tmp_path: Path) -> None:
+async def test_a_full_etcd_can_still_be_read(tmp_path: Path) -> None:
     async with etcd(tmp_path / "e") as cluster:
         store = EtcdStore(StoreSettings(endpoints=cluster.endpoints))
         rig = Rig(Cluster(store, Keys()))

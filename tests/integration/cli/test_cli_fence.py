@@ -38,7 +38,7 @@ async def test_a_node_is_removed(program: Program, rig: Rig) -> None:
     assert (await program("status")).status == 0
 
 
-async def test_fence_by_hand_waits_for_an_agent_and_shows_the_receipt(program: Program, rig: Rig) -> None:
+async def test_a_manual_fence_shows_the_agents_receipt(program: Program, rig: Rig) -> None:
     await lost(rig, "n1")
     session = await rig.node("n2")
     unasked = await program("node", "fence", "n1", "--reason", "it burns")

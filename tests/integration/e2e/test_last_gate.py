@@ -113,7 +113,7 @@ def test_a_lock_by_hand_is_named_and_broken(lab: Lab) -> None:
     assert lab.run("vm", "break-lock", "locked", "--yes", "--reason", "again").returncode != 0
 
 
-def test_a_killed_qemu_is_started_again_without_waiting_for_its_watch(lab: Lab) -> None:
+def test_a_killed_qemu_restarts_before_its_watch_expires(lab: Lab) -> None:
     vm = lab.create("shot", "--node", "n3")
     lab.until("its client is noted", lambda: _clients(lab, "n3", vm["uuid"]))
     assert lab.boots("shot") == 1

@@ -120,7 +120,7 @@ def shared(home: Path, guest_image: Path, request: pytest.FixtureRequest) -> Ite
         cluster.down()
 
 
-def test_a_node_behind_a_shared_address_is_lost_and_comes_back(shared: SharedLab) -> None:
+def test_a_node_behind_a_shared_address_returns(shared: SharedLab) -> None:
     lab = shared
     assert {tuple(lab.node(n)["storage_addresses"]) for n in ("n1", "n2", "n3")} == {(lab.address,)}
     moves = lab.create("moves")

@@ -19,9 +19,7 @@ pytestmark = pytest.mark.libvirt
 
 
 @pytest.mark.proof
-async def test_a_start_lands_after_its_connection_ended_and_the_adapter_knows(
-    host: LibvirtHost, hypervisor: LibvirtHypervisor
-) -> None:
+async def test_a_late_start_is_known_to_the_adapter(host: LibvirtHost, hypervisor: LibvirtHypervisor) -> None:
     guest = spec(host.disk("astray"), "astray")
     watcher = Watcher(hypervisor)
     assert not await hypervisor.astray()

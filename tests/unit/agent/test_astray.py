@@ -59,7 +59,7 @@ def test_nothing_is_astray_after_a_call_that_only_looks(tmp_path: Path) -> None:
     run(story())
 
 
-def test_an_agent_that_stops_with_calls_astray_leaves_no_clean_exit(tmp_path: Path) -> None:
+def test_calls_in_flight_leave_no_clean_exit_mark(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path, nodes=1) as lab:
             host = lab.hosts["n1"]

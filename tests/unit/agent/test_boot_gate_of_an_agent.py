@@ -79,7 +79,7 @@ async def _wanted(lab: Lab) -> VmSpec:
 
 
 @story
-async def test_it_waits_then_fails_and_starts_when_the_client_is_gone(tmp_path: Path) -> None:
+async def test_a_held_disk_delays_then_fails_the_start(tmp_path: Path) -> None:
     async with lab_of(tmp_path, nodes=1) as lab:
         pool = Pool(lab)
         pool.others = [stranger("10.0.0.77")]
@@ -120,7 +120,7 @@ async def test_a_storage_that_does_not_tell_starts_nothing(tmp_path: Path) -> No
 
 
 @story
-async def test_its_own_client_is_noted_and_cleared_away_with_a_kill(tmp_path: Path) -> None:
+async def test_a_kill_evicts_the_guests_own_client(tmp_path: Path) -> None:
     async with lab_of(tmp_path, nodes=1) as lab:
         pool, hypervisor = Pool(lab), lab.hosts["n1"].hypervisor
         await _wanted(lab)
@@ -168,7 +168,7 @@ async def test_a_qemu_lost_by_libvirtd_waits_for_a_person(tmp_path: Path) -> Non
 
 
 @story
-async def test_a_lost_node_that_owns_nothing_is_fenced_for_its_client(tmp_path: Path) -> None:
+async def test_a_lost_node_is_fenced_for_its_client(tmp_path: Path) -> None:
     async with lab_of(tmp_path, nodes=3) as lab:
         pool = Pool(lab)
         await lab.hosts["n2"].power_cut()

@@ -38,7 +38,7 @@ async def _until(lab: Lab, spec: VmSpec, says: str, phase: Phase | None = None) 
     return status
 
 
-async def test_a_guest_that_was_destroyed_is_started_and_that_is_told(tmp_path: Path) -> None:
+async def test_a_destroyed_guest_is_restarted_and_reported(tmp_path: Path) -> None:
     async with lab_of(tmp_path, nodes=1) as lab:
         spec = await _running(lab)
         lab.hosts["n1"].hypervisor.destroy(spec.uuid)

@@ -81,7 +81,7 @@ def test_a_fenced_node_does_not_lift_its_block_over_it(tmp_path: Path) -> None:
     run(story())
 
 
-def test_an_agent_that_restarts_leaves_it_alone_and_adopts_its_claim(tmp_path: Path) -> None:
+def test_a_restarted_agent_adopts_the_claim(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path, nodes=1) as lab:
             spec, node = await _damaged(lab)

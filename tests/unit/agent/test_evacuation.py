@@ -29,7 +29,7 @@ async def wish(lab: Lab, node: str, **more: object) -> None:
     await lab.put(KEYS.node_spec(node), encode(NodeSpec(**more)))
 
 
-def test_a_drained_node_lets_its_vms_go_one_at_a_time(tmp_path: Path) -> None:
+def test_a_drained_node_releases_vms_one_by_one(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             for node in ("n2", "n3"):

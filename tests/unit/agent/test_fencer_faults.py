@@ -33,7 +33,7 @@ async def victim_with_a_vm(lab: Lab) -> str:
     return lab.where("hello")
 
 
-def test_storage_refuses_no_takeover_and_it_is_said_once_a_minute(tmp_path: Path) -> None:
+def test_a_refused_fence_is_logged_once_a_minute(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             victim = await victim_with_a_vm(lab)
@@ -62,7 +62,7 @@ def test_storage_refuses_no_takeover_and_it_is_said_once_a_minute(tmp_path: Path
     run(story())
 
 
-def test_a_fencer_that_cannot_reach_the_storage_passes_the_fence_on(tmp_path: Path) -> None:
+def test_a_fencer_without_storage_hands_the_fence_over(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             victim = await victim_with_a_vm(lab)
@@ -87,7 +87,7 @@ def test_a_fencer_that_cannot_reach_the_storage_passes_the_fence_on(tmp_path: Pa
     run(story())
 
 
-def test_a_fencer_that_dies_in_the_middle_is_followed_by_another(tmp_path: Path) -> None:
+def test_a_dead_fencer_is_replaced(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             victim = await victim_with_a_vm(lab)
@@ -132,7 +132,7 @@ def test_by_hand_overrides_the_brake(tmp_path: Path) -> None:
     run(story())
 
 
-def test_a_node_that_returns_first_cancels_the_intent_of_a_person(tmp_path: Path) -> None:
+def test_a_returning_node_cancels_a_manual_intent(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             victim = await victim_with_a_vm(lab)

@@ -42,7 +42,7 @@ def test_what_is_wrong_is_said(health: Health, known: NodeFacts, pending: bool, 
     assert says in found
 
 
-def test_a_file_is_no_watchdog_and_a_device_is_not_opened(tmp_path: Path) -> None:
+def test_a_file_is_no_watchdog(tmp_path: Path) -> None:
     (tmp_path / "watchdog").touch()
     (found,) = warnings(Health(watchdog_device=str(tmp_path / "watchdog")), None, False, False)
     assert "is not a device" in found

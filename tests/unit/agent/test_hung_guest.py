@@ -30,7 +30,7 @@ async def hung(lab: Lab) -> tuple[Host, VmSpec]:
     return host, spec
 
 
-def test_its_agent_stops_long_before_the_lease_ends_that_it_leaves(tmp_path: Path) -> None:
+def test_a_stopped_agent_leaves_a_long_lease(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             host, _ = await hung(lab)

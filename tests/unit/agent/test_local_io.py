@@ -51,13 +51,13 @@ def test_an_unwritable_mark_is_a_local_error(
     marks.end_unblock()  # there is nothing to remove, so nothing to write
 
 
-def test_a_state_dir_that_cannot_be_made_is_no_other_agent(tmp_path: Path) -> None:
+def test_an_unmakable_state_dir_is_no_second_agent(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LocalTrouble, match=r"agent\.lock"):
         StateFiles(tmp_path / "file" / "state").lock()
 
 
-def test_an_agent_lives_on_and_leaves_when_its_disk_is_full(tmp_path: Path) -> None:
+def test_an_agent_survives_a_full_disk(tmp_path: Path) -> None:
     async def play() -> None:
         async with lab_of(tmp_path, nodes=1) as lab:
             host = lab.hosts["n1"]

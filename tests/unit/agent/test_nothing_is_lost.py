@@ -59,7 +59,7 @@ def test_a_made_disk_has_a_mark_and_a_record(tmp_path: Path) -> None:
     run(story())
 
 
-def test_images_that_no_record_of_an_import_names_are_left_alone(tmp_path: Path) -> None:
+def test_images_without_an_import_record_are_left_alone(tmp_path: Path) -> None:
     """``image-golden`` and ``import-nightly`` were made by hand; another's image was ready in the same pool."""
 
     async def story() -> None:
@@ -72,7 +72,7 @@ def test_images_that_no_record_of_an_import_names_are_left_alone(tmp_path: Path)
     run(story())
 
 
-def test_what_a_dead_importer_left_goes_and_only_with_its_mark(tmp_path: Path) -> None:
+def test_marked_remains_of_a_dead_import_are_removed(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             bare = "33333333-0000-4000-8000-000000000000"
@@ -130,7 +130,7 @@ def test_a_renamed_disk_is_missing_and_not_made_again(tmp_path: Path) -> None:
     run(story())
 
 
-def test_a_disk_of_an_older_record_is_made_no_second_time(tmp_path: Path) -> None:
+def test_a_disk_of_an_older_record_is_not_remade(tmp_path: Path) -> None:
     """Its record does not say whether it was made: the VM was claimed, so it counts as made."""
 
     async def story() -> None:
@@ -225,7 +225,7 @@ def test_a_clock_two_days_ahead_purges_nothing(tmp_path: Path) -> None:
     run(story())
 
 
-def test_the_node_that_moved_it_had_a_clock_two_days_behind(tmp_path: Path) -> None:
+def test_a_disk_trashed_by_a_slow_clock_is_kept(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             uuid = await _deleted(lab, "v", 86_400)
@@ -240,7 +240,7 @@ def test_the_node_that_moved_it_had_a_clock_two_days_behind(tmp_path: Path) -> N
     run(story())
 
 
-def test_one_that_cannot_be_removed_keeps_no_other_and_is_told(tmp_path: Path) -> None:
+def test_a_failed_removal_is_reported_and_blocks_no_other(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             uuids = [await _deleted(lab, name, 1) for name in ("a", "b", "c")]
@@ -278,7 +278,7 @@ def test_a_cluster_without_an_id_removes_what_its_records_name(tmp_path: Path) -
     run(story())
 
 
-def test_a_disk_of_another_cluster_under_our_name_is_left_alone(tmp_path: Path) -> None:
+def test_another_clusters_disk_is_left_alone(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             spec = await lab.want("v")

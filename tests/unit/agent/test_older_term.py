@@ -34,7 +34,7 @@ async def _seen(folder: Path) -> tuple[MemoryCluster, Informer, StateFiles]:
     return cluster, informer, marks
 
 
-def test_an_older_term_is_settled_by_a_write_and_refuses_nothing(tmp_path: Path) -> None:
+def test_an_older_term_is_settled_by_a_write(tmp_path: Path) -> None:
     async def story() -> None:
         cluster, informer, marks = await _seen(tmp_path)
         cluster.says_term, revision = 7, cluster.revision

@@ -36,7 +36,7 @@ def test_a_second_agent_of_a_host_is_refused(tmp_path: Path) -> None:
     marks.unlock()
 
 
-def test_the_mark_of_a_clean_exit_is_good_for_one_start(tmp_path: Path) -> None:
+def test_a_clean_exit_mark_holds_for_one_start(tmp_path: Path) -> None:
     marks = StateFiles(tmp_path)
     marks.leave_clean_exit()
     assert marks.take_clean_exit()

@@ -125,7 +125,7 @@ def test_a_record_that_nobody_can_read_is_waited_out_too(tmp_path: Path) -> None
     run(story())
 
 
-def test_claims_of_another_boot_are_left_for_others_to_fence_first(tmp_path: Path) -> None:
+def test_claims_of_another_boot_are_fenced_first(tmp_path: Path) -> None:
     async def story() -> None:
         world = World(tmp_path)
         await world.facts("other")

@@ -85,9 +85,7 @@ def test_a_later_list_finds_lost_events(tmp_path: Path, monkeypatch: pytest.Monk
     run(story())
 
 
-def test_another_etcd_is_noticed_at_the_next_look_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_etcd_is_noticed_at_the_next_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Restored under its old id at the revision that it had: only the raft term tells, and no watch broke."""
 
     async def story() -> None:

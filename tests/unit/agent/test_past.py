@@ -72,7 +72,7 @@ def test_what_cannot_be_the_same_history_is_not(marks: StateFiles, snapshot: Sna
     assert len(said) == 1  # once, when it begins
 
 
-def test_that_revisions_grew_again_proves_nothing_not_even_after_a_restart(marks: StateFiles) -> None:
+def test_grown_revisions_prove_nothing_after_a_restart(marks: StateFiles) -> None:
     past = past_of(marks)
     assert judged(past, shot(10))
     assert not judged(past, shot(9))

@@ -96,7 +96,7 @@ def test_a_step_that_hangs_does_not_hold_the_place(
     run(story())
 
 
-def test_the_named_wait_for_an_unblock_is_no_step_that_hangs(tmp_path: Path) -> None:
+def test_waiting_for_an_unblock_is_no_hang(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path, nodes=3) as lab:
             await lab.all_ready()

@@ -83,7 +83,7 @@ def test_another_nodes_address_ends_the_session(tmp_path: Path) -> None:
     run(story())
 
 
-def test_a_fence_blocks_the_address_that_was_declared_on_the_way(tmp_path: Path) -> None:
+def test_a_fence_blocks_a_late_declared_address(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             host = lab.hosts["n1"]
@@ -104,7 +104,7 @@ def test_a_fence_blocks_the_address_that_was_declared_on_the_way(tmp_path: Path)
     run(story())
 
 
-def test_an_agent_that_starts_under_a_declared_address_keeps_its_guests(tmp_path: Path) -> None:
+def test_a_start_under_a_declared_address_keeps_guests(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path, nodes=1) as lab:
             host = lab.hosts["n1"]
@@ -188,7 +188,7 @@ def test_a_wrong_configured_address_costs_no_sessions(tmp_path: Path) -> None:
     run(story())
 
 
-def test_another_node_with_my_address_is_said_and_costs_no_sessions(tmp_path: Path) -> None:
+def test_a_shared_address_costs_no_sessions(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             host = lab.hosts["n1"]

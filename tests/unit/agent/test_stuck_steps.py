@@ -47,7 +47,7 @@ def _refused(what: str, _uuid: str) -> Exception | None:
     return Refused("not now") if what == "pause" else None
 
 
-def test_a_report_is_taken_back_though_the_session_was_lost_meanwhile(tmp_path: Path) -> None:
+def test_a_report_is_withdrawn_after_a_lost_session(tmp_path: Path) -> None:
     async def play() -> None:
         async with lab_of(tmp_path, nodes=1) as lab:
             await _pause(lab, await _runs(lab), _refused)

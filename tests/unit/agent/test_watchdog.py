@@ -97,7 +97,7 @@ def test_a_hung_libvirtd_or_silent_storage_arms_nothing(
     run(story())
 
 
-def test_a_device_that_is_not_there_is_said_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_missing_device_is_reported_only(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path) as lab:
             host, device = await guarded(lab, tmp_path)

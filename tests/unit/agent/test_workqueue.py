@@ -12,7 +12,7 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_key_added_while_it_is_worked_on_comes_once_more() -> None:
+async def test_a_key_added_during_work_comes_again() -> None:
     queue: WorkQueue[str] = WorkQueue()
     queue.add("a")
     assert await queue.get() == "a"

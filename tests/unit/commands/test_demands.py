@@ -187,7 +187,7 @@ def test_amounts(text: str) -> None:
     assert refused.value.object == "--resource"
 
 
-def test_what_is_not_said_stays_and_an_empty_text_takes_away() -> None:
+def test_omitted_fields_stay_and_empty_ones_are_removed() -> None:
     before = Placement(node="n1", arch="x86_64", cpu_features=("avx",), node_selector={"zone": "a"})
     ha = Ha(priority=3, start_after=("db",))
     same = PlacementOptions().on(before, ha, "p")

@@ -59,7 +59,7 @@ def test_an_honest_disk() -> None:
     assert disk.judged() == []
 
 
-def test_an_honest_disk_over_many_readings_and_turns_of_the_ring() -> None:
+def test_an_honest_disk_passes_many_readings() -> None:
     disk, known, seen = Disk(), Known(), 0
     for number in range(6):
         disk.boot(f"{number:08x}").write(900)

@@ -42,7 +42,7 @@ async def test_one_that_hangs_is_waited_for_once(tmp_path: Path) -> None:
         emulators.close()
 
 
-async def test_many_that_hang_keep_no_other_from_being_seen_and_ended(tmp_path: Path) -> None:
+async def test_hung_processes_do_not_hide_others(tmp_path: Path) -> None:
     uuids = [f"{n}0000000-0000-4000-8000-000000000000" for n in range(1, 7)]
     hang = [process(tmp_path, 10 + n, uuid) for n, uuid in enumerate(uuids[:5])]
     qemu = await asyncio.create_subprocess_exec("sleep", "60")

@@ -76,7 +76,7 @@ def test_endpoints(endpoint: str, target: str, secure: bool) -> None:
     assert target_of(endpoint) == (target, secure)
 
 
-def test_an_endpoint_without_a_scheme_is_https_where_certificates_are_set() -> None:
+def test_certificates_make_a_bare_endpoint_https() -> None:
     assert target_of("etcd:2379", tls=True) == ("etcd:2379", True)
     assert target_of("http://etcd:2379", tls=True) == ("etcd:2379", False)
 

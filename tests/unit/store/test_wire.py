@@ -204,7 +204,7 @@ async def test_padding_is_given_back_too(folder: Path) -> None:
         assert await revisions(wire, 1) == [1]
 
 
-async def test_who_does_not_read_is_sent_no_more_than_the_window(folder: Path) -> None:
+async def test_a_slow_reader_gets_no_more_than_the_window(folder: Path) -> None:
     sent, size = 0, 10_000
     full = asyncio.Event()
 

@@ -64,7 +64,7 @@ def test_below_the_level_nothing_is_written() -> None:
     assert [e["event"] for e in read(stream)] == ["loud"]
 
 
-def test_a_logger_made_before_configure_follows_it_and_a_second_configure() -> None:
+def test_an_early_logger_follows_each_configure() -> None:
     early = structlog.get_logger()
     first, second = io.StringIO(), io.StringIO()
     logs.configure("json", stream=first)
