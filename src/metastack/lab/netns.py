@@ -47,8 +47,8 @@ def inside(netns: str) -> Iterator[None]:
         raise Problem(
             Code.FAILED,
             "",
-            f"the network namespace {path} is not there: {error.strerror}",
-            "is the cluster up? `metastack dev status`",
+            f"the network namespace {path} does not exist: {error.strerror}",
+            "check that the cluster is up: `metastack dev status`",
         ) from None
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -13,9 +13,12 @@ from typer.main import get_command
 from metastack.cli.main import root
 
 SOURCE = Path(__file__).parents[3] / "src" / "metastack"
-PLACES = ("cli", "commands", "core", "agent", "storage", "scheduler/cli.py", "contexts.py")
-NO_PROSE = ("agent/report/machine.py",)
-"""Its long texts are names of processor flags."""
+PLACES = (
+    *("cli", "commands", "core", "agent", "hypervisor", "network", "ports", "scheduler", "storage", "store"),
+    *("telemetry", "contexts.py", "settings.py", "lab/dev", "lab/netns.py", "lab/sim/cli.py"),
+)
+NO_PROSE = ("agent/report/machine.py", "lab/dev/ceph_conf.py", "lab/dev/host.py")
+"""Their long texts are names of processor flags and files of settings."""
 LONGEST = 30
 """Words of one sentence."""
 

@@ -266,7 +266,7 @@ class MemoryHypervisor(MemoryDaemon):
         async def opened() -> None:
             # As in libvirt: a start that waited in the daemon starts whatever is defined by that UUID then.
             if spec.uuid not in self.specs or self._domains[spec.uuid].state is not DomainState.DEFINED:
-                raise Refused(f"boot {spec.project}/{spec.name}: not defined any more, or running already")
+                raise Refused(f"boot {spec.project}/{spec.name}: no longer defined, or already running")
             found.append(self.specs[spec.uuid])
             try:
                 await self.disk_opens(found[0])

@@ -357,9 +357,9 @@ class Cluster:
         self.host(name)
         init = self.init(name)
         if self.fabric is None:
-            raise Refused(f"{name} shares this machine's network: nothing can be cut ({self.state.why})")
+            raise Refused(f"{name} shares this machine's network, which cannot be cut ({self.state.why})")
         if init is None:
-            raise Refused(f"{name} is switched off: metastack dev start-node {name}")
+            raise Refused(f"{name} is off: metastack dev start-node {name}")
         return self.fabric, init
 
     # --- down
@@ -398,4 +398,4 @@ class Cluster:
         )
         if not state and fabric is None:
             for command in remains.stray_routes():
-                say(f"nothing says whose this is; if no other cluster has it: {command}")
+                say(f"the owner of this route is unknown; if no other cluster uses it: {command}")

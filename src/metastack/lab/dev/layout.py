@@ -150,7 +150,7 @@ class Layout:
             there = ", ".join(clusters()) or "none"
             raise NotFound(
                 f"there is no cluster {self.name} in {base()} (there are: {there}): "
-                f"metastack dev up --name {self.name} makes it"
+                f"metastack dev up --name {self.name} creates it"
             )
         return state
 

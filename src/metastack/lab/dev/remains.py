@@ -38,7 +38,7 @@ def refuse(layout: Layout) -> None:
     """Raise Refused while something of an earlier cluster of this name lives that no record knows."""
     if os.path.ismount(layout.fabric) or processes(layout):
         raise Refused(
-            f"a cluster {layout.name} still runs whose record in {layout.folder} is gone: "
+            f"cluster {layout.name} still runs, but its record in {layout.folder} is gone: "
             f"`metastack dev down --name {layout.name}` ends it"
         )
 
@@ -62,7 +62,7 @@ def losses(layout: Layout) -> str:
         raise NotFound(f"there is no cluster {layout.name} in {base()}")
     state = record(layout)
     if state is None:
-        return f"whatever is left of {layout.folder}, whose record is gone, and its context"
+        return f"the remains of {layout.folder}, whose record is gone, and its context"
     nodes = f"{len(state.nodes)} node" + ("s" if len(state.nodes) > 1 else "")
     return (
         f"{nodes} ({', '.join(state.nodes)}), every VM, disk and image in its {state.storage} storage, etcd, "

@@ -173,7 +173,7 @@ class EtcdStore:
             total_s=min(self._channels.total_timeout_s, lease.ttl_s),
         )
         if answer.response.TTL <= 0:
-            raise LeaseGone(f"lease {lease.id:x} does not exist any more")
+            raise LeaseGone(f"lease {lease.id:x} no longer exists")
         return _lease(lease.id, answer.response.TTL, answer.sent_s)
 
     async def left_s(self, lease_id: int) -> float:

@@ -105,7 +105,7 @@ class MemoryStore:
         what = f"renew lease {lease.id:x}"
         alive, sent_s = await self._ask(what, lambda: self._cluster.renew(lease.id))
         if not alive:
-            raise LeaseGone(f"lease {lease.id:x} does not exist any more")
+            raise LeaseGone(f"lease {lease.id:x} no longer exists")
         return Lease(lease.id, lease.ttl_s, sent_s + lease.ttl_s)
 
     async def left_s(self, lease_id: int) -> float:

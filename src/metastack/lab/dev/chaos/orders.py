@@ -34,7 +34,7 @@ THAW_GAP_S: Final = 1.0
 """Between two parts of a host that thaw one after the other."""
 FENCE_SEEN_S: Final = 15.0
 """A lost node of a lease of 3 s is fenced long before; one without VMs, or under the brake, is not fenced."""
-NOBODY: Final = f"nobody began to fence it within {FENCE_SEEN_S:g} s"
+NOBODY: Final = f"no node began to fence it within {FENCE_SEEN_S:g} s"
 FAKETIME: Final = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 DAYS_AHEAD: Final = 2
 _THAWS: Final = {

@@ -88,9 +88,7 @@ class Rounds:
         done.converge_s = round(time.monotonic() - healed_s, 2)
         done.brake_said = census.brake_said > 0
         if census.unsaid_s > BRAKE_SAID_WITHIN_S:
-            what = (
-                f"two of three nodes were gone for {census.unsaid_s:.1f} s and nobody said that the brake holds"
-            )
+            what = f"two of three nodes were gone for {census.unsaid_s:.1f} s but no node reported the brake"
             done.violations.append(Violation(crime=ViolationKind.BRAKE_UNSAID, vm="", what=what))
         for vm in self.stage.volumes:
             done.vms[vm] = self._story(vm, begun_s, healed_s if vm in silent else None)
@@ -116,7 +114,7 @@ class Rounds:
         stage = self.stage
         while missing := self._missing(since_s):
             if stage.ears.failed:
-                raise Broken(f"the consoles are not heard any more: {stage.ears.failed}")
+                raise Broken(f"the consoles went silent: {stage.ears.failed}")
             if time.monotonic() - since_s > BACK_WITHIN_S:
                 return [Violation(crime=ViolationKind.STUCK, vm=name, what=what) for name, what in missing]
             time.sleep(0.1)
