@@ -53,36 +53,36 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """``IP:PORT`` of the console endpoint; default: ``address`` with port 7410. With ``0.0.0.0`` or ``[::]`` it
     listens at every address of this host and publishes ``address``."""
     libvirt_uri: str = "qemu:///system"
-    """Where libvirt is."""
+    """URI of libvirt."""
     libvirtd_restart_command: tuple[str, ...] = ()
-    """How to restart libvirtd without stopping guests; default: systemctl restart of the unit that runs."""
+    """Command that restarts libvirtd and keeps guests running; default: systemctl restart of its unit."""
     hypervisor: Literal["auto", "kvm", "qemu"] = "auto"
     """``auto`` uses KVM only when a probe proved it; ``kvm`` and ``qemu`` force it."""
     state_dir: str = "/var/lib/metastack"
     """Durable local files: the lock, the clean-exit mark, the unblock mark."""
     boot_id_file: str = "/proc/sys/kernel/random/boot_id"
-    """File with the number of this host's boot. Hosts that share a kernel each need one of their own."""
+    """File with the number of this host's boot. Each of several hosts that share a kernel needs its own."""
     run_dir: str = "/run/metastack"
     """Sockets that end with a reboot: VNC."""
     cpus: Annotated[int, Meta(ge=0)] = 0
-    """CPUs to publish as capacity; 0: those of the machine."""
+    """CPUs to publish as capacity; 0: all of the machine."""
     memory_mib: Annotated[int, Meta(ge=0)] = 0
-    """Memory to publish as capacity, MiB; 0: that of the machine."""
+    """Memory to publish as capacity, MiB; 0: all of the machine."""
     resources: dict[str, Annotated[int, Meta(ge=0)]] = {}
-    """Whole amounts of what VMs may ask for beside vCPU and memory: ``{ gpu = 2 }``, in text ``gpu=2,fpga=1``.
+    """Whole amounts of further resources that VMs may request: ``{ gpu = 2 }``, in text ``gpu=2,fpga=1``.
     Huge pages are found by the agent (``hugepages_2m``, ``hugepages_1g``) unless they are named here."""
     boots_at_once: Annotated[int, Meta(ge=0, le=256)] = 0
-    """How many guests may be booting at one time; 0: as the cluster's settings say."""
+    """Number of guests that may boot at the same time; 0: the cluster's setting."""
     watchdog_device: str = ""
     """``/dev/watchdog``: resets a fenced host that cannot kill its guests. Empty: off."""
     workers: Annotated[int, Meta(ge=1, le=256)] = 32
-    """How many VMs are worked on at one time."""
+    """Number of VMs that the agent works on at the same time."""
     storage: StorageSettings = StorageSettings()
-    """Where disks are: table ``[storage]``."""
+    """Storage of the disks: table ``[storage]``."""
     log_format: Literal["auto", "json", "console"] = "auto"
     """``auto``: readable on a terminal, JSON otherwise."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe event that is written."""
+    """Least severe event to log."""
 
     @property
     def store(self) -> StoreSettings:

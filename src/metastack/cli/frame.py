@@ -118,7 +118,7 @@ def reason_option(help: str) -> Any:
 
 
 Reason = Annotated[str, reason_option("Reason; recorded with the change.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")]
 
 
 @cache

@@ -61,6 +61,20 @@ def messages() -> Iterator[tuple[str, str]]:
                     yield f"{path.relative_to(SOURCE)}:{line}", text
 
 
+def settings() -> Iterator[tuple[str, str]]:
+    """What each setting means, as ``config show -o wide`` and the reference print it."""
+    for name, kind in (
+        ("core/model/config.py", "ClusterConfig"),
+        ("agent/settings.py", "AgentSettings"),
+        ("settings.py", "StorageSettings"),
+    ):
+        tree = ast.parse((SOURCE / name).read_text())
+        [found] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind]
+        for node in found.body[1:]:
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                yield f"{name}:{node.lineno}", str(node.value.value)
+
+
 def _texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
     skipped: set[int] = set()
     for node in ast.walk(tree):
@@ -88,6 +102,6 @@ def wrong(text: str) -> list[str]:
 
 
 def test_texts_are_plain_technical_english() -> None:
-    texts = [*helps(), *messages()]
+    texts = [*helps(), *messages(), *settings()]
     assert len(texts) > 500
     assert [f"{where}: {', '.join(why)}: {text}" for where, text in texts if (why := wrong(text))] == []

@@ -90,7 +90,7 @@ def create(
         int | None, typer.Option("--first", metavar="N", help="Number in the first name.", show_default="1")
     ] = None,
     project: Project = "",
-    off: Annotated[bool, typer.Option("--off", help="Create it stopped.")] = False,
+    off: Annotated[bool, typer.Option("--off", help="Create the VM stopped.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the placement only; create nothing.")
     ] = False,

@@ -18,7 +18,7 @@ class Fencing(StrEnum):
     """How a node is shut out of the storage."""
 
     ADDRESS = "address"
-    """Its whole address: every client there, also those that come later."""
+    """Its whole address: every client there, including later ones."""
     CLIENT = "client"
     """Its single clients, for nodes that share an address; weaker (docs/internals/safety.md)."""
 
@@ -29,11 +29,11 @@ class ClusterConfig(Record, frozen=True, kw_only=True):
     v: int = 3
     record_version: Annotated[int, Meta(ge=1)] = 1
     """Level of the records that agents and commands write (core/versions). Raised by
-    ``metastack cluster upgrade-finish`` only, once every node understands more."""
+    ``metastack cluster upgrade-finish`` only, once every node reads more."""
     lease_ttl_s: Annotated[int, Meta(ge=2, le=60)] = 5
     """Life of a node's lease, seconds. etcd's floor is ceil(1.5 x election timeout): 2 s at its defaults."""
     grace_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.5
-    """Wait between a lease's expiry and the fence, seconds. Comfort, not safety."""
+    """Wait between the expiry of a lease and the fence, seconds. For comfort, not for safety."""
     overcommit_cpu: Annotated[float, Meta(ge=0.1, le=64.0)] = 4.0
     """vCPUs promised for each physical CPU."""
     overcommit_memory: Annotated[float, Meta(ge=0.1, le=4.0)] = 1.0
@@ -43,46 +43,46 @@ class ClusterConfig(Record, frozen=True, kw_only=True):
     rank_delay_ms: Annotated[int, Meta(ge=1, le=5000)] = 30
     """Delay between two ranks that try to claim the same VM, milliseconds."""
     weight_spread: Annotated[float, Meta(ge=0.0, le=100.0)] = 1.0
-    """How much it counts for a place that the node is empty. 0 leaves a part out of the score."""
+    """Score weight of an empty node. Weight 0 leaves a part out of the score."""
     weight_pack: Annotated[float, Meta(ge=0.0, le=100.0)] = 0.0
-    """How much it counts for a place that the node is full."""
+    """Score weight of a full node."""
     weight_balanced: Annotated[float, Meta(ge=0.0, le=100.0)] = 0.0
-    """How much it counts for a place that the used shares of its vCPU and memory are alike."""
+    """Score weight of a node whose used shares of vCPU and memory are alike."""
     weight_image: Annotated[float, Meta(ge=0.0, le=100.0)] = 0.0
-    """How much it counts for a place that a VM of the same image runs there: its blocks are cached."""
+    """Score weight of a node that runs a VM of the same image: its blocks are cached."""
     weight_last_node: Annotated[float, Meta(ge=0.0, le=100.0)] = 0.0
-    """How much it counts for a place that the VM ran there last."""
+    """Score weight of the node where the VM ran last."""
     spare_nodes: Annotated[int, Meta(ge=0, le=64)] = 0
     """Refuse new VMs that would leave too little capacity for the VMs of this many lost nodes."""
     boots_at_once: Annotated[int, Meta(ge=1, le=64)] = 4
     """VMs that one node boots at the same time; the rest wait in the order of their priority."""
     brake_percent: Annotated[int, Meta(ge=0, le=100)] = 50
-    """Fence nothing when more than this share of the joined, uncordoned nodes vanished within the window.
-    0: no node is ever fenced by itself, only by a person; 100: no brake."""
+    """Fence no node if more than this share of the joined, uncordoned nodes vanished within the window.
+    0: nodes are fenced only by hand; 100: no brake."""
     brake_window_s: Annotated[int, Meta(ge=1, le=3600)] = 60
     """Window of the mass brake, seconds."""
     fencing: Fencing = Fencing.ADDRESS
-    """What a fence blocks in Ceph: a node's whole address, or, where nodes share one, only its single clients.
-    The second is weaker: docs/internals/safety.md says what it does not reach."""
+    """Scope of a fence in Ceph: a node's whole address, or, where nodes share one, only its single clients.
+    The second is weaker: see docs/internals/safety.md."""
     storage_lost_s: Annotated[int, Meta(ge=0, le=86_400)] = 120
-    """Fence a living node when its storage was silent for so long and answers others, seconds. 0: never."""
+    """Fence a live node if its storage is silent for this long but answers other nodes, seconds. 0: never."""
     stop_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 60
-    """How long a guest may take to shut down gracefully before it is forced off, seconds."""
+    """Time for a guest to shut down gracefully before it is forced off, seconds."""
     trash_retention_s: Annotated[int, Meta(ge=0, le=31_536_000)] = 86_400
-    """How long a deleted disk stays in the trash, seconds."""
+    """Time that a deleted disk stays in the trash, seconds."""
     crash_backoff_s: Annotated[float, Meta(ge=0.1, le=600.0)] = 2.0
     """First wait after a guest crashed; doubles with every crash, seconds."""
     crash_backoff_max_s: Annotated[float, Meta(ge=1.0, le=86_400.0)] = 300.0
-    """Longest wait between two boots of a guest that keeps crashing, seconds."""
+    """Maximum wait between two boots of a guest that keeps crashing, seconds."""
     full_look_s: Annotated[int, Meta(ge=5, le=3600)] = 30
-    """How often an agent looks at everything although no event asked for it, seconds. While this is 30,
-    agents of large clusters list etcd less often than they look; another number is kept as it is."""
+    """Interval of an agent's full check without any event, seconds. At the default of 30,
+    agents of large clusters list etcd less often; another value is used as given."""
     event_retention_days: Annotated[int, Meta(ge=1, le=365)] = 7
-    """How long entries under events/ are kept, days."""
+    """Retention of entries under events/, days."""
     history_versions: Annotated[int, Meta(ge=1, le=1000)] = 20
     """Spec versions kept for each VM."""
     default_network: str = ""
-    """Bridge that a VM gets when none is named; empty: no NIC."""
+    """Bridge of a VM that names none; empty: no NIC."""
     default_pool: str = "vms"
     """Ceph pool (or folder of the file backend) for disks and images."""
     syslog: str = ""

@@ -61,7 +61,7 @@ Name = Annotated[
     ),
 ]
 Node = Annotated[str, typer.Argument(metavar="NODE", help="Node: n1, n2, …")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")]
 Format = Annotated[Output, typer.Option("-o", "--output", help="Output format: table or json.")]
 
 
