@@ -97,9 +97,9 @@ class Advice:
         """What is to be said that is not said already."""
         found: dict[VmId, Hint] = {}
         for vm, node in sorted(places.items()):
-            wish = engine.world.spec(vm)
-            if wish is not None and wish.record is not None:
-                hint = Hint(uuid=wish.record.uuid, node=node, by=self._by)
+            desired = engine.world.spec(vm)
+            if desired is not None and desired.record is not None:
+                hint = Hint(uuid=desired.record.uuid, node=node, by=self._by)
                 if standing.get(vm) != hint:
                     found[vm] = hint
         return found

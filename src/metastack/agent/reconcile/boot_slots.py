@@ -27,10 +27,10 @@ class BootSlots:
         self._line: list[Line] = []
         self._lines: dict[VmId, Line] = {}
 
-    def enter(self, vm: VmId, priority: int, wish: int) -> bool:
+    def enter(self, vm: VmId, priority: int, request_mod: int) -> bool:
         """Take a place (then :meth:`place` must follow at once), or a place in the line."""
         self._leave_line(vm)
-        mine = (-priority, wish, vm)
+        mine = (-priority, request_mod, vm)
         free = self._limit() - len(self._going)
         if free > bisect_left(self._line, mine):
             self._going.add(vm)

@@ -72,7 +72,12 @@ def node_infos(world: ClusterState) -> list[NodeInfo]:
 
 
 def _node_info(world: ClusterState, name: str, room: Room, vms: int) -> NodeInfo:
-    alive, facts, wish, fence = world.alive(name), world.facts(name), world.node_spec(name), world.fence(name)
+    alive, facts, desired, fence = (
+        world.alive(name),
+        world.facts(name),
+        world.node_spec(name),
+        world.fence(name),
+    )
     info = NodeInfo(name=name, state=node_state(world, name).value, vms=vms, allocated=room.promised)
     info.session = world.session(name) or None
     if fence is not None and fence.record is not None:
@@ -81,15 +86,15 @@ def _node_info(world: ClusterState, name: str, room: Room, vms: int) -> NodeInfo
     if facts is not None and facts.record is not None:
         info.uuid = facts.record.uuid or None
         info.storage_addresses = list(facts.record.storage_addresses)
-    if wish is not None and wish.record is not None:
+    if desired is not None and desired.record is not None:
         info.cordoned, info.draining, info.labels = (
-            wish.record.cordoned,
-            wish.record.draining,
-            wish.record.labels,
+            desired.record.cordoned,
+            desired.record.draining,
+            desired.record.labels,
         )
-        info.taints = [full_taint(taint) for taint in wish.record.taints]
-        info.by, info.reason = wish.record.by or None, wish.record.reason or None
-        info.request_id = wish.record.request_id or None
+        info.taints = [full_taint(taint) for taint in desired.record.taints]
+        info.by, info.reason = desired.record.by or None, desired.record.reason or None
+        info.request_id = desired.record.request_id or None
     if alive is not None and alive.record is not None:
         told = alive.record
         info.address, info.storage_address = told.address or None, told.storage_address or None
@@ -109,7 +114,7 @@ def _node_info(world: ClusterState, name: str, room: Room, vms: int) -> NodeInfo
     elif alive is None:
         info.message = _lost(world, name)
     unreadable = [
-        found.why for found in (alive, facts, wish, fence) if found is not None and found.record is None
+        found.why for found in (alive, facts, desired, fence) if found is not None and found.record is None
     ]
     if unreadable:
         info.broken, info.message = True, f"unreadable record, ignored: {unreadable[0]}"

@@ -65,9 +65,9 @@ def node_state(world: ClusterState, node: str) -> NodeState:
 
 def node_view(world: ClusterState, name: str) -> NodeView:
     """One node with its capacity, as if it had promised nothing."""
-    config, alive, wish = world.config, world.alive(name), world.node_spec(name)
+    config, alive, desired = world.config, world.alive(name), world.node_spec(name)
     record = alive.record if alive is not None else None
-    spec = wish.record if wish is not None and wish.record is not None else NodeSpec()
+    spec = desired.record if desired is not None and desired.record is not None else NodeSpec()
     view = NodeView(name=name, session=world.session(name), state=node_state(world, name), labels=spec.labels)
     view.taints = spec.taints
     if record is None:

@@ -247,7 +247,7 @@ ACTS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "own-write-unheard",
-        "a view that is past this node's own change and does not have it is listed anew",
+        "a view that is past this node's own change and does not have it is listed again",
         agent(
             "context",
             "AgentContext.commit",
@@ -258,7 +258,7 @@ ACTS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "hole-in-the-view",
-        "a view that never heard of a spec that a claim compared is no view: it is listed anew; nor has it"
+        "a view that never heard of a spec that a claim compared is no view: it is listed again; nor has it"
         " heard of the notice of that spec's rule",
         (
             Patch("core.state.cluster_state", "ClusterState._apply_one", "self.hole = event.key", "pass"),
@@ -281,7 +281,7 @@ ACTS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "claims-counted-anew",
-        "what a fence has to answer for is counted anew when a claim changes",
+        "what a fence has to cover is counted again when a claim changes",
         (Patch("core.state.cluster_state", "ClusterState._apply_one", "self._tally.forget()", "pass"),),
         ("test:unit/core/test_tally.py",),
         evidence="test",
@@ -315,7 +315,7 @@ ACTS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "boot-asks-etcd",
-        "etcd is asked for the claim right before a boot, and a view that lacks my own release is listed anew",
+        "etcd is asked for the claim right before a boot, and a view that lacks my own release is listed again",
         (
             Patch(
                 "agent.reconcile.domain_actions",

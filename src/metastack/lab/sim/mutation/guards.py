@@ -62,7 +62,7 @@ GUARDS: Final[tuple[Mutation, ...]] = (
         guard("claim", "unchanged(keys.vm_spec(vm), spec)"),
         ("pin-changed-while-a-claim-is-on-its-way",),
         evidence="expected",
-        because="what is started is what the spec says then; only a wish would be overtaken",
+        because="what is started is what the spec says then; only a request would be overtaken",
     ),
     Mutation("claim-session", "claim: alive = S", guard("claim", SESSION), ("claim-of-a-dead-session",)),
     Mutation(
@@ -98,7 +98,7 @@ GUARDS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "claim-recalled",
-        "a claim whose outcome is unknown is recalled before its room is given to another",
+        "a claim whose outcome is unknown is recalled before its capacity is given to another",
         agent("reconcile.vm_reconciler", "VmReconciler._settle", "await self._claims.recall(vm)"),
         ("sibling-claim-arrives-late",),
     ),
@@ -236,7 +236,7 @@ GUARDS: Final[tuple[Mutation, ...]] = (
         guard("forget_halt", "unchanged(keys.halt(vm), found)"),
         ("halt-is-forgotten-late",),
         evidence="expected",
-        because="a wish of the guest: the VM that switched itself off would run again",
+        because="a request of the guest: the VM that switched itself off would run again",
     ),
     Mutation(
         "pass-intent-fence",

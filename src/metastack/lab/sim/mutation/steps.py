@@ -158,7 +158,7 @@ STEPS: Final[tuple[Mutation, ...]] = (
         plan("return RecordHalt()", "return Release()", "_mine"),
         ("guest-off-then-node-dies",),
         evidence="expected",
-        because="what a guest wished, not a writer: the VM would run again",
+        because="what a guest requested, not a writer: the VM would run again",
     ),
     Mutation(
         "fence-alive",

@@ -33,7 +33,7 @@ def _wish(verb: str) -> None:
         return nothing if done else None
 
     scope = "cluster" if "cordon" in verb or "drain" in verb or verb == "zone" else "vm"
-    FAULTS[verb] = Fault(scope, False, apply, f"A person's wish: {verb}.")
+    FAULTS[verb] = Fault(scope, False, apply, f"A person's request: {verb}.")
 
 
 for _verb in WISHES:
