@@ -29,13 +29,13 @@ def sums_every_s(nodes: int) -> float:
     return max(SUMS_EVERY_S, nodes / SUMS_A_SECOND)
 
 
-def looks_a_list(full_look_s: float, nodes: int, records: int) -> int:
+def full_looks_per_list(full_look_s: float, nodes: int, records: int) -> int:
     """How often a full look lists everything from etcd: once in this number; the others look at what is known.
 
     The watch tells what changes and breaks loudly, and then everything is listed at once. The list is the net
     under a watch that loses events silently. What it lost of a node's own changes, or of a spec that another
-    node acted on, is noticed at once (``ClusterState.lacks``, ``ClusterState.hole``), so hard limits hold; to
-    find the rest later costs time only.
+    node acted on, is noticed at once (``ClusterState.lacks``, ``ClusterState.missed_key``), so hard limits
+    hold; to find the rest later costs time only.
     """
     needed = ceil(nodes * records / (LISTED_A_SECOND * full_look_s))
     return max(1, min(needed, int(LONGEST_S // full_look_s)))

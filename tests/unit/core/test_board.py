@@ -28,7 +28,7 @@ from metastack.core.model import (
     Volume,
     Weights,
 )
-from metastack.core.placement import NodeView, PlacementEngine, explain, whatif, without_room
+from metastack.core.placement import NodeView, PlacementEngine, explain, first_unfitting_loss, whatif
 
 nodes_st = st.lists(st.tuples(st.integers(0, 16), st.integers(1024, 16384)), min_size=1, max_size=8)
 vms_st = st.lists(st.tuples(st.integers(1, 8), st.integers(16, 4096)), max_size=12)
@@ -344,15 +344,15 @@ def test_what_if_a_node_is_lost_or_added() -> None:
     assert whatif(found.world).moves == ()
     lost = whatif(found.world, lost=["n0"])
     assert lost.fits and {move.before for move in lost.moves} == {"n0"} and len(lost.moves) == 3
-    assert without_room(found.world, 1) == ((), ())
+    assert first_unfitting_loss(found.world, 1) == ((), ())
     both = whatif(found.world, lost=["n0", "n1"])
     assert len(both.left_out) == 4 and "MiB of memory" in both.left_out[0].reasons["n2"][0]
     more = NodeView(name="new", room=Resources(cpus=16, memory_mib=65536))
     assert whatif(found.world, lost=["n0", "n1"], more=[more]).fits
-    lost_names, left = without_room(found.world, 2)
+    lost_names, left = first_unfitting_loss(found.world, 2)
     assert len(lost_names) == 2 and left
     for many in (3, 64):  # nobody is left
-        lost_names, left = without_room(found.world, many)
+        lost_names, left = first_unfitting_loss(found.world, many)
         assert len(lost_names) == 3 and len(left) == len(found.engine.on("n0")) * 3
     # Thinking changes nothing.
     assert not found.engine.waiting and PlacementEngine(found.world).nodes["n0"].state == "ready"

@@ -29,10 +29,10 @@ from metastack.core.placement import (
     PlacementEngine,
     departures,
     explain,
+    first_unfitting_loss,
     group_rules,
     whatif,
     with_specs,
-    without_room,
 )
 from metastack.core.placement.whatif import _nowhere, _outcome
 
@@ -85,15 +85,15 @@ def test_room_is_what_counts_for_spare_nodes() -> None:
         found.want(f"one-a-node-{n}", memory_mib=64, labels={"app": "x"}, placement=far)
     found.want("pinned", memory_mib=64, placement=Placement(node="n0"))
     found.claim_all()
-    assert without_room(found.world, 1) == ((), ())
+    assert first_unfitting_loss(found.world, 1) == ((), ())
     assert not whatif(found.world, lost=["n0"]).fits, "which is said all the same"
     for n in range(2):
         found.want(f"big{n}", memory_mib=3000)
     found.claim_all()
-    assert without_room(found.world, 1) == ((), ())
+    assert first_unfitting_loss(found.world, 1) == ((), ())
     found.want("big2", memory_mib=3000)
     found.claim_all()
-    lost, left = without_room(found.world, 1)
+    lost, left = first_unfitting_loss(found.world, 1)
     assert len(lost) == 1
     assert [move.vm.name[:3] for move in left] == ["big"]
     assert left[0].before == lost[0] and left[0].reasons

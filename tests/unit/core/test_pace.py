@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metastack.core.model import ClusterConfig
-from metastack.core.rate_limits import LISTED_A_SECOND, LONGEST_S, SUMS_A_SECOND, looks_a_list, sums_every_s
+from metastack.core.rate_limits import (
+    LISTED_A_SECOND,
+    LONGEST_S,
+    SUMS_A_SECOND,
+    full_looks_per_list,
+    sums_every_s,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,13 +36,13 @@ def test_all_together_say_so_many_sums_a_second_at_most(nodes: int) -> None:
 )  # fmt: skip
 def test_lists(nodes: int, vms: int, every_s: float) -> None:
     every = ClusterConfig().full_look_s
-    assert every * looks_a_list(every, nodes, 4 * vms + 3 * nodes) == pytest.approx(every_s, abs=every)
+    assert every * full_looks_per_list(every, nodes, 4 * vms + 3 * nodes) == pytest.approx(every_s, abs=every)
 
 
 @given(st.sampled_from([5, 30, 60, 3600]), st.integers(0, 20_000), st.integers(0, 1_000_000))
 def test_all_together_list_so_much_a_second_at_most(every_s: int, nodes: int, records: int) -> None:
     """Or each as seldom as is allowed."""
-    apart_s = every_s * looks_a_list(every_s, nodes, records)
+    apart_s = every_s * full_looks_per_list(every_s, nodes, records)
     assert every_s <= apart_s <= LONGEST_S
     assert nodes * records / apart_s <= LISTED_A_SECOND * (1 + 1e-9) or apart_s > LONGEST_S - every_s
-    assert looks_a_list(every_s, nodes, records) <= looks_a_list(every_s, nodes + 1, records + 1)
+    assert full_looks_per_list(every_s, nodes, records) <= full_looks_per_list(every_s, nodes + 1, records + 1)

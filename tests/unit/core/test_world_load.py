@@ -91,10 +91,10 @@ def test_a_claim_of_a_vm_that_nobody_told_of_is_a_hole_until_everything_is_liste
     world = ClusterState(KEYS)
     world.load(Snapshot(5, ()))
     world.apply(put(7, 6))
-    assert not world.hole, "moved or adopted: its spec may have gone since"
+    assert not world.missed_key, "moved or adopted: its spec may have gone since"
     world.apply(put(8, 8))
-    assert world.hole == key, "made just now, and it compared the spec"
+    assert world.missed_key == key, "made just now, and it compared the spec"
     world.load(Snapshot(9, (entry(),)))
-    assert not world.hole
+    assert not world.missed_key
     world.apply(put(10, 10))
-    assert not world.hole
+    assert not world.missed_key

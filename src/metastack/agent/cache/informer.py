@@ -14,7 +14,7 @@ import structlog
 from msgspec.structs import replace
 
 from ...core.model import ClusterConfig
-from ...core.rate_limits import looks_a_list
+from ...core.rate_limits import full_looks_per_list
 from ...core.state.cluster_state import ClusterState
 from ...core.state.keys import Keys, Kind, ParsedKey
 from ...core.transaction import Delete, Snapshot, Transaction
@@ -109,8 +109,8 @@ class Informer:
                 self._wake()
                 if changed:
                     self._changed(changed)
-                if self.world.hole:
-                    log.warning("watch_lost_events", key=self.world.hole)
+                if self.world.missed_key:
+                    log.warning("watch_lost_events", key=self.world.missed_key)
                     return
 
     def _begin_anew(self) -> None:
@@ -132,7 +132,7 @@ class Informer:
         self._unlisted += 1
         due = 1
         if config.full_look_s == ClusterConfig().full_look_s and not self.etcd_untrusted:
-            due = looks_a_list(config.full_look_s, world.count(Kind.NODE_ALIVE), world.count())
+            due = full_looks_per_list(config.full_look_s, world.count(Kind.NODE_ALIVE), world.count())
         if self._unlisted >= due or not await self._same_etcd():
             await self.look()
 

@@ -75,9 +75,9 @@ class ClaimBatch:
         if node.world.revision < node.wrote or node.missed_changes:
             # A claim that is committed, and no reservation any more, is not in this view (yet).
             raise Unavailable(f"{vm}: this node's view is behind its own last change")
-        if node.world.hole:
+        if node.world.missed_key:
             # Somebody else's VM is not counted, and the tokens are no older for that.
-            raise Unavailable(f"{vm}: this node's view lost something before {node.world.hole}")
+            raise Unavailable(f"{vm}: this node's view lost something before {node.world.missed_key}")
         if vm not in self._coming:
             if why := node.engine.short_of(vm, self._coming):
                 if not node.engine.fits(vm, node.name):

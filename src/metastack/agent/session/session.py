@@ -244,7 +244,7 @@ class Session:
             and status.record.session == self.token  # not the word of an owner before me
         ]
         for batch in [mine[at : at + 100] for at in range(0, len(mine), 100)] or [[]]:
-            change = changes.relet(self._keys, me, lease.id, alive, batch)
+            change = changes.move_to_lease(self._keys, me, lease.id, alive, batch)
             if not isinstance(await self._store.commit(change), Committed):
                 raise Refused("the session was lost while it moved to another lease")
         self._renewal.hold(lease)

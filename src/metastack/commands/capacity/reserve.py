@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence, Set
 from msgspec import Struct
 
 from metastack.core.model import Admission, ClusterConfig, Power, VmId, VmSpec
-from metastack.core.placement import Move, nowhere, with_claim, with_specs, without_room
+from metastack.core.placement import Move, first_unfitting_loss, nowhere, with_claim, with_specs
 from metastack.core.state.cluster_state import ClusterState, wants_on
 from metastack.core.state.codec import encode
 from metastack.core.transaction import Delete, Guard, Put, Snapshot
@@ -82,10 +82,10 @@ async def admit_place(
         problem := _displaced(nowhere(world), nowhere(_world(cluster, snapshot)), {vm}, f"vm {vm}")
     ) is not None:
         raise problem
-    lost, left = without_room(world, config.spare_nodes)
+    lost, left = first_unfitting_loss(world, config.spare_nodes)
     if not left:
         return _let_in(cluster, request, snapshot, after)
-    if without_room(_world(cluster, snapshot), config.spare_nodes)[1]:
+    if first_unfitting_loss(_world(cluster, snapshot), config.spare_nodes)[1]:
         # Nothing is kept now that could be taken, and whoever mends that by moving VMs is not stopped half-way.
         return Admitted()
     raise _too_little(f"vm {vm}", config.spare_nodes, lost, left, "choose another node")
@@ -134,7 +134,7 @@ def refusal(
         )
     if (problem := _displaced(after, before, ids, object)) is not None:
         return problem
-    lost, left = without_room(world, spare_nodes)
+    lost, left = first_unfitting_loss(world, spare_nodes)
     if left and (few := more_spare_than_up(spare_nodes, lost)):
         return conflict(object, few[0], f"`{few[1]}`, add nodes, or {IGNORE}")
     return _too_little(object, spare_nodes, lost, left, "add a node") if left else None

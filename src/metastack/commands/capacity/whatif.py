@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from metastack.core.model import NodeState, Resources
-from metastack.core.placement import Move, NodeView, Outcome, going, whatif, without_room
+from metastack.core.placement import Move, NodeView, Outcome, first_unfitting_loss, going, whatif
 from metastack.core.state.cluster_state import ClusterState
 
 from .. import names
@@ -84,7 +84,7 @@ def any_loss(world: ClusterState, count: int) -> WhatIf:
         raise usage("--lose-any", f"{count} is out of range", "1 to 64")
     if count > (there := len(world.nodes())):
         raise usage("--lose-any", f"{count} is more than the number of nodes", f"1 to {there}")
-    lost, left = without_room(world, count)
+    lost, left = first_unfitting_loss(world, count)
     # What is on nodes that are lost or draining has to go, too: without that it might seem to fit.
     gone = sorted({*lost, *going(world)}) if left else []
     found = whatif(world, lost=gone)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from metastack.core.placement import without_room
+from metastack.core.placement import first_unfitting_loss
 
 from ..capacity.reserve import in_words, more_spare_than_up
 from .facts import Facts, Finding, warning
@@ -14,7 +14,7 @@ def check(facts: Facts) -> Iterator[Finding]:
     wanted = facts.world.config.spare_nodes
     if not wanted:
         return
-    lost, left = without_room(facts.world, wanted)
+    lost, left = first_unfitting_loss(facts.world, wanted)
     if left and (few := more_spare_than_up(wanted, lost)):
         yield warning("cluster", *few)
     elif left:

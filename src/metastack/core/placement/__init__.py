@@ -34,7 +34,7 @@ from .hypothetical import HypotheticalEngine, with_claim, with_specs
 from .nodes import NodeView, Successors, node_state, node_view, node_views, promised, ring
 from .pending_queue import PendingVm
 from .start_order import answered, unanswered, waiting
-from .whatif import Move, Outcome, going, nowhere, whatif, without_room
+from .whatif import Move, Outcome, first_unfitting_loss, going, nowhere, whatif
 
 __all__ = [
     "HEAD",
@@ -52,6 +52,7 @@ __all__ = [
     "departures",
     "elsewhere",
     "explain",
+    "first_unfitting_loss",
     "going",
     "group_rules",
     "leaving",
@@ -67,5 +68,4 @@ __all__ = [
     "whatif",
     "with_claim",
     "with_specs",
-    "without_room",
 ]

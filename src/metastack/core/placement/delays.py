@@ -30,7 +30,7 @@ def delay_ms(spec: VmSpec, before: Iterable[NodeView], step_ms: int, misses: Mis
     waited for, but for the first.
     """
     counted = (
-        node for at, node in enumerate(before) if not at or not misses.count or filters.has_room(spec, node)
+        node for at, node in enumerate(before) if not at or not misses.count or filters.has_capacity(spec, node)
     )
     return sum(_of(node, step_ms, misses) for node in counted)
 

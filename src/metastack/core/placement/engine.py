@@ -190,10 +190,10 @@ class PlacementEngine(Loads):
         if self._placed.get(vm) != (node, spec):
             self._unplace(vm)
             self._place(vm, spec, node)
-            self._crowded(node, spec)
+            self._displace(node, spec)
         self._on.setdefault(node, set()).add(vm if wait is None else wait.vm)
 
-    def _crowded(self, node: str, spec: VmSpec) -> None:
+    def _displace(self, node: str, spec: VmSpec) -> None:
         """A VM came there outside the line: a VM that was promised the same capacity goes elsewhere."""
         if node in self.nodes and self.nodes[node].overfull:
             for wait in [wait for wait in self.waiting.values() if wait.head and wait.head[0] == node]:

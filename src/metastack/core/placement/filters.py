@@ -20,7 +20,7 @@ def refusals(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
     still = lasting_refusals(spec, node)
     if node.state is NodeState.LOST:
         return still
-    return still + room_refusals(spec, node)
+    return still + capacity_refusals(spec, node)
 
 
 def lasting_refusals(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ def penalty_refusal(penalty: Penalty) -> str:
     return f"failed to start here: {penalty.reason}; {until}"
 
 
-def has_room(spec: VmSpec, node: NodeView) -> bool:
+def has_capacity(spec: VmSpec, node: NodeView) -> bool:
     """Whether the node has enough of everything."""
     room, taken = node.room, node.promised
     if spec.cpus > room.cpus - taken.cpus + 1e-9 or spec.memory_mib > room.memory_mib - taken.memory_mib:
@@ -80,9 +80,9 @@ def has_room(spec: VmSpec, node: NodeView) -> bool:
     )
 
 
-def room_refusals(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
+def capacity_refusals(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
     """What the node has too little of."""
-    if has_room(spec, node):
+    if has_capacity(spec, node):
         return ()
     room, taken = node.room, node.promised
     free_cpus, free_mib = room.cpus - taken.cpus, room.memory_mib - taken.memory_mib
@@ -106,7 +106,7 @@ def room_refusals(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
 
 def too_large(spec: VmSpec, node: NodeView) -> tuple[str, ...]:
     """What the node would have too little of even if nothing ran on it."""
-    return room_refusals(spec, replace(node, promised=Resources()))
+    return capacity_refusals(spec, replace(node, promised=Resources()))
 
 
 def _never(too_large: bool) -> str:

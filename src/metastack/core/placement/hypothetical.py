@@ -60,7 +60,7 @@ class HypotheticalEngine(PlacementEngine):
             self._line.remove(wait.line)
             self._on.setdefault(wait.head[0], set()).add(wait.vm)
 
-    def short_of_room(self, spec: VmSpec) -> bool:
+    def short_of_capacity(self, spec: VmSpec) -> bool:
         """Some node would take the VM if only it had more capacity."""
         self.groups.know(spec, self._placed_specs())
         return any(

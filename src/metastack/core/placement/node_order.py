@@ -66,7 +66,7 @@ class NodeOrder:
 
     def _entry(self, node: NodeView) -> int | None:
         name, misses = node.name, self._misses
-        if not self._lasting[name] or not filters.has_room(self._spec, node):
+        if not self._lasting[name] or not filters.has_capacity(self._spec, node):
             return None
         key = -scores.base(self._spec, node, self._weights)
         if node.taints and filters.reluctant(self._spec, node):

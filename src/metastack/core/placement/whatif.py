@@ -128,7 +128,7 @@ def nowhere(world: ClusterState) -> dict[VmId, Move]:
     }
 
 
-def without_room(world: ClusterState, spare_nodes: int) -> tuple[tuple[str, ...], tuple[Move, ...]]:
+def first_unfitting_loss(world: ClusterState, spare_nodes: int) -> tuple[tuple[str, ...], tuple[Move, ...]]:
     """The first loss of ``spare_nodes`` nodes after which something would be left out that fits now, and what.
 
     Both empty when every such loss leaves capacity. What is on nodes that are lost or draining has to go
@@ -145,7 +145,7 @@ def without_room(world: ClusterState, spare_nodes: int) -> tuple[tuple[str, ...]
         then = engine.losing(lost)
         out = {w.vm for w in then.waiting.values() if not w.head and w.vm not in today}
         # Without any node it is capacity that is missing, and no node could be named for it.
-        short = {vm for vm in out if len(lost) == len(up) or then.short_of_room(then.waiting[vm].spec)}
+        short = {vm for vm in out if len(lost) == len(up) or then.short_of_capacity(then.waiting[vm].spec)}
         if short:
             return lost, tuple(move for move in _outcome(then, today).put_out if move.vm in short)
     return (), ()

@@ -35,8 +35,8 @@ from ..state.codec import encode
 from ..state.keys import Keys
 from ..transaction import Delete, Put, Transaction
 from .fences import closed
-from .group_versions import Tokens, bear, heed
-from .guards import Extra, OwnSession, absent, in_session, ride, unchanged
+from .group_versions import Tokens, compare_and_change, compare_notices
+from .guards import Extra, OwnSession, absent, in_session, puts_of, unchanged
 
 # --- sessions -------------------------------------------------------------------------------------------
 
@@ -88,12 +88,12 @@ def announce(keys: Keys, me: OwnSession, alive: NodeAlive, extra: Extra = ()) ->
     return Transaction(
         name="ready" if alive.ready else "announce",
         guards=(in_session(keys, me),),
-        effects=(Put(keys.node_alive(me.node), encode(alive), leased=True), *ride(extra)),
+        effects=(Put(keys.node_alive(me.node), encode(alive), leased=True), *puts_of(extra)),
         lease=me.lease,
     )
 
 
-def relet(
+def move_to_lease(
     keys: Keys, me: OwnSession, lease: int, alive: NodeAlive, statuses: Iterable[tuple[str, VmStatus | None]]
 ) -> Transaction:
     """Move what this session publishes to another lease.
@@ -143,14 +143,14 @@ def claim(
     here, before the disk exists, so that nothing is ever made that no record leads to. ``facts``: my own
     record, which :func:`recall` moves. ``notices``: as they were seen, so that no group rule came meanwhile.
     """
-    compared, borne = bear(tokens, vm)
+    compared, borne = compare_and_change(tokens, vm)
     guards = [
         absent(keys.claim(vm)),
         unchanged(keys.vm_spec(vm), spec),
         in_session(keys, me),
         unchanged(keys.node_facts(me.node), facts),
         *compared,
-        *heed(notices),
+        *compare_notices(notices),
     ]
     effects: list[Put | Delete] = [
         Put(keys.claim(vm), encode(new)),
@@ -164,7 +164,7 @@ def claim(
     return Transaction(
         name="claim",
         guards=tuple(guards),
-        effects=(*effects, *ride(extra)),
+        effects=(*effects, *puts_of(extra)),
         lease=me.lease,
     )
 
@@ -197,7 +197,7 @@ def takeover(
         raise ValueError(f"takeover of {vm}: session {old.ok.session} of {old.ok.node} is not fenced")
     if flaw:
         raise ValueError(f"takeover of {vm}: the fence of {old.ok.node} is not valid: {flaw}")
-    compared, borne = bear(tokens, vm)
+    compared, borne = compare_and_change(tokens, vm)
     return Transaction(
         name="takeover",
         guards=(
@@ -208,13 +208,13 @@ def takeover(
             in_session(keys, me),
             unchanged(keys.node_facts(me.node), facts),
             *compared,
-            *heed(notices),
+            *compare_notices(notices),
         ),
         effects=(
             Put(keys.claim(vm), encode(new)),
             Put(keys.vm_status(vm), encode(status), leased=True),
             *borne,
-            *ride(extra),
+            *puts_of(extra),
         ),
         lease=me.lease,
     )
@@ -236,7 +236,7 @@ def adopt(
         effects=(
             Put(keys.claim(vm), encode(new)),
             Put(keys.vm_status(vm), encode(status), leased=True),
-            *ride(extra),
+            *puts_of(extra),
         ),
         lease=me.lease,
     )
@@ -249,7 +249,7 @@ def publish(
     return Transaction(
         name="publish",
         guards=(unchanged(keys.claim(vm), held), in_session(keys, me)),
-        effects=(Put(keys.vm_status(vm), encode(status), leased=True), *ride(extra)),
+        effects=(Put(keys.vm_status(vm), encode(status), leased=True), *puts_of(extra)),
         lease=me.lease,
     )
 
@@ -275,7 +275,7 @@ def halt(
         effects=(
             Put(keys.halt(vm), encode(record)),
             Put(keys.vm_status(vm), encode(status), leased=True),
-            *ride(extra),
+            *puts_of(extra),
         ),
         lease=me.lease,
     )
@@ -306,7 +306,7 @@ def release(
     return Transaction(
         name="release",
         guards=tuple(guards),
-        effects=(*effects, *ride(extra)),
+        effects=(*effects, *puts_of(extra)),
     )
 
 
@@ -333,7 +333,7 @@ def give_back(
             Delete(keys.claim(vm)),
             Delete(keys.vm_status(vm)),
             Put(keys.penalty(vm, me.node), encode(penalty), leased=True),
-            *ride(extra),
+            *puts_of(extra),
         ),
         lease=lease,
     )
@@ -356,7 +356,7 @@ def forget_volume(keys: Keys, me: OwnSession, found: Seen[Volume], vm: VmId, ext
     return Transaction(
         name="forget_volume",
         guards=(unchanged(key, found), in_session(keys, me)),
-        effects=(Delete(key), *ride(extra)),
+        effects=(Delete(key), *puts_of(extra)),
     )
 
 

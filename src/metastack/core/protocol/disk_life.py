@@ -14,7 +14,7 @@ from ..state.cluster_state import Seen
 from ..state.codec import encode
 from ..state.keys import Keys
 from ..transaction import Delete, Put, Transaction
-from .guards import Extra, OwnSession, absent, in_session, ride, unchanged
+from .guards import Extra, OwnSession, absent, in_session, puts_of, unchanged
 
 
 def made(
@@ -41,7 +41,7 @@ def made(
     if trashed is not None:
         guards.append(unchanged(keys.trash(record.uuid), trashed))
         effects.append(Delete(keys.trash(record.uuid)))
-    return Transaction(name="made", guards=tuple(guards), effects=(*effects, *ride(extra)))
+    return Transaction(name="made", guards=tuple(guards), effects=(*effects, *puts_of(extra)))
 
 
 def trash(
@@ -93,7 +93,7 @@ def forget_trash(keys: Keys, me: OwnSession, found: Seen[Trashed], extra: Extra 
     return Transaction(
         name="forget_trash",
         guards=(unchanged(key, found), in_session(keys, me)),
-        effects=(Delete(key), *ride(extra)),
+        effects=(Delete(key), *puts_of(extra)),
     )
 
 

@@ -16,7 +16,7 @@ from ..state.cluster_state import Seen
 from ..state.codec import encode
 from ..state.keys import Keys
 from ..transaction import Delete, Put, Transaction
-from .guards import Extra, OwnSession, absent, in_session, ride, unchanged
+from .guards import Extra, OwnSession, absent, in_session, puts_of, unchanged
 
 BY_HAND: Final = "(by hand)"
 """Fencer of an intent that a person opened. No node name, so never alive: any ready agent takes it over."""
@@ -72,7 +72,7 @@ def intent(
             unchanged(keys.fence(victim), found),
             in_session(keys, me),
         ),
-        effects=(Put(keys.fence(victim), encode(new)), *ride(extra)),
+        effects=(Put(keys.fence(victim), encode(new)), *puts_of(extra)),
     )
 
 
@@ -123,7 +123,7 @@ def pass_intent(keys: Keys, me: OwnSession, victim: str, mine: Seen[Fence], extr
     return Transaction(
         name="pass_intent",
         guards=(unchanged(keys.fence(victim), mine), in_session(keys, me)),
-        effects=(Put(keys.fence(victim), encode(new)), *ride(extra)),
+        effects=(Put(keys.fence(victim), encode(new)), *puts_of(extra)),
     )
 
 
@@ -159,7 +159,7 @@ def fence_again(
     return Transaction(
         name="fence_again",
         guards=(absent(keys.node_alive(victim)), unchanged(keys.fence(victim), found), in_session(keys, me)),
-        effects=(Put(keys.fence(victim), encode(new)), *ride(extra)),
+        effects=(Put(keys.fence(victim), encode(new)), *puts_of(extra)),
     )
 
 
@@ -183,7 +183,7 @@ def take_over_intent(
     return Transaction(
         name="take_over_intent",
         guards=tuple(guards),
-        effects=(Put(keys.fence(victim), encode(new)), *ride(extra)),
+        effects=(Put(keys.fence(victim), encode(new)), *puts_of(extra)),
     )
 
 
@@ -200,7 +200,7 @@ def done(keys: Keys, victim: str, mine: Seen[Fence], receipt: FenceReceipt, extr
     return Transaction(
         name="done",
         guards=(unchanged(keys.fence(victim), mine),),
-        effects=(Put(keys.fence(victim), encode(new)), *ride(extra)),
+        effects=(Put(keys.fence(victim), encode(new)), *puts_of(extra)),
     )
 
 

@@ -24,12 +24,12 @@ Tokens = Sequence[tuple[str, Seen[Group] | None]]
 """Of each rule that a claim bears on: the token's key, and its record as the claimer's view has it."""
 
 
-def bear(tokens: Tokens, vm: VmId) -> tuple[tuple[Guard, ...], tuple[Put, ...]]:
+def compare_and_change(tokens: Tokens, vm: VmId) -> tuple[tuple[Guard, ...], tuple[Put, ...]]:
     """Compare each token, and change it."""
     guards = tuple(Guard(key, "mod", mod_of(found)) for key, found in tokens)
     return guards, tuple(Put(key, encode(Group(vm=str(vm)))) for key, _ in tokens)
 
 
-def heed(notices: Tokens) -> tuple[Guard, ...]:
+def compare_notices(notices: Tokens) -> tuple[Guard, ...]:
     """Compare each notice (:mod:`.notices`), and leave it as it is."""
     return tuple(unchanged(key, found) for key, found in notices)

@@ -20,7 +20,7 @@ Extra = Iterable[tuple[str, Record]]
 """Unguarded records that ride along in the same transaction: events."""
 
 
-def ride(extra: Extra) -> tuple[Put, ...]:
+def puts_of(extra: Extra) -> tuple[Put, ...]:
     """The effects of what rides along."""
     return tuple(Put(key, encode(record)) for key, record in extra)
 

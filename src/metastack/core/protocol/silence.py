@@ -20,7 +20,7 @@ from ..state.codec import encode
 from ..state.keys import Keys
 from ..transaction import Delete, Put, Transaction
 from .fences import under_way
-from .guards import Extra, OwnSession, in_session, ride, unchanged
+from .guards import Extra, OwnSession, in_session, puts_of, unchanged
 
 WITNESSES: Final = 4
 """Number of nodes, first in rank, that tell what they proved: an announcement is an event for every agent."""
@@ -185,6 +185,6 @@ def intent_silent(
             Delete(keys.node_alive(victim)),
             Put(keys.fence(victim), encode(new)),
             Put(keys.silenced(), encode(mark)),
-            *ride(extra),
+            *puts_of(extra),
         ),
     )

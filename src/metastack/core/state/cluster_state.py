@@ -114,7 +114,7 @@ class ClusterState:
         self.known_config = EffectiveConfig()
         self.storage_here: StoragePlace | None = None
         """What this program's storage is; None: it has none open."""
-        self.hole = ""
+        self.missed_key = ""
         """A key that was put only because of another that this world never heard of; empty: there is none.
         It is no picture of etcd then, whatever its revision, until everything is listed."""
         self.on_demand = tuple(keys.prefix(kind) for kind in (Kind.EVENT, Kind.HISTORY, Kind.TICKET))
@@ -144,7 +144,7 @@ class ClusterState:
                     continue
                 if before is None or after is None or (before.mod, before.check) != (after.mod, after.check):
                     changed.add(ParsedKey(kind, names))
-        self._tables, self.hole = fresh, ""
+        self._tables, self.missed_key = fresh, ""
         self._tally.forget()
         self.known_config.note(self._get(Kind.CLUSTER, ClusterConfig))
         self.revision = self._floor = max(self.revision, snapshot.revision)
@@ -213,7 +213,7 @@ class ClusterState:
         table[names] = seen(_TYPES[kind], event.entry)
         fresh = event.entry.create_revision == event.entry.mod_revision
         if kind is Kind.CLAIM and fresh and names not in self._tables[Kind.VM_SPEC]:
-            self.hole = event.key  # who claims a VM that nobody has compares its spec
+            self.missed_key = event.key  # who claims a VM that nobody has compares its spec
         if kind is Kind.CLUSTER:
             self.known_config.note(self._get(Kind.CLUSTER, ClusterConfig))
         return parsed

@@ -261,8 +261,8 @@ ACTS: Final[tuple[Mutation, ...]] = (
         "a view that never heard of a spec that a claim compared is no view: it is listed again; nor has it"
         " heard of the notice of that spec's rule",
         (
-            Patch("core.state.cluster_state", "ClusterState._apply_one", "self.hole = event.key", "pass"),
-            Patch("core.protocol.claims", "takeover", "*heed(notices),", ""),
+            Patch("core.state.cluster_state", "ClusterState._apply_one", "self.missed_key = event.key", "pass"),
+            Patch("core.protocol.claims", "takeover", "*compare_notices(notices),", ""),
         ),
         ("watch-loses-a-wish",),
     ),

@@ -41,7 +41,7 @@ GUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "relet-session",
         "moving to another lease: alive = S",
-        guard("relet", SESSION),
+        guard("move_to_lease", SESSION),
         ("ttl-changed-and-lease-lost", "ttl-changed-and-key-deleted"),
     ),
     Mutation(
@@ -74,7 +74,7 @@ GUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "claim-notice",
         "claim: no group rule that it bears on came since it was decided",
-        guard("claim", "*heed(notices)"),
+        guard("claim", "*compare_notices(notices)"),
         ("group-rule-comes-behind-a-claim-on-its-way",),
     ),
     Mutation(
@@ -111,7 +111,7 @@ GUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "takeover-notice",
         "takeover: no group rule that it bears on came since it was decided",
-        guard("takeover", "*heed(notices)"),
+        guard("takeover", "*compare_notices(notices)"),
         ("group-rule-comes-behind-a-takeover",),
     ),
     Mutation(
