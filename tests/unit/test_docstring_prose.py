@@ -85,6 +85,12 @@ def test_docstrings_and_comments_are_plain(folder: str) -> None:
     assert not found
 
 
+def test_scenarios_are_told_plainly() -> None:
+    pages = sorted((Path(__file__).parents[1] / "scenarios").glob("*/README.md"))
+    assert pages
+    assert not {page.parent.name: found for page in pages if (found := banned(page.read_text()))}
+
+
 def test_each_fault_is_found() -> None:
     assert free_openers("A node waits. Who waits is asked.") == ["name the actor: Who waits is asked"]
     long = " ".join(["word"] * 31)

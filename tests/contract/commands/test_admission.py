@@ -1,4 +1,4 @@
-"""Admission: room for the VMs of lost nodes is kept by whoever creates, places and moves; on both stores."""
+"""Admission: create, place and move keep capacity for the VMs of lost nodes; on both stores."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ async def test_capacity_promised_to_pending_vms_counts_as_taken(rig: Rig) -> Non
 
 
 async def kept_by_one_node(rig: Rig) -> dict[str, int]:
-    """Three nodes of 7 GiB: n3's big VM has room on n2 alone, which is empty."""
+    """Three nodes of 7 GiB: n3's big VM has capacity on n2 alone, which is empty."""
     sessions = await three(rig, "a", "b", "c")
     for name, node, mib in (("left", "n1", 3000), ("right", "n1", 3000), ("big", "n3", 5000)):
         await create_vm(rig.cluster, request(), new(name, memory_mib=mib))
@@ -152,7 +152,7 @@ async def test_a_move_into_reserved_capacity_is_refused(rig: Rig) -> None:
 
 
 async def test_demands_beyond_the_reserve_are_refused(rig: Rig) -> None:
-    """It runs on, and could go nowhere once its node is lost: n1 would take it if only it had room."""
+    """It runs on, and could go nowhere once its node is lost: n1 would take it if only it had capacity."""
     await kept_by_one_node(rig)
 
     def place(**more: Any) -> Any:
@@ -212,7 +212,7 @@ async def test_capacity_for_evacuating_vms_is_kept(rig: Rig, how: str) -> None:
 
 
 async def test_several_vms_are_judged_in_line_order(rig: Rig) -> None:
-    """Written at once they stand by name, whatever order they are given in: z comes last, and has no room."""
+    """Written at once they stand by name, in whatever order they are given: z comes last, without capacity."""
     await three(rig, "a", "b")
     news = [new("z", memory_mib=7000), new("a", memory_mib=3000), new("b", memory_mib=3000)]
     said = await explain_plan(rig.cluster, request(), await plan_vms(rig.cluster, request(), news))

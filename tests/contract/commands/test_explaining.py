@@ -1,4 +1,4 @@
-"""What is said of places: explain, dry run, what if, the doctor; on both stores."""
+"""Reports about places: explain, dry run, what if, the doctor; on both stores."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ async def test_what_if(rig: Rig) -> None:
 
 
 async def test_whatif_names_vms_that_wait_for_another_vm(rig: Rig) -> None:
-    """Room is not all: app and top run on n1, too, and start after db, which may run nowhere else."""
+    """Capacity is not all: app and top run on n1, too, and start after db, which may run nowhere else."""
     sessions = await three(rig)
     await create_vm(rig.cluster, request(), new("db", node="n1", network="br0", ha=Ha(ready_port=5432)))
     await create_vm(rig.cluster, request(), new("app", node="n1", ha=Ha(start_after=("db",))))

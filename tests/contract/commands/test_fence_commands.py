@@ -150,7 +150,9 @@ async def test_a_node_lost_again_is_not_called_fenced(rig: Rig) -> None:
     view = fence_view(world, "n1")
     assert view is not None and not view.returned
     assert "; fenced at t by n2" in told_of(world, "n1")
-    await lost_node(rig)  # it declares its addresses anew, has no VM, and is lost: nothing of it is blocked now
+    await lost_node(
+        rig
+    )  # it declares its addresses again, has no VM, and is lost: nothing of it is blocked now
     world = await world_of(rig)
     view = fence_view(world, "n1")
     assert view is not None and view.returned
@@ -229,7 +231,7 @@ async def test_a_fence_done_during_an_unfence_wins(rig: Rig) -> None:
     pool = MemoryPool(blocked={"10.0.0.1"})
 
     class Slow(MemoryStorage):
-        """While its unblock is on the way, the node came back, was lost again and fenced anew."""
+        """While its unblock is on the way, the node came back, was lost again and fenced again."""
 
         async def unfence(self, addresses: tuple[str, ...]) -> None:
             await fence_node(rig.cluster, request("again"), "n1")

@@ -136,7 +136,7 @@ async def test_an_edit_that_always_loses_is_a_conflict(rig: Rig) -> None:
 
 
 async def test_an_edit_never_hits_a_later_vm(rig: Rig) -> None:
-    """Deleted and made anew between look and commit: the new one is another VM."""
+    """Deleted and made again between look and commit: the new one is another VM."""
     await rig.image()
     await vms.create_vm(rig.cluster, request(), new())
 

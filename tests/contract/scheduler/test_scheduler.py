@@ -22,7 +22,7 @@ def spec(name: str, cpus: int) -> VmSpec:
 
 
 async def tight(backend: Backend) -> int:
-    """Two small VMs and a large one run on n0; the others have room for them in one way only."""
+    """Two small VMs and a large one run on n0; the others have capacity for them in one way only."""
     rig = backend.rig
     await rig.put(rig.keys.cluster(), ClusterConfig(overcommit_cpu=1.0))
     session = {name: await rig.node(name, memory_mib=9216, cpus=8) for name in ("n0", "n1", "n2")}["n0"]

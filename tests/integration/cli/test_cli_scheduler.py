@@ -53,7 +53,7 @@ async def logged(process: asyncio.subprocess.Process, event: str) -> list[dict[s
 
 
 async def crowded(rig: Rig, program: Program) -> int:
-    """n1 runs two small VMs and a large one; the others have room for them in one way only."""
+    """n1 runs two small VMs and a large one; the others have capacity for them in one way only."""
     await rig.image()
     await rig.put(rig.keys.cluster(), ClusterConfig(overcommit_cpu=1.0))
     sessions = {name: await rig.node(name, memory_mib=9216, cpus=8) for name in ("n1", "n2", "n3")}

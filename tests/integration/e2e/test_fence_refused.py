@@ -37,7 +37,7 @@ def doctor(lab: Lab) -> list[dict[str, Any]]:
 
 
 def told(lab: Lab, victim: str, word: str) -> None:
-    """Wherever somebody would look, it is said."""
+    """Wherever somebody would look, it is reported."""
 
     def shown() -> dict[str, Any]:
         return lab.node(victim)["fence"] or {}

@@ -114,7 +114,7 @@ def gone_from(host: LibvirtHost, pid: int) -> bool:
 
 
 def restart(host: LibvirtHost, starting: subprocess.Popen[bytes] | None = None) -> int:
-    """SIGKILL libvirtd and start it anew; how many QEMUs there were in between."""
+    """SIGKILL libvirtd and start it again; how many QEMUs there were in between."""
     pid = host.libvirtd_pid()
     host.kill_libvirtd()
     if starting is not None:

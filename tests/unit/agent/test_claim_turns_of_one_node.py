@@ -1,4 +1,4 @@
-"""Turns of one node, moment by moment: when everybody looks, and a board that is made anew."""
+"""Turns of one node, moment by moment: when everybody looks, and a board that is made again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims on their way: room set aside, several in one transaction, tokens of groups."""
+"""Claims on their way: capacity set aside, several in one transaction, tokens of groups."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ def _phase(lab: Lab, name: str) -> Phase | None:
 
 
 def test_a_vm_taken_over_for_release_is_not_started(tmp_path: Path) -> None:
-    """Nobody proved that it may run there: switched on in that very moment, it is released and claimed anew."""
+    """Nobody proved that it may run there: switched on in that moment, it is released and claimed again."""
 
     async def story() -> None:
         async with lab_of(tmp_path, nodes=3) as lab:

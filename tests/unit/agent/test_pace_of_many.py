@@ -35,7 +35,7 @@ def lists(lab: Lab) -> Counter[str]:
 
 
 def large(monkeypatch: pytest.MonkeyPatch, lab: Lab, looks: int) -> None:
-    """From here on a list is due at every so many looks."""
+    """From here on a list is due after a fixed number of looks."""
     agent = lab.hosts["n1"].agent
     assert agent is not None
     records = agent.node.world.count()

@@ -1,4 +1,4 @@
-"""The agent's settings: where they come from, who wins, and what is said of a wrong one; sd_notify."""
+"""The agent's settings: where they come from, who wins, and what is reported of a wrong one; sd_notify."""
 
 from __future__ import annotations
 

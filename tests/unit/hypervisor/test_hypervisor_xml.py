@@ -63,7 +63,7 @@ def _pretty(text: str) -> str:
     ("name", "spec", "accel"), [("file-tcg", FILE, "qemu"), ("rbd-kvm", RBD, "kvm")], ids=["file", "rbd"]
 )
 def test_golden(name: str, spec: DomainSpec, accel: str) -> None:
-    """METASTACK_WRITE_GOLDEN=1 writes them anew; the diff is for a person to read."""
+    """METASTACK_WRITE_GOLDEN=1 writes them again; the diff is for a person to read."""
     golden = GOLDEN / f"{name}.xml"
     found = _pretty(xml.build(spec, accel=accel, vnc_dir="/run/metastack/vnc"))
     if os.environ.get("METASTACK_WRITE_GOLDEN"):

@@ -49,7 +49,7 @@ class Told:
 
 
 def crowded(smalls: int = 2) -> Told:
-    """n0 is lost: small VMs and a large one, for which there is room in one way only."""
+    """n0 is lost: small VMs and a large one, for which there is capacity in one way only."""
     found = Told()
     cluster = found.cluster
     cluster.put(KEYS.cluster(), ClusterConfig(overcommit_cpu=1.0))

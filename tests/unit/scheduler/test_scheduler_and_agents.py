@@ -36,7 +36,7 @@ def start(lab: Lab, name: str) -> tuple[MemoryStore, asyncio.Task[None]]:
 
 
 async def crowded(lab: Lab) -> None:
-    """n1 runs two small VMs and a large one; n2 and n3 have room for them in one way only."""
+    """n1 runs two small VMs and a large one; n2 and n3 have capacity for them in one way only."""
     await lab.put(KEYS.cluster(), encode(ClusterConfig(brake_percent=100)))
     for name in ("n2", "n3"):
         await lab.want(f"on-{name}", memory_mib=3000, placement=Placement(node=name))
@@ -92,7 +92,7 @@ def test_agents_follow_the_hints_of_a_batch(tmp_path: Path) -> None:
 
 
 def test_without_a_scheduler_the_nodes_choose_alone(tmp_path: Path) -> None:
-    """The same crash: the large one, the youngest, finds no room. That is what a scheduler is for."""
+    """The same crash: the large one, the youngest, finds no capacity. That is what a scheduler is for."""
 
     async def play(lab: Lab) -> None:
         await crowded(lab)
