@@ -238,9 +238,9 @@ class Agent:
         if Kind.CLUSTER in kinds:
             self._health.note_config(node.world)
             self._config_changed(node.world)
-        for key in route.keys_of(news, node.world, node.name, node.engine, node.disks, self._here):
+        for key in route.keys_of(news, node.world, node.name, node.turns, node.disks, self._here):
             self._queue.add(key)
-        if (due_s := node.engine.due_s()) is not None:
+        if (due_s := node.turns.due_s()) is not None:
             self._queue.add_at(route.OVERDUE, due_s)
 
     def _suspect(self, victim: str, why: str) -> None:
@@ -257,7 +257,7 @@ class Agent:
     def _look_at_everything(self) -> None:
         """My session changed: everything may have another answer now."""
         self.fencer.observe()
-        for key in route.everything(self.node.world, self.node.name, self._reconciler.known, self.node.engine):
+        for key in route.everything(self.node.world, self.node.name, self._reconciler.known, self.node.turns):
             self._queue.add(key)
 
     # --- tasks
@@ -335,9 +335,9 @@ class Agent:
                     self._queue.add(("disk", project, uuid))
                 return 0.0
             case ("task", "overdue", _):
-                for vm in self.node.engine.overdue():
+                for vm in self.node.turns.overdue():
                     self._queue.add(("vm", vm.project, vm.name))
-                if (due_s := self.node.engine.due_s()) is not None:
+                if (due_s := self.node.turns.due_s()) is not None:
                     self._queue.add_at(key, due_s)
                 return 0.0
             case ("task", "leave", _):

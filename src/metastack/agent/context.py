@@ -10,7 +10,7 @@ import structlog
 
 from ..core.domains import Domain
 from ..core.model import Event, Record, Resources, Trashed, VmId, VmSpec
-from ..core.placement import Successors
+from ..core.placement import PlacementEngine, Successors
 from ..core.placement.nodes import plus
 from ..core.protocol import claims as changes
 from ..core.protocol.group_versions import Tokens
@@ -64,7 +64,7 @@ class AgentContext:
     missed_changes: list[tuple[Transaction, int]] = field(default_factory=list)
     """Changes of mine, and their revisions, of which the watch did not tell although it is past them."""
     _held: tuple[int, str] = (-1, "")
-    _engine: ClaimTurns | None = None
+    _turns: ClaimTurns | None = None
     _disks: VolumeIndex | None = None
     _successors: Successors | None = None
     _nodes_moved: bool = False
@@ -131,7 +131,7 @@ class AgentContext:
         self.wrote = self.session.fenced_through = 0
         self.missed_changes.clear()
         self.session.etcd_recognised = False
-        self._held, self._engine, self._disks, self._successors = (-1, ""), None, None, None
+        self._held, self._turns, self._disks, self._successors = (-1, ""), None, None, None
         self.informer.restart()
 
     def held(self) -> str:
@@ -159,8 +159,8 @@ class AgentContext:
     def follow(self, touched: Sequence[ParsedKey]) -> None:
         """The world changed there, in an order that does not depend on the process: the engine follows."""
         self._nodes_moved = self._nodes_moved or about_nodes(touched)
-        if self._engine is not None:
-            self._engine.update(touched)
+        if self._turns is not None:
+            self._turns.update(touched)
         if self._disks is not None:
             self._disks.update(touched)
 
@@ -172,16 +172,21 @@ class AgentContext:
         return self._disks
 
     @property
-    def engine(self) -> ClaimTurns:
-        """Every VM in its place and every waiting VM with those who should take it."""
-        if self._engine is None:
-            self._engine = ClaimTurns(self.world, self.name, asyncio.get_running_loop().time)
-        return self._engine
+    def engine(self) -> PlacementEngine:
+        """Every VM in its place and every waiting VM with the nodes that should take it."""
+        return self.turns.engine
+
+    @property
+    def turns(self) -> ClaimTurns:
+        """When it is this node's turn to take which pending VM."""
+        if self._turns is None:
+            self._turns = ClaimTurns(self.world, self.name, asyncio.get_running_loop().time)
+        return self._turns
 
     def turn(self, vm: VmId) -> ClaimTurn | None:
         """When it is my turn to take this VM; None when I would not."""
         if wants_on(self.world, vm):
-            return self.engine.mine(vm)
+            return self.turns.mine(vm)
         # One that is not wanted on has to be taken over all the same, to be released.
         rank, memory = self.rank_of(str(vm)), self.memory.of(vm)
         now_s = asyncio.get_running_loop().time()
@@ -223,7 +228,7 @@ class AgentContext:
 
     def allocated(self) -> tuple[Resources, int]:
         """What the VMs that this node owns have been promised together, and how many they are."""
-        specs = self.engine.own()
+        specs = self.engine.specs_on(self.name)
         sum_ = Resources()
         for spec in specs:
             sum_ = plus(sum_, spec)

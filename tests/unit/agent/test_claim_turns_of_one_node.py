@@ -50,7 +50,7 @@ class _Cluster:
 def test_a_vm_gone_with_a_settings_change_is_skipped() -> None:
     """Seed 1506451: the deletion and new settings came in one batch, and the agent died of it."""
     cluster = _Cluster("n1", "n2")
-    assert VM in cluster.turns.waiting
+    assert VM in cluster.turns.engine.waiting
     gone = cluster.event(KEYS.vm_spec(VM), None)
     cluster.turns.update(gone | cluster.event(KEYS.cluster(), ClusterConfig(brake_percent=40)))
     cluster.now_s = 10.0
@@ -60,27 +60,29 @@ def test_a_vm_gone_with_a_settings_change_is_skipped() -> None:
 def test_all_nodes_look_once_a_deaf_head_is_full() -> None:
     """Nine nodes, and n2 is not among the eight that are to take it."""
     cluster = next(
-        cluster for n in range(3, 60) if ME not in (cluster := _Cluster(ME, *_others(n))).turns.waiting[VM].head
+        cluster
+        for n in range(3, 60)
+        if ME not in (cluster := _Cluster(ME, *_others(n))).turns.engine.waiting[VM].head
     )
-    head = cluster.turns.waiting[VM].head
+    head = cluster.turns.engine.waiting[VM].head
     assert cluster.turns.overdue() == [] and cluster.turns.due_s() == STEP_S
     cluster.now_s = STEP_S
     assert cluster.turns.overdue() == [], "the others of the head have room"
     assert cluster.turns.due_s() == 2 * STEP_S
     for node in head[1:]:
         cluster.fill(node)
-    assert cluster.turns.waiting[VM].head == head
+    assert cluster.turns.engine.waiting[VM].head == head
     cluster.now_s = 2 * STEP_S
     assert cluster.turns.overdue() == [], "nobody is deaf: the whole head has its time"
     assert cluster.turns.due_s() == 3 * STEP_S
-    cluster.turns.misses.won("m1", ("m0", "m1"))
+    cluster.turns.engine.misses.won("m1", ("m0", "m1"))
     cluster.now_s = 3 * STEP_S
     assert cluster.turns.overdue() == [VM], "it need not wait for them"
 
 
 def test_a_lower_rank_looks_only_at_its_turn() -> None:
     cluster = _behind()
-    rank = cluster.turns.waiting[VM].head.index(ME)
+    rank = cluster.turns.engine.waiting[VM].head.index(ME)
     assert cluster.turns.news() == [] and cluster.turns.overdue() == [], "it is the first's to take"
     assert cluster.turns.due_s() == rank * STEP_S
     cluster.now_s = rank * STEP_S
@@ -100,7 +102,7 @@ def test_what_is_claimed_in_time_costs_nobody_else_a_look() -> None:
     cluster = _behind()
     spec = cluster.world.spec(VM)
     assert spec is not None
-    first = cluster.turns.waiting[VM].head[0]
+    first = cluster.turns.engine.waiting[VM].head[0]
     claim = Claim(node=first, session=1 << 40, uuid=spec.ok.uuid, volume_uuid="v-vm1", claim_id="c")
     cluster.turns.update(cluster.event(KEYS.claim(VM), claim))
     cluster.now_s = 10.0
@@ -115,7 +117,7 @@ def test_a_node_that_joins_a_head_has_its_own_turn() -> None:
         alive = NodeAlive(name=ME, ready=True, capacity=Resources(cpus=4, memory_mib=4096), bridges=("br0",))
         touched = cluster.event(KEYS.node_facts(ME), NodeFacts(name=ME, uuid=ME))
         cluster.turns.update(touched | cluster.event(KEYS.node_alive(ME), alive))
-        if cluster.turns.waiting[VM].head.index(ME) == 3:
+        if cluster.turns.engine.waiting[VM].head.index(ME) == 3:
             break
     assert cluster.turns.due_s() == 3 * STEP_S, "it has waited one of three already"
     cluster.now_s = 3 * STEP_S
@@ -127,10 +129,10 @@ def _behind(deaf: str = "") -> _Cluster:
     for n in range(60):
         cluster = _Cluster(ME, *_others(n)[:4])
         if deaf:
-            cluster.turns.misses.count[deaf] = 1
+            cluster.turns.engine.misses.count[deaf] = 1
             cluster.turns.update(cluster.event(KEYS.vm_spec(VM), None))
             cluster.turns.update(cluster.want(VM))
-        if cluster.turns.waiting[VM].head[0] != ME:
+        if cluster.turns.engine.waiting[VM].head[0] != ME:
             return cluster
     raise AssertionError("it is the first of all of them")
 

@@ -25,15 +25,16 @@ from metastack.core.model import (
     VmStatus,
 )
 from metastack.core.placement import (
-    HypotheticalEngine,
     PlacementEngine,
     departures,
     explain,
     first_unfitting_loss,
     group_rules,
+    suppose,
     whatif,
     with_specs,
 )
+from metastack.core.placement.hypothetical import without_nodes
 from metastack.core.placement.whatif import _nowhere, _outcome
 
 node_st = st.tuples(st.integers(1, 6), st.integers(2048, 6144), st.sampled_from("ab"))
@@ -65,13 +66,13 @@ def test_thinking_nodes_away_is_a_board_made_without_them(
         if n == len(vms) // 2:
             found.claim_all()
     lost = {f"n{n}" for n in gone}
-    base = HypotheticalEngine(found.world)
+    base = suppose(found.world)
     before = {vm: wait.head for vm, wait in base.waiting.items()}
-    anew, out = HypotheticalEngine(found.world, lost=frozenset(lost)), _nowhere(base)
-    assert _outcome(base.losing(lost), out) == _outcome(anew, out) == whatif(found.world, lost=lost)
+    anew, out = suppose(found.world, lost=frozenset(lost)), _nowhere(base)
+    assert _outcome(without_nodes(base, lost), out) == _outcome(anew, out) == whatif(found.world, lost=lost)
     assert {vm: wait.head for vm, wait in base.waiting.items()} == before, "the first one stays as it is"
     assert {n: v.promised for n, v in base.nodes.items()} == {
-        n: v.promised for n, v in HypotheticalEngine(found.world).nodes.items()
+        n: v.promised for n, v in suppose(found.world).nodes.items()
     }
 
 
@@ -124,7 +125,7 @@ def test_room_that_comes_free_while_the_line_is_set_anew_is_room() -> None:
     assert found.heads()["young"] == ("n1",)
     outcome = whatif(found.world, lost=["n0"])
     assert {move.vm.name: move.after for move in outcome.moves} == {"old0": "n1", "old1": "n1", "young": ""}
-    assert outcome == _outcome(HypotheticalEngine(found.world, lost=frozenset({"n0"})), frozenset())
+    assert outcome == _outcome(suppose(found.world, lost=frozenset({"n0"})), frozenset())
     assert {move.vm.name for move in outcome.put_out} == {"young"}, "the loss took its place"
 
 

@@ -21,7 +21,7 @@ from metastack.core.model import (
     VmId,
     VmStatus,
 )
-from metastack.core.placement import HypotheticalEngine, PlacementEngine
+from metastack.core.placement import PlacementEngine, suppose
 from metastack.core.placement.schedule import losing, schedule
 
 SPREAD = ClusterConfig(overcommit_cpu=1.0)
@@ -183,12 +183,12 @@ def test_hints_help_and_nobody_loses_a_place(
         labels, place = ({"app": "x"}, FAR) if far else ({}, Placement())
         found.want(f"v{n}", cpus=cpus, memory_mib=mib, ha=Ha(priority=priority), labels=labels, placement=place)
         found.claim(f"v{n}", "gone")
-    alone = HypotheticalEngine(found.world, lost=frozenset({"gone"}))
+    alone = suppose(found.world, lost=frozenset({"gone"}))
     standing = {vm(f"v{n}"): f"n{at}" for n, at in before.items()}
     plan = schedule(found.engine, standing)
     assert plan == schedule(PlacementEngine(found.world), standing)
     hint(found, plan.places)
-    told = HypotheticalEngine(found.world, lost=frozenset({"gone"}))
+    told = suppose(found.world, lost=frozenset({"gone"}))
     placed = {name for name, wait in told.waiting.items() if wait.head}
     assert placed >= {name for name, wait in alone.waiting.items() if wait.head}
     if plan.places:

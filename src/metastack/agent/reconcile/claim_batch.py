@@ -79,7 +79,7 @@ class ClaimBatch:
             # Somebody else's VM is not counted, and the tokens are no older for that.
             raise Unavailable(f"{vm}: this node's view lost something before {node.world.missed_key}")
         if vm not in self._coming:
-            if why := node.engine.short_of(vm, self._coming):
+            if why := node.turns.short_of(vm, self._coming):
                 if not node.engine.fits(vm, node.name):
                     self._held_up[vm] = None
                 raise Refused(f"{vm}: {'; '.join(why)}")

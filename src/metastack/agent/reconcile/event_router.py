@@ -39,7 +39,7 @@ def keys_of(
     touched: Iterable[ParsedKey],
     world: ClusterState,
     me: str,
-    engine: ClaimTurns,
+    turns: ClaimTurns,
     disks: VolumeIndex,
     here: Callable[[VmId], bool],
 ) -> Iterator[Key]:
@@ -81,11 +81,11 @@ def keys_of(
             nodes.add(key.names[0])
             if key.names[0] == me:
                 yield from (BLOCKED,) if key.kind is Kind.FENCE else (LEAVE,)
-    yield from map(_vm, engine.news())
+    yield from map(_vm, turns.news())
     if nodes:
         # Who comes or goes changes whose turn it is to do what only one should: fence, release.
         yield from (("node", name, "") for name in world.nodes() if name in nodes or _wants_care(world, name))
-        yield from map(_vm, engine.left)
+        yield from map(_vm, turns.left)
 
 
 def _wants_care(world: ClusterState, node: str) -> bool:
@@ -94,16 +94,16 @@ def _wants_care(world: ClusterState, node: str) -> bool:
     return world.alive(node) is None or (fence is not None and (fence.record is None or fence.record.intent))
 
 
-def everything(world: ClusterState, me: str, known: Iterable[VmId], engine: ClaimTurns) -> Iterator[Key]:
+def everything(world: ClusterState, me: str, known: Iterable[VmId], turns: ClaimTurns) -> Iterator[Key]:
     """All that this node may have to do with: after its session changed, and as a net under the events."""
     here = set(known)
     for vm in sorted(world.vms() | here):
         if vm in here or world.claim(vm) is None or mine(world, me, vm):
             yield _vm(vm)
     yield from (("node", name, "") for name in world.nodes())
-    for wait in sorted(engine.waiting.values(), key=lambda wait: wait.line):
+    for wait in sorted(turns.engine.waiting.values(), key=lambda wait: wait.line):
         yield _vm(wait.vm)
-    yield from map(_vm, engine.left)
+    yield from map(_vm, turns.left)
     yield from (ORPHANS, LEAVE, TTL)
 
 

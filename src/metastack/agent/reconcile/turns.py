@@ -52,8 +52,8 @@ class _Since:
     """But not first, and did not look yet."""
 
 
-class ClaimTurns(PlacementEngine):
-    """An engine that belongs to one node."""
+class ClaimTurns:
+    """Follows the engine of one node."""
 
     def __init__(self, world: ClusterState, me: str, now_s: Callable[[], float]) -> None:
         self._me, self._now_s = me, now_s
@@ -69,13 +69,19 @@ class ClaimTurns(PlacementEngine):
         """VMs that this node left: the VM that they must be near has a promise only, until the next claim."""
         self.left: dict[VmId, None] = {}
         """Claims of fenced sessions whose VMs are not wanted on: somebody has to release them."""
-        super().__init__(world)
+        self.world = world
+        self.engine = PlacementEngine(world, follower=self)
+        self._see_all_left()
 
     # --- following
 
     def update(self, touched: Iterable[ParsedKey]) -> None:
+        """Take in what changed in the world since the last time."""
         keys = list(touched)
-        super().update(keys)
+        if self.engine.update(keys):
+            # A spec that is gone was not seen to go: pending VMs were looked for among the specs that exist.
+            self._since = {vm: since for vm, since in self._since.items() if vm in self.engine.waiting}
+            self._see_all_left()
         for key in keys:
             match key.kind:
                 case Kind.VM_SPEC | Kind.CLAIM | Kind.HALT:
@@ -87,11 +93,8 @@ class ClaimTurns(PlacementEngine):
                 case _:
                     pass
 
-    def _rebuild(self) -> None:
+    def _see_all_left(self) -> None:
         self.left.clear()
-        super()._rebuild()
-        # Whose spec is gone was not seen to go: what waits was looked for among the specs that there are.
-        self._since = {vm: since for vm, since in self._since.items() if vm in self.waiting}
         for vm, _ in self.world.claims():
             self._see_left(vm)
 
@@ -102,8 +105,7 @@ class ClaimTurns(PlacementEngine):
         else:
             self.left.pop(vm, None)
 
-    def _assign(self, wait: PendingVm) -> None:
-        super()._assign(wait)
+    def assigned(self, wait: PendingVm, missed: bool) -> None:
         head = wait.head
         if not head:
             self._since.pop(wait.vm, None)
@@ -119,9 +121,9 @@ class ClaimTurns(PlacementEngine):
         since = self._since[wait.vm] = _Since(before, at_s, inside, behind=inside and bool(before))
         if not before:
             self._news[wait.vm] = None
-        self._appoint(at_s + self._least_s(since), wait.vm, since)
+        self._appoint(at_s + self._least_s(since, missed), wait.vm, since)
 
-    def _least_s(self, since: _Since) -> float:
+    def _least_s(self, since: _Since, missed: bool) -> float:
         """At least so long it is not this node's turn: no more is computed, for most are claimed by then.
 
         A node that missed gets a third of a rank's delay, and a full one then nothing (:mod:`.delays`).
@@ -130,24 +132,22 @@ class ClaimTurns(PlacementEngine):
             return AGAIN_S  # it is looked at now, and may have a reason to wait
         if not since.behind:
             return self.step_s
-        return self.step_s / 3 if self.misses.count else self.step_s * len(since.before)
+        return self.step_s / 3 if missed else self.step_s * len(since.before)
 
     def _appoint(self, due_s: float, vm: VmId, since: _Since) -> None:
         self._count += 1
         heappush(self._due, (due_s, self._count, vm, since))
 
-    def _claimed(self, vm: VmId, spec: VmSpec, node: str) -> None:
+    def claimed(self, vm: VmId, node: str, waited: bool) -> None:
         self._since.pop(vm, None)
-        if vm in self.waiting:
+        if waited:
             self._took_s[node] = self._now_s()
-        super()._claimed(vm, spec, node)
         if self._unproven:
             self._news.update(self._unproven)
             self._unproven.clear()
 
-    def _take_off(self, vm: VmId) -> None:
+    def taken_off(self, vm: VmId) -> None:
         self._since.pop(vm, None)
-        super()._take_off(vm)
 
     # --- what is asked
 
@@ -179,7 +179,7 @@ class ClaimTurns(PlacementEngine):
                 found.append(vm)
                 self._appoint(now_s + AGAIN_S, vm, since)
                 continue
-            whole_s = self.delay_ms(vm, len(self.waiting[vm].head)) / 1000
+            whole_s = self.engine.delay_ms(vm, len(self.engine.waiting[vm].head)) / 1000
             due_s = self._from_s(since, whole_s) + whole_s
             if due_s > now_s:
                 due_s = min(due_s, now_s + self.step_s)  # by then more of the head may be full
@@ -198,36 +198,34 @@ class ClaimTurns(PlacementEngine):
 
     def mine(self, vm: VmId) -> ClaimTurn | None:
         """My turn to take a waiting VM; None when I would not take it."""
-        wait, since = self.waiting.get(vm), self._since.get(vm)
+        wait, since = self.engine.waiting.get(vm), self._since.get(vm)
         if wait is None or since is None:
             return None
         now_s = self._now_s()
         if len(since.before) < len(wait.head):
             rank = len(since.before)
         else:
-            whole_s = self.delay_ms(vm, len(wait.head)) / 1000
+            whole_s = self.engine.delay_ms(vm, len(wait.head)) / 1000
             waited_s = now_s - self._from_s(since, whole_s)
             if waited_s < whole_s:
                 return ClaimTurn(len(wait.head), whole_s, waited_s)
-            found = self.turn(vm, self._me, deep=True)
+            found = self.engine.turn(vm, self._me, deep=True)
             if found is None:
                 return None
             rank = found
-        delay_s = self.delay_ms(vm, rank) / 1000
+        delay_s = self.engine.delay_ms(vm, rank) / 1000
         return ClaimTurn(rank, delay_s, now_s - self._from_s(since, delay_s))
-
-    def own(self) -> list[VmSpec]:
-        """What placement asks for of the VMs that this node owns."""
-        return [self._placed[vm][1] for vm in self._on.get(self._me, ())]
 
     def short_of(self, vm: VmId, coming: dict[VmId, VmSpec]) -> tuple[str, ...]:
         """Why this node could not take the waiting VM once those that it is claiming right now are its own."""
-        more = [spec for other, spec in coming.items() if other != vm and self.placed_on(other) != self._me]
+        more = [
+            spec for other, spec in coming.items() if other != vm and self.engine.placed_on(other) != self._me
+        ]
         for spec in more:
-            self.groups.know(spec, self._placed_specs())
+            self.engine.groups.know(spec, self.engine.placed_specs())
             self._imagine(spec, 1)
         try:
-            short = self.fits(vm, self._me)
+            short = self.engine.fits(vm, self._me)
         finally:
             for spec in more:
                 self._imagine(spec, -1)
@@ -241,7 +239,7 @@ class ClaimTurns(PlacementEngine):
         Safety: a promise takes capacity and keeps others away, but it may never be kept, and no VM is near, or
         even with, a VM that is nowhere.
         """
-        wait = self.waiting[vm]
+        wait = self.engine.waiting[vm]
         place = wait.spec.placement
         groups = {group_of(wait.spec, near) for near in place.affinity if near.required}
         groups |= {group_of(wait.spec, even) for even in place.spread if even.required}
@@ -249,20 +247,20 @@ class ClaimTurns(PlacementEngine):
             return ()
         promised = [
             (other.spec, other.head[0])
-            for other in self.waiting.values()
+            for other in self.engine.waiting.values()
             if other.head and (other is wait or any(group.holds(other.spec) for group in groups))
         ]
         for spec, node in promised:
-            self.groups.place(spec, node, -1)
+            self.engine.groups.place(spec, node, -1)
         try:
-            return self.groups.refusals(wait.spec, self.nodes[self._me])
+            return self.engine.groups.refusals(wait.spec, self.engine.nodes[self._me])
         finally:
             for spec, node in promised:
-                self.groups.place(spec, node, 1)
+                self.engine.groups.place(spec, node, 1)
 
     def _imagine(self, spec: VmSpec, sign: int) -> None:
         """Count it as here, or no longer. No order hears of it: it is taken back before one is asked."""
-        view = self.nodes.get(self._me)
+        view = self.engine.nodes.get(self._me)
         if view is not None:
             view.promised = plus(view.promised, spec, sign)
-        self.groups.place(spec, self._me, sign)
+        self.engine.groups.place(spec, self._me, sign)

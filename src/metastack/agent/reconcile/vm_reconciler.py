@@ -400,7 +400,7 @@ class VmReconciler:
         if held is not None and view.session and held.session == view.session:
             await self._publish(view)
         elif (view.claim is None or (held is not None and held.node != node.name)) and not (
-            view.domains or memory.claim_in_flight or memory.order_in_flight or view.vm in node.engine.left
+            view.domains or memory.claim_in_flight or memory.order_in_flight or view.vm in node.turns.left
         ):
             node.memory.forget(view.vm)  # another's, or nobody's: nothing of it is worth keeping here
         return action.again_in_s

@@ -30,7 +30,7 @@ from .engine import HEAD, PlacementEngine
 from .evacuation import Departure, departures, elsewhere, leaving
 from .explain import GroupRule, Verdict, explain, group_rules
 from .filters import taint_text
-from .hypothetical import HypotheticalEngine, with_claim, with_specs
+from .hypothetical import suppose, with_claim, with_specs
 from .nodes import NodeView, Successors, node_state, node_view, node_views, promised, ring
 from .pending_queue import PendingVm
 from .start_order import answered, unanswered, waiting
@@ -40,7 +40,6 @@ __all__ = [
     "HEAD",
     "Departure",
     "GroupRule",
-    "HypotheticalEngine",
     "Move",
     "NodeView",
     "Outcome",
@@ -62,6 +61,7 @@ __all__ = [
     "nowhere",
     "promised",
     "ring",
+    "suppose",
     "taint_text",
     "unanswered",
     "waiting",

@@ -22,10 +22,10 @@ from msgspec import Struct
 from ..model import Phase, Resources, VmId, VmSpec
 from ..state.cluster_state import ClusterState, wants_on
 from . import filters
-from .engine import HEAD
+from .engine import HEAD, PlacementEngine
 from .explain import score
 from .groups import group_of, terms
-from .hypothetical import HypotheticalEngine
+from .hypothetical import suppose
 from .nodes import NodeView, plus
 from .objective import Objective, aim, empty, quality, share, takes
 
@@ -76,7 +76,7 @@ def balance(world: ClusterState, *, max_moves: int, min_gain: float) -> Balance:
     ``min_gain`` is in scores, as :func:`~.explain.explain` gives them. Hints are not looked at: they are for
     VMs that wait.
     """
-    engine = _Moving(_Rebalanced(world.with_hints({})))
+    engine = _Moving(suppose(world.with_hints({})))
     before, weights = engine.quality(), engine.engine.weights
     search = engine.emptying if aim(weights) == "pack" else engine.evening
     moves: list[BalanceMove] = []
@@ -88,24 +88,10 @@ def balance(world: ClusterState, *, max_moves: int, min_gain: float) -> Balance:
     )
 
 
-class _Rebalanced(HypotheticalEngine):
-    """An engine on which VMs go from node to node."""
-
-    def carry(self, vm: VmId, spec: VmSpec, node: str) -> None:
-        """The VM is on that node now."""
-        self._unplace(vm)
-        self._place(vm, spec, node)
-        self._on.setdefault(node, set()).add(vm)
-
-    def held(self) -> Counter[str]:
-        """VMs on each node, and those about to go there."""
-        return Counter(node for node, _ in self._placed.values())
-
-
 class _Moving:
     """The search for moves."""
 
-    def __init__(self, engine: _Rebalanced) -> None:
+    def __init__(self, engine: PlacementEngine) -> None:
         self.engine = engine
         self.moved: set[VmId] = set()
         self.emptied: set[str] = set()
@@ -148,7 +134,7 @@ class _Moving:
 
     def settle(self) -> None:
         """VMs that nobody would take may fit where capacity has come free: the next move finds them there."""
-        self.engine._settle()
+        self.engine.settle()
 
     # --- one step
 
@@ -253,7 +239,7 @@ class _Moving:
 
     def emptying(self, min_gain: float, left: int) -> list[BalanceMove]:
         """All moves that empty one more node, the emptiest that can be; none if ``left`` moves are too few."""
-        held = self.engine.held()
+        held = Counter(node for _, node in self.engine.placed_specs())
         views = [view for view in self.engine.nodes.values() if takes(view) and not empty(view)]
         for view in sorted(views, key=lambda one: (share(one), one.name)):
             there = [(vm, spec) for vm, spec in self._movable[view.name] if vm not in self.moved]

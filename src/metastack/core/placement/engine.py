@@ -13,10 +13,12 @@ whether the VM still fits is looked at again by whoever claims.
 
 from __future__ import annotations
 
+import copy
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from operator import itemgetter
+from typing import Protocol
 
 import msgspec
 
@@ -27,9 +29,8 @@ from . import filters
 from .boot_failures import BootFailures
 from .delays import delay_ms
 from .groups import Groups
-from .loads import Loads
 from .node_order import NodeOrder, shape_of
-from .nodes import NodeView, join, node_view
+from .nodes import NodeView, join, node_view, plus
 from .penalties import MissPenalties
 from .pending_queue import Line, PendingVm
 from .preferences import hinted, preference
@@ -42,18 +43,39 @@ _SHAPES = 32
 """Orders kept at a time: VMs come in few sizes."""
 
 
-class PlacementEngine(Loads):
+class Follower(Protocol):
+    """Told of every step of one engine: a node's claim turns."""
+
+    def assigned(self, wait: PendingVm, missed: bool) -> None:
+        """The VM has its nodes, or none. ``missed``: some node missed its turn."""
+
+    def claimed(self, vm: VmId, node: str, waited: bool) -> None:
+        """A session of that node owns the VM; ``waited``: it was pending until now."""
+
+    def taken_off(self, vm: VmId) -> None:
+        """The VM is neither owned nor pending."""
+
+
+class PlacementEngine:
     """Placement at the world's revision; :meth:`update` after every change of it."""
 
-    gated = True
-    """Whether who starts after others waits for them."""
-
     def __init__(
-        self, world: ClusterState, lost: frozenset[str] = frozenset(), more: Iterable[NodeView] = ()
+        self,
+        world: ClusterState,
+        lost: frozenset[str] = frozenset(),
+        more: Iterable[NodeView] = (),
+        *,
+        supposed: bool = False,
+        follower: Follower | None = None,
     ) -> None:
-        """``lost``: nodes to think away, with what runs on them; ``more``: nodes to think of."""
+        """``lost``: nodes to think away, with what runs on them; ``more``: nodes to think of.
+
+        ``supposed``: the question is whether there is capacity. No VM waits for another to start, and a VM that
+        is to be released is nowhere.
+        """
         self.world = world
         self._lost, self._more = lost, tuple(more)
+        self._supposed, self._follower = supposed, follower
         self.misses = MissPenalties(len(world.nodes()))
         self._rebuild()
 
@@ -68,7 +90,9 @@ class PlacementEngine(Loads):
         self.penalties = BootFailures(world)
         self._orders: dict[object, NodeOrder] = {}
         self._placed: dict[VmId, tuple[str, VmSpec]] = {}
+        """Real and virtual assignments."""
         self._on: dict[str, set[VmId]] = {}
+        """VMs claimed by each node."""
         self._after: dict[VmId, set[VmId]] = {}
         """VMs that start after a VM."""
         self.waiting: dict[VmId, PendingVm] = {}
@@ -81,7 +105,7 @@ class PlacementEngine(Loads):
         for vm, _ in world.specs():
             self._see(vm)
         self._following = True
-        self._settle()
+        self.settle()
 
     def _view(self, name: str) -> NodeView:
         view = node_view(self.world, name)
@@ -89,14 +113,15 @@ class PlacementEngine(Loads):
             view.state = NodeState.LOST
         return view
 
-    def update(self, touched: Iterable[ParsedKey]) -> None:
-        """Take in what changed in the world since the last time."""
+    def update(self, touched: Iterable[ParsedKey]) -> bool:
+        """Take in what changed in the world since the last time; true when all was computed again."""
         vms: dict[VmId, None] = {}
         nodes: dict[str, None] = {}
         for key in touched:
             match key.kind:
                 case Kind.CLUSTER:
-                    return self._rebuild()
+                    self._rebuild()
+                    return True
                 case Kind.NODE_SPEC | Kind.NODE_ALIVE | Kind.NODE_FACTS:
                     nodes[key.names[0]] = None
                 case Kind.FENCE:
@@ -113,11 +138,12 @@ class PlacementEngine(Loads):
                 case _:
                     pass
         if nodes and not self._nodes_changed(nodes):
-            return self._rebuild()
+            self._rebuild()
+            return True
         for vm in vms:
             self._see(vm)
-        self._settle()
-        return None
+        self.settle()
+        return False
 
     def _nodes_changed(self, names: Iterable[str]) -> bool:
         """Take in news of nodes; False when too much is different to go on from here."""
@@ -159,7 +185,7 @@ class PlacementEngine(Loads):
             self._after.setdefault(VmId(vm.project, name), set()).add(vm)
         there = self._there(claim)
         rules = spec if there or wanted(found, world.halt(vm)) else None
-        self.groups.asks(vm, rules, self._placed_specs())  # Safety: also while it is held back (core/notices)
+        self.groups.asks(vm, rules, self.placed_specs())  # Safety: also while it is held back (core/notices)
         if claim is not None and there:
             if claim.record is not None:
                 self._claimed(vm, spec, claim.record.node)
@@ -178,9 +204,13 @@ class PlacementEngine(Loads):
 
     def _there(self, claim: Seen[Claim] | None) -> bool:
         """A session owns the VM of that claim."""
+        if self._supposed and claim is not None and claim.record is not None and claim.record.to_release:
+            return False
         return answered(self.world, claim, self._lost)
 
     def _claimed(self, vm: VmId, spec: VmSpec, node: str) -> None:
+        if self._follower is not None:
+            self._follower.claimed(vm, node, vm in self.waiting)
         wait = self.waiting.pop(vm, None)
         if wait is not None:
             del self._line[bisect_left(self._line, wait.line)]
@@ -188,8 +218,8 @@ class PlacementEngine(Loads):
             # Also who was wanted and taken within one batch: a charge ends at the same claim for everybody.
             self.misses.won(node, wait.head if wait is not None else ())
         if self._placed.get(vm) != (node, spec):
-            self._unplace(vm)
-            self._place(vm, spec, node)
+            self.take_back(vm)
+            self.place(vm, spec, node)
             self._displace(node, spec)
         self._on.setdefault(node, set()).add(vm if wait is None else wait.vm)
 
@@ -206,18 +236,22 @@ class PlacementEngine(Loads):
                     self._doubtful[wait.vm] = None
 
     def _take_off(self, vm: VmId) -> None:
+        if self._follower is not None:
+            self._follower.taken_off(vm)
         wait = self.waiting.pop(vm, None)
         if wait is not None:
             del self._line[bisect_left(self._line, wait.line)]
-        self._unplace(vm)
+        self.take_back(vm)
 
     # --- loads
 
-    def _place(self, vm: VmId, spec: VmSpec, node: str) -> None:
+    def place(self, vm: VmId, spec: VmSpec, node: str) -> None:
+        """Count the VM as on that node."""
         self._placed[vm] = (node, spec)
         self._load(spec, node, 1)
 
-    def _unplace(self, vm: VmId) -> None:
+    def take_back(self, vm: VmId) -> None:
+        """Count it nowhere."""
         held = self._placed.pop(vm, None)
         if held is None:
             return
@@ -229,6 +263,19 @@ class PlacementEngine(Loads):
             self._grown = True
             self._joined = self._joined or self.groups.bear_on(spec)
 
+    def _load(self, spec: VmSpec, node: str, sign: int) -> None:
+        view = self.nodes.get(node)
+        if view is not None:
+            view.promised = plus(view.promised, spec, sign)
+            if self.weights.image:
+                view.images[spec.image_uuid] = view.images.get(spec.image_uuid, 0) + sign
+            self._touch(node)
+        self.groups.place(spec, node, sign)
+
+    def _touch(self, node: str) -> None:
+        for order in self._orders.values():
+            order.dirty.add(node)
+
     # --- the line
 
     def _reopen(self, line: Line | None) -> None:
@@ -237,7 +284,7 @@ class PlacementEngine(Loads):
         if first is not None and (self._first_open is None or first < self._first_open):
             self._first_open = first
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Assign whoever is not, in the order of the line."""
         if self._doubtful:
             doubtful = [self.waiting[vm] for vm in self._doubtful if vm in self.waiting]
@@ -245,7 +292,7 @@ class PlacementEngine(Loads):
             for wait in sorted(doubtful, key=lambda wait: wait.line):
                 if wait.head and self.fits(wait.vm, wait.head[0]):
                     wait.head = ()
-                    self._unplace(wait.vm)
+                    self.take_back(wait.vm)
                     self._assign(wait)
         self._fill()
         if self._first_open is None:
@@ -257,7 +304,7 @@ class PlacementEngine(Loads):
         for wait in rest:
             if wait.head:
                 wait.head = ()
-                self._unplace(wait.vm)
+                self.take_back(wait.vm)
         self._grown, self._nowhere = False, set()  # what they gave back may be what another needs
         for wait in rest:
             self._assign(wait)
@@ -287,13 +334,18 @@ class PlacementEngine(Loads):
                     self._assign(wait)
                 elif self.fits(wait.vm, wait.head[0]):
                     wait.head = ()
-                    self._unplace(wait.vm)
+                    self.take_back(wait.vm)
                     self._assign(wait)
             self._fill()
         self._joined = False
 
     def _assign(self, wait: PendingVm) -> None:
-        wait.held = gate(self.world, wait.vm, wait.spec) if self.gated else ""
+        self._find_nodes(wait)
+        if self._follower is not None:
+            self._follower.assigned(wait, bool(self.misses.count))
+
+    def _find_nodes(self, wait: PendingVm) -> None:
+        wait.held = "" if self._supposed else gate(self.world, wait.vm, wait.spec)
         if wait.held:
             return
         shape = shape_of(wait.spec, self.weights)
@@ -302,7 +354,7 @@ class PlacementEngine(Loads):
             return
         wait.head = tuple(self.head(wait.spec, HEAD))
         if wait.head:
-            self._place(wait.vm, wait.spec, wait.head[0])
+            self.place(wait.vm, wait.spec, wait.head[0])
             self.misses.promised(wait.head[0], wait.vm)
             self._joined = self._joined or not plain
         elif plain:
@@ -330,7 +382,7 @@ class PlacementEngine(Loads):
             self.misses.news.clear()
         grouped, failed = self.groups.bear_on(spec), self.penalties.of(spec)
         if grouped:
-            self.groups.know(spec, self._placed_specs())
+            self.groups.know(spec, self.placed_specs())
         first = hinted(self.world, self.nodes, self.misses, spec) if self.world.count(Kind.HINT) else ""
         own = grouped or self.world.config.weight_last_node
         moved = preference(self.world, self.groups, self.nodes, spec) if own else None
@@ -349,7 +401,86 @@ class PlacementEngine(Loads):
             names = (name for name in names if name not in failed)
         return self.misses.head_of(names, limit)
 
+    # --- suppositions
+
+    def copied(self) -> PlacementEngine:
+        """One with the same places, which goes its own way from here."""
+        other = copy.copy(self)
+        other._follower = None
+        other.nodes = {
+            name: msgspec.structs.replace(view, images=dict(view.images) if view.images else view.images)
+            for name, view in self.nodes.items()
+        }
+        other.groups = self.groups.over(other.nodes)
+        other.waiting = {vm: msgspec.structs.replace(wait) for vm, wait in self.waiting.items()}
+        other._line, other._orders, other._nowhere = list(self._line), {}, set()
+        other._placed, other._on = dict(self._placed), {name: set(vms) for name, vms in self._on.items()}
+        other._first_open = None
+        return other
+
+    def lose(self, names: Iterable[str]) -> None:
+        """Think these nodes away."""
+        self._lost = self._lost | frozenset(names)
+        moving = []
+        for name in self._lost & self.nodes.keys():
+            self.nodes[name].state = NodeState.LOST
+            moving += sorted(self._on.get(name, ()))
+        for vm in moving:
+            self._see(vm)
+        self.assign_all()
+
+    def keep_promises(self) -> None:
+        """Each pending VM with a place has taken it: what is lost later is lost after that."""
+        for wait in [wait for wait in self.waiting.values() if wait.head]:
+            del self.waiting[wait.vm]
+            self._line.remove(wait.line)
+            self._on.setdefault(wait.head[0], set()).add(wait.vm)
+
+    def carry(self, vm: VmId, spec: VmSpec, node: str) -> None:
+        """The VM is on that node now."""
+        self.take_back(vm)
+        self.place(vm, spec, node)
+        self._on.setdefault(node, set()).add(vm)
+
+    def rank_by(self, weights: Weights, misses: MissPenalties) -> None:
+        """From now on rank nodes by these weights, and by the turns that they missed in another engine."""
+        self.weights, self.misses, self._orders = weights, misses, {}
+
+    def assign_all(self) -> None:
+        """Assign every pending VM again."""
+        self._reopen(None)
+        self.settle()
+
     # --- what is asked
+
+    def placed_specs(self) -> Iterator[tuple[VmSpec, str]]:
+        """Every VM that has a place, really or virtually, and its node."""
+        return ((spec, node) for node, spec in self._placed.values())
+
+    def placed_on(self, vm: VmId) -> str:
+        """Where the VM is, really or virtually; empty: nowhere."""
+        held = self._placed.get(vm)
+        return held[0] if held is not None else ""
+
+    def on(self, node: str) -> list[VmId]:
+        """VMs that a node owns."""
+        return sorted(self._on.get(node, ()))
+
+    def specs_on(self, node: str) -> list[VmSpec]:
+        """What placement asks for of the VMs that a node owns."""
+        return [self._placed[vm][1] for vm in self._on.get(node, ())]
+
+    def without(self, vm: VmId) -> Callable[[], None]:
+        """Think a VM away; returns what brings it back."""
+        if (wait := self.world.spec(vm)) is not None and wait.record is not None:
+            # Before, not while it is away: who is counted then is counted with it.
+            self.groups.know(wait.record, self.placed_specs())
+        held = self._placed.get(vm)
+        if held is None:
+            return lambda: None
+        node, spec = held
+        self._load(spec, node, -1)
+        return lambda: self._load(spec, node, 1)
 
     def turn(self, vm: VmId, me: str, *, deep: bool = False) -> int | None:
         """My rank among those who would take the VM; None when I would not, or stand behind the head.
@@ -391,7 +522,7 @@ class PlacementEngine(Loads):
 
     def refusals(self, spec: VmSpec, node: NodeView) -> tuple[str, ...]:
         """Every reason of one node, groups included."""
-        self.groups.know(spec, self._placed_specs())
+        self.groups.know(spec, self.placed_specs())
         found = filters.refusals(spec, node)
         if node.state is NodeState.LOST:
             return found

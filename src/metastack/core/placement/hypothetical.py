@@ -7,68 +7,42 @@ Rule: the answers are those of a new engine; a test compares them.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from ..model import Claim, NodeState, VmId, VmSpec
-from ..state.cluster_state import ClusterState, Seen, mod_of
+from ..model import VmId, VmSpec
+from ..state.cluster_state import ClusterState, mod_of
 from ..state.codec import encode
 from ..transaction import Batch, Entry, KeyEvent
 from . import filters
 from .engine import PlacementEngine
+from .nodes import NodeView
 
 
-class HypotheticalEngine(PlacementEngine):
+def suppose(
+    world: ClusterState, lost: frozenset[str] = frozenset(), more: Iterable[NodeView] = ()
+) -> PlacementEngine:
     """An engine that may differ from its world."""
+    return PlacementEngine(world, lost, more, supposed=True)
 
-    gated = False
 
-    def _there(self, claim: Seen[Claim] | None) -> bool:
-        """A VM that is to be released (and nothing else) is nowhere: it starts where it has capacity."""
-        given_back = claim is not None and claim.record is not None and claim.record.to_release
-        return not given_back and super()._there(claim)
+def without_nodes(engine: PlacementEngine, names: Iterable[str]) -> PlacementEngine:
+    """The same without these nodes; the one given stays as it is."""
+    other = engine.copied()
+    other.lose(names)
+    return other
 
-    def losing(self, names: Iterable[str]) -> HypotheticalEngine:
-        """The same without these nodes; this one stays as it is."""
-        other = copy.copy(self)
-        other._lost = self._lost | frozenset(names)
-        other.nodes = {
-            name: replace(view, images=dict(view.images) if view.images else view.images)
-            for name, view in self.nodes.items()
-        }
-        other.groups = self.groups.over(other.nodes)
-        other.waiting = {vm: replace(wait) for vm, wait in self.waiting.items()}
-        other._line, other._orders, other._nowhere = list(self._line), {}, set()
-        other._placed, other._on = dict(self._placed), {name: set(vms) for name, vms in self._on.items()}
-        other._first_open = None
-        moving = []
-        for name in other._lost & other.nodes.keys():
-            other.nodes[name].state = NodeState.LOST
-            moving += sorted(other._on.get(name, ()))
-        for vm in moving:
-            other._see(vm)
-        other._reopen(None)
-        other._settle()
-        return other
 
-    def keep_promises(self) -> None:
-        """Each pending VM with a place has taken it: what is lost later is lost after that."""
-        for wait in [wait for wait in self.waiting.values() if wait.head]:
-            del self.waiting[wait.vm]
-            self._line.remove(wait.line)
-            self._on.setdefault(wait.head[0], set()).add(wait.vm)
-
-    def short_of_capacity(self, spec: VmSpec) -> bool:
-        """Some node would take the VM if only it had more capacity."""
-        self.groups.know(spec, self._placed_specs())
-        return any(
-            not filters.lasting_refusals(spec, node)
-            and name not in self.penalties.of(spec)
-            and not self.groups.refusals(spec, node)
-            for name, node in self.nodes.items()
-        )
+def lacks_only_capacity(engine: PlacementEngine, spec: VmSpec) -> bool:
+    """Some node would take the VM if only it had more capacity."""
+    engine.groups.know(spec, engine.placed_specs())
+    return any(
+        not filters.lasting_refusals(spec, node)
+        and name not in engine.penalties.of(spec)
+        and not engine.groups.refusals(spec, node)
+        for name, node in engine.nodes.items()
+    )
 
 
 def with_specs(world: ClusterState, specs: Sequence[VmSpec], at_once: int = 1) -> ClusterState:

@@ -20,7 +20,7 @@ from msgspec import Struct
 from ..model import Hint, Resources, VmId, VmSpec, Weights
 from ..state.cluster_state import ClusterState
 from .engine import PlacementEngine
-from .hypothetical import HypotheticalEngine
+from .hypothetical import suppose, without_nodes
 from .objective import Objective, aim, quality
 from .pending_queue import PendingVm
 
@@ -55,35 +55,31 @@ class _Answer(Struct):
         return self.quality.better_than(other.quality)
 
 
-class _Batch(HypotheticalEngine):
-    """An engine on which those ahead are placed together."""
+class _Batch:
+    """An engine on which the VMs ahead are placed together."""
 
-    def copied(self) -> _Batch:
-        found = self.losing(())
-        assert isinstance(found, _Batch)
-        return found
+    def __init__(self, engine: PlacementEngine) -> None:
+        self.engine = engine
 
-    def deaf_as(self, engine: PlacementEngine) -> None:
+    def rank_as(self, engine: PlacementEngine) -> None:
         """Nodes that do not answer come last here, too."""
         if engine.misses.count:
-            self.misses, self._orders = copy.deepcopy(engine.misses), {}
-            self._reopen(None)
-            self._settle()
+            self.engine.rank_by(self.engine.weights, copy.deepcopy(engine.misses))
+            self.engine.assign_all()
 
     def told(self, world: ClusterState) -> _Batch:
-        """The engine as it would be in that world, which differs from its own by hints only."""
-        other = self.copied()
+        """The same in that world, which differs from its own by hints only."""
+        other = without_nodes(self.engine, ())
         other.world = world
-        other._reopen(None)
-        other._settle()
-        return other
+        other.assign_all()
+        return _Batch(other)
 
     def fitted(self, ahead: list[PendingVm], weights: Weights) -> dict[VmId, str]:
         """Everybody ahead, the most important first, and the largest of them: where each would go."""
-        other, found = self.copied(), dict[VmId, str]()
-        other.weights, other._orders = weights, {}
+        other, found = without_nodes(self.engine, ()), dict[VmId, str]()
+        other.rank_by(weights, other.misses)
         for wait in ahead:
-            other._unplace(wait.vm)
+            other.take_back(wait.vm)
         largest = self._largest()
         left = sorted(ahead, key=lambda one: (one.line[0], -_size(one.spec, largest), one.line))
         for _ in range(_PASSES):
@@ -91,7 +87,7 @@ class _Batch(HypotheticalEngine):
             for wait in left:
                 head = other.head(wait.spec, 1)
                 if head:
-                    other._place(wait.vm, wait.spec, head[0])
+                    other.place(wait.vm, wait.spec, head[0])
                     found[wait.vm] = head[0]
                 else:
                     again.append(wait)
@@ -102,16 +98,16 @@ class _Batch(HypotheticalEngine):
 
     def _largest(self) -> Resources:
         """The most that a node has of each, to measure VMs by."""
-        rooms = [view.room for view in self.nodes.values()]
+        rooms = [view.room for view in self.engine.nodes.values()]
         return Resources(
             cpus=max((room.cpus for room in rooms), default=0.0),
             memory_mib=max((room.memory_mib for room in rooms), default=0),
         )
 
     def answer(self, ahead: list[PendingVm]) -> _Answer:
-        heads = {wait.vm: self.waiting[wait.vm].head for wait in ahead}
+        heads = {wait.vm: self.engine.waiting[wait.vm].head for wait in ahead}
         places = {vm: head[0] for vm, head in heads.items() if head}
-        return _Answer(places, quality(self.nodes.values(), self.world.config.weights))
+        return _Answer(places, quality(self.engine.nodes.values(), self.engine.world.config.weights))
 
 
 def _size(spec: VmSpec, largest: Resources) -> float:
@@ -144,10 +140,10 @@ def schedule(engine: PlacementEngine, standing: Mapping[VmId, str]) -> Schedule:
     lost = losing(world)
     if not lost and len(taking) == len(engine.waiting):
         return Schedule(places={}, why="", ahead=0)
-    base = _Batch(world.with_hints(_hints(world, fixed)), lost=lost)
-    base.deaf_as(engine)
+    base = _Batch(suppose(world.with_hints(_hints(world, fixed)), lost))
+    base.rank_as(engine)
     # A pin leaves nothing to say.
-    choosing = [w for vm, w in base.waiting.items() if vm not in fixed and not w.spec.placement.node]
+    choosing = [w for vm, w in base.engine.waiting.items() if vm not in fixed and not w.spec.placement.node]
     ahead = sorted(choosing, key=lambda one: one.line)
     if not ahead:
         return Schedule(places={}, why="", ahead=0)
@@ -165,7 +161,7 @@ def _attempts(
     base: _Batch, ahead: list[PendingVm], alone: _Answer, kept: dict[VmId, str]
 ) -> list[dict[VmId, str]]:
     """What might be better than leaving it to the nodes; what was said before comes first, and so stays."""
-    weights = base.weights
+    weights = base.engine.weights
     found = [kept] if kept else []
     found.append(base.fitted(ahead, weights))
     if len(alone.places) < len(ahead) and aim(weights) != "pack":

@@ -13,8 +13,9 @@ from msgspec import Struct
 
 from ..model import NodeState, VmId
 from ..state.cluster_state import ClusterState
+from .engine import PlacementEngine
 from .explain import explain
-from .hypothetical import HypotheticalEngine
+from .hypothetical import lacks_only_capacity, suppose, without_nodes
 from .nodes import NodeView, node_state
 from .start_order import awaited, silent
 
@@ -68,12 +69,12 @@ def whatif(world: ClusterState, *, lost: Iterable[str] = (), more: Iterable[Node
     every VM gets its capacity; then a VM that starts after one that would not be up is told not to start.
     """
     gone, new = frozenset(lost), list(more)
-    base = HypotheticalEngine(world)
-    then = HypotheticalEngine(world, lost=gone, more=new) if new else base.losing(gone) if gone else base
+    base = suppose(world)
+    then = suppose(world, gone, new) if new else without_nodes(base, gone) if gone else base
     return _outcome(then, _nowhere(base) | _behind(base).keys(), _behind(then))
 
 
-def _behind(engine: HypotheticalEngine) -> dict[VmId, str]:
+def _behind(engine: PlacementEngine) -> dict[VmId, str]:
     """VMs with capacity that would not start, and what each waits for. A VM that starts will come up."""
     found: dict[VmId, str] = {}
     gated = [wait for wait in engine.waiting.values() if wait.head and wait.spec.ha.start_after]
@@ -95,12 +96,12 @@ def _behind(engine: HypotheticalEngine) -> dict[VmId, str]:
     return found
 
 
-def _nowhere(engine: HypotheticalEngine) -> frozenset[VmId]:
+def _nowhere(engine: PlacementEngine) -> frozenset[VmId]:
     return frozenset(wait.vm for wait in engine.waiting.values() if not wait.head)
 
 
 def _outcome(
-    engine: HypotheticalEngine, already: frozenset[VmId], behind: Mapping[VmId, str] | None = None
+    engine: PlacementEngine, already: frozenset[VmId], behind: Mapping[VmId, str] | None = None
 ) -> Outcome:
     world, moves, behind = engine.world, [], behind or {}
     for wait in sorted(engine.waiting.values(), key=lambda one: one.line):
@@ -123,9 +124,7 @@ def going(world: ClusterState) -> frozenset[str]:
 
 def nowhere(world: ClusterState) -> dict[VmId, Move]:
     """VMs that no node would take once those nodes are gone, and why."""
-    return {
-        move.vm: move for move in _outcome(HypotheticalEngine(world, lost=going(world)), frozenset()).left_out
-    }
+    return {move.vm: move for move in _outcome(suppose(world, going(world)), frozenset()).left_out}
 
 
 def first_unfitting_loss(world: ClusterState, spare_nodes: int) -> tuple[tuple[str, ...], tuple[Move, ...]]:
@@ -135,17 +134,17 @@ def first_unfitting_loss(world: ClusterState, spare_nodes: int) -> tuple[tuple[s
     somewhere first (:func:`going`). A VM that could not run elsewhere whatever the capacity (a pin, a label
     that no other node has, one a zone) does not count: no spare node would help.
     """
-    engine = HypotheticalEngine(world, lost=going(world))
+    engine = suppose(world, going(world))
     up = [view for view in engine.nodes.values() if view.ready and view.state in ("ready", "cordoned")]
     today = _nowhere(engine)
     engine.keep_promises()
     for lost in _cases(up, spare_nodes):
         if not any(engine.on(name) for name in lost):
             continue
-        then = engine.losing(lost)
+        then = without_nodes(engine, lost)
         out = {w.vm for w in then.waiting.values() if not w.head and w.vm not in today}
         # Without any node it is capacity that is missing, and no node could be named for it.
-        short = {vm for vm in out if len(lost) == len(up) or then.short_of_capacity(then.waiting[vm].spec)}
+        short = {vm for vm in out if len(lost) == len(up) or lacks_only_capacity(then, then.waiting[vm].spec)}
         if short:
             return lost, tuple(move for move in _outcome(then, today).put_out if move.vm in short)
     return (), ()
