@@ -506,7 +506,7 @@ async def test_configuration(program: Program, rig: Rig) -> None:
     assert [event.reason for event in await rig.events()] == ["r"]
     wide = (await program("config", "show", "-o", "wide")).out
     assert "a whole number of seconds from 2 to 60" in wide
-    assert "only by a person" in wide, "what brake_percent=0 means"
+    assert "fenced only by hand" in wide, "what brake_percent=0 means"
     refused = await program("config", "set", "lease_ttl_s=0.001")
     assert refused.status == 2
     assert "lease_ttl_s: a whole number of seconds from 2 to 60, not '0.001'" in refused.err
