@@ -65,6 +65,13 @@ def test_the_last_finder_is_asked_first(tmp_path: Path) -> None:
     assert catchers(mutation, tmp_path, 9)[0] == "seed:7"
 
 
+def test_a_last_finder_that_was_renamed_is_not_asked(tmp_path: Path) -> None:
+    mutation = next(mutation for mutation in MUTATIONS if mutation.name == "plan-epoch")
+    (tmp_path / "sim").mkdir()
+    (tmp_path / "sim" / "mutations.json").write_text('{"plan-epoch": "test:unit/gone.py"}')
+    assert "test:unit/gone.py" not in catchers(mutation, tmp_path, 9)
+
+
 def test_a_mutation_is_found_and_the_finder_named() -> None:
     mutation = next(mutation for mutation in MUTATIONS if mutation.name == "fence-brake")
     verdict = judge(mutation, TESTS, 1, 60)

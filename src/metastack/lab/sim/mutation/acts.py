@@ -283,7 +283,7 @@ ACTS: Final[tuple[Mutation, ...]] = (
         "claims-counted-anew",
         "what a fence has to cover is counted again when a claim changes",
         (Patch("core.state.cluster_state", "ClusterState._apply_one", "self._tally.forget()", "pass"),),
-        ("test:unit/core/test_tally.py",),
+        ("test:unit/core/test_claim_counts.py",),
         evidence="test",
         because="the count of a first loss would stay: only a second one would lose a VM by it",
     ),

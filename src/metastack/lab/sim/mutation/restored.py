@@ -93,7 +93,7 @@ RESTORED: Final[tuple[Mutation, ...]] = (
         "restored-another-history",
         "what was asked for before another history began says nothing of that",
         agent("session.etcd_history", "EtcdHistory.judge", "if floor.history != self.history:", "if False:"),
-        ("test:unit/agent/test_past.py",),
+        ("test:unit/agent/test_etcd_history.py",),
         evidence="test",
         because="the node refuses the etcd that a person let it use, until they do it again",
     ),
