@@ -255,7 +255,7 @@ class Agent:
         return vm in self._reconciler.known or vm in self.node.memory.vms
 
     def _look_at_everything(self) -> None:
-        """My session changed: everything may have another answer now."""
+        """This node's session changed: everything may have another answer now."""
         self.fencer.observe()
         for key in route.everything(self.node.world, self.node.name, self._reconciler.known, self.node.turns):
             self._queue.add(key)

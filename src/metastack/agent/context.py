@@ -60,9 +60,9 @@ class AgentContext:
     suspect: Callable[[str, str], None] = lambda _node, _why: None
     """Told of a lost node that has a disk open, and why that matters: it is to be fenced. Set by the agent."""
     wrote: int = 0
-    """Revision of my last change; no view may be older."""
+    """Revision of this node's last change; no view may be older."""
     missed_changes: list[tuple[Transaction, int]] = field(default_factory=list)
-    """Changes of mine, and their revisions, of which the watch did not tell although it is past them."""
+    """Changes of this node, and their revisions, of which the watch did not tell although it is past them."""
     _held: tuple[int, str] = (-1, "")
     _turns: ClaimTurns | None = None
     _disks: VolumeIndex | None = None
@@ -108,7 +108,7 @@ class AgentContext:
         return False
 
     async def caught_up(self) -> None:
-        """Return when the informer shows my last change; raises Unavailable while it does not.
+        """Return when the informer shows this node's last change; raises Unavailable while it does not.
 
         Safety: the wait in :meth:`commit` may end in a time-out although the change is in etcd. A worker that
         looked then would see a claim that this node released itself, and boot a VM that another node owns by
@@ -184,7 +184,7 @@ class AgentContext:
         return self._turns
 
     def turn(self, vm: VmId) -> ClaimTurn | None:
-        """When it is my turn to take this VM; None when I would not."""
+        """When it is this node's turn to take this VM; None when it would not take it."""
         if wants_on(self.world, vm):
             return self.turns.mine(vm)
         # One that is not wanted on has to be taken over all the same, to be released.
@@ -197,7 +197,7 @@ class AgentContext:
         return ClaimTurn(rank, rank * self.world.config.rank_delay_ms / 1000, now_s - memory.rank_since_s)
 
     def tokens(self, spec: VmSpec) -> Tokens:
-        """What a claim of that VM by me has to compare and change, for the group rules that it bears on."""
+        """What this node's claim of that VM has to compare and change, for the group rules that it concerns."""
         world = self.world
         return [
             (self.keys.group(spec.project, group, domain), world.group(spec.project, group, domain))
@@ -213,7 +213,7 @@ class AgentContext:
         ]
 
     def rank_of(self, subject: str) -> int | None:
-        """My rank for a job that only one node needs to do."""
+        """This node's rank for a job that only one node needs to do."""
         return self.successors.rank(subject, self.name)
 
     @property

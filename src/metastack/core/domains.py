@@ -101,5 +101,5 @@ class Opener(Struct, frozen=True, kw_only=True):
 
 
 def of_another(domain: Domain, me: str) -> bool:
-    """It is another node's, so it is none of mine, whatever its VM: nothing is done to it."""
+    """It is another node's, so it is not this node's, whatever its VM: nothing is done to it."""
     return domain.managed and domain.node not in ("", me)

@@ -2,7 +2,8 @@
 
 Owns: what a node does about one VM (:func:`plan`) and about one other node (:func:`plan_fence`).
 Refuses: clocks, I/O and steps stored from last time; whoever crashed, the next look finds the same facts.
-Rule: boot only if ready and the claim is (me, this session); kill whatever no unfenced claim of mine covers.
+Rule: boot only if ready and the claim is (this node, this session); kill whatever no unfenced claim of this
+node covers.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ class VmSnapshot(Struct, frozen=True, kw_only=True):
     node: str
     """Me."""
     session: int
-    """My living session; 0 while I have none."""
+    """This node's living session; 0 while it has none."""
     ready: bool
-    """My session may claim, boot and resume."""
+    """This node's session may claim, boot and resume."""
     fenced_through: int = 0
-    """My sessions up to this one are shut out of the storage."""
+    """This node's sessions up to this one are shut out of the storage."""
     spec: Seen[VmSpec] | None = None
     claim: Seen[Claim] | None = None
     halt: Seen[Halt] | None = None
@@ -39,9 +40,9 @@ class VmSnapshot(Struct, frozen=True, kw_only=True):
     domains: tuple[Domain, ...] = ()
     """Local domains of this VM's name, of whatever UUID."""
     rank: int | None = None
-    """My place among those who would take it (0 first); None when I would not."""
+    """This node's place among those who would take it (0 first); None when it would not take it."""
     waited_s: float = 0.0
-    """What those before me have had."""
+    """What those before this node have had."""
     delay_s: float = 0.0
     """What they get (core/placement: by the lag that each of them publishes)."""
     retry_in_s: float = 0.0
@@ -61,7 +62,7 @@ class VmSnapshot(Struct, frozen=True, kw_only=True):
     lost: str = ""
     """Why its domain is left alone although libvirtd says that it is off: its QEMU lives."""
     generation: int = 0
-    """The cluster's, as my session has it."""
+    """The cluster's, as this node's session has it."""
 
 
 # --- actions --------------------------------------------------------------------------------------------
@@ -83,7 +84,7 @@ class TakeOver(Struct, frozen=True):
 
 
 class Adopt(Struct, frozen=True):
-    """Bring my older claim into this session."""
+    """Bring this node's older claim into this session."""
 
 
 class Boot(Struct, frozen=True):
@@ -117,7 +118,7 @@ class ResumeGuest(Struct, frozen=True):
 
 
 class Retag(Struct, frozen=True):
-    """Write my session into the domain's metadata."""
+    """Write this node's session into the domain's metadata."""
 
     uuid: str
 
@@ -235,7 +236,7 @@ def _in_turn(view: VmSnapshot, action: Action) -> Action:
 
 
 def _foreign(view: VmSnapshot) -> Action:
-    """Somebody else's claim, or mine of a fenced session: take it over once its session is fenced."""
+    """Somebody else's claim, or this node's of a fenced session: take it over once its session is fenced."""
     claim = view.claim.ok if view.claim is not None else None
     fence = view.owner_fence
     if claim is None or fence is None or fence.record is None or fence.record.through < claim.session:
@@ -350,7 +351,7 @@ class FenceSnapshot(Struct, frozen=True, kw_only=True):
     fencer_alive: bool
     """The node that holds an open intent is alive."""
     working: bool
-    """I am blocking that node right now."""
+    """This node is blocking that node right now."""
     braked: str
     """Why the mass brake holds; empty when it does not."""
     rank: int | None
@@ -359,7 +360,7 @@ class FenceSnapshot(Struct, frozen=True, kw_only=True):
     suspected: str = ""
     """Why it is fenced although it owns nothing: a client at its address has a disk open."""
     holdoff_s: float = 0.0
-    """I tried and the storage did not let me: wait left before I try again."""
+    """This node tried and the storage did not let it: wait left before it tries again."""
     away: str = ""
     """It has not come back since etcd was restored: only a person knows whether it is dead."""
     generation: int = 0
@@ -370,18 +371,18 @@ class OpenIntent(Struct, frozen=True):
 
 
 class TakeOverIntent(Struct, frozen=True):
-    """Go on with an open fence of another node, or of an earlier session of mine."""
+    """Go on with an open fence of another node, or of an earlier session of this node."""
 
 
 class ContinueFence(Struct, frozen=True):
-    """Block: the open fence is mine, in this session."""
+    """Block: the open fence is this node's, in this session."""
 
 
 FenceAction = Idle | OpenIntent | TakeOverIntent | ContinueFence
 
 
 def plan_fence(view: FenceSnapshot) -> FenceAction:
-    """Whether I should fence that node now."""
+    """Whether this node should fence that node now."""
     if not view.session or not view.ready:
         return Idle("not ready")
     if view.working:

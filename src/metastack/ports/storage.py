@@ -262,7 +262,8 @@ class Storage(Protocol):
         ...
 
     async def openers(self, uuid: str) -> tuple[Opener, ...]:
-        """Every client but my own that has the disk open for writing or holds a lock on it, in a stable order.
+        """Every client but this node's own that has the disk open for writing or holds a lock on it, in a
+        stable order.
 
         Those that are shut out too, by what the storage itself has confirmed. Asking leaves no trace: the asker
         is no watcher. Empty for a disk that does not exist. Raises Unavailable, Denied, Fenced.
@@ -298,12 +299,13 @@ class Storage(Protocol):
         ...
 
     async def blocked(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Which of these are shut out right now: addresses, single clients (``ADDRESS:PORT/NONCE``), or my own
-        guests' user as ``client.NAME``."""
+        """Which of these are shut out right now: addresses, single clients (``ADDRESS:PORT/NONCE``), or this
+        node's own guests' user as ``client.NAME``."""
         ...
 
     async def unfence(self, names: tuple[str, ...]) -> None:
-        """Let these (my own) in again; confirmed when it returns. New handles come after it, also if it fails.
+        """Let these (this node's own) in again; confirmed when it returns. New handles come after it, also if
+        it fails.
 
         A single client stays out when this user may not lift it: it is dead, and the new handle is another.
         """

@@ -1,7 +1,8 @@
 """The informer: the agent's copy of etcd's records, kept by one list and one watch.
 
 Owns: the world and its freshness. Refuses: deciding anything; news of an etcd that agent/past does not believe.
-Rule: a view is never older than my own last write: :meth:`Informer.reached` is awaited after every commit.
+Rule: a view is never older than this node's own last write: :meth:`Informer.reached` is awaited after every
+commit.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class Informer:
         self._begin_anew()
 
     async def look_if_due(self) -> None:
-        """A full look's share of mine: list everything, but in a large cluster not every time.
+        """This node's share of the full looks: list everything, but in a large cluster not every time.
 
         A pace that somebody set is kept as it is. A node that does not believe this etcd asks every time.
         """

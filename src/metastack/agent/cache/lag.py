@@ -25,7 +25,7 @@ CALM_S: Final = 20.0
 
 
 class Lag:
-    """Samples of lateness, seconds: from the reply to my own commit to its event, and of the loop itself."""
+    """Samples of lateness, seconds: from an own commit's reply to its event, and of the loop itself."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, float]] = deque(maxlen=SAMPLES)

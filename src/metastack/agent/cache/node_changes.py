@@ -1,6 +1,7 @@
 """Announcements of other nodes: which of them change a decision, and which carry only new sums.
 
-Owns: what each node said last. Refuses: placement (an engine follows every announcement), and my own word.
+Owns: what each node said last. Refuses: placement (an engine follows every announcement), and this node's own
+word.
 Rule: an announcement costs nothing where only sums changed. In a burst every node says new ones every few
 seconds, to every other; a look at all nodes for each would cost a cluster the square of its nodes.
 

@@ -47,7 +47,7 @@ class Failed(Struct, frozen=True, kw_only=True):
     count: int
     why: str
     until_s: float
-    """Loop time before which I do not try again."""
+    """Loop time before which this node does not try again."""
     logged_s: float
 
 
@@ -302,7 +302,7 @@ class Fencer:
             log.warning("fence_superseded", node=node.name, victim=victim)
 
     async def _intent(self, victim: str, action: plan.FenceAction) -> Seen[Fence] | None:
-        """My open intent, written if need be; None when somebody was faster."""
+        """This node's open intent, written if need be; None when somebody was faster."""
         node = self._node
         found = node.world.fence(victim)
         if isinstance(action, plan.OpenIntent):
@@ -326,10 +326,11 @@ class Fencer:
         return mine if same else None
 
     async def _withdrawn(self, victim: str, mine: Seen[Fence]) -> bool:
-        """The brake engaged while my intent was on its way, perhaps for seconds: then it is taken back.
+        """The brake engaged while this node's intent was on its way, perhaps for seconds: then it is taken
+        back.
 
-        Only one that I opened, and for which nothing was blocked yet. What another opened, or a person, is
-        carried on: nobody knows how far it got.
+        Only one that this node opened, and for which nothing was blocked yet. What another opened, or a person,
+        is carried on: nobody knows how far it got.
         """
         node = self._node
         self._brake()

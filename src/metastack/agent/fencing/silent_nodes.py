@@ -2,7 +2,7 @@
 
 Owns: what this node has seen of others' silences and proofs, by its own clock.
 Refuses: the block: once the intent is open, :mod:`.fencer` goes on with it as with any other.
-Rule: nothing is fenced for a silence that I have not watched to its end while my own storage answered.
+Rule: nothing is fenced for a silence that this node has not watched to its end while its own storage answered.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 LOOK_EVERY_S: Final = 1.0
 PROOF_S: Final = 3 * SAY_AGAIN_S
-"""A proof is old when I saw it so long ago."""
+"""A proof is old when this node saw it this long ago."""
 
 
 class SilentNodes:
@@ -42,11 +42,11 @@ class SilentNodes:
     def __init__(self, node: AgentContext, mine: StorageSilence) -> None:
         self._node, self._mine = node, mine
         self._silent: dict[str, tuple[int, int, float]] = {}
-        """Session, revision of the silence, and when I saw it first."""
+        """Session, revision of the silence, and when this node saw it first."""
         self._proved: dict[str, tuple[int, float]] = {}
-        """What each node proved, and when I saw that first."""
+        """What each node proved, and when this node saw that first."""
         self._last = (-1, 0.0)
-        """The revision of ``silenced``, and when I saw it first."""
+        """The revision of ``silenced``, and when this node saw it first."""
         self._few_from_s = 0.0
         """Since when only few are silent or gone; counted again whenever it is too many."""
         self.why: dict[str, str] = {}
@@ -74,7 +74,7 @@ class SilentNodes:
             return  # one at a time: the next look sees what came of it
 
     def _note(self) -> None:
-        """What is there now, and since when I have seen it."""
+        """What is there now, and since when this node has seen it."""
         world, now_s = self._node.world, asyncio.get_running_loop().time()
         last = world.silenced()
         if (mod := last.mod if last is not None else 0) != self._last[0]:

@@ -101,7 +101,7 @@ class ClaimBatch:
             raise Unavailable(f"{vm}: a claim of it is still on its way")
 
     def free(self, vm: VmId) -> None:
-        """Its claim is settled: it is mine, and counted so, or it is not. VMs that it held up are looked at."""
+        """Its claim is settled: this node's, and counted so, or not. VMs that it held up are looked at."""
         self._sent_under.pop(vm, None)
         if self._coming.pop(vm, None) is not None and self._held_up:
             held_up, self._held_up = self._held_up, {}

@@ -80,7 +80,7 @@ class DriftDetector:
 
 
 def _mine(view: VmSnapshot) -> bool:
-    """The guest is this VM's, under my claim: only its spec can end it."""
+    """The guest is this VM's, under this node's claim: only its spec can end it."""
     claim = view.claim.record if view.claim is not None else None
     spec = view.spec.record if view.spec is not None else None
     domain = view.domains[0] if view.domains else None

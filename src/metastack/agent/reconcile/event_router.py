@@ -23,7 +23,7 @@ ORPHANS: Key = ("task", "orphans", "")
 BLOCKED: Key = ("task", "blocked", "")
 TTL: Key = ("task", "ttl", "")
 LEAVE: Key = ("task", "leave", "")
-"""VMs of mine that should run elsewhere."""
+"""VMs of this node that should run elsewhere."""
 DOMAINS: Key = ("task", "domains", "")
 """What libvirtd has, once more."""
 OVERDUE: Key = ("task", "overdue", "")

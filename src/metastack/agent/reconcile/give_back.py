@@ -55,7 +55,7 @@ def renew(memory: VmMemory, spec_mod: int) -> None:
 
 
 def why(node: AgentContext, vm: VmId, memory: VmMemory) -> str:
-    """Why a VM of mine that does not run is to be given back now; empty: it stays."""
+    """Why a VM of this node that does not run is to be given back now; empty: it stays."""
     if memory.node_faults < TRIES:
         return ""
     spec = _spec(node, vm)

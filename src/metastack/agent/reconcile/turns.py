@@ -197,7 +197,7 @@ class ClaimTurns:
         return max(since.at_s, min(took_s, since.at_s + LONGER * delay_s))
 
     def mine(self, vm: VmId) -> ClaimTurn | None:
-        """My turn to take a waiting VM; None when I would not take it."""
+        """This node's turn to take a waiting VM; None when it would not take it."""
         wait, since = self.engine.waiting.get(vm), self._since.get(vm)
         if wait is None or since is None:
             return None

@@ -41,13 +41,13 @@ class VmMemory:
     failed: bool = False
     """The last boot was refused for a reason that stays."""
     claim_in_flight: bool = False
-    """The outcome of a transaction of mine is unknown."""
+    """The outcome of a transaction of this node is unknown."""
     order_in_flight: bool = False
-    """A boot, kill or shutdown of mine got no answer in time: its call may still be in flight."""
+    """A boot, kill or shutdown of this node got no answer in time: its call may still be in flight."""
     disk_in_flight: bool = False
-    """A disk that I was making got no answer in time: it may still appear."""
+    """A disk that this node was making got no answer in time: it may still appear."""
     new_disk: bool = False
-    """I claimed it together with the record of its disk, and have not made the disk yet."""
+    """This node claimed it together with the record of its disk, and has not made the disk yet."""
     damaged: str = ""
     """A domain of this VM is here that does not say what it is: nothing is started or released."""
     locks_broken: int = 0

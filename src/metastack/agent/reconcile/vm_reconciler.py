@@ -172,11 +172,11 @@ class VmReconciler:
         return True
 
     async def _settle(self, vm: VmId, memory: VmMemory) -> None:
-        """Make sure that no transaction of mine whose outcome is unknown can still land.
+        """Make sure that no transaction of this node whose outcome is unknown can still land.
 
-        Safety: a release that lands after I booted again would leave a running VM that no session owns. Every
-        late change of mine compares the claim's revision or its absence; putting my own claim once more moves
-        that revision. A claim that did not land yet is recalled before it is looked for.
+        Safety: a release that lands after this node booted again would leave a running VM that no session owns.
+        Every late change of this node compares the claim's revision or its absence; putting this node's own
+        claim once more moves that revision. A claim that did not land yet is recalled before it is looked for.
         """
         node = self._node
         await self._claims.recall(vm)

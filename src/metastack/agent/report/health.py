@@ -59,7 +59,7 @@ class Health(Struct, kw_only=True):
     """What this node could not remove, and why."""
 
     async def try_rights(self, storage: Storage) -> None:
-        """Find out what my user may do. That it cannot be found out is no obstacle to anything."""
+        """Find out what this node's user may do. That it cannot be found out is no obstacle to anything."""
         try:
             async with asyncio.timeout(RIGHTS_S):
                 self.rights = await storage.rights()

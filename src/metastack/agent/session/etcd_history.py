@@ -80,7 +80,7 @@ class EtcdHistory:
         return RevisionFloor(history=self.history, revision=self.known.revision)
 
     def try_keep(self) -> str:
-        """Make durable what was seen, as far as the disk lets me; why it does not, empty: it did.
+        """Make durable what was seen, as far as the disk allows; why it does not, empty: it did.
 
         Safety: what is not kept is still known to this process, and no session is ready before :meth:`keep`.
         """
@@ -104,7 +104,8 @@ class EtcdHistory:
             self._known = msgspec.structs.replace(self._known, revision=revision)
 
     def note_domain_epochs(self, domains: Iterable[Domain]) -> None:
-        """My own domains carry revisions too: of their claims, which were written before they were booted.
+        """This node's own domains carry revisions too: of their claims, which were written before they were
+        booted.
 
         Safety: they are as durable as the guests themselves, so an agent that died before it kept what it saw
         has not forgotten what matters.

@@ -48,7 +48,7 @@ def _text(domain: Domain, me: str) -> str:
 
 
 async def claimed_guests_run(hypervisor: Hypervisor, world: ClusterState, me: str) -> bool:
-    """Whether a guest runs here under a claim of mine that no fence reached; raises Unavailable."""
+    """Whether a guest runs here under a claim of this node that no fence reached; raises Unavailable."""
     claims = {
         c.record.uuid: c.record for _, c in world.claims() if c.record is not None and c.record.node == me
     }

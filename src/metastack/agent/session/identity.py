@@ -40,10 +40,10 @@ def believed_generation(informer: Informer, etcd_recognised: bool) -> tuple[Seen
 
 
 async def refuse_shared(name: str, addresses: tuple[str, ...], keys: Keys, store: Store) -> None:
-    """Raise Misconfigured when another node declared an address of mine.
+    """Raise Misconfigured when another node declared an address of this node.
 
-    Safety: in lifting my own block I would lift that node's, whose guests may live. Fresh from etcd, after
-    my own declaration: of two nodes that join at once one sees the other at least.
+    Safety: in lifting its own block this node would lift that node's, whose guests may live. Fresh from etcd,
+    after this node's own declaration: of two nodes that join at once one sees the other at least.
     """
     snapshot = await store.list(keys.prefix(Kind.NODE_FACTS))
     for entry in snapshot.entries:
@@ -62,8 +62,9 @@ async def refuse_namesake(
 ) -> None:
     """Raise Broken or Refused while another machine may own claims of this name.
 
-    Safety: a claim that names me is mine to adopt only if its guest runs here or nowhere. Another machine
-    under my name may run it, though its lease is lost: then it must be fenced, and the claim taken over.
+    Safety: this node may adopt a claim that names it only if the guest runs here or nowhere. Another machine
+    under this node's name may run it, though its lease is lost: then it must be fenced, and the claim taken
+    over.
     """
     entry = await store.get(informer.world.keys.node_facts(name))
     if entry is None:

@@ -86,10 +86,12 @@ class Session:
         self.token = 0
         self.ready = False
         self.fenced_through = 0
-        """My sessions up to this one are shut out, as read for the registration, whose guard proves it.
+        """This node's sessions up to this one are shut out, as read for the registration, whose guard proves
+        it.
 
         Safety: from there and not from the informer, which may have lost the fence's event: claims of a fenced
-        session would be adopted. While I am alive no intent on me can open, so it holds for the session.
+        session would be adopted. While this node is alive no intent on it can open, so it holds for the
+        session.
         """
         self.etcd_recognised = False
         """This node has reached an etcd that knows it, or never had to, and that it believed then."""
@@ -227,7 +229,7 @@ class Session:
             await self._move_to_lease(ttl_s)
 
     async def _move_to_lease(self, ttl_s: int) -> None:
-        """Put the alive key and every status of mine under a new lease; the session stays.
+        """Put the alive key and every status of this node under a new lease; the session stays.
 
         Safety: a put over a living key keeps its create revision, which is the session; guarded by it.
         """
@@ -380,7 +382,7 @@ class Session:
             await self._store.revoke(Lease(entry.lease, 0, 0.0))
 
     async def _fence_record(self) -> Seen[Fence] | None:
-        """My fence record, fresh; raises Refused while a living fencer is at work on me."""
+        """This node's fence record, fresh; raises Refused while a living fencer is at work on this node."""
         entry = await self._store.get(self._keys.fence(self.name))
         if entry is None:
             return None
@@ -421,7 +423,7 @@ class Session:
             raise
 
     async def declare(self) -> None:
-        """Write my names down once more: a name of mine changed."""
+        """Write this node's names down once more: one of them changed."""
         if self.token:
             await self._storage_clients.declare(self.me)
 
@@ -440,7 +442,7 @@ class Session:
             raise
 
     async def _unblock(self) -> None:
-        """Lift my own blocks. Only here: registered, not ready, with no domain and no call in flight."""
+        """Lift own blocks. Only here: registered, not ready, with no domain and no call in flight."""
         if not self._addresses:
             return
         await self._config_retry.wait(lambda: self._storage_clients.refuse_shared(*self._addresses))
@@ -528,6 +530,6 @@ class Session:
                 await self._store.revoke(lease)
 
     def check(self) -> None:
-        """My alive key may have changed: a session whose key is gone is over, whatever renewals say."""
+        """The node's alive key may have changed: a session whose key is gone is over, whatever renewals say."""
         if self.token and self._informer.world.session(self.name) != self.token:
             self.lose("my alive key is gone")

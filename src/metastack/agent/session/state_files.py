@@ -87,11 +87,11 @@ class StateFiles:
         return there
 
     def leave_clean_exit(self) -> None:
-        """Nothing of mine is in flight any more."""
+        """Nothing of this node is in flight any more."""
         self._write("clean-exit", "")
 
     def unblock_pending(self) -> bool:
-        """An unblock of mine may still be on its way (CE7)."""
+        """An unblock of this node may still be on its way (CE7)."""
         return self._exists("unblock-pending")
 
     def begin_unblock(self) -> None:

@@ -95,7 +95,7 @@ class StorageClients:
             await self.refuse_strange()
 
     async def refuse_strange(self) -> None:
-        """Raise Misconfigured when a client that begins now would be under an address that is not mine."""
+        """Raise Misconfigured when a new client would be under an address that is not this node's."""
         if not self.seen or self.seen in self._addresses:
             return
         known = self.known
@@ -107,7 +107,7 @@ class StorageClients:
         await self.refuse_shared(self.seen)
 
     async def declare(self, me: OwnSession, *, anew: bool = False) -> None:
-        """Write down every name of mine.
+        """Write down every name of this node.
 
         The last few clients are kept: a fencer that comes late may know only an older one, and what it blocks
         then must be seen here. ``anew``: none of them can be alive, and none matters any more.
@@ -127,10 +127,10 @@ class StorageClients:
     async def settle(self, me: OwnSession, hypervisor: Hypervisor) -> None:
         """Last before *ready*: the storage must see this node where it said. What no client can be under goes.
 
-        Safety: here is no call of an older session, none left in libvirtd, and no fence of mine is open nor can
-        one begin (I am alive, guarded). With no domain of ours, every client of this node that there is or will
-        be is the agent's own, or one that begins under what :meth:`prove` admits. A blocked one stays: while it
-        is declared, ``node unfence`` lifts it too.
+        Safety: here is no call of an older session, none left in libvirtd, and no fence of this node is open
+        nor can one begin (it is alive, guarded). With no domain of ours, every client of this node that there
+        is or will be is the agent's own, or one that begins under what :meth:`prove` admits. A blocked one
+        stays: while it is declared, ``node unfence`` lifts it too.
         """
         if not self._addresses:
             return
@@ -150,9 +150,9 @@ class StorageClients:
     async def prove(self, me: OwnSession) -> None:
         """Before a boot, and now and then: raise unless a client that begins now is under a declared address.
 
-        One that is new is declared first. Safety: guarded by ``alive = S``, so no fence of me has begun: every
-        later one reads it. What is left is an address that changes between this look and the guest's own first
-        connection, while the agent hangs there until it is fenced.
+        One that is new is declared first. Safety: guarded by ``alive = S``, so no fence of this node has begun:
+        every later one reads it. What is left is an address that changes between this look and the guest's own
+        first connection, while the agent hangs there until it is fenced.
         """
         if not self._addresses:
             return

@@ -79,7 +79,7 @@ class Remover:
         self._used_s = -1e18
         self._listing = asyncio.Lock()
         self._counting = (-1, 0.0)
-        """Revision of the counted time as I saw it, and when by the loop's clock."""
+        """Revision of the counted time as this node saw it, and when by the loop's clock."""
 
     # --- who uses a disk
 
@@ -211,7 +211,7 @@ class Remover:
         return found
 
     async def count(self) -> float:
-        """Add the time since I saw the number last; answers all that was counted.
+        """Add the time since this node saw the number last; answers all that was counted.
 
         Safety: by a clock that nobody sets, and never more than went by: an interval begins when this node has
         seen the number, and counts only if that is still the number.

@@ -61,14 +61,14 @@ class Sweeper:
         self._node = node
         self._remover = Remover(node)
         self._agreed = (-1e18, 0.0)
-        """When another clock was found to agree with mine, by the loop's time, and how far mine is off that."""
+        """When another clock was found to agree with this node's, by the loop's time, and by how much."""
 
     def stuck_removals(self) -> tuple[str, ...]:
         """What could not be removed, and why: for people."""
         return self._remover.stuck.said()
 
     async def disk(self, project: str, uuid: str, waited_s: float) -> float:
-        """Remove one orphaned disk when it is my turn; returns seconds until the next look (0: never)."""
+        """Remove one orphaned disk in this node's turn; returns seconds until the next look (0: never)."""
         node = self._node
         if not node.session.ready or node.informer.etcd_untrusted or not orphaned(node.world, project, uuid):
             return 0.0
@@ -160,7 +160,7 @@ class Sweeper:
                 await node.commit(changes.forget_token(node.keys, node.session.me, key, found))
 
     async def _clock_agrees(self) -> bool:
-        """Somebody else's clock says about the same: an event of another writer is recent by mine.
+        """Somebody else's clock says about the same: an event of another writer is recent by this node's.
 
         A clock that is ahead would trim what is young. Where nothing happened lately, there is nothing to trim.
         """

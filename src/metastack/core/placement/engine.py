@@ -483,7 +483,7 @@ class PlacementEngine:
         return lambda: self._load(spec, node, 1)
 
     def turn(self, vm: VmId, me: str, *, deep: bool = False) -> int | None:
-        """My rank among those who would take the VM; None when I would not, or stand behind the head.
+        """This node's rank among those who would take the VM; None when it would not, or is behind the head.
 
         ``deep``: the head has had its time, everybody else comes after it.
         """
