@@ -114,7 +114,7 @@ class Informer:
                     log.warning("watch_lost_events", key=self.world.missed_key)
                     return
 
-    def _begin_anew(self) -> None:
+    def _begin_again(self) -> None:
         """The watch is of a history that is not believed any more."""
         if self._stream is not None and not self._stream.expired():
             self._stream.reschedule(asyncio.get_running_loop().time())
@@ -122,7 +122,7 @@ class Informer:
     def restart(self) -> None:
         """Another history is believed from now on."""
         self.world.restart()
-        self._begin_anew()
+        self._begin_again()
 
     async def look_if_due(self) -> None:
         """This node's share of the full looks: list everything, but in a large cluster not every time.
@@ -160,7 +160,7 @@ class Informer:
             snapshot = await self._of_its_term(snapshot)
         # Safety: claims that a restored etcd has forgotten must not look like claims that were released.
         if not self.etcd_history.judge(snapshot, floor):
-            self._begin_anew()
+            self._begin_again()
             raise Unavailable(f"this etcd is rejected: {self.etcd_history.doubt}")
         self._unlisted = 0
         if snapshot.revision < self.world.revision:
@@ -168,7 +168,7 @@ class Informer:
         if self.world.revision and (key := self.world.younger(snapshot)):
             # Safety: restored under its old id, and written to since: no number is below what was seen.
             self.etcd_history.forked(key)
-            self._begin_anew()
+            self._begin_again()
             raise Unavailable(f"this etcd is rejected: {self.etcd_history.why}")
         changed = self.world.load(snapshot)
         self.listed.set()

@@ -157,11 +157,11 @@ class EtcdHistory:
             again = self._known is not None
             self._believe(fresh)
             if again:
-                self._begin_anew()
+                self._begin_again()
         elif generation > known.generation:
             log.warning("generation_raised", node=self._name, before=known.generation, now=generation)
             self._believe(fresh)
-            self._begin_anew()
+            self._begin_again()
         elif generation < known.generation:
             self._refuse(
                 f"the cluster's generation is {generation}, this node knows {known.generation}: "
@@ -196,7 +196,7 @@ class EtcdHistory:
         self._known, self.why = known, ""
         self.try_keep()
 
-    def _begin_anew(self) -> None:
+    def _begin_again(self) -> None:
         self.history += 1
         self.restarted()
 

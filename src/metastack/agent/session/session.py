@@ -473,7 +473,7 @@ class Session:
             # Answered, so not on its way: whatever fails from here on, nobody has to wait for it.
             await self._config_retry.wait(self._end_unblock)
             await self._leave_killed()
-            await self._storage_clients.declare(self.me, anew=True)
+            await self._storage_clients.declare(self.me, forget_old=True)
             log.info("unblocked", node=self.name, session=self.token, addresses=list(blocked))
         await self._config_retry.wait(self._end_unblock)
         await self._config_retry.wait(lambda: self._storage_clients.settle(self.me, self._hypervisor))

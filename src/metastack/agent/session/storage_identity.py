@@ -106,15 +106,15 @@ class StorageClients:
             )
         await self.refuse_shared(self.seen)
 
-    async def declare(self, me: OwnSession, *, anew: bool = False) -> None:
+    async def declare(self, me: OwnSession, *, forget_old: bool = False) -> None:
         """Write down every name of this node.
 
         The last few clients are kept: a fencer that comes late may know only an older one, and what it blocks
-        then must be seen here. ``anew``: none of them can be alive, and none matters any more.
+        then must be seen here. ``forget_old``: none of them can be alive, and none matters any more.
         """
         known = self.known
         mine = await self._storage.own_client() if self._addresses else ""
-        before = known.storage_clients if known is not None and not anew else ()
+        before = known.storage_clients if known is not None and not forget_old else ()
         old = known.storage_addresses if known is not None else ()
         clients = (*(c for c in before if c != mine), *((mine,) if mine else ()))[-CLIENTS_KEPT:]
         await self._write(me, (*old, *self._addresses), clients)

@@ -2,5 +2,5 @@
 
 Owns: what is compared and written.
 Refuses: when to write it (core/plan.py), and any I/O.
-Start reading at ``claims.py``.
+Start reading at ``claims.py``. In its arguments "I" is the node whose session commits the transaction.
 """
