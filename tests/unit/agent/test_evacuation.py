@@ -52,7 +52,7 @@ def test_a_drained_node_releases_vms_one_by_one(tmp_path: Path) -> None:
     run(story())
 
 
-def test_whom_nobody_would_take_runs_on(tmp_path: Path) -> None:
+def test_a_vm_that_no_node_would_take_runs_on(tmp_path: Path) -> None:
     async def story() -> None:
         async with lab_of(tmp_path, nodes=2) as lab:
             await lab.want("pinned", placement=Placement(node="n1"))

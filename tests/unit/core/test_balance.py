@@ -122,7 +122,7 @@ def test_every_move_can_be_made_gains_and_is_bounded(
 
 @settings(max_examples=60)
 @given(cluster_st, st.sampled_from([SPREAD, PACK]), st.randoms())
-def test_the_plan_is_the_same_whoever_makes_it(many: Any, config: ClusterConfig, random: Any) -> None:
+def test_the_plan_is_the_same_on_every_node(many: Any, config: ClusterConfig, random: Any) -> None:
     one = balance(cluster_of(*many, config).world, max_moves=50, min_gain=0.01)
     assert one == balance(cluster_of(*many, config).world, max_moves=50, min_gain=0.01)
     other = cluster_of(*many, config, random)
@@ -131,7 +131,7 @@ def test_the_plan_is_the_same_whoever_makes_it(many: Any, config: ClusterConfig,
 
 @settings(max_examples=60)
 @given(cluster_st, st.sampled_from([SPREAD, PACK]))
-def test_a_bounded_plan_of_single_moves_is_the_beginning_of_the_whole(many: Any, config: ClusterConfig) -> None:
+def test_a_bounded_plan_starts_the_whole_plan(many: Any, config: ClusterConfig) -> None:
     found = cluster_of(*many, config)
     whole = balance(found.world, max_moves=1000, min_gain=0.01)
     assert not whole.bounded
@@ -182,7 +182,7 @@ def test_packing_empties_whole_nodes_or_leaves_them() -> None:
     assert pinned.stays == {"pinned": 1}
 
 
-def test_who_is_not_moved() -> None:
+def test_vms_that_are_not_moved() -> None:
     found = Cluster()
     found.put(KEYS.cluster(), SPREAD)
     for n in range(2):
@@ -239,7 +239,7 @@ def test_room_is_there_at_that_moment() -> None:
     assert balance(found.world, max_moves=10, min_gain=0.01).moves == ()
 
 
-def test_who_found_no_place_takes_the_room_that_a_move_leaves() -> None:
+def test_an_unplaced_vm_takes_freed_capacity() -> None:
     found = Cluster()
     found.put(KEYS.cluster(), SPREAD)
     found.node("n0", cpus=8, memory_mib=9216)

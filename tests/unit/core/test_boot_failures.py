@@ -34,7 +34,7 @@ def two_nodes() -> Cluster:
     return cluster
 
 
-def test_a_vm_passes_over_the_node_that_could_not_start_it() -> None:
+def test_a_vm_skips_a_node_with_boot_failures() -> None:
     cluster = two_nodes()
     first, second = head(cluster)
     penalise(cluster, first)

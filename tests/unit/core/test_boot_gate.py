@@ -135,7 +135,7 @@ def test_what_people_are_told() -> None:
     assert told(WaitForClient(FILE, "on n1")) == "its disk is open by qemu-system-x86 (process 77) (on n1)"
 
 
-def test_who_may_be_shut_out_by_a_person() -> None:
+def test_clients_that_a_person_may_evict() -> None:
     assert may_break(asked(), B) == "10.0.0.2:0/1 is a client of n2, which is alive: close the disk there"
     assert "n1, which is alive" in may_break(asked(), A)
     assert not may_break(asked(alive=frozenset({"n1"})), B)

@@ -39,7 +39,7 @@ def test_everything_else_is() -> None:
         assert encode(found.record) == other.value
 
 
-def test_a_record_written_at_the_same_revision_in_another_history_is_seen() -> None:
+def test_an_equal_revision_of_another_history_is_seen() -> None:
     world = ClusterState(KEYS)
     world.load(Snapshot(5, (entry(),)))
     world.restart()
@@ -60,7 +60,7 @@ def _written(*effects: Put | Delete) -> Transaction:
     return Transaction(name="claim", guards=(), effects=effects)
 
 
-def test_a_view_that_is_past_a_change_and_does_not_have_it_lacks_it() -> None:
+def test_a_later_view_without_the_change_lacks_it() -> None:
     key, claim = KEYS.vm_spec(VM), KEYS.claim(VM)
     world = ClusterState(KEYS)
     world.load(Snapshot(5, (entry(),)))
@@ -82,7 +82,7 @@ def test_a_view_that_is_past_a_change_and_does_not_have_it_lacks_it() -> None:
     assert world.lacks(told, 8) == ""  # nobody watches those
 
 
-def test_a_claim_of_a_vm_that_nobody_told_of_is_a_hole_until_everything_is_listed() -> None:
+def test_a_claim_without_a_spec_means_lost_events() -> None:
     key, claim = KEYS.claim(VM), Claim(node="n1", session=3, uuid="u", volume_uuid="v", claim_id="c")
 
     def put(mod: int, create: int) -> Batch:

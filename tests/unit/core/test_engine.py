@@ -193,7 +193,7 @@ def test_filters(placement: Placement, takers: set[str]) -> None:
     assert {n for n, why in reasons(found, "vm").items() if not why} == takers
 
 
-def test_who_does_not_say_is_not_said_to_lack() -> None:
+def test_an_unreported_level_is_no_lack() -> None:
     found = zoned("ab")
     found.node("n0", cpu_features=("aes",))
     found.want("vm", placement=Placement(cpu_features=("avx2",)))
@@ -230,7 +230,7 @@ def test_other_resources() -> None:
     assert reasons(found, "b") == {"n0": "needs 1 gpu, the node has none", "n1": "needs 1 gpu, 0 of 1 are free"}
 
 
-def test_priority_goes_first_when_room_is_short() -> None:
+def test_priority_goes_first_when_capacity_is_short() -> None:
     found = Cluster()
     for n in range(4):
         found.want(f"low{n}", memory_mib=1024)
@@ -240,7 +240,7 @@ def test_priority_goes_first_when_room_is_short() -> None:
     assert all(not found.heads()[f"low{n}"] for n in range(4))
 
 
-def test_start_after_waits_for_the_other_and_a_circle_holds_nobody() -> None:
+def test_start_after_waits_except_in_a_circle() -> None:
     found = Cluster()
     found.node("n0")
     found.want("db")
@@ -262,7 +262,7 @@ def test_start_after_waits_for_the_other_and_a_circle_holds_nobody() -> None:
     assert found.heads()["x"] and found.heads()["y"]
 
 
-def test_a_deaf_node_is_charged_and_comes_last_until_it_claims() -> None:
+def test_a_deaf_node_is_last_until_it_claims() -> None:
     found = Cluster()
     for n in range(3):
         found.node(f"n{n}")
@@ -291,7 +291,7 @@ def test_a_takeover_waits_for_the_fence() -> None:
     assert found.heads() == {"vm": ("n1",)}
 
 
-def test_a_hint_goes_first_while_it_lives_and_only_where_it_fits() -> None:
+def test_a_living_hint_goes_first_if_it_fits() -> None:
     found = Cluster()
     for n in range(3):
         found.node(f"n{n}")
@@ -372,7 +372,7 @@ def test_a_node_that_joins_costs_no_count_of_all_vms() -> None:
     assert found.engine.waiting[VmId("default", "large")].head == ("m",)
 
 
-def test_a_node_that_is_known_late_is_counted_with_what_is_on_it() -> None:
+def test_a_late_node_is_counted_with_its_vms() -> None:
     found = Cluster()
     found.node("n1")
     found.want("v1", memory_mib=1024)

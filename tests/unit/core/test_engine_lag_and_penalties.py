@@ -28,7 +28,7 @@ def test_a_node_that_hears_late_comes_last_and_says_why() -> None:
     assert found.heads()["v0"][0] == first
 
 
-def test_a_node_that_hears_late_is_packed_last_and_spread_to_when_it_is_much_emptier() -> None:
+def test_a_late_node_is_packed_last() -> None:
     for weights, taken in ((Weights(spread=0, pack=1), False), (Weights(), True)):
         found = Cluster()
         found.put(KEYS.cluster(), ClusterConfig(weight_spread=weights.spread, weight_pack=weights.pack))
@@ -51,7 +51,7 @@ def test_a_little_lag_moves_nobody_but_is_waited_for() -> None:
     assert [found.engine.delay_ms(vm, rank) for rank in range(4)] == [0, 48, 78, 108]
 
 
-def test_behind_the_first_who_is_full_is_not_waited_for_while_some_node_may_be_deaf() -> None:
+def test_full_lower_ranks_get_no_delay_beside_deaf_nodes() -> None:
     found = Cluster()
     for n in range(3):
         found.node(f"n{n}")
@@ -80,7 +80,7 @@ def test_behind_the_head_each_waits_half_a_rank() -> None:
     assert found.engine.turn(vm, line[8], deep=False) is None
 
 
-def test_who_missed_is_tried_as_the_first_for_a_third_of_the_time_and_stands_behind_nobody() -> None:
+def test_a_missed_node_is_tried_only_as_first() -> None:
     found = Cluster()
     for n in range(10):
         found.node(f"n{n}", cpus=64, memory_mib=65536)
@@ -106,7 +106,7 @@ def test_who_missed_is_tried_as_the_first_for_a_third_of_the_time_and_stands_beh
     assert deaf not in found.heads()["v2"], "with one VM, and as the first"
 
 
-def test_who_missed_stands_behind_nobody_also_when_its_charge_is_over() -> None:
+def test_a_missed_node_stays_first_only_after_its_charge() -> None:
     found = Cluster()
     for n in range(10):
         found.node(f"n{n}", cpus=64, memory_mib=65536)
@@ -126,7 +126,7 @@ def test_who_missed_stands_behind_nobody_also_when_its_charge_is_over() -> None:
     assert misses.head_of(["b", "a"], 2) == ["b", "a"], "where there is nobody else"
 
 
-def test_many_misses_at_once_are_one_and_each_later_one_lasts_longer() -> None:
+def test_each_later_miss_lasts_longer() -> None:
     misses = MissPenalties(3)
     for _ in range(5):
         misses.won("b", ("a", "b"))
@@ -159,7 +159,7 @@ def test_a_new_session_is_forgiven() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.permutations("abcde")), max_size=60))
-def test_whoever_won_last_is_never_charged_and_nobody_for_ever(wins: list[tuple[str, list[str]]]) -> None:
+def test_the_last_winner_is_never_charged(wins: list[tuple[str, list[str]]]) -> None:
     misses = MissPenalties(5)
     for winner, head in wins:
         misses.won(winner, tuple(head))
@@ -169,7 +169,7 @@ def test_whoever_won_last_is_never_charged_and_nobody_for_ever(wins: list[tuple[
     assert not any(misses.charged(name) for name in "abcde")
 
 
-def test_a_node_is_tried_with_one_vm_before_it_is_given_more() -> None:
+def test_a_deaf_node_is_tried_with_one_vm() -> None:
     found = Cluster()
     for n in range(3):
         found.node(f"n{n}", cpus=64, memory_mib=65536)
@@ -195,7 +195,7 @@ def test_a_node_is_tried_with_one_vm_before_it_is_given_more() -> None:
     assert found.heads()["e"][0] == deaf
 
 
-def test_a_charge_ends_at_the_same_claim_for_who_got_wish_and_claim_in_one_batch() -> None:
+def test_a_charge_ends_alike_for_batched_events() -> None:
     """Were the claim not counted, a node that hears late would not take the VM that all others leave to it."""
     found = Cluster()
     for n in range(3):

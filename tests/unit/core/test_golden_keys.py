@@ -136,7 +136,7 @@ def test_roots(root: str) -> None:
 
 
 @given(st.integers(0, 10**14 - 1), st.integers(0, 10**14 - 1), IDENT, IDENT)
-def test_events_sort_by_time_and_the_range_of_old_ones_is_exact(one: int, other: int, a: str, b: str) -> None:
+def test_event_keys_sort_by_time(one: int, other: int, a: str, b: str) -> None:
     keys = Keys()
     if one != other:
         assert (keys.event(one, a) < keys.event(other, b)) is (one < other)

@@ -7,7 +7,7 @@ from placement_rig import KEYS, Cluster, reasons, spec, zoned
 from metastack.core.model import GroupTerm, Ha, Placement, Power, SpreadTerm, VmId
 
 
-def test_anti_affinity_by_zone_places_one_in_each_and_no_more() -> None:
+def test_zone_anti_affinity_places_one_per_zone() -> None:
     found = zoned()
     far = Placement(anti_affinity=(GroupTerm(labels={"app": "db"}, topology="zone"),))
     for n in range(4):
@@ -25,7 +25,7 @@ def test_anti_affinity_by_zone_places_one_in_each_and_no_more() -> None:
     assert found.heads()[left]
 
 
-def test_an_anti_affinity_keeps_away_who_never_asked_for_it() -> None:
+def test_an_anti_affinity_keeps_unaware_vms_away() -> None:
     found = zoned("ab")
     found.want("lonely", placement=Placement(anti_affinity=(GroupTerm(labels={"app": "noisy"}),)))
     where = found.claim_all()["lonely"]
@@ -83,7 +83,7 @@ def test_tokens_are_for_hard_rules_beyond_one_node() -> None:
     assert [domain for _, domain in found.engine.tokens(even, "n0")] == ["all"]
 
 
-def test_a_member_without_the_rule_bears_its_token_while_that_one_has_no_room() -> None:
+def test_a_member_bears_a_pending_rules_token() -> None:
     found = Cluster()
     for name in ("n0", "n1"):
         found.node(name)
@@ -109,7 +109,7 @@ def test_a_member_without_the_rule_bears_its_token_while_that_one_has_no_room() 
     assert found.engine.tokens(member, "n1") == []
 
 
-def test_room_that_one_gives_back_whose_neighbour_went_is_taken_at_once() -> None:
+def test_capacity_released_for_a_lost_neighbour_is_reused() -> None:
     """x was to be near db, which a more important one leaves no place: y has room where x would have been."""
     found = Cluster()
     found.node("n0")

@@ -100,7 +100,7 @@ def test_room_is_what_counts_for_spare_nodes() -> None:
     assert left[0].before == lost[0] and left[0].reasons
 
 
-def test_who_starts_after_others_needs_room_too() -> None:
+def test_a_dependent_vm_needs_capacity_too() -> None:
     found = Cluster()
     found.node("n0")
     found.want("db")
@@ -110,7 +110,7 @@ def test_who_starts_after_others_needs_room_too() -> None:
     assert not whatif(found.world, lost=["n0"]).fits
 
 
-def test_room_that_comes_free_while_the_line_is_set_anew_is_room() -> None:
+def test_capacity_freed_during_a_reorder_counts() -> None:
     """A small VM that waits already sits on the last free node; those of the lost one go before it."""
     found = Cluster()
     for n in range(2):
@@ -129,7 +129,7 @@ def test_room_that_comes_free_while_the_line_is_set_anew_is_room() -> None:
     assert {move.vm.name for move in outcome.put_out} == {"young"}, "the loss took its place"
 
 
-def test_who_waits_already_is_not_put_out_by_a_loss() -> None:
+def test_a_pending_vm_is_not_put_out_by_a_loss() -> None:
     found = Cluster()
     for n in range(2):
         found.node(f"n{n}", memory_mib=5120)
@@ -195,7 +195,7 @@ def test_nobody_leaves_a_node_that_is_fine() -> None:
     assert leave(found, "n0") == []
 
 
-def test_a_draining_node_lets_go_by_priority_and_keeps_what_nobody_takes() -> None:
+def test_a_draining_node_releases_by_priority() -> None:
     found = Cluster()
     found.node("n0")
     found.node("n1", memory_mib=2048)
@@ -219,7 +219,7 @@ def test_a_draining_node_lets_go_by_priority_and_keeps_what_nobody_takes() -> No
     assert "MiB of memory" in why["large"]["n1"][0]
 
 
-def test_a_cold_move_goes_only_where_it_fits_and_when_it_is_its_time() -> None:
+def test_a_cold_move_waits_for_capacity_and_turn() -> None:
     found = Cluster()
     for n in range(3):
         found.node(f"n{n}")

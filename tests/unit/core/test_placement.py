@@ -115,7 +115,7 @@ def test_overcommit_reserve_and_a_node_of_its_own_mind() -> None:
     assert rooms == {"n1": Resources(cpus=8.0, memory_mib=6144), "n2": Resources(cpus=4.0, memory_mib=6144)}
 
 
-def test_who_waits() -> None:
+def test_pending_vms() -> None:
     dead = VmId("default", "of-the-dead")
     claim = Claim(node="gone", session=5, uuid="uuid-of-the-dead", volume_uuid="v", claim_id="c", epoch=1)
     held = VmId("default", "held")

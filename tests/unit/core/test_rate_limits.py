@@ -24,7 +24,7 @@ def test_sums(nodes: int, every_s: float) -> None:
 
 
 @given(st.integers(0, 20_000))
-def test_all_together_say_so_many_sums_a_second_at_most(nodes: int) -> None:
+def test_all_nodes_share_one_announcement_rate(nodes: int) -> None:
     assert nodes / sums_every_s(nodes) <= SUMS_A_SECOND + 1e-9
     assert sums_every_s(nodes) <= sums_every_s(nodes + 1)
 

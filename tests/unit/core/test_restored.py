@@ -59,7 +59,7 @@ def test_nobody_is_waited_for_before_any_restore() -> None:
     assert (waits_for(world), held(world), away(world, "n1")) == ((), "", "")
 
 
-def test_every_node_is_waited_for_until_it_is_back_or_fenced() -> None:
+def test_each_node_is_awaited_until_back_or_fenced() -> None:
     done = Fence(through=NEW, generation=1)
     world = world_of(facts("n1", 1), facts("n2"), facts("n3"), (KEYS.fence("n3"), done))
     assert waits_for(world) == ("n2",)
@@ -73,12 +73,12 @@ def test_a_fence_of_before_the_restore_counts_for_nothing() -> None:
     assert waits_for(world) == ("n2",)
 
 
-def test_a_node_that_refuses_is_waited_for_though_no_record_knows_it() -> None:
+def test_a_refusing_node_without_records_is_waited_for() -> None:
     told = Refusal(name="n9", uuid="u-n9", why="it is not the etcd that it has seen")
     assert waits_for(world_of(facts("n1", 1), (KEYS.refusal("n9"), told))) == ("n9",)
 
 
-def test_a_host_that_was_given_up_is_not_waited_for_unless_it_answers_for_something() -> None:
+def test_a_removed_host_is_waited_for_only_with_claims() -> None:
     gone = Fence(through=OLD - 1, receipt=FenceReceipt(at="t", by="a person", method="unblocked"))
     assert waits_for(world_of(facts("n2"), (KEYS.fence("n2"), gone))) == ()
     assert waits_for(world_of(facts("n2"), (KEYS.fence("n2"), gone), claim("n2", OLD))) == ("n2",)
@@ -106,7 +106,7 @@ def test_only_a_claim_of_this_very_run_proves_a_domain() -> None:
     assert uncovered(world_of(), "n1", [domain(session=NEW)]) == []  # of this generation: the rulebook's
 
 
-def test_raising_ends_every_session_and_writes_down_who_refuses() -> None:
+def test_raising_ends_sessions_and_records_refusals() -> None:
     told = Refusal(name="n9", uuid="u-n9", why="w", storage_addresses=("10.0.0.9",))
     moved = Refusal(name="n1", uuid="u-n1", why="w", storage_addresses=("10.0.1.1",))
     other = Refusal(name="n2", uuid="another machine", why="w", storage_addresses=("10.0.1.2",))
@@ -138,7 +138,7 @@ def fence_view(**more: object) -> plan.FenceSnapshot:
     return plan.FenceSnapshot(**{**fields, **more})  # type: ignore[arg-type]
 
 
-def test_a_persons_fence_takes_the_place_of_one_that_the_backup_has_open() -> None:
+def test_a_manual_fence_replaces_a_restored_intent() -> None:
     old = Seen(Fence(intent=True, intent_by="n2", intent_session=OLD, through=7), 9, 9)
     change = fences.intent_by_hand(KEYS, "n1", old, 1, "now", "it is off")
     put = change.effects[0]
@@ -157,7 +157,7 @@ def test_a_persons_fence_takes_the_place_of_one_that_the_backup_has_open() -> No
             refused()
 
 
-def test_a_node_that_is_not_back_is_fenced_by_a_person_only() -> None:
+def test_only_a_person_fences_an_absent_node_after_restore() -> None:
     def fence(generation: int) -> Seen[Fence]:
         return Seen(Fence(intent=True, intent_by="(by hand)", generation=generation), 9, 9)
 

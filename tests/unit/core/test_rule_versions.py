@@ -25,7 +25,7 @@ def zone(required: bool = True, topology: str = "zone", **labels: str) -> GroupT
 
 
 @cases(LABELS, LABELS)
-def test_whoever_a_rule_keeps_away_heeds_its_notice(rule: dict[str, str], labels: dict[str, str]) -> None:
+def test_a_vm_that_a_rule_excludes_compares_its_notice(rule: dict[str, str], labels: dict[str, str]) -> None:
     kept_away = bool(rule) and rule.items() <= labels.items()
     notices = of_rules(apart(zone(**rule)))
     assert len(notices) == bool(rule)
@@ -75,7 +75,7 @@ def test_notice_is_given_of_a_rule_that_became_another(before: GroupTerm, after:
     assert given(KEYS, apart(after), apart(after)) == ()
 
 
-def test_labels_that_a_vm_is_given_are_told_to_claims_of_the_rule() -> None:
+def test_new_labels_fail_claims_of_the_rule() -> None:
     """All of them: the rule may be told by one that the VM had already."""
     had, has = spec("vm", labels={"app": "db"}), spec("vm", labels={"app": "db", "tier": "1"})
     found = {put.key for put in given(KEYS, had, has)}

@@ -128,7 +128,7 @@ def test_draining_nodes_come_after_lost_ones() -> None:
     assert losing(found.world) == {"n1"}
 
 
-def test_who_starts_after_others_is_planned_for() -> None:
+def test_dependent_vms_are_planned_for() -> None:
     found = Cluster()
     found.put(KEYS.cluster(), SPREAD)
     for n in range(2):
@@ -145,7 +145,7 @@ def test_who_starts_after_others_is_planned_for() -> None:
     assert len(plan.places) == 3
 
 
-def test_a_hint_to_a_deaf_node_is_not_believed_so_none_is_written() -> None:
+def test_no_hint_names_a_deaf_node() -> None:
     found = tight()
     hearing = schedule(found.engine, {}).places
     found.engine.misses.won("n2", ("n1", "n2"))

@@ -72,9 +72,7 @@ def test_every_field_that_people_write_is_in_the_table(level: int) -> None:
 
 
 @pytest.mark.parametrize(("level", "name"), CASES)
-def test_a_reader_of_that_level_reads_what_is_written_for_it_and_loses_no_field_of_its_own(
-    level: int, name: str
-) -> None:
+def test_an_older_reader_loses_no_field_of_its_level(level: int, name: str) -> None:
     new = today(name)
     value = older(name, new, level)
     codec_of(level).decode(name, value)
@@ -88,7 +86,7 @@ def test_a_reader_of_that_level_reads_what_is_written_for_it_and_loses_no_field_
 
 
 @pytest.mark.parametrize(("level", "name"), CASES)
-def test_what_an_older_program_writes_after_reading_is_read_by_today_s(level: int, name: str) -> None:
+def test_records_rewritten_by_an_older_program_are_readable(level: int, name: str) -> None:
     value = codec_of(level).again(name, older(name, today(name), level))
     codec.decode(RECORDS[name], value)
 
@@ -104,7 +102,7 @@ def values_of(kind: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize(("level", "name"), CASES)
-def test_a_word_that_came_later_is_written_as_one_that_older_readers_know(level: int, name: str) -> None:
+def test_a_newer_value_is_written_as_an_older_one(level: int, name: str) -> None:
     for field, value in values_of(RECORDS[name]):
         new = json.dumps({**json.loads(today(name)), field: value}).encode()
         codec_of(level).decode(name, older(name, new, level), f"{name} with {field}={value}")
@@ -119,7 +117,7 @@ def test_nothing_is_rewritten_at_the_newest_level() -> None:
     assert written(change, KEYS, LEVEL) is change
 
 
-def test_a_record_is_written_in_the_level_s_version_and_other_effects_stay() -> None:
+def test_records_are_written_in_the_levels_version() -> None:
     change = Transaction(
         name="test",
         guards=(),
@@ -155,11 +153,11 @@ def test_settings_are_written_in_the_version_of_their_own_level() -> None:
     assert isinstance(raised, Put) and codec.decode(ClusterConfig, raised.value) == new
 
 
-def test_a_level_of_the_future_is_as_good_as_the_newest() -> None:
+def test_a_future_level_counts_as_the_newest() -> None:
     assert versions.settings_level(ClusterConfig(record_version=LEVEL + 5)) == LEVEL
 
 
-def test_what_people_ask_for_and_no_older_record_has_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demands_unknown_to_older_records_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     known = dict.fromkeys(("cordoned", "draining", "labels"))
     release = msgspec.structs.replace(
         RELEASES[1], versions={**RELEASES[1].versions, "node_spec": 1}, demands={"node_spec": known}
