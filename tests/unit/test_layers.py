@@ -9,9 +9,11 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Final
 
+import grimp
 import pytest
 
 SOURCE: Final = Path(__file__).parents[2] / "src" / "metastack"
@@ -141,6 +143,12 @@ FILES: Final = sorted(SOURCE.rglob("*.py"))
 def test_module_keeps_the_rules(path: Path) -> None:
     wrong = check(path.read_text(), name_of(path))
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = grimp.build_graph("metastack", cache_dir=None)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    TopologicalSorter(imports).prepare()  # import-linter looks at siblings only; this raises CycleError
 
 
 def test_files_are_short() -> None:
