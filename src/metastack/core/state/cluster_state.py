@@ -54,7 +54,7 @@ __all__ = ["ClusterState", "Seen", "mod_of", "seen", "wanted", "wants_on"]
 
 R = TypeVar("R", bound=Record)
 
-_TYPES: Final[dict[Kind, type[Record]]] = {
+RECORD_TYPES: Final[dict[Kind, type[Record]]] = {
     Kind.CLUSTER: ClusterConfig,
     Kind.GENERATION: Generation,
     Kind.STORAGE: StorageIdentity,
@@ -109,7 +109,7 @@ class ClusterState:
         self.keys = keys
         self.revision = 0
         self._floor = 0
-        self._tables: dict[Kind, dict[tuple[str, ...], Seen[Any]]] = {kind: {} for kind in _TYPES}
+        self._tables: dict[Kind, dict[tuple[str, ...], Seen[Any]]] = {kind: {} for kind in RECORD_TYPES}
         self._tally = ClaimCounts()
         self.known_config = EffectiveConfig()
         self.storage_here: StoragePlace | None = None
@@ -127,13 +127,13 @@ class ClusterState:
     # --- folding
     def load(self, snapshot: Snapshot) -> set[ParsedKey]:
         """Replace the picture by a snapshot; returns every key that differs from the one before."""
-        fresh: dict[Kind, dict[tuple[str, ...], Seen[Any]]] = {kind: {} for kind in _TYPES}
+        fresh: dict[Kind, dict[tuple[str, ...], Seen[Any]]] = {kind: {} for kind in RECORD_TYPES}
         for entry in snapshot.entries:
             parsed = self.keys.parse(entry.key)
-            if parsed is not None and parsed.kind in _TYPES:
+            if parsed is not None and parsed.kind in RECORD_TYPES:
                 known = self._tables[parsed.kind].get(parsed.names)
                 if known is None or not _is_of(known, entry):
-                    known = seen(_TYPES[parsed.kind], entry)
+                    known = seen(RECORD_TYPES[parsed.kind], entry)
                 fresh[parsed.kind][parsed.names] = known
         changed: set[ParsedKey] = set()
         for kind, table in fresh.items():
@@ -172,7 +172,7 @@ class ClusterState:
             return ""
         for effect in change.effects:
             parsed = self.keys.parse(effect.key)
-            if parsed is None or parsed.kind not in _TYPES or effect.key.startswith(self.on_demand):
+            if parsed is None or parsed.kind not in RECORD_TYPES or effect.key.startswith(self.on_demand):
                 continue
             found = mod_of(self._tables[parsed.kind].get(parsed.names))
             if isinstance(effect, Delete):
@@ -199,7 +199,7 @@ class ClusterState:
 
     def _apply_one(self, event: KeyEvent) -> ParsedKey | None:
         parsed = self.keys.parse(event.key)
-        if parsed is None or parsed.kind not in _TYPES:
+        if parsed is None or parsed.kind not in RECORD_TYPES:
             return None
         kind, names = parsed.kind, parsed.names
         table = self._tables[kind]
@@ -210,7 +210,7 @@ class ClusterState:
             if kind is Kind.CLUSTER:
                 self.known_config.note(None)
             return parsed
-        table[names] = seen(_TYPES[kind], event.entry)
+        table[names] = seen(RECORD_TYPES[kind], event.entry)
         fresh = event.entry.create_revision == event.entry.mod_revision
         if kind is Kind.CLAIM and fresh and names not in self._tables[Kind.VM_SPEC]:
             self.missed_key = event.key  # who claims a VM that nobody has compares its spec
@@ -394,6 +394,14 @@ class ClusterState:
     def volumes(self) -> Iterator[tuple[tuple[str, str], Seen[Volume]]]:
         for names, found in self._tables[Kind.VOLUME].items():
             yield (names[0], names[1]), found
+
+    def revisions(self) -> dict[ParsedKey, int]:
+        """Every record in it, and the revision that it is of."""
+        return {
+            ParsedKey(kind, names): mod_of(found)
+            for kind, table in self._tables.items()
+            for names, found in table.items()
+        }
 
     def nodes(self) -> list[str]:
         """Every node that joined or is alive, sorted."""

@@ -33,7 +33,7 @@ from ....core.model import (
     VmStatus,
     token,
 )
-from ....core.state.cluster_state import _TYPES, ClusterState, mod_of, seen
+from ....core.state.cluster_state import RECORD_TYPES, ClusterState, seen
 from ....core.state.keys import Kind, ParsedKey
 from ....core.transaction import KeyEvent
 from ..engine.etcd import RESTORED
@@ -192,7 +192,7 @@ class Checkers:
         for key, event in ((self._lab.keys.parse(event.key), event) for event in events):
             if key is None or event.entry is None:
                 continue
-            record = seen(_TYPES.get(key.kind, Record), event.entry).record
+            record = seen(RECORD_TYPES.get(key.kind, Record), event.entry).record
             match record:
                 case Claim():
                     self._claims[key.vm], self._epochs[key.vm] = record, record.epoch
@@ -366,7 +366,7 @@ class Checkers:
         while at < len(past) and past[at][0] <= world.revision:
             for event in past[at][1]:
                 key = self._lab.keys.parse(event.key)
-                if key is None or key.kind not in _TYPES:
+                if key is None or key.kind not in RECORD_TYPES:
                     continue
                 if event.entry is None:
                     table.pop(key, None)
@@ -374,11 +374,7 @@ class Checkers:
                     table[key] = event.entry.mod_revision
             at += 1
         self._views[id(world)] = (at, table)
-        there = {
-            ParsedKey(kind, names): mod_of(found)
-            for kind, names_to in world._tables.items()
-            for names, found in names_to.items()
-        }
+        there = world.revisions()
         if there != table:
             differs = sorted(
                 f"{key.kind.value}/{'/'.join(key.names)}: has {there.get(key)}, is {table.get(key)}"
