@@ -290,7 +290,7 @@ def _etcd_went_back(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     return lab.cluster.go_back(float(args[0]))
 
 
-from . import outside as outside  # noqa: E402 - its verbs are of this kind too
+from . import outside  # noqa: E402, F401 - its verbs are of this kind, too
 
 COPIES: Final = frozenset({"clone", "second-agent"})
 BY_HAND: Final = (
