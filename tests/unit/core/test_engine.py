@@ -193,7 +193,7 @@ def test_filters(placement: Placement, takers: set[str]) -> None:
     assert {n for n, why in reasons(found, "vm").items() if not why} == takers
 
 
-def test_an_unreported_level_is_no_lack() -> None:
+def test_an_unreported_cpu_feature_is_not_called_missing() -> None:
     found = zoned("ab")
     found.node("n0", cpu_features=("aes",))
     found.want("vm", placement=Placement(cpu_features=("avx2",)))
