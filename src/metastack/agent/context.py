@@ -32,7 +32,7 @@ from .session.session import Session
 log = structlog.get_logger()
 
 LOST_WAIT_S = 1.0
-"""How long news of whoever won are waited for before they are fetched."""
+"""Wait for the event that tells who won a claim, before the claim is read, seconds."""
 
 
 @dataclass

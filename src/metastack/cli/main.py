@@ -5,7 +5,7 @@ Refuses: importing any noun before it is called. Rule: with ``-o json`` every er
 stderr, also those that the parser finds.
 
 Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5 timeout, 6 denied, 7 etcd unreachable;
-130 and 141 as shells have them: interrupted, and nobody reads the output any more.
+130 and 141 as shells have them: interrupted, and the reader of the output has gone.
 """
 
 from __future__ import annotations

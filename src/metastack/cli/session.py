@@ -1,7 +1,7 @@
 """One invocation: which cluster, the connection to it, progress, questions, and errors.
 
 Owns: stderr and the exit status. Refuses: data on stderr, progress on stdout.
-Rule: every failure leaves as one Problem, with one exit status of eight.
+Rule: every failure of a command leaves as one Problem, with an exit status of :data:`EXIT`.
 """
 
 from __future__ import annotations

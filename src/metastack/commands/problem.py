@@ -1,6 +1,6 @@
 """Why a command could not be done, in words for the person who asked.
 
-Owns: the codes that become exit statuses (CLI) and HTTP statuses (web).
+Owns: the codes that become exit statuses.
 Refuses: stack traces, and errors that do not say what to do next when that is known.
 Rule: one problem names one object, says what is wrong with it and why; ``hint`` is the next thing to type.
 """
@@ -26,7 +26,7 @@ from metastack.ports import (
 
 
 class Code(StrEnum):
-    """What kind of failure it is."""
+    """What kind of failure it is. An interruption is none: the CLI writes ``interrupted`` itself."""
 
     FAILED = "failed"
     USAGE = "usage"
@@ -51,7 +51,7 @@ class Problem(Exception):
         """What else went wrong in the same command, of other objects."""
 
     def __str__(self) -> str:
-        """As it is now: who knows better words puts them in later."""
+        """As it is now: a caller may replace the message later."""
         return f"{self.object}: {self.message}" if self.object else self.message
 
 

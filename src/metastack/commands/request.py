@@ -1,4 +1,4 @@
-"""A deed: who asks for what, when and why, and the one transaction that does it.
+"""A request: who asks for what, when and why, and the one transaction that does it.
 
 Owns: the cluster handle that every command gets, the request's identity, the guarded commit with its event.
 Refuses: a write without an event; a write whose outcome is guessed.

@@ -22,8 +22,8 @@ from .domains import Opener
 UNWATCHED_S: Final = 5.0
 """A lock's owner that watches no more is dead after so long.
 
-Ceph lists a silent client as a watcher for its watch timeout (30 s): whoever holds the lock and is not listed
-was silent for all of it. The second look spares a client that is just renewing its watch."""
+Ceph lists a silent client as a watcher for its watch timeout (30 s): a lock's owner that is not listed was
+silent for all of it. The second look spares a client that is just renewing its watch."""
 PATIENCE_S: Final = 40.0
 """Tools that copy a disk open it briefly: so long the VM only waits."""
 

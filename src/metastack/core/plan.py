@@ -1,7 +1,7 @@
 """The rulebook: ``plan(view) -> one Action``. Facts in, one step out; nothing is remembered.
 
 Owns: what a node does about one VM (:func:`plan`) and about one other node (:func:`plan_fence`).
-Refuses: clocks, I/O and steps stored from last time; whoever crashed, the next look finds the same facts.
+Refuses: clocks, I/O and steps stored from last time; after any crash the next look finds the same facts.
 Rule: boot only if ready and the claim is (this node, this session); kill whatever no unfenced claim of this
 node covers.
 """
@@ -36,7 +36,7 @@ class VmSnapshot(Struct, frozen=True, kw_only=True):
     owner_fence: Seen[Fence] | None = None
     """Fence record of the claim's node."""
     fence_flaw: str = ""
-    """Why nothing may be built on that fence (core/fence_proof)."""
+    """Why nothing may be built on that fence (core/state/fence_proof)."""
     domains: tuple[Domain, ...] = ()
     """Local domains of this VM's name, of whatever UUID."""
     rank: int | None = None
@@ -54,9 +54,9 @@ class VmSnapshot(Struct, frozen=True, kw_only=True):
     leave: str = ""
     """Why it has to run elsewhere, and is to be stopped and released now."""
     give_back: str = ""
-    """Why it cannot be started here, while others would take it (agent/giveback)."""
+    """Why it cannot be started here, while others would take it (agent/reconcile/give_back)."""
     held: str = ""
-    """Why nothing may be started that does not run already (core/restored)."""
+    """Why nothing may be started that does not run already (core/protocol/restored)."""
     damaged: str = ""
     """Why nothing may be started or released: a domain of this VM is here that does not say what it is."""
     lost: str = ""
@@ -262,18 +262,18 @@ def _mine(view: VmSnapshot) -> Action:
         return Idle("its memory was saved by hand")
     if not wants_on(view) or view.leave or claim.to_release:
         # Safety: to_release, it was taken over while it was off. Nobody reserved capacity for it here or proved
-        # its groups: switched on again, it is released all the same, and claimed by whoever proves both.
+        # its groups: switched on again, it is released all the same, and claimed by a node that proves both.
         return _stop(view, spec, domain) or Release()
     if domain is None:
         if token_generation(claim.epoch) < view.generation:
             # Safety: of before a restore, and no domain proves it. Under that epoch another node may have been
-            # followed by a third; whoever runs the VM now does it under a new one.
+            # followed by a third; a node that runs the VM now does it under a new one.
             return Release()
         if view.held:
             # Safety: a claim of before a restore; who else runs the VM by now is not known here.
             return Idle(view.held, HELD_S)
         if view.give_back:
-            # Safety: no domain of it is here. What was sent and not answered is waited for by whoever releases.
+            # Safety: no domain of it is here. The release waits for what was sent and not answered.
             return Release(penalty=view.give_back)
         if view.retry_in_s > 0:
             return Idle("waiting before the next boot", view.retry_in_s)

@@ -1,6 +1,6 @@
 """Where logs go, taken apart: ``tcp://HOST:PORT``.
 
-Owns: the one syntax of a syslog target, shared by whoever sets it and whoever sends to it.
+Owns: the one syntax of a syslog target, shared by the command that sets it and the agents that send to it.
 Refuses: looking names up. Rule: what this accepts, the sender can use.
 """
 

@@ -38,7 +38,7 @@ class Delete(Struct, frozen=True):
 
 
 class Transaction(Struct, frozen=True, kw_only=True):
-    """Guards and effects of one transaction; ``name`` is the row of DESIGN 3's table, for logs."""
+    """Guards and effects of one transaction; ``name`` is for logs and scenarios."""
 
     name: str
     guards: tuple[Guard, ...]

@@ -1,14 +1,17 @@
 """The three error families that every port raises, and their refinements.
 
-Rule: a refinement exists only where a caller does something else about it. Whose trouble it is (this node's, or
-the object's) is told by the type as well, never by the text.
+Rule: a refinement exists only where a caller acts differently. The type, never the text, also tells whether the
+node or the object is at fault.
 """
 
 from __future__ import annotations
 
 
 class Unavailable(Exception):
-    """Something outside does not answer, or not now. Retry with backoff. Nothing was applied."""
+    """Something outside does not answer, or not now. Retry with backoff.
+
+    Nothing was applied, unless it is an :class:`UnknownOutcome`.
+    """
 
 
 class UnknownOutcome(Unavailable):
@@ -23,15 +26,15 @@ class Broken(Exception):
     """Our own bug, or a state that must not exist. Crash the session, loudly."""
 
 
-# --- whose trouble it is: mixed into the refinements below
+# --- what is at fault: mixed into the refinements below
 
 
 class NodeFault(Exception):
-    """A reason of this node: another node may do better (agent/giveback)."""
+    """This node is at fault: another node may do better (agent/reconcile/give_back)."""
 
 
 class ObjectFault(Exception):
-    """A reason of the object itself: every node would meet it, so it is that object's to show."""
+    """The object itself is at fault: every node would fail, so the object's status shows it."""
 
 
 # --- refinements, by what the caller does differently

@@ -2,7 +2,8 @@
 
 Owns: the lease, the leader's key under it, and the knowledge of when it may be lost.
 Refuses: guessing. An answer that did not come ends the attempt, and the lease that it may have used.
-Rule: whoever cannot prove any more that its lease lives is no leader; it could not write either (core/terms).
+Rule: a scheduler that cannot prove any more that its lease lives is no leader. It could not write either
+(core/protocol/leader_terms).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The informer: the agent's copy of etcd's records, kept by one list and one watch.
 
-Owns: the world and its freshness. Refuses: deciding anything; news of an etcd that agent/past does not believe.
+Owns: the cluster state and its freshness.
+Refuses: deciding anything; news of an etcd that agent/session/etcd_history does not believe.
 Rule: a view is never older than this node's own last write: :meth:`Informer.reached` is awaited after every
 commit.
 """

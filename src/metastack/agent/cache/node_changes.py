@@ -6,7 +6,7 @@ Rule: an announcement costs nothing where only sums changed. In a burst every no
 seconds, to every other; a look at all nodes for each would cost a cluster the square of its nodes.
 
 # Safety: a node that vanished, came back or is another session is always news: the alive key's creation is
-compared with what was said, and whoever is gone is forgotten.
+compared with what was said, and a node that is gone is forgotten.
 """
 
 from __future__ import annotations

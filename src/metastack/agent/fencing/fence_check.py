@@ -9,7 +9,7 @@ storage says that it is there.
 So every address and client of the receipt must be refused now; or the node has registered above the fence
 since, and then it had killed what the fence reached before it lifted its own block. Nodes that lost the VM
 earlier count too: who took it over from one of them may have died before it found that out. A claim that was
-taken over and not proven yet is not given back either: whoever claims the VM then looks at no fence.
+taken over and not proven yet is not given back either: the next node that claims the VM looks at no fence.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class Fencer:
             log.error("brake_on" if self.braked else "brake_off", node=self._node.name, why=self.braked or was)
 
     async def _late_renewals(self, victim: str) -> str:
-        """Whose renewal is late, when that many more would engage the brake; empty: nobody's that matters.
+        """Nodes whose renewal is late, if they would engage the brake were they gone; empty: none that matter.
 
         Nodes that die at one moment lose their leases up to a quarter of the TTL, and half a second, apart: by
         when the last was renewed. A node that died together with ``victim`` has not renewed for three quarters
@@ -193,8 +193,8 @@ class Fencer:
         if asyncio.get_running_loop().time() > self._brake_until_s:
             self._brake()
         if not self._node.world.known_config.was_read:
-            # Safety: nor an intent of a person. Perhaps fences go by single clients, and a whole address would
-            # shut out others; nor is it known whether a person set the brake against just this.
+            # Safety: nor is an intent of a person carried on. The settings may say fencing=client: blocking the
+            # whole address would shut out other nodes. A person may also have set the brake against this.
             return 5.0
         view = self._view(victim)
         intent = view.fence is not None and view.fence.record is not None and view.fence.record.intent
@@ -218,7 +218,7 @@ class Fencer:
         return 1.0
 
     def _view(self, victim: str) -> plan.FenceSnapshot:
-        """All that bears on its death but whose turn it is: mine, so to speak."""
+        """What the rulebook needs, as if it were this node's turn: :meth:`_in_turn` adds the rank."""
         node, world, now_s = self._node, self._node.world, asyncio.get_running_loop().time()
         fence, alive = world.fence(victim), world.alive(victim) is not None
         fencer = fence.record.intent_by if fence is not None and fence.record is not None else ""
@@ -295,10 +295,10 @@ class Fencer:
                 osd_epoch=receipt.osd_epoch,
             )
             if flaw := node.world.fence_flaw(victim):
-                # Nobody believes it, nor do I: others try, and not at once again.
+                # No node accepts this receipt. Other nodes fence first, and this one waits.
                 self._hold_off(victim, f"the fence is not valid: {flaw}")
         else:
-            # The intent was taken over or cancelled meanwhile. Is the victim back, it finds the block itself.
+            # The intent was taken over or cancelled meanwhile. A victim that is back finds the block itself.
             log.warning("fence_superseded", node=node.name, victim=victim)
 
     async def _intent(self, victim: str, action: plan.FenceAction) -> Seen[Fence] | None:
@@ -380,7 +380,7 @@ class Fencer:
 
     @property
     def failures(self) -> dict[str, str]:
-        """Nodes that are fenced in vain, and what the storage said."""
+        """Nodes whose fence is not confirmed, and what the storage said."""
         return {victim: failed.why for victim, failed in sorted(self._failed.items())}
 
     async def _block(self, victim: str, facts: NodeFacts | None, reason: str) -> FenceReceipt:

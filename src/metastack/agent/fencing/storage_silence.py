@@ -2,7 +2,7 @@
 
 Owns: the probe every few seconds, and the three fields of the announcement that tell of it.
 Refuses: acting on it: its VMs go on by themselves when the storage returns, and others decide about a fence.
-Rule: whoever is silent gets the benefit of the doubt (three probes in a row), a proof does not: it is prompt.
+Rule: a storage is silent only after three failed probes in a row. A proof is stricter: its probe was prompt.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class StorageSilence:
     def __init__(self, node: AgentContext, blocked: Callable[[], None]) -> None:
         self._node, self._blocked = node, blocked
         self.since = ""
-        """Since when it is silent; empty: it answers, as far as anybody knows."""
+        """Since when it is silent; empty: it answers, as far as is known."""
         self.answers_from_s: float | None = None
         """Loop time since when every probe was answered promptly; None: the last one was not."""
         self.proved = 0

@@ -7,9 +7,9 @@ Rule: armed late, and only over guests that are shut out already.
 
 # Safety: the guard must never reset a host whose guests could still do their work. It arms only after it read
 from the storage that this node's own address is blocked *and* saw guests of ours here. Such guests cannot write
-any more, others run in their place or will, and this agent is about to kill them anyway: a reset takes nothing
-from anybody. Most of all an etcd outage of any length arms nothing: nobody can write a fence's *done* without
-etcd, and a block without a fence shuts the guests out just the same.
+any more, others run in their place or will, and this agent is about to kill them anyway: a reset takes no work
+away. Above all, an etcd outage of any length arms nothing: without etcd no node can write a fence's *done*. A
+block without a fence shuts the guests out just the same.
 Armed early and petted while all is well, as cluster managers do it, an agent that crashed during an etcd outage
 would take healthy guests down with its host. The price of arming late: an agent that hangs before it saw
 the block arms nothing. Then the storage alone keeps the disks safe, as on every host without a watchdog.

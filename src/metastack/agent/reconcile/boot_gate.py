@@ -193,10 +193,10 @@ class BootGate:
             await node.hypervisor.note_clients(domain.uuid, memory.clients)
 
     async def leave(self, vm: VmId, volume: str, clients: tuple[str, ...]) -> None:
-        """After a kill: clear away what its QEMU left in the storage, so that nobody waits for it.
+        """After a kill: clear away what its QEMU left in the storage, so that no node waits for it.
 
-        Before its claim is given back, for whoever starts the VM next cannot know that this process has ended.
-        For comfort: they wait, and find out by themselves. So a silent storage holds nothing up for long.
+        Before its claim is given back, since the node that starts the VM next cannot know that this process has
+        ended. For comfort: that node would wait, and find out. So a silent storage holds nothing up for long.
         """
         if not clients:
             return

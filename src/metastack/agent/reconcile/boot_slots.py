@@ -1,7 +1,8 @@
 """Boot slots: how many guests start at one time on this node, and which is next.
 
-Owns: the places and the line before them. Refuses: booting (:mod:`.guests`), and waiting: a VM whose turn has
-not come gives its worker back, so that a node with hundreds of VMs to boot goes on doing everything else.
+Owns: the places and the line before them. Refuses: booting (:mod:`.domain_actions`), and waiting: a VM whose
+turn has not come gives its worker back, so that a node with hundreds of VMs to boot goes on doing everything
+else.
 Rule: by priority, then the oldest request. A VM in the line is either looked at when a place is free, or has
 left it: none blocks the others by having forgotten that it waits.
 """
@@ -51,7 +52,7 @@ class BootSlots:
             self._call()
 
     def withdraw(self, vm: VmId) -> None:
-        """It does not want to boot any more, or cannot now: whoever is behind it need not wait for it."""
+        """It does not want to boot any more, or cannot now: the VMs behind it need not wait for it."""
         if self._leave_line(vm):
             self._call()
 

@@ -1,9 +1,9 @@
 """Claims in flight: the capacity that they will take, and several claims in one transaction.
 
 Owns: reservations of this node's claims in flight, and merging those that are due at one moment.
-Refuses: deciding who claims (core/plan) and what proves a claim (core/changes).
-Rule: a merged transaction carries the whole proof of each claim in it. Where it fails, those that the informer
-shows as lost are left out and the rest goes again, so that a claim that lost its race takes nobody with it.
+Refuses: deciding who claims (core/plan) and what proves a claim (core/protocol/claims).
+Rule: a merged transaction carries the whole proof of each claim in it. If it fails, the claims that the
+informer shows as lost are left out and the rest goes again. So a claim that lost its race takes none with it.
 
 # Safety: guards are united, never dropped, and two claims that write one key (a token of a group, a disk's
 record) never are under way together: the second is decided again, from a view that has the first. When the
@@ -139,7 +139,7 @@ class ClaimBatch:
             first.news.set()
 
     def _batch(self) -> list[_ClaimRequest]:
-        """The first in line and whoever can go with it."""
+        """The first in line and the claims that can go with it."""
         batch: list[_ClaimRequest] = []
         guards: dict[tuple[str, str], int] = {}
         written = {effect.key for sent in self._sent for asked in sent for effect in asked.change.effects}
@@ -196,7 +196,7 @@ class ClaimBatch:
                     self._over(asked, error=error)
         finally:
             for asked in batch:
-                if not asked.over:  # whoever sent it was cancelled
+                if not asked.over:  # its sender was cancelled
                     self._over(
                         asked, error=UnknownOutcome(f"{asked.change.name} {asked.vm}: the answer was lost")
                     )

@@ -1,6 +1,7 @@
 """The claimer: this node claims VMs that no session owns, and takes over VMs of fenced sessions.
 
-Owns: what goes into a claim. Refuses: deciding whose turn it is (core/plan); the guards (core/changes).
+Owns: what goes into a claim.
+Refuses: deciding whose turn it is (core/plan); the guards (core/protocol/claims).
 Rule: from the last look at the world to the sending of a claim nothing is awaited.
 """
 

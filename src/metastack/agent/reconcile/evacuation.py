@@ -1,6 +1,6 @@
 """Evacuation: this node releases VMs that should run elsewhere, because of a drain or a move.
 
-Owns: which of them goes now. Refuses: choosing where to (whoever takes it), and stopping one that nobody would
+Owns: which of them goes now. Refuses: choosing where to, and stopping a VM that no other node would
 take: it runs on here.
 Rule: one at a time: the next is stopped only when the last runs elsewhere. So a drain never has more than one
 VM down, and a cluster that cannot take them loses one at most.

@@ -1,10 +1,11 @@
 """Return to pending: a VM that cannot start here, by a fault of this node, goes where it can start.
 
 Owns: counting such failures, when it is time, and the penalty that keeps the VM from coming straight back.
-Refuses: telling by a text whose trouble it is: only a :class:`NodeFault` counts. A disk in use, a missing disk
-and a bad image are the object's own, and a pin leaves nobody else.
-Rule: nothing of it can begin here any more, and no domain of it is here, before it is given back (the release's
-own rule, agent/act). One hand-over per VM and minute at most, and none when nobody else would take it.
+Refuses: judging by an error's text: only a :class:`NodeFault` counts. A disk in use, a missing disk and a bad
+image are faults of the object, and a pinned VM has no other node.
+Rule: before a VM is given back, no start of it is in flight here and it has no domain here, as for a release
+(agent/reconcile/domain_actions). At most one hand-over per VM and minute, and none if no other node would take
+it.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class Readiness:
             self.forget(vm)
             return 0.0
         if status is None or status.record is None or status.record.phase is not Phase.RUNNING:
-            return 0.0  # whoever publishes that it runs asks for it again
+            return 0.0  # asked for again when it is published as running
         boot = (status.record.epoch, status.record.run, spec.ha.ready_port)
         if self._answered.get(vm) == boot:
             return 0.0

@@ -1,6 +1,6 @@
 """Stuck steps: a step that is refused again and again is reported in the VM's status.
 
-Owns: how often in a row, for VMs that this node owns: that a claim is refused is nobody's trouble.
+Owns: how often in a row, for VMs that this node owns. A claim that is refused is no fault.
 Refuses: doing anything about it.
 """
 

@@ -126,7 +126,8 @@ class ClaimTurns:
     def _least_s(self, since: _Since, missed: bool) -> float:
         """At least so long it is not this node's turn: no more is computed, for most are claimed by then.
 
-        A node that missed gets a third of a rank's delay, and a full one then nothing (:mod:`.delays`).
+        A node that missed gets a third of a rank's delay, and a full one then nothing
+        (:mod:`metastack.core.placement.delays`).
         """
         if not since.before:
             return AGAIN_S  # it is looked at now, and may have a reason to wait

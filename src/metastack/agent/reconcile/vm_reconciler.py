@@ -1,6 +1,7 @@
 """The VM reconciler: look, decide one action, prove in the transaction that it is still allowed, do it.
 
-Owns: one VM's reconciliation at this node. Refuses: deciding (core/plan) and guarding (core/changes).
+Owns: one VM's reconciliation at this node.
+Refuses: deciding (core/plan) and guarding (core/protocol/claims).
 Rule: after a transaction whose outcome is unknown, nothing is decided on that VM until it is settled.
 """
 
@@ -127,7 +128,7 @@ class VmReconciler:
     async def _note_lost(self, vm: VmId, domains: tuple[Domain, ...]) -> None:
         """A domain that does not run by libvirtd's word, while its QEMU lives.
 
-        Safety: seen after libvirtd had lost the file of a running guest: "never started", said it.
+        Safety: a libvirtd that had lost the state file of a running guest reported it as "never started".
         """
         memory = self._node.memory.of(vm)
         memory.lost = ""
@@ -187,7 +188,7 @@ class VmReconciler:
                 found = node.world.status(vm)
                 status = found.record if found is not None else None
                 if status is not None and status.session != held.record.session:
-                    status = None  # of the owner before me: the view has not heard of mine
+                    status = None  # of the owner before: the informer has not seen this node's status
                 fresh = status or VmStatus(
                     uuid=held.record.uuid,
                     phase=Phase.STARTING,
@@ -338,7 +339,7 @@ class VmReconciler:
         if await self._guests.end_lost(view, held.ok.uuid, held.ok.volume_uuid, memory):
             return  # look again
         if not await self._fence_check.proven(view.vm, held.ok, memory, again=False):
-            # Safety: whoever claims it then looks at no fence of those who had it before.
+            # Safety: the node that claims it then looks at no fence of its earlier owners.
             raise Unavailable(f"{view.vm}: {memory.message}")
         if action.penalty:
             await giveback.give(node, view, action.penalty)

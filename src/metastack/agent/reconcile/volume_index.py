@@ -1,6 +1,6 @@
 """The volume index: which disk records belong to which VM, and which records name one UUID.
 
-Owns: the index. Refuses: deciding what is removed (:mod:`.sweeper`).
+Owns: the index. Refuses: deciding what is removed (:mod:`metastack.agent.upkeep.sweeper`).
 Rule: it says what the world says; it only spares looking through every record for one.
 """
 

@@ -66,7 +66,7 @@ async def _towards(endpoint: str) -> str:
     if named is None:
         return ""
     host, port = named["v6"] or named["host"], int(named["port"] or 2379)
-    # A name that no resolver takes, a port that none is: whoever connects to it says so.
+    # A name that no resolver takes, a port that none is: the client that connects to it says so.
     with suppress(OSError, TimeoutError, UnicodeError, OverflowError):
         async with asyncio.timeout(LOOK_UP_S):
             for *_, target in await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM):

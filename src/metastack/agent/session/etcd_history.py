@@ -137,7 +137,7 @@ class EtcdHistory:
         if floor.history != self.history:
             return False  # asked for in another history: neither its age nor its generation says anything
         joined = self._marks.joined()
-        # Whoever removed the mark says: this is a new node, to whatever cluster it comes.
+        # The person who removed the mark says so: this is a new node, in any cluster.
         known = self._known if joined or not self.why else None
         generation = self._generation(snapshot)
         self.is_foreign = joined and not self._knows_me(snapshot)
@@ -217,7 +217,10 @@ class EtcdHistory:
         return f"etcd is at revision {revision}, this node has seen {floor.revision}"
 
     def _generation(self, snapshot: Snapshot) -> int:
-        """One that cannot be read counts as the one that is known; no session begins then (agent/identity)."""
+        """One that cannot be read counts as the one that is known.
+
+        No session begins then (agent/session/identity).
+        """
         entry = next((e for e in snapshot.entries if e.key == self._keys.generation()), None)
         if entry is None:
             return 0

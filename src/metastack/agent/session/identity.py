@@ -1,7 +1,7 @@
 """The node's identity in the etcd that it reached: its own, or another machine of its name or address.
 
 Owns: the questions that are asked before a session begins. Refuses: deciding what to do without one; whether
-that etcd is to be believed at all, which is agent/past's.
+that etcd is to be believed at all (agent/session/etcd_history).
 Rule: a session under a name speaks for every claim of that name, so it is one machine's and no other's.
 """
 

@@ -1,10 +1,11 @@
 """The name hold: for how long this node holds its name without being of use.
 
-Owns: when it gives its place up, so that others may act, and how long it stays away then.
-Refuses: giving it up while its claimed guests run, since a fence would end them, while nobody waits for its
-claims, or for a wait that has a name: a storage that does not answer, an unblock that may still land.
-Rule: it counts beside the steps on the way to readiness, so one that hangs cannot hold it; and across agents
-that die (:mod:`.place_mark`), so a crash loop cannot.
+Owns: when this node gives its name up, so that other nodes may act, and how long it stays away then.
+The node keeps its name while its claimed guests run, since a fence would end them, and while it has no claims.
+Time that it waits for a known reason does not count: a storage that does not answer, an unblock that may still
+land.
+Rule: the time is counted beside the steps on the way to readiness, so a step that hangs cannot stop it. It is
+counted across agents that die (:mod:`.place_mark`), so a crash loop cannot stop it either.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class NameHold:
     def __init__(self, name: str, informer: Informer, hypervisor: Hypervisor, mark: HoldFile) -> None:
         self._name, self._informer, self._hypervisor, self._mark = name, informer, hypervisor, mark
         self._from_s: float | None = None
-        """Since when this process holds it in vain; None: it does not."""
+        """Since when this process holds the name without a ready session; None: it does not."""
         self._ready_from_s: float | None = None
         self._stable: asyncio.TimerHandle | None = None
         self._soon = self._given_up = 0
@@ -47,7 +48,7 @@ class NameHold:
         """Ends the steps that are watched now; None: none are."""
 
     async def run(self) -> None:
-        """Look at what is :meth:`watched`, from beside; for ever."""
+        """Watch the steps in :meth:`watched`, in a task of its own."""
         while True:
             await asyncio.sleep(WATCH_S)
             bound = self._bound
@@ -99,7 +100,7 @@ class NameHold:
     async def watched(self) -> AsyncIterator[None]:
         """What a session does between its registration and its readiness.
 
-        Raises Refused when one of those steps hangs for so long that the place is held in vain.
+        Raises Refused when one of those steps hangs for :data:`USELESS_S`.
         Safety: the step is left as a crash of this agent would leave it, its marks included. The next session
         waits for a call that is in flight.
         """

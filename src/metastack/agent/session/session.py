@@ -2,8 +2,9 @@
 
 Owns: when this node has a session, and when that session is ready.
 Refuses: touching VMs that no fence reached; losing etcd costs no guest anything.
-Rule (DESIGN 3): drain, barrier, kill what is fenced, register, declare, unblock, ready. One way; a session that
-finds itself blocked after it was ready ends, and the next one takes the whole way again (CE1).
+Rule (docs/internals/design.md): drain, barrier, kill what is fenced, register, declare, unblock, ready. One
+way; a session that finds itself blocked after it was ready ends, and the next one takes the whole way again
+(CE1).
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ class Session:
         backoff_s = 0.2
         if away_s := self._name_hold.begin():
             self.message = (
-                "an agent that died gave the place up: this one stays away, so that others take its VMs"
+                "an earlier agent gave its session up: this one waits so that other nodes take its VMs"
             )
             log.warning("lease_given_up_before", node=self.name, away_s=round(away_s, 1))
             await asyncio.sleep(away_s)
@@ -167,7 +168,7 @@ class Session:
                 backoff_s = min(5.0, backoff_s * 2)
 
     async def _stay_away(self) -> None:
-        """After a session: for a moment; or long enough to be fenced, when this place was held in vain."""
+        """After a session: for a moment; or long enough to be fenced, when no session stayed ready."""
         away_s = await self._name_hold.away_s()
         if away_s >= AWAY_S:
             log.error("lease_given_up", node=self.name, away_s=away_s, why=self.message or self._why)
@@ -195,7 +196,7 @@ class Session:
 
     async def leave(self) -> None:
         """Graceful stop: claims stay and guests run on, under a lease long enough for an upgrade."""
-        self._name_hold.forget()  # whoever stops it may have mended what was wrong
+        self._name_hold.forget()  # the person who stops it may have mended what was wrong
         # First the lease, which nobody renews any more: a call that takes longer than the TTL would have this
         # node fenced, and its guests with it, for being restarted.
         lease = self._renewal.lease
@@ -261,10 +262,10 @@ class Session:
         self._changed()
 
     async def _quiesce(self) -> None:
-        """No start of an older session may land in the next one, nor a storage call (:mod:`.in_flight`).
+        """No start of an older session may land in the next one, nor a storage call.
 
-        Safety: cancelling an await does not stop its thread; without this, a boot that was decided in a lost
-        session could finish in the next (two writers in 57 of 60 seeds of DESIGN's probe).
+        Safety: cancelling an await does not stop its thread. Without this wait (agent/reconcile/in_flight), a
+        boot that was decided in a lost session could finish in the next: two writers.
         """
         self._stuck = self._stuck or not await starts_ended(self._hypervisor)
         await self._storage.quiesce()
@@ -294,7 +295,10 @@ class Session:
         await self._refuse_full_disk()
         await self._other_boot.refuse()
         if await self._name_hold.is_useless():
-            raise Refused("it held its place in vain: its agents died, or none of their sessions stayed ready")
+            raise Refused(
+                f"no session of {self.name} stayed ready, or its agents died: "
+                "it waits so that other nodes take its VMs"
+            )
         lease = await self._store.grant(self._informer.world.config.lease_ttl_s)
         # Last before the registration: between the two I look dead, and the others wait only for the grace.
         await self._retire_old_key()

@@ -1,7 +1,7 @@
 """Stale domains: guests that a fence reached or that a restored etcd disowns are killed at a session's end.
 
 Owns: the choice, before a registration, and saying it. Refuses: asking whether it is a pity.
-Rule: kill *and undefine*, before this node is registered: whoever sees it registered relies on that.
+Rule: kill *and undefine*, before this node is registered: nodes that see it registered rely on that.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ async def _kill_unknown(
 ) -> None:
     """Kill QEMUs of our VMs that libvirtd has no domain of.
 
-    Safety: once this node's block is lifted they would write again, and whoever took their VM over writes too.
+    Safety: once this node's block is lifted they would write again, and the new owners of their VMs write too.
     """
     for uuid, pid in (await hypervisor.emulators()).items():
         claims = [c.record for _, c in world.claims() if c.record is not None and c.record.uuid == uuid]

@@ -108,14 +108,14 @@ class StateFiles:
         self._write("joined", "")
 
     def etcd(self) -> str:
-        """What was seen of etcd (agent/past), as it was kept; empty: nothing."""
+        """What was seen of etcd (agent/session/etcd_history), as it was kept; empty: nothing."""
         return self._read("etcd-seen.json") if self._exists("etcd-seen.json") else ""
 
     def keep_etcd(self, text: str) -> None:
         self._write("etcd-seen.json", text)
 
     def place(self) -> str:
-        """What earlier agents of this node did with its place (agent/place_mark); empty: nothing."""
+        """How earlier agents of this node held its name (agent/session/place_mark); empty: nothing."""
         return self._read("place.json") if self._exists("place.json") else ""
 
     def keep_place(self, text: str) -> None:

@@ -27,7 +27,7 @@ class StorageOwnership:
         self._name, self._keys, self._storage, self._informer = name, keys, storage, informer
 
     async def prepare_registration(self) -> None:
-        """Before a registration: whoever cannot be ready stays away. Without claims it comes, to say why.
+        """Before a registration: a node that cannot be ready stays away. Without claims it comes, to say why.
 
         Safety: told from here on which storage this is: what a receipt is compared with.
         """

@@ -1,8 +1,8 @@
 """Storage keys: read again, and given to libvirt again, when the storage refuses them.
 
 Owns: when that is done. Refuses: keeping a key: the storage adapter has it, and libvirt.
-Rule: whoever rotates a key replaces it in Ceph and in its file, in whatever order, and restarts no agent.
-The adapter replaces a refused key by itself: so what is in use is compared with what was told.
+Rule: an administrator rotates a key by replacing it in Ceph and in its file, in either order; no agent
+restarts. The adapter replaces a refused key by itself: so what is in use is compared with what was told.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class StorageKeys:
         changed = changed or self._storage.libvirt_secret() != self._taught
         self._due = self._due or changed or not await self._session.client_is_declared()
         if self._due:
-            # The agent is another client of the storage now, and whoever fences this node has to know it.
+            # The agent is another client of the storage now, and the node that fences this one has to know it.
             await self._session.declare()
             await self.teach()
             self._due = False

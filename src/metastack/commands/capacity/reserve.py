@@ -86,7 +86,7 @@ async def admit_place(
     if not left:
         return _let_in(cluster, request, snapshot, after)
     if first_unfitting_loss(_world(cluster, snapshot), config.spare_nodes)[1]:
-        # Nothing is kept now that could be taken, and whoever mends that by moving VMs is not stopped half-way.
+        # The spare capacity is lost already: a person who moves VMs to win it back is not stopped half-way.
         return Admitted()
     raise _too_little(f"vm {vm}", config.spare_nodes, lost, left, "choose another node")
 
@@ -109,7 +109,7 @@ def _let_in(cluster: Cluster, request: Request, snapshot: Snapshot, last: VmSpec
 
 
 def _said(cluster: Cluster, request: Request, last: VmSpec) -> Admitted:
-    """Let in without a look: whoever looked before this one is written has to look again."""
+    """Let in without a look: requests that looked before this one is written have to look again."""
     record = Admission(vm=str(last.id), by=request.by, request_id=request.request_id)
     return Admitted(effects=(Put(cluster.keys.admission(), encode(record)),))
 

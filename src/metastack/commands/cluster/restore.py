@@ -1,7 +1,7 @@
 """Letting a restored etcd be used: what a person is told first, and the transaction that raises the generation.
 
 Owns: the plan of a restore, and writing it. Refuses: starting, stopping or fencing anything; agents do that, in
-the new generation, by core/restored's rules.
+the new generation, by the rules of core/protocol/restored.
 Rule: it says what it needs before it asks for it: that nothing else answers as this cluster's etcd, and that no
 host runs guests that is neither listed here nor switched off.
 """

@@ -1,4 +1,4 @@
-"""etcd's version: known faults of old ones that touch leases and rights (DESIGN 4)."""
+"""etcd's version: known faults of old ones that touch leases and rights."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def check_reason(node: str, reason: str, what: str) -> str:
 async def fence_node(cluster: Cluster, request: Request, node: str) -> int:
     """Open a fence of a lost node; the mass brake does not hold it. Returns the last ``through`` before it.
 
-    A fence that is open already is left to whoever does it.
+    A fence that is open already is left to its fencer.
     """
     object = check_reason(node, request.reason, "a fence by hand")
 
@@ -160,8 +160,8 @@ async def unfence_node(cluster: Cluster, request: Request, node: str, storage: S
     that host unless the person was wrong about it.
 
     Another node may have one of the addresses: if this one was removed, or both declared it. Then the block is
-    that node's, too, and stays. The first record has this node hold its addresses, removed or not; whoever
-    declares one behind it sees that and boots nothing. A node that declared one before is seen by the look
+    that node's, too, and stays. The first record has this node hold its addresses, removed or not; a node
+    that declares one later sees that and boots nothing. A node that declared one before is seen by the look
     behind it.
     """
     object = check_reason(node, request.reason, "lifting a fence")

@@ -110,7 +110,7 @@ class PlacementOptions(Struct, frozen=True, kw_only=True):
 
 
 def _refuse_contradiction(near: Sequence[GroupTerm], away: Sequence[GroupTerm]) -> None:
-    """Near VMs that it must be away from: whom it may be beside does not exist, and it would wait for ever."""
+    """A VM that must be near and away from the same VMs fits nowhere, and would wait for ever."""
     for term in near:
         for other in away:
             within = other.labels.items() <= term.labels.items() and other.topology == term.topology

@@ -1,6 +1,6 @@
 """A VM as readers see it: spec, claim, status and halt as one. Pure.
 
-Rule: the message names what the VM waits for, in the words of whoever keeps it waiting.
+Rule: the message names what the VM waits for, in the words of the part that keeps it waiting.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class ClusterConfig(Record, frozen=True, kw_only=True):
 
     v: int = 3
     record_version: Annotated[int, Meta(ge=1)] = 1
-    """Level of the records that agents and commands write (core/versions). Raised by
+    """Level of the records that agents and commands write. Raised by
     ``metastack cluster upgrade-finish`` only, once every node reads more."""
     lease_ttl_s: Annotated[int, Meta(ge=2, le=60)] = 5
     """Life of a node's lease, seconds. etcd's floor is ceil(1.5 x election timeout): 2 s at its defaults."""

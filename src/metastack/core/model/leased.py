@@ -66,7 +66,7 @@ class NodeAlive(Record, frozen=True, kw_only=True):
     brake: str = ""
     """Why it fences nothing right now: the mass brake; empty: it would."""
     fence_failures: dict[str, str] = field(default_factory=dict)
-    """Nodes that it fences in vain, and what stands in the way."""
+    """Nodes that it cannot fence, and why."""
     warnings: tuple[str, ...] = ()
     """What the node finds wrong with itself."""
     boot_id: str = ""

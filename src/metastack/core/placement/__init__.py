@@ -1,4 +1,4 @@
-"""Which node should take a VM: filter, score, order, explain. Nodes, CLI and web ask one pure function.
+"""Which node should take a VM: filter, score, order, explain. Nodes and CLI ask one pure function.
 
 Owns: the only implementation of "may this node take it", "who tries first" and "what if".
 Refuses: clocks, randomness, anything that two agents at one revision could answer differently.

@@ -1,6 +1,6 @@
 """The placement engine: each VM in its place, each pending VM with its ranking of nodes, event by event.
 
-Owns: virtual assignments, the order in which nodes try, and misses. Every agent keeps one; CLI, web and
+Owns: virtual assignments, the order in which nodes try, and misses. Every agent keeps one; CLI and
 scheduler make one from a snapshot and ask it the same questions.
 Refuses: clocks and randomness: two agents that saw the same events compute the same ranking.
 Rule: each pending VM is assigned, in the order of the line, to its best node given all VMs before it. It keeps
@@ -8,7 +8,7 @@ that node until it is claimed or the node cannot take it any more. So a burst sp
 would spread it, and one event costs what changed, not what there is.
 
 An engine is about efficiency, never about safety: an agent whose engine is behind loses a race for a claim, and
-whether the VM still fits is looked at again by whoever claims.
+the node that claims looks again at whether the VM still fits.
 """
 
 from __future__ import annotations
@@ -185,7 +185,8 @@ class PlacementEngine:
             self._after.setdefault(VmId(vm.project, name), set()).add(vm)
         there = self._there(claim)
         rules = spec if there or wanted(found, world.halt(vm)) else None
-        self.groups.asks(vm, rules, self.placed_specs())  # Safety: also while it is held back (core/notices)
+        # Safety: also while it is held back (core/protocol/rule_versions).
+        self.groups.asks(vm, rules, self.placed_specs())
         if claim is not None and there:
             if claim.record is not None:
                 self._claimed(vm, spec, claim.record.node)
@@ -215,7 +216,7 @@ class PlacementEngine:
         if wait is not None:
             del self._line[bisect_left(self._line, wait.line)]
         if wait is not None or (self._following and vm not in self._on.get(node, ())):
-            # Also who was wanted and taken within one batch: a charge ends at the same claim for everybody.
+            # Also a VM that came and was claimed within one batch: a charge ends at one claim for all agents.
             self.misses.won(node, wait.head if wait is not None else ())
         if self._placed.get(vm) != (node, spec):
             self.take_back(vm)
@@ -285,7 +286,7 @@ class PlacementEngine:
             self._first_open = first
 
     def settle(self) -> None:
-        """Assign whoever is not, in the order of the line."""
+        """Assign the VMs that are not, in the order of the line."""
         if self._doubtful:
             doubtful = [self.waiting[vm] for vm in self._doubtful if vm in self.waiting]
             self._doubtful.clear()

@@ -241,7 +241,7 @@ class Groups:
     def tokens(self, spec: VmSpec, node: NodeView) -> list[tuple[str, str]]:
         """(group, domain) of every hard rule that a claim of this VM by this node bears on, sorted.
 
-        Safety: whoever enters a domain changes its token, whether the rule is its own or another's, and
+        Safety: a VM that enters a domain changes its token, whether the rule is its own or another's, and
         compares the revision that its view had. A rule counts from when its VM is seen, not from when that is
         placed: the two may be claimed from one view. A spread looks at all domains, an affinity at where any
         member is, so these have one token for the whole group (domain ``all``). What one node alone decides

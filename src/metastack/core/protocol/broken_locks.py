@@ -1,6 +1,7 @@
 """The two transactions of break-lock: a person's request, and the answer of the claim's owner.
 
-Owns: what is compared and written. Refuses: deciding whether the client may be shut out (:mod:`.gate`).
+Owns: what is compared and written.
+Refuses: deciding whether the client may be shut out (:mod:`metastack.core.boot_gate`).
 Rule: only the claim's holder acts, in the session of its claim: management users may not block anybody.
 """
 
@@ -42,5 +43,5 @@ def answer(
 
 
 def answered_at(keys: Keys, request: BreakLock) -> str:
-    """The key of the event that answers a request: known to whoever asked."""
+    """The key of the event that answers a request: known to the command that asked."""
     return keys.event(request.at_ms, f"{request.request_id}-answer")

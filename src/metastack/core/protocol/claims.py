@@ -1,10 +1,10 @@
-"""Every guarded transaction of the protocol (DESIGN 3), each with the argument for its guards.
+"""Every guarded transaction of sessions and claims, each with the argument for its guards.
 
 Owns: what is compared and written when a node registers, claims, takes over, adopts or releases.
 Refuses: deciding *when*; that is :mod:`metastack.core.plan`.
 Fences are in :mod:`metastack.core.protocol.fences`.
-Rule: a change carries its whole proof. ``alive = S`` (the create revision of my alive key) is in every change
-that only a living session may make: a node that lost its lease can still send, but not commit.
+Rule: a change carries its whole proof. ``alive = S`` (the create revision of the node's alive key) is in every
+change that only a living session may make: a node that lost its lease can still send, but not commit.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def register(
     """Begin a session: its number is the create revision of the key that this puts.
 
     Safety: the alive key must be absent, since a put over a living key keeps its create revision (CE8).
-    ``fences/me`` unchanged: a fence that was decided on since I looked makes me look again. An open intent
-    whose fencer is not alive is cancelled here (waiting for it would be for ever, CE2): its ``done`` compares
-    the fence's revision, so that a fencer that comes back too late cannot finish it. The generation is the
+    ``fences/me`` unchanged: a fence that was decided on since this node looked makes it look again. An open
+    intent whose fencer is not alive is cancelled here, since waiting for it would never end (CE2). Its ``done``
+    compares the fence's revision, so a fencer that comes back too late cannot finish it. The generation is the
     one that this session's number begins with.
     """
     key, me = keys.fence(alive.name), keys.node_alive(alive.name)
@@ -57,7 +57,7 @@ def register(
     effects: list[Put | Delete] = [
         Put(me, encode(alive), leased=True),
         Delete(keys.refusal(alive.name)),
-        # Safety: whoever is about to forget this node learns that it had another session.
+        # Safety: a removal of this node that is under way fails: the node has had another session.
         Delete(keys.removal(alive.name)),
     ]
     if fence is not None and fence.ok.intent:
@@ -68,7 +68,7 @@ def register(
 def declare(keys: Keys, me: OwnSession, facts: NodeFacts, found: Seen[NodeFacts] | None) -> Transaction:
     """Write down the storage addresses before the first of them is used in this session.
 
-    Safety: a fencer reads them *after* its intent committed, and the intent needs me dead; ``alive = S``
+    Safety: a fencer reads them *after* its intent committed, and the intent needs this node dead; ``alive = S``
     makes sure that no address is added behind its back.
     """
     key = keys.node_facts(me.node)
@@ -80,10 +80,10 @@ def declare(keys: Keys, me: OwnSession, facts: NodeFacts, found: Seen[NodeFacts]
 
 
 def announce(keys: Keys, me: OwnSession, alive: NodeAlive, extra: Extra = ()) -> Transaction:
-    """Publish the node's state; with ``ready=True`` for the first time this is DESIGN's *ready*.
+    """Publish the node's state; the first with ``ready=True`` makes the session ready.
 
-    Safety: ``alive = S``. Only after my unblock was confirmed, or I saw that I am not blocked; one way within
-    a session (CE1).
+    Safety: ``alive = S``. Only after this node's unblock was confirmed, or it saw that it is not blocked; one
+    way within a session (CE1).
     """
     return Transaction(
         name="ready" if alive.ready else "announce",
@@ -109,7 +109,7 @@ def move_to_lease(
 
 
 def recall(keys: Keys, me: OwnSession, found: Seen[NodeFacts]) -> Transaction:
-    """Write my own record once more, as it is: no claim of mine that was sent before can be committed now.
+    """Write this node's record once more, as it is: no claim that it sent before can be committed now.
 
     Safety: what a node proves of itself (its capacity, which VMs may share it) it proves when it sends a claim.
     One whose answer never came may arrive after that capacity was given to another. Every claim compares this
@@ -138,12 +138,13 @@ def claim(
 ) -> Transaction:
     """Own a VM that no session owns.
 
-    Safety: claim absent, so one wins; the spec is the one I decided on; ``alive = S``. The epoch is stored as
-    0, "the revision of this put": a number chosen before could repeat (CE4). The volume's record is written
-    here, before the disk exists, so that nothing is ever made that no record leads to. ``facts``: my own
-    record, which :func:`recall` moves. ``notices``: as they were seen, so that no group rule came meanwhile.
+    Safety: claim absent, so one wins; the spec is the one that was decided on; ``alive = S``. The epoch is
+    stored as 0, "the revision of this put": a number chosen before could repeat (CE4). The volume's record is
+    written here, before the disk exists, so that nothing is ever made that no record leads to. ``facts``: this
+    node's record, which :func:`recall` moves. ``notices``: as they were seen, so that no group rule came
+    meanwhile.
     """
-    compared, borne = compare_and_change(tokens, vm)
+    compared, token_puts = compare_and_change(tokens, vm)
     guards = [
         absent(keys.claim(vm)),
         unchanged(keys.vm_spec(vm), spec),
@@ -155,7 +156,7 @@ def claim(
     effects: list[Put | Delete] = [
         Put(keys.claim(vm), encode(new)),
         Put(keys.vm_status(vm), encode(status), leased=True),
-        *borne,
+        *token_puts,
     ]
     if volume is not None:
         # Safety: two specs that name one disk are never both claimed.
@@ -187,17 +188,17 @@ def takeover(
 ) -> Transaction:
     """Own a VM whose node was shut out of the storage.
 
-    Safety: the fence record that I read says done through the claim's session, and is unchanged; the claim and
-    the spec are the ones I decided on. A VM whose spec is gone is taken over too, to be released. ``facts``: my
-    own record, which :func:`recall` moves; ``notices`` as in :func:`claim`. ``storage``: what the receipt was
-    compared with, unchanged; ``flaw``: what that found; nothing also when the victim has registered above the
-    fence, which stays true.
+    Safety: the fence record is unchanged and says done through the claim's session; the claim and the spec are
+    the ones that were decided on. A VM whose spec is gone is taken over too, to be released. ``facts``:
+    this node's record, which :func:`recall` moves; ``notices`` as in :func:`claim`. ``storage``: what the
+    receipt was compared with, unchanged; ``flaw``: what that found; nothing also when the victim has registered
+    above the fence, which stays true.
     """
     if fence.ok.through < old.ok.session:
         raise ValueError(f"takeover of {vm}: session {old.ok.session} of {old.ok.node} is not fenced")
     if flaw:
         raise ValueError(f"takeover of {vm}: the fence of {old.ok.node} is not valid: {flaw}")
-    compared, borne = compare_and_change(tokens, vm)
+    compared, token_puts = compare_and_change(tokens, vm)
     return Transaction(
         name="takeover",
         guards=(
@@ -213,7 +214,7 @@ def takeover(
         effects=(
             Put(keys.claim(vm), encode(new)),
             Put(keys.vm_status(vm), encode(status), leased=True),
-            *borne,
+            *token_puts,
             *puts_of(extra),
         ),
         lease=me.lease,
@@ -223,11 +224,11 @@ def takeover(
 def adopt(
     keys: Keys, me: OwnSession, vm: VmId, old: Seen[Claim], status: VmStatus, extra: Extra = ()
 ) -> Transaction:
-    """Bring my own claim of an older session into this one; the VM never stopped and keeps its epoch.
+    """Bring this node's claim of an older session into this one; the VM never stopped and keeps its epoch.
 
-    Safety: only a claim whose session is not fenced (the caller's plan says so, and it may not change while I
-    am alive: an intent needs my alive key absent). Stored epoch 0 becomes a number here: this put has another
-    revision.
+    Safety: only a claim whose session is not fenced (the caller's plan says so, and it may not change
+    while this node lives: an intent needs its alive key absent). Stored epoch 0 becomes a number here: this put
+    has another revision.
     """
     new = msgspec.structs.replace(old.ok, session=me.session)
     return Transaction(
@@ -245,7 +246,7 @@ def adopt(
 def publish(
     keys: Keys, me: OwnSession, vm: VmId, held: Seen[Claim], status: VmStatus, extra: Extra = ()
 ) -> Transaction:
-    """Say how a VM of mine is doing. Safety: only its claimant in a living session may."""
+    """Say how a VM of this node is doing. Safety: only its claimant in a living session may."""
     return Transaction(
         name="publish",
         guards=(unchanged(keys.claim(vm), held), in_session(keys, me)),
@@ -266,8 +267,8 @@ def halt(
 ) -> Transaction:
     """Record for good that the guest switched itself off, before its claim is released.
 
-    Safety: durable and before the release, so that my death in between does not start the VM elsewhere. The
-    spec is unchanged: a ``vm start`` that came meanwhile wins.
+    Safety: durable and before the release, so that this node's death in between does not start the VM
+    elsewhere. The spec is unchanged: a ``vm start`` that came meanwhile wins.
     """
     return Transaction(
         name="halt",
@@ -323,8 +324,9 @@ def give_back(
     """Give a VM back that cannot be started here, and have it pass over this node for a while.
 
     Safety: as :func:`release`. In one transaction, so that a crash leaves it here or gives it back with its
-    penalty, and nobody claims it in between. The spec is the one that could not be started: whoever changed
-    it, or asked for a start, wants it tried. ``lease``: of its own, for the penalty outlives this session.
+    penalty, and nobody claims it in between. The spec is the one that could not be started: a person who
+    changed it, or asked for a start, wants it tried. ``lease``: of its own, for the penalty outlives this
+    session.
     """
     return Transaction(
         name="give_back",
@@ -361,7 +363,7 @@ def forget_volume(keys: Keys, me: OwnSession, found: Seen[Volume], vm: VmId, ext
 
 
 def forget_token(keys: Keys, me: OwnSession, key: str, found: Seen[Group]) -> Transaction:
-    """Drop a token that no claim bears. Safety: unchanged since that was seen: nobody has entered since."""
+    """Drop a token that no claim bears. Safety: unchanged since that was seen, so no claim came meanwhile."""
     guards = (unchanged(key, found), in_session(keys, me))
     return Transaction(name="forget_token", guards=guards, effects=(Delete(key),))
 

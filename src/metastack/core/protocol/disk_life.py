@@ -50,7 +50,7 @@ def trash(
     """Say what goes to the trash, and until when.
 
     Safety: before it is moved, so that nothing of ours lies there without a record. The volume's record is the
-    one that I decided on: whoever uses the disk again writes that record.
+    one that was decided on: a node that uses the disk again writes that record.
     """
     key = keys.trash(record.uuid)
     guards = (

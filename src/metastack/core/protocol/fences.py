@@ -1,4 +1,4 @@
-"""Every guarded transaction of a fence (DESIGN 3), each with the argument for its guards.
+"""Every guarded transaction of a fence, each with the argument for its guards.
 
 Owns: what is compared and written when a fence is opened, given up, withdrawn, taken over, done or lifted.
 Refuses: deciding *when* (:func:`metastack.core.plan.plan_fence`), and the block itself.
@@ -190,7 +190,8 @@ def take_over_intent(
 def done(keys: Keys, victim: str, mine: Seen[Fence], receipt: FenceReceipt, extra: Extra = ()) -> Transaction:
     """Close my fence after the storage confirmed the block.
 
-    Safety: ``fences/victim`` is still my intent. Not ``alive = S``: a block that landed is true whoever lives.
+    Safety: ``fences/victim`` is still my intent. Not ``alive = S``: a block that landed is true even if this
+    node's session ended.
     """
     new = Fence(
         through=max(mine.ok.through, resolved_intent(mine.ok, mine.mod)),
@@ -223,7 +224,7 @@ def lifted(
     and is lost, keeps the addresses that the next fence reads.
 
     ``declared`` is what the node's facts are from here on; none: it has none. The first time they hold the
-    addresses, also for a node that was removed: whoever else declares one of them from then on is not ready.
+    addresses, also for a node that was removed: another node that declares one of them later is not ready.
     The caller looks for those who declared one before.
     """
     old = found.ok if found is not None else Fence()

@@ -2,12 +2,13 @@
 
 Owns: what a claim compares and writes for the rules that it bears on.
 Refuses: knowing which those are (:meth:`metastack.core.placement.groups.Groups.tokens`).
-Rule: whoever enters a domain that a hard rule looks at changes that rule's token there.
+Rule: a claim into a domain that a hard rule looks at changes that rule's token there.
 
 # Safety: the claimer's view says that its claim breaks no rule. Another claim that one of those rules bears on
 would have changed the same token: either it is in that view, or the comparison fails. So of two claims decided
-from one view one loses, and looks again. An absent token means that nobody who bears it is in the domain, for
-it is dropped only unchanged since a view in which nobody did: that it came and went in between does no harm.
+from one view one loses, and looks again. An absent token means that no VM of its rule is in the domain. It is
+dropped only if it has not changed since a view that has no such VM there. So a VM that came and went in between
+does no harm.
 """
 
 from __future__ import annotations
@@ -31,5 +32,5 @@ def compare_and_change(tokens: Tokens, vm: VmId) -> tuple[tuple[Guard, ...], tup
 
 
 def compare_notices(notices: Tokens) -> tuple[Guard, ...]:
-    """Compare each notice (:mod:`.notices`), and leave it as it is."""
+    """Compare each notice (:mod:`.rule_versions`), and leave it as it is."""
     return tuple(unchanged(key, found) for key, found in notices)

@@ -1,7 +1,7 @@
 """Guards: what a guarded transaction compares.
 
 Owns: who commits, and the three comparisons that every change of the protocol is made of.
-Refuses: the changes themselves (:mod:`.changes`, :mod:`.fences`).
+Refuses: the changes themselves (:mod:`.claims`, :mod:`.fences`).
 """
 
 from __future__ import annotations

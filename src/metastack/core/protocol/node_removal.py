@@ -2,7 +2,7 @@
 
 Owns: what is compared and written by ``node remove``, in two steps. Refuses: deciding whether a node may go
 (:mod:`metastack.commands.node.remove`), and lifting its block: that stays in the storage.
-Rule: its fence stays for ever. By it a node that returns knows that this etcd knew it, and nothing that the
+Rule: its fence is never removed. By it a node that returns knows that this etcd knew it, and nothing that the
 fence reached can be anything but the past.
 """
 
@@ -50,8 +50,8 @@ def remove_node(
     the mark is gone: the node begins with a new record, written before it unblocks anything. The addresses that
     are forgotten here are of no session that a fence does not reach.
 
-    The fence is put once more, as it is: one that somebody is about to open, take over or close would look for
-    addresses in vain, and a registration that was decided before compares it too.
+    The fence is put once more, as it is. A fencer that is about to open, take over or close it would find no
+    addresses, so its transaction fails. So does a registration that was decided before.
     """
     return Transaction(
         name="remove_node",

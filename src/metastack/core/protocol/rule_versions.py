@@ -1,16 +1,16 @@
 """Notices: how a claim learns of a group rule, or of labels, that its claimer has not heard of.
 
 Owns: which notices a spec gives and which a claim heeds. Refuses: the rules themselves
-(:mod:`metastack.core.placement.groups`), and what two claims of known rules compare (:mod:`.tokens`).
+(:mod:`metastack.core.placement.groups`), and what two claims of known rules compare (:mod:`.group_versions`).
 Rule: a VM that is wanted may keep others away over several nodes (a zone, a rack). The writer of its spec puts,
 in the same transaction, a notice under one label that all of those others carry. A change of a VM's labels puts
 one under each that it has. Every claim compares the notices of its VM's labels, and of its VM's rules.
 
-# Safety: a claim is decided from a view. Of a rule that is in that view it bears the token. One that is not was
-written, or switched on, after that view. So it put a notice that the claim compares and that is another one by
-now: the claim is lost, and decided again. So is that of a VM with the rule, when another that runs already was
-given its labels meanwhile. A notice is dropped only while no spec has a rule that asks for it, so it cannot
-have been absent before and after.
+# Safety: a claim is decided from a view. For a rule in that view, the claim compares the rule's token. A rule
+that is not in it was written, or switched on, later. Its writer changed a notice that the claim compares, so
+the claim fails and is decided again. The same holds for a VM with the rule, when a VM that runs already was
+given the rule's labels meanwhile. A notice is dropped only while no spec has a rule that asks for it, so it
+cannot have been absent before and after.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The cluster state: every record that etcd holds, folded from a snapshot and the events after it.
 
-Owns: the one picture that agents, CLI and web decide and read from.
+Owns: the one picture that agents and commands decide and read from.
 Refuses: to guess. A record that does not parse is kept as *unreadable* with its reason, so that one broken
 VM is left alone and the rest goes on.
 Rule: events are applied in revision order and ``revision`` never goes back.

@@ -1,6 +1,6 @@
 """Whether a takeover may build on a fence: made in this cluster's storage, or overtaken by the victim's return.
 
-Owns: what a receipt must say. Refuses: asking the storage, which is the taker's (agent/fence_check).
+Owns: what a receipt must say. Refuses: asking the storage (agent/fencing/fence_check).
 Rule: a fence counts only in the storage that it was made in. Where the cluster says which that is, a receipt
 must name just that one. Where it does not (``config/storage`` is of a later version), a receipt must not name
 another than the node's own. QEMU's lock on files proves nothing about a client of a pool. While an upgrade is

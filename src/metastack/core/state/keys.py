@@ -1,6 +1,6 @@
 """Every etcd key, built and parsed in one place.
 
-Owns: the tree under the root (DESIGN 2). Refuses: any other module putting a key together.
+Owns: the tree under the root (docs/reference/records.md). Refuses: any other module putting a key together.
 """
 
 from __future__ import annotations

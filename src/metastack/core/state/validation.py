@@ -1,6 +1,6 @@
 """What a record must satisfy beyond its types before anything may act on it.
 
-Owns: the answer to "whoever wrote this, can an agent work with it". Refuses: repairing anything.
+Owns: the answer to "can an agent work with this record". Refuses: repairing anything.
 Rule: text that becomes part of a key, a file or an image name, and numbers that are added or compared, are
 checked here, once, when the record is read. What fails is unreadable, like bytes that do not parse: that one
 object is left alone. Without it one bad record, written by hand, ends every agent of a cluster.

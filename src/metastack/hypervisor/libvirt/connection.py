@@ -6,8 +6,9 @@ Rule: a call is counted from before it is handed to a thread until that thread h
 of the await. ``quiesce`` waits for the count, never for the awaits. A call that a broken connection ended is
 not over: a daemon that only hung has it still. That is noted until a barrier (``astray``).
 
-An order to a domain is that domain's: it has a thread and a connection of its own (:mod:`.lines`), however long
-its QEMU does not answer. While nobody waits for it any more that domain gets no further order but its end.
+An order to a domain is that domain's: it has a thread and a connection of its own (:mod:`.order_connections`),
+however long its QEMU does not answer. While nobody waits for it any more that domain gets no further order but
+its end.
 """
 
 from __future__ import annotations

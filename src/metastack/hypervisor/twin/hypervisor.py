@@ -2,7 +2,7 @@
 
 Owns: enough of libvirt's manners that an agent cannot tell the difference, on any event loop.
 Refuses: clocks, threads, randomness: only ``asyncio.sleep``, so that a simulator's loop decides about time.
-Rule: a domain is changed only by a request that took effect (:mod:`.memory_daemon`), or by a guest's own end.
+Rule: a domain is changed only by a request that took effect (:mod:`.daemon`), or by a guest's own end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Images and disks as files in one shared folder: operations, each safe to repeat after a crash at any step.
 
 Owns: ``images/UUID.raw`` (complete), ``images/UUID.part`` (a half import), ``disks/UUID.qcow2`` (an overlay),
-the way into the trash (:mod:`.file_trash`). Refuses: removing what a QEMU writes to or what overlays depend on.
+the way into the trash (:mod:`.trash`). Refuses: removing what a QEMU writes to or what overlays depend on.
 Rule: a file gets its final name last, by a link or rename that never replaces anything.
 
 Everything here blocks: it runs in the adapter's threads.

@@ -1,6 +1,6 @@
 """The list of all mutations: the transactions' guards, the agent's steps, and controls.
 
-Owns: what is in the list. Refuses: the entries themselves (``mutation_guards``, ``mutation_steps``, …).
+Owns: what is in the list. Refuses: the entries themselves (:mod:`.guards`, :mod:`.steps` and others).
 Rule: a control takes nothing away, or only what the argument does not need, and must stay green.
 """
 
