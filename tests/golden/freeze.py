@@ -1,7 +1,7 @@
-"""Print the record types of a release, to be kept as src/metastack/sim/releases/LEVEL.json for ever.
+"""Print the record types of a release, to be kept as src/metastack/lab/sim/releases/LEVEL.json for ever.
 
 Usage, with the last tree of level N: PYTHONPATH=TREE/src python tests/golden/freeze.py > N.json.
-Then RELEASES[N] and LEVEL in core/versions.py.
+Then RELEASES[N] and LEVEL in core/state/record_versions.py.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ import sys
 from typing import Any
 
 import msgspec
-from metastack.core.codec import current
 
 from metastack.core.model import RECORDS
+from metastack.core.state.codec import current
 
 
 def value(kind: msgspec.inspect.Type, default: Any, name: str) -> Any:

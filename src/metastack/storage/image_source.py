@@ -108,7 +108,7 @@ def _inspect(head: bytes, tail: bytes, file_bytes: int, fmt: DiskFormat | None) 
         return fmt, qcow2.parse(head, file_bytes).size_bytes
     if file_bytes % 512:
         raise InvalidImage(
-            f"not a raw disk image, or a truncated one: its {file_bytes} bytes are no multiple of 512; "
+            f"not a raw disk image, or one that was cut short: its {file_bytes} bytes are no multiple of 512; "
             "to import it as it is, fill its last sector (truncate -s %512 FILE)"
         )
     return fmt, file_bytes

@@ -379,3 +379,17 @@ def test_a_late_node_is_counted_with_its_vms() -> None:
     found.claim("v1", "n2")  # it came before the news of its node
     found.node("n2")
     assert found.engine.nodes["n2"].promised.memory_mib == 1024
+
+
+def test_a_pause_or_another_reason_sends_nobody_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Cluster()
+    found.node("n1")
+    found.want("v1")
+    found.claim("v1", "n1")
+    loads: list[str] = []
+    for name in ("take_back", "_displace"):
+        monkeypatch.setattr(found.engine, name, lambda *_args, name=name: loads.append(name))
+    found.want("v1", paused_epoch=1, reason="maintenance", request_id="r")
+    assert loads == []
+    found.want("v1", cpus=2)
+    assert loads == ["take_back", "_displace"]

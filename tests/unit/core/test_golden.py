@@ -6,6 +6,8 @@ A file is never edited once released: a changed record gets a new ``v`` and a ne
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +133,16 @@ def test_a_field_of_the_wrong_type_is_refused(path: Path) -> None:
     for field in stored:
         with pytest.raises(codec.Unreadable):
             codec.decode(kind_of(path), json.dumps({**stored, field: [[["no"]]]}).encode(), "key")
+
+
+@pytest.mark.parametrize("script", [["make.py", "vm_spec"], ["freeze.py"]])
+def test_the_scripts_that_make_golden_files_run(script: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, str(GOLDEN / script[0]), *script[1:]],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)

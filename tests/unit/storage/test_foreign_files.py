@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from metastack.commands.problem import from_storage
 from metastack.ports import DiskFormat, InvalidImage
 from metastack.storage import image_source as source
 
@@ -118,7 +119,7 @@ def test_a_raw_disk_is_opaque(tmp_path: Path, what: str) -> None:
 def test_an_odd_size_is_not_called_truncated(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"x" * 1000)
-    with pytest.raises(InvalidImage, match="not a raw disk image, or a truncated one: its 1000 bytes"):
+    with pytest.raises(InvalidImage, match="not a raw disk image, or one that was cut short: its 1000 bytes"):
         source.open_source(str(file), None, 0)
 
 
@@ -153,3 +154,11 @@ def test_qemu_img_makes_nothing_that_passes(tmp_path: Path, fmt: str) -> None:
     )
     with pytest.raises(InvalidImage, match="convert it first"):
         source.open_source(str(file), None, 0)
+
+
+def test_a_raw_file_of_odd_size_gets_one_piece_of_advice(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"x" * 1000)
+    with pytest.raises(InvalidImage) as refused:
+        source.open_source(str(file), None, 0)
+    assert from_storage(refused.value, "image i").hint == "", "its message says what to do"

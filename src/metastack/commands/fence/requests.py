@@ -87,7 +87,7 @@ def _may_be_fenced(world: ClusterState, node: str) -> None:
             object,
             "is alive: only a lost node is fenced",
             f"`metastack node cordon {node}` keeps new VMs away; to fence it, stop the host or its agent "
-            "off and wait for its lease to end",
+            "and wait for its lease to end",
         )
 
 

@@ -56,6 +56,14 @@ class Follower(Protocol):
         """The VM is neither owned nor pending."""
 
 
+def _shape(spec: VmSpec) -> tuple[object, ...]:
+    """What placement may read of a spec: neither names nor what was said about the last change."""
+    return (
+        *(spec.project, spec.image_uuid, spec.cpus, spec.memory_mib, spec.disk_bytes, spec.power, spec.run),
+        *(spec.labels, spec.resources, spec.placement, spec.ha, [nic.bridge for nic in spec.nics]),
+    )
+
+
 class PlacementEngine:
     """Placement at the world's revision; :meth:`update` after every change of it."""
 
@@ -218,7 +226,11 @@ class PlacementEngine:
         if wait is not None or (self._following and vm not in self._on.get(node, ())):
             # Also a VM that came and was claimed within one batch: a charge ends at one claim for all agents.
             self.misses.won(node, wait.head if wait is not None else ())
-        if self._placed.get(vm) != (node, spec):
+        placed = self._placed.get(vm)
+        if placed is not None and placed[0] == node and _shape(placed[1]) == _shape(spec):
+            # A pause, another reason: nothing that placement reads.
+            self._placed[vm] = (node, spec)
+        else:
             self.take_back(vm)
             self.place(vm, spec, node)
             self._displace(node, spec)
