@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from metastack.agent.session.identity import Misconfigured
-from metastack.agent.session.storage_belonging import StorageOwnership
+from metastack.agent.session.storage_ownership import StorageOwnership
 from metastack.core.model import StorageIdentity, StoragePlace
 from metastack.core.state.cluster_state import Seen
 from metastack.core.state.keys import Keys

@@ -14,8 +14,8 @@ import uvloop
 from agent_rig import KEYS, lab_of
 
 from metastack.agent.cache.informer import Informer
-from metastack.agent.session.place import AWAY_S, STABLE_S, USELESS_S, WATCH_S, NameHold
-from metastack.agent.session.place_mark import HoldFile, HoldRecord
+from metastack.agent.session.hold_file import HoldFile, HoldRecord
+from metastack.agent.session.name_hold import AWAY_S, STABLE_S, USELESS_S, WATCH_S, NameHold
 from metastack.agent.session.session import Session
 from metastack.agent.session.state_files import StateFiles
 from metastack.core.model import Placement

@@ -8,7 +8,7 @@ from placement_rig import KEYS, Cluster
 
 from metastack.core.model import ClusterConfig, NodeFacts, VmId, Weights
 from metastack.core.placement import PlacementEngine, explain
-from metastack.core.placement.penalties import MissPenalties
+from metastack.core.placement.misses import MissPenalties
 
 
 def test_a_node_that_hears_late_comes_last_and_says_why() -> None:

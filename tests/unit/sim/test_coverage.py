@@ -6,8 +6,8 @@ import pytest
 
 from metastack.lab.sim.runs import coverage
 from metastack.lab.sim.runs.play import play
-from metastack.lab.sim.script.aims import ROADS, STEPS, cell
 from metastack.lab.sim.script.catalogue import FAULTS
+from metastack.lab.sim.script.coverage_aims import ROADS, STEPS, cell
 from metastack.lab.sim.script.schedule import schedule
 from metastack.lab.sim.script.script import parse
 

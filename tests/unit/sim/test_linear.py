@@ -9,7 +9,7 @@ import pytest
 
 from metastack.core.transaction import Delete, Entry, Guard, KeyEvent, Lost, Outcome, Put, Transaction
 from metastack.lab.sim.engine.etcd import SimCluster
-from metastack.lab.sim.judges.linear import LinearityJudge
+from metastack.lab.sim.judges.linearizability_judge import LinearityJudge
 from metastack.store.twin.store import MemoryStore
 
 KEYS = ("/m/a", "/m/b", "/m/c")

@@ -6,10 +6,10 @@ import pytest
 
 from metastack.lab.sim.runs.play import play
 from metastack.lab.sim.script.catalogue import FAULTS
-from metastack.lab.sim.script.rarer import RESTORES
+from metastack.lab.sim.script.rare_faults import RESTORES
+from metastack.lab.sim.script.request_verbs import WISHES
 from metastack.lab.sim.script.schedule import STEPS, schedule
 from metastack.lab.sim.script.script import ScriptError, parse
-from metastack.lab.sim.script.wishes import WISHES
 
 
 @pytest.mark.parametrize("seed", range(200))

@@ -32,15 +32,15 @@ from ..waiting import is_set_within
 from .config_retry import ConfigRetry
 from .distrust import DistrustReporter
 from .foreign_guests import refuse_occupied
+from .hold_file import HoldFile
 from .identity import Misconfigured, believed_generation, refuse_generation, refuse_namesake, refuse_shared
 from .lease import LeaseRenewal
+from .name_hold import AWAY_S, NameHold
 from .other_boot import NameTaken, OtherBoot
-from .place import AWAY_S, NameHold
-from .place_mark import HoldFile
 from .stale_domains import kill_lost, refuse_damaged
 from .state_files import StateFiles
-from .storage_belonging import StorageOwnership
-from .storage_identity import StorageClients
+from .storage_clients import StorageClients
+from .storage_ownership import StorageOwnership
 
 log = structlog.get_logger()
 

@@ -115,7 +115,7 @@ class StateFiles:
         self._write("etcd-seen.json", text)
 
     def place(self) -> str:
-        """How earlier agents of this node held its name (agent/session/place_mark); empty: nothing."""
+        """How earlier agents of this node held its name (agent/session/hold_file); empty: nothing."""
         return self._read("place.json") if self._exists("place.json") else ""
 
     def keep_place(self, text: str) -> None:

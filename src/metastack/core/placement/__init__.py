@@ -11,8 +11,8 @@ scores          how good a node is for a VM, part by part
 preferences     what one VM likes that another of its shape does not
 node_order      nodes for one shape of VM, best first, kept up to date node by node
 start_order     which VMs wait for a node, and which start after others
-boot_failures   nodes that could not start a VM
-penalties       nodes that missed their turns
+penalties       nodes that could not start a VM
+misses          nodes that missed their turns
 delays          how long a rank waits for those before it
 pending_queue   a VM that waits, and its place in the line
 engine          every VM in its place, every waiting VM with the nodes that should take it

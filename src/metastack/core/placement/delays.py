@@ -12,8 +12,8 @@ from typing import Final
 
 from ..model import VmSpec
 from . import filters
+from .misses import MissPenalties
 from .nodes import NodeView
-from .penalties import MissPenalties
 
 LONGEST_MS: Final = 1000
 """Of one node, whatever lag it publishes."""

@@ -26,12 +26,12 @@ from ..model import Claim, NodeState, VmId, VmSpec, Weights
 from ..state.cluster_state import ClusterState, Seen, wanted
 from ..state.keys import Kind, ParsedKey
 from . import filters
-from .boot_failures import BootFailures
 from .delays import delay_ms
 from .groups import Groups
+from .misses import MissPenalties
 from .node_order import NodeOrder, shape_of
 from .nodes import NodeView, join, node_view, plus
-from .penalties import MissPenalties
+from .penalties import BootFailures
 from .pending_queue import Line, PendingVm
 from .preferences import hinted, preference
 from .scores import SOON_MS

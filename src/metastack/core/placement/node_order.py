@@ -17,8 +17,8 @@ import msgspec
 
 from ..model import Placement, VmSpec, Weights
 from . import filters, scores
+from .misses import MissPenalties
 from .nodes import NodeView, on_ring, rendezvous, ring
-from .penalties import MissPenalties
 
 FEW = 8
 """Up to this number, equal nodes are ordered by rendezvous hash, which shares the work most evenly. For more

@@ -8,8 +8,8 @@ from ..model import VmSpec
 from ..state.cluster_state import ClusterState
 from . import filters
 from .groups import Groups, has_terms, terms
+from .misses import MissPenalties
 from .nodes import NodeView
-from .penalties import MissPenalties
 
 
 def preference(

@@ -132,7 +132,7 @@ def aim(
     """Play the short schedule of one cell of coverage: a fault in the middle of a step."""
     from .runs import coverage as cover
     from .runs.play import play
-    from .script.aims import STEPS, cell
+    from .script.coverage_aims import STEPS, cell
 
     if kind not in cover.KINDS or step not in STEPS:
         typer.echo(f"error: faults: {' '.join(cover.KINDS)}; steps: {' '.join(STEPS)}", err=True)

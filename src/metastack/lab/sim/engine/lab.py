@@ -26,8 +26,8 @@ from .host import Observer, SimHost
 from .loop import Process, VirtualLoop
 from .operator import Operator
 from .rbd import RbdPool
+from .spec_words import IMAGE
 from .trace import Trace
-from .wanted import IMAGE
 
 CLUSTER: Final = "sim"
 """The cluster's own id, which its disks bear."""

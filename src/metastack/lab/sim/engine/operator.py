@@ -18,7 +18,7 @@ from ....core.state.codec import decode, encode
 from ....core.state.keys import Keys
 from ....core.transaction import Outcome, Put, Transaction
 from .etcd import SimCluster
-from .wanted import mac_of, spec_of
+from .spec_words import mac_of, spec_of
 
 
 class Desk(Protocol):

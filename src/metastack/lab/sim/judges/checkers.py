@@ -10,9 +10,9 @@ Refuses: raising. A violation is collected in the lab (an assert in somebody's t
 * growing: sessions, epochs and fences only grow;
 * destroyed: no disk of a VM that has a spec is removed, no guest is ended where it is wanted, nor any foreign;
 * the brake: no fence is opened while more than the configured share of the nodes is gone, and it is reported;
-* not ready: no session claims or starts anything before it was ready (:mod:`metastack.lab.sim.judges.deeds`);
+* not ready: no session claims or starts anything before it was ready (:mod:`.hypervisor_judge`);
 * the view: what an agent has folded is what etcd's history says at that revision;
-* etcd's answers are linearizable (:mod:`metastack.lab.sim.judges.linear`);
+* etcd's answers are linearizable (:mod:`.linearizability_judge`);
 * converged (:mod:`.converged`): after healing, all is as specified within the bound, and stays so.
 """
 
@@ -41,8 +41,8 @@ from ..engine.host import FOREIGN, SimHost
 from ..engine.lab import Lab
 from ..engine.rbd import Write
 from . import converged
-from .deeds import HypervisorJudge
-from .places import PlacementJudge
+from .hypervisor_judge import HypervisorJudge
+from .placement_judge import PlacementJudge
 
 SETTLED_S: Final = 3.0
 """What happened so long ago is known to every agent that hears."""

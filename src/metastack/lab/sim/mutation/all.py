@@ -8,22 +8,22 @@ from __future__ import annotations
 
 from typing import Final
 
-from .acts import ACTS
+from .actions import ACTS
 from .availability import AVAIL
 from .boot_gate import GATE
 from .by_hand import TABLE
-from .gone import GONE
 from .guards import GUARDS
 from .hosts import HOSTS
 from .machines import ONE_MACHINE
 from .mutation import FENCES, SESSION, Mutation, Patch, agent, fence_guard, guard, plan
+from .name_hold import PLACE
+from .not_found import GONE
 from .ownership import OWNER
-from .place import PLACE
 from .restored import RESTORED
-from .review import REVIEW
 from .silence import SILENT
 from .steps import STEPS
 from .storage import STORAGE
+from .unfence import REVIEW
 from .versions import VERSIONS
 
 NEEDLESS: Final[tuple[tuple[str, tuple[Patch, ...]], ...]] = (

@@ -87,7 +87,7 @@ HOSTS: Final[tuple[Mutation, ...]] = (
         "ready-address",
         "a node is ready, and boots, only where the storage sees it under an address that is declared",
         (
-            *agent("session.storage_identity", "StorageClients.settle", "await self.refuse_strange()"),
+            *agent("session.storage_clients", "StorageClients.settle", "await self.refuse_strange()"),
             *agent("reconcile.domain_actions", "DomainActions.boot", "await node.session.prove_address()"),
         ),
         ("settings-say-another-address",),
@@ -97,13 +97,13 @@ HOSTS: Final[tuple[Mutation, ...]] = (
         "an address that another node has is not declared: looked before and after",
         (
             *agent(
-                "session.storage_identity",
+                "session.storage_clients",
                 "StorageClients.prove",
                 "                return\n            await self.refuse_shared(self.seen)",
                 "                return",
             ),
             *agent(
-                "session.storage_identity",
+                "session.storage_clients",
                 "StorageClients.prove",
                 "known.storage_clients)\n            await self.refuse_shared(self.seen)",
                 "known.storage_clients)",

@@ -33,7 +33,7 @@ ONE_MACHINE: Final[tuple[Mutation, ...]] = (
         "another-unblock",
         "a machine of another boot lifts no block of an address that is not its own",
         agent(
-            "session.storage_identity",
+            "session.storage_clients",
             "StorageClients.prepare_registration",
             "if not same_boot or self",
             "if self",

@@ -29,7 +29,7 @@ STORAGE: Final[tuple[Mutation, ...]] = (
         "storage-differs",
         "a node whose storage is not the cluster's is not ready (what it would do then, others do not believe)",
         agent(
-            "session.storage_belonging",
+            "session.storage_ownership",
             "StorageOwnership.check",
             "if why := differs(agreed.place, here):",
             "if why := '':",
@@ -42,7 +42,7 @@ STORAGE: Final[tuple[Mutation, ...]] = (
         "storage-owner",
         "a node whose storage bears another cluster's mark is not ready",
         agent(
-            "session.storage_belonging",
+            "session.storage_ownership",
             "StorageOwnership.check",
             "why := strange(owner, agreed, self._keys.root)",
             "why := ''",

@@ -4,7 +4,7 @@ Owns: the table of fault kinds and steps, which of its cells are empty, and the 
 Refuses: counting what cannot be: a fault is only counted in a step that was in progress at that moment, of its
 victim, or of any node for faults of the whole cluster.
 Rule: a cell counts when its fault struck there and the judges were content; what random seeds did not reach is
-aimed at (lab/sim/script), so that an empty cell is a fault that cannot strike, never bad luck.
+aimed at (lab/sim/script/coverage_aims.py), so that an empty cell is a fault that cannot strike, never bad luck.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Final
 
 import msgspec
 
-from ..script.aims import STEPS, TRIES, WISH, cell
 from ..script.by_hand import BY_HAND
 from ..script.catalogue import FAULTS
-from ..script.wishes import WISHES
+from ..script.coverage_aims import STEPS, TRIES, WISH, cell
+from ..script.request_verbs import WISHES
 from .play import play
 
 KINDS: Final = (*(verb for verb in FAULTS if verb not in WISHES and verb not in BY_HAND), "wish")

@@ -23,11 +23,11 @@ from ..engine import trace as traces
 from ..engine.host import BEAT_S, SimHost
 from ..engine.lab import CLUSTER, Lab
 from ..engine.loop import run as run_virtually
+from ..engine.spec_words import IMAGE
 from ..engine.trace import Trace
-from ..engine.wanted import IMAGE
 from ..judges.checkers import Checkers
-from ..judges.linear import LinearityJudge
-from ..judges.places import PlacementJudge
+from ..judges.linearizability_judge import LinearityJudge
+from ..judges.placement_judge import PlacementJudge
 from ..judges.versions import judge_versions
 from ..script.catalogue import FAULTS
 from ..script.expect import expect

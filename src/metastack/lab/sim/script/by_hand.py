@@ -1,6 +1,6 @@
 """Verbs for scenarios, above all: what people and rare accidents do to records, images and requests.
 
-Owns: these verbs. Refuses: being counted: no cell of coverage is theirs. Seeds use a few (:mod:`.rarer`).
+Owns: these verbs. Refuses: being counted: no cell of coverage is theirs. Seeds use a few (:mod:`.rare_faults`).
 """
 
 from __future__ import annotations

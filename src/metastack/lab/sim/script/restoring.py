@@ -1,6 +1,6 @@
 """Verbs about an etcd that is restored from a backup, for scenarios: what happens, and what a person does then.
 
-Owns: these verbs. Refuses: choosing when: that is a scenario's, or lab/sim/script/rarer.py's.
+Owns: these verbs. Refuses: choosing when: that is a scenario's, or lab/sim/script/rare_faults.py's.
 Rule: what the judges know of etcd is what etcd says from then on; what they know of the disks stays.
 """
 

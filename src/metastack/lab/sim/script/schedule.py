@@ -11,12 +11,12 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
-from .aims import STEPS, aimed
 from .by_hand import BY_HAND
 from .catalogue import FAULTS
-from .rarer import rarer, restored
+from .coverage_aims import STEPS, aimed
+from .rare_faults import rarer, restored
+from .request_verbs import WISHES
 from .script import Script, Step
-from .wishes import WISHES
 
 NODES: Final = 3
 VMS: Final = 6

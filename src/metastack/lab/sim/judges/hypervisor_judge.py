@@ -14,7 +14,7 @@ from ....core.model import Claim, Fence, Power, VmId, VmSpec
 from ....ports import DomainSpec
 from ..engine.host import SimHost
 from ..engine.lab import Lab
-from .places import PlacementJudge
+from .placement_judge import PlacementJudge
 
 LONG_S: Final = 30.0
 """Longer than any stop of an agent between its last look and what it does then."""

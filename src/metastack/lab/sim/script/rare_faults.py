@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
-from .aims import STEPS
+from .coverage_aims import STEPS
 from .script import Step
 
 DOWN: Final = ("power-cut", "cut", "cut-etcd", "freeze", "crash")

@@ -1,6 +1,6 @@
 """Mutations: a node that holds its name and is of no use to anybody.
 
-Owns: the entries of :mod:`metastack.agent.session.place` and of its mark.
+Owns: the entries of :mod:`metastack.agent.session.name_hold` and of its mark.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PLACE: Final = (
     Mutation(
         "place-in-vain",
         "a place that is held in vain is given up",
-        agent("session.place", "NameHold._unused_too_long", "return held and", "return False and"),
+        agent("session.name_hold", "NameHold._unused_too_long", "return held and", "return False and"),
         ("agents-die-before-they-are-ready", "guest-ends-while-its-node-is-not-ready"),
         evidence="expected",
         because=_NOWHERE,
@@ -24,7 +24,7 @@ PLACE: Final = (
     Mutation(
         "place-deaths",
         "agents that die one after the other count as one",
-        agent("session.place_mark", "HoldFile.begin", "if found.from_s:", "if False:"),
+        agent("session.hold_file", "HoldFile.begin", "if found.from_s:", "if False:"),
         ("agents-die-before-they-are-ready",),
         evidence="expected",
         because=_NOWHERE,
@@ -32,7 +32,9 @@ PLACE: Final = (
     Mutation(
         "place-watched",
         "it is counted beside the steps between the registration and readiness",
-        agent("session.place", "NameHold.run", "if bound is None or not await self.is_useless():", "if True:"),
+        agent(
+            "session.name_hold", "NameHold.run", "if bound is None or not await self.is_useless():", "if True:"
+        ),
         ("guest-ends-while-its-node-is-not-ready",),
         evidence="expected",
         because=_NOWHERE,
@@ -41,7 +43,7 @@ PLACE: Final = (
         "place-guest-runs",
         "a place is not given up while a claimed guest runs here",
         agent(
-            "session.place",
+            "session.name_hold",
             "NameHold._guests_run",
             "return await claimed_guests_run(",
             "return False and await claimed_guests_run(",
@@ -53,7 +55,7 @@ PLACE: Final = (
     Mutation(
         "place-away-outlives",
         "an agent that is started while its node stays away, stays away too",
-        agent("session.place", "NameHold.begin", "self._mark.held.away_until_s - now_s", "0.0"),
+        agent("session.name_hold", "NameHold.begin", "self._mark.held.away_until_s - now_s", "0.0"),
         (_TEST,),
         evidence="test",
         because=_NOWHERE,

@@ -141,7 +141,7 @@ ACTS: Final[tuple[Mutation, ...]] = (
         "disks are named by their UUID, never by the VM's name (CE6)",
         (
             Patch(
-                "lab.sim.engine.wanted",
+                "lab.sim.engine.spec_words",
                 "spec_of",
                 'volume_uuid=f"{number:08d}-{life:04d}-',
                 'volume_uuid=f"{number:08d}-0001-',

@@ -5,7 +5,7 @@ The node keeps its name while its claimed guests run, since a fence would end th
 Time that it waits for a known reason does not count: a storage that does not answer, an unblock that may still
 land.
 Rule: the time is counted beside the steps on the way to readiness, so a step that hangs cannot stop it. It is
-counted across agents that die (:mod:`.place_mark`), so a crash loop cannot stop it either.
+counted across agents that die (:mod:`.hold_file`), so a crash loop cannot stop it either.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 from ...ports import Hypervisor, Refused, Unavailable
 from ..cache.informer import Informer
 from .foreign_guests import claimed_guests_run
-from .place_mark import HoldFile
+from .hold_file import HoldFile
 
 USELESS_S: Final = 60.0
 """Registered for so long, in however many sessions, and none of them ready for :data:`STABLE_S`."""
