@@ -153,16 +153,16 @@ class Worker:
 
     def _agent(self, n: int, endpoint: str, boot_s: float) -> Agent:
         name, address = load.node(n), f"10.8.{n >> 8}.{n & 255}"
-        marks = StateFiles(self._folder / name)
-        marks.lock()
-        marks.node_uuid(f"uuid-of-{name}")
+        state_files = StateFiles(self._folder / name)
+        state_files.lock()
+        state_files.node_uuid(f"uuid-of-{name}")
         hypervisor = MemoryHypervisor(uuid=f"0-{n}", capacity=load.ROOM, boot_s=max(0.0, boot_s))
         if boot_s < 0:
             hypervisor.disk_opens = self._never
         return Agent(
             name=name, keys=load.KEYS, store=CountingStore(endpoint, self._counts),
             storage=MemoryStorage(self._pool, address), hypervisor=hypervisor, network=MemoryNetwork(),
-            marks=marks, clock=Clock(), addresses=(address,), address=address,
+            state_files=state_files, clock=Clock(), addresses=(address,), address=address,
         )  # fmt: skip
 
     async def _never(self, spec: DomainSpec) -> None:

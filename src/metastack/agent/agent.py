@@ -80,7 +80,7 @@ class Agent:
         storage: Storage,
         hypervisor: Hypervisor,
         network: Network,
-        marks: StateFiles,
+        state_files: StateFiles,
         clock: Clock,
         addresses: tuple[str, ...] = (),
         address: str = "",
@@ -100,8 +100,8 @@ class Agent:
         self._idle = asyncio.Event()
         self._idle.set()
         self._disk_since: dict[Key, float] = {}
-        self.marks = marks
-        informer = Informer(store, keys, EtcdHistory(name, keys, marks), self._changed)
+        self.state_files = state_files
+        informer = Informer(store, keys, EtcdHistory(name, keys, state_files), self._changed)
         store = Levelled(store, keys, lambda: informer.world.level)
         session = Session(
             name=name,
@@ -110,11 +110,11 @@ class Agent:
             storage=storage,
             hypervisor=hypervisor,
             informer=informer,
-            marks=marks,
+            state_files=state_files,
             clock=clock,
             addresses=addresses,
             boot_id=boot_id,
-            describe=lambda: self._announcer.describe(),
+            describe=lambda: self._reporter.describe(),
             drained=self._drained,
             changed=self._look_at_everything,
         )
@@ -144,13 +144,13 @@ class Agent:
         self.node.keys_refused, self.node.suspect = self._secrets.refused, self._suspect
         self.silence = StorageSilence(self.node, lambda: self._queue.add(route.BLOCKED))
         self._silent_others = SilentNodes(self.node, self.silence)
-        self._announcer = NodeStatusReporter(
-            self.node, self.fencer, self._health, self.silence, marks,
+        self._reporter = NodeStatusReporter(
+            self.node, self.fencer, self._health, self.silence, state_files,
             address=address, console=console, capacity=capacity, machine=machine,
             boot_id=boot_id,
         )  # fmt: skip
         self._stuck_steps, self._lease_keeper = StuckSteps(name), LeaseKeeper(name, keys, store, boot_id)
-        self._sweeper, self._announced, self._macs = Sweeper(self.node), NodeChanges(name), GuestMacs(name)
+        self._sweeper, self._node_changes, self._macs = Sweeper(self.node), NodeChanges(name), GuestMacs(name)
         self._health.removals = self._sweeper.stuck_removals
 
     # --- life
@@ -161,7 +161,7 @@ class Agent:
 
     def reached(self, where: NodeAddresses) -> None:
         """Where this node is reached: published from now on."""
-        self._announcer.reached_at(where.address, where.console)
+        self._reporter.reached_at(where.address, where.console)
 
     async def run(self, stop: asyncio.Event, ready: Callable[[], None] = lambda: None) -> None:
         """Work until ``stop`` is set, then leave the guests running."""
@@ -170,7 +170,7 @@ class Agent:
         await retry_until_stopped("hypervisor", node.hypervisor.open, stop)
         if stop.is_set():
             return
-        self._announcer.learn(await node.hypervisor.facts())
+        self._reporter.learn(await node.hypervisor.facts())
         async with asyncio.TaskGroup() as group:
             keeping = group.create_task(self._lease_keeper.run())
             await retry_until_stopped("storage", self._open_storage, stop)
@@ -186,7 +186,7 @@ class Agent:
                 for work in (
                     node.informer.run(),
                     node.session.run(),
-                    self._announcer.run(),
+                    self._reporter.run(),
                     self._full_look(),
                     self._domain_events(),
                     self._address_changes(),
@@ -229,7 +229,7 @@ class Agent:
         """The informer has news: queue what they bear on."""
         node, kinds = self.node, {key.kind for key in touched}
         ordered = in_order(touched)
-        news = in_order(self._announced.news(touched, node.world)) if Kind.NODE_ALIVE in kinds else ordered
+        news = in_order(self._node_changes.news(touched, node.world)) if Kind.NODE_ALIVE in kinds else ordered
         node.follow(ordered)
         self._macs.follow(ordered, node.world)
         if about_nodes(news):

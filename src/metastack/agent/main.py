@@ -43,9 +43,9 @@ async def serve(settings: AgentSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    marks = StateFiles(Path(settings.state_dir))
+    state_files = StateFiles(Path(settings.state_dir))
     vnc = Path(settings.run_dir) / "vnc"
-    await retry_until_stopped("state_dir", lambda: _prepare(marks, vnc), stop)
+    await retry_until_stopped("state_dir", lambda: _prepare(state_files, vnc), stop)
     if stop.is_set():
         return
     syslog = Syslog(host=settings.name)
@@ -71,7 +71,7 @@ async def serve(settings: AgentSettings) -> None:
             probe_cache=str(Path(settings.state_dir) / "kvm-probe.json"),
         ),
         network=LinuxNetwork(),
-        marks=marks,
+        state_files=state_files,
         clock=Clock(),
         addresses=settings.storage_addresses,
         address=settings.address,
@@ -103,15 +103,15 @@ async def serve(settings: AgentSettings) -> None:
     finally:
         await syslog.close(2.0)
         await store.close()
-        marks.unlock()
+        state_files.unlock()
     log.info("agent_stopped", node=settings.name)
 
 
-async def _prepare(marks: StateFiles, vnc: Path) -> None:
+async def _prepare(state_files: StateFiles, vnc: Path) -> None:
     """What has to be on this host's disk before anything else; raises LocalTrouble."""
-    marks.lock()
-    marks.node_uuid(str(uuid.uuid4()))
-    marks.etcd()
+    state_files.lock()
+    state_files.node_uuid(str(uuid.uuid4()))
+    state_files.etcd()
     with local_io(f"making {vnc}"):
         os.makedirs(vnc, exist_ok=True)
 

@@ -53,9 +53,9 @@ class Machine:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        marks = StateFiles(self.lab.folder / self.name)
-        marks.lock()
-        marks.node_uuid(f"uuid-of-{self.name}")
+        state_files = StateFiles(self.lab.folder / self.name)
+        state_files.lock()
+        state_files.node_uuid(f"uuid-of-{self.name}")
         ids = itertools.count()
         self.agent = Agent(
             name=self.name,
@@ -64,7 +64,7 @@ class Machine:
             storage=MemoryStorage(self.lab.pool, self.address),
             hypervisor=self.hypervisor,
             network=MemoryNetwork(),
-            marks=marks,
+            state_files=state_files,
             clock=Clock(lambda: 1e9, lambda: f"{self.name}{os.urandom(3).hex()}{next(ids):06d}"),
             addresses=(self.address,),
             address=self.address,
@@ -76,7 +76,7 @@ class Machine:
         assert self._task is not None and self.agent is not None
         self._task.cancel()
         await asyncio.wait([self._task])
-        self.agent.marks.unlock()
+        self.agent.state_files.unlock()
         await self.agent.node.store.close()
 
     def runs(self) -> set[str]:
@@ -211,7 +211,7 @@ async def running(folder: Path) -> AsyncIterator[Lab]:
     finally:
         for machine in lab.machines:
             if machine.agent is not None:
-                machine.agent.marks.unlock()
+                machine.agent.state_files.unlock()
                 await machine.agent.node.store.close()
         await lab.store.close()
         await etcd.kill()

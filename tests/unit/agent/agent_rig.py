@@ -50,14 +50,14 @@ class Host:
     def start(self) -> None:
         """Start the agent."""
         self.store = MemoryStore(self.lab.cluster)
-        marks = StateFiles(self.folder)
-        marks.lock()
-        marks.node_uuid(f"uuid-of-{self.name}")
+        state_files = StateFiles(self.folder)
+        state_files.lock()
+        state_files.node_uuid(f"uuid-of-{self.name}")
         ids = itertools.count()
         self.agent = Agent(
             name=self.name, keys=KEYS, store=self.store,
             storage=MemoryStorage(self.lab.pool, self.address, remote_fence=self.lab.remote_fence),
-            hypervisor=self.hypervisor, network=MemoryNetwork(), marks=marks,
+            hypervisor=self.hypervisor, network=MemoryNetwork(), state_files=state_files,
             clock=Clock(lambda: 1e9 + asyncio.get_running_loop().time(),
                         lambda: f"{self.name}{next(ids):08d}ffffffff"),
             addresses=(self.address,) if self.lab.remote_fence else (), address=self.address,
@@ -70,14 +70,14 @@ class Host:
         assert self._task is not None and self.agent is not None
         self._stop.set()
         await self._task
-        self.agent.marks.unlock()
+        self.agent.state_files.unlock()
 
     async def crash(self) -> None:
         """SIGKILL the agent; its guests and what is queued in the hypervisor stay."""
         assert self._task is not None and self.agent is not None
         self._task.cancel()
         await asyncio.wait([self._task])
-        self.agent.marks.unlock()
+        self.agent.state_files.unlock()
 
     async def power_cut(self) -> None:
         """Everything on the machine ends at once."""
@@ -181,4 +181,4 @@ async def lab_of(folder: Path, nodes: int = 3, remote_fence: bool = True):
     finally:
         for host in lab.hosts.values():
             if host.agent is not None:
-                host.agent.marks.unlock()
+                host.agent.state_files.unlock()

@@ -20,7 +20,7 @@ def test_a_stale_power_button_spares_the_next_run(tmp_path: Path) -> None:
             assert host.agent is not None
             spec = await lab.want("hello")
             await lab.until("running", lambda: lab.where("hello"))
-            first = host.agent.node.session.token
+            first = host.agent.node.session.number
             host.hypervisor.slow_s = lambda what: 30.0 if what == "shutdown" else 0.0
             off = msgspec.structs.replace(spec, power=Power.OFF)
             await lab.put(KEYS.vm_spec(vm("hello")), encode(off))
@@ -34,7 +34,7 @@ def test_a_stale_power_button_spares_the_next_run(tmp_path: Path) -> None:
             )
             await asyncio.sleep(60)
             assert lab.where("hello") == "n1", "the old run's power button reached the new one"
-            assert host.agent.node.session.token > first, "a session that knows of strays takes the way back"
+            assert host.agent.node.session.number > first, "a session that knows of strays takes the way back"
             assert not await host.hypervisor.astray()
 
     run(story())
@@ -47,13 +47,13 @@ def test_nothing_is_astray_after_a_call_that_only_looks(tmp_path: Path) -> None:
             assert host.agent is not None
             await lab.want("hello")
             await lab.until("running", lambda: lab.where("hello"))
-            first = host.agent.node.session.token
+            first = host.agent.node.session.number
             host.hypervisor.slow_s = lambda what: 5.0 if what in ("domain", "domains") else 0.0
             await asyncio.sleep(61)  # a full look is under way
             host.hypervisor.slow_s = lambda _what: 0.0
             host.hypervisor.connection_ends()
             await asyncio.sleep(10)
-            assert host.agent.node.session.token == first
+            assert host.agent.node.session.number == first
             assert lab.where("hello") == "n1"
 
     run(story())

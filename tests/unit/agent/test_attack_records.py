@@ -96,7 +96,7 @@ def test_a_bad_record_costs_no_agent(tmp_path: Path, what: str) -> None:
             if BAD[what][0] == KEYS.generation():
                 # New sessions wait: in a wrong generation they would lie below fences and claims of old ones.
                 await asyncio.sleep(30)
-                assert not any(h.agent.node.session.token for h in lab.hosts.values() if h.agent)
+                assert not any(h.agent.node.session.number for h in lab.hosts.values() if h.agent)
                 await lab.put(KEYS.generation(), b'{"generation":0}')
             if "fence" not in what:  # its own node waits for somebody to look at it
                 await lab.all_ready()

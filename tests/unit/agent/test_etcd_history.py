@@ -28,23 +28,23 @@ def shot(revision: int, *, cluster: int = 7, term: int = 2, generation: int = 0,
 
 
 @pytest.fixture
-def marks(tmp_path: Path) -> StateFiles:
+def state_files(tmp_path: Path) -> StateFiles:
     found = StateFiles(tmp_path / "n1")
     found.lock()
     found.begin_joined()
     return found
 
 
-def past_of(marks: StateFiles) -> EtcdHistory:
-    return EtcdHistory("n1", KEYS, marks)
+def past_of(state_files: StateFiles) -> EtcdHistory:
+    return EtcdHistory("n1", KEYS, state_files)
 
 
 def judged(past: EtcdHistory, snapshot: Snapshot) -> bool:
     return past.judge(snapshot, past.floor)
 
 
-def test_what_grows_is_believed(marks: StateFiles) -> None:
-    past = past_of(marks)
+def test_what_grows_is_believed(state_files: StateFiles) -> None:
+    past = past_of(state_files)
     assert judged(past, shot(10))
     assert judged(past, shot(10, term=3))
     assert judged(past, shot(12, term=3))
@@ -61,8 +61,8 @@ def test_what_grows_is_believed(marks: StateFiles) -> None:
     ],
     ids=["revision", "cluster", "term", "stranger"],
 )
-def test_what_cannot_be_the_same_history_is_not(marks: StateFiles, snapshot: Snapshot, why: str) -> None:
-    past = past_of(marks)
+def test_what_cannot_be_the_same_history_is_not(state_files: StateFiles, snapshot: Snapshot, why: str) -> None:
+    past = past_of(state_files)
     assert judged(past, shot(10, term=3))
     said: list[str] = []
     past.noticed = lambda: said.append(past.why)
@@ -72,24 +72,24 @@ def test_what_cannot_be_the_same_history_is_not(marks: StateFiles, snapshot: Sna
     assert len(said) == 1  # once, when it begins
 
 
-def test_grown_revisions_prove_nothing_after_a_restart(marks: StateFiles) -> None:
-    past = past_of(marks)
+def test_grown_revisions_prove_nothing_after_a_restart(state_files: StateFiles) -> None:
+    past = past_of(state_files)
     assert judged(past, shot(10))
     assert not judged(past, shot(9))
     assert not judged(past, shot(1000))
-    assert not judged(past_of(marks), shot(2000))
+    assert not judged(past_of(state_files), shot(2000))
 
 
-def test_the_true_etcd_is_believed_again(marks: StateFiles) -> None:
-    past = past_of(marks)
+def test_the_true_etcd_is_believed_again(state_files: StateFiles) -> None:
+    past = past_of(state_files)
     assert judged(past, shot(10))
     assert not judged(past, shot(50, cluster=8))
     assert judged(past, shot(10))
     assert not past.why
 
 
-def test_a_raised_generation_is_another_history(marks: StateFiles) -> None:
-    past = past_of(marks)
+def test_a_raised_generation_is_another_history(state_files: StateFiles) -> None:
+    past = past_of(state_files)
     begun: list[int] = []
     past.restarted = lambda: begun.append(past.floor.revision)
     assert judged(past, shot(100))
@@ -98,23 +98,23 @@ def test_a_raised_generation_is_another_history(marks: StateFiles) -> None:
     assert begun == [41]
     assert judged(past, shot(42, cluster=8, generation=1))
     assert not judged(past, shot(200, generation=0))  # and the old one is not
-    again = past_of(marks)
+    again = past_of(state_files)
     assert (again.known.generation, again.known.cluster_id) == (1, 8)
     assert not judged(
         again, shot(500, cluster=9, generation=1)
     )  # restored again, raised to what was used before
 
 
-def test_a_foreign_cluster_of_a_higher_generation_changes_nothing(marks: StateFiles) -> None:
-    past = past_of(marks)
+def test_a_foreign_cluster_of_a_higher_generation_changes_nothing(state_files: StateFiles) -> None:
+    past = past_of(state_files)
     assert judged(past, shot(10))
     assert not judged(past, shot(99, cluster=9, generation=5, me=False))
     assert past.known.generation == 0
     assert judged(past, shot(11))
 
 
-def test_an_answer_of_another_history_is_noticed(marks: StateFiles) -> None:
-    past = past_of(marks)
+def test_an_answer_of_another_history_is_noticed(state_files: StateFiles) -> None:
+    past = past_of(state_files)
     assert judged(past, shot(10))
     floor = past.floor
     past.note_revision(20)  # the watch ran ahead of the answer
@@ -123,9 +123,9 @@ def test_an_answer_of_another_history_is_noticed(marks: StateFiles) -> None:
     assert "revision 12" in past.why
 
 
-def test_answers_of_an_earlier_history_are_ignored(marks: StateFiles) -> None:
+def test_answers_of_an_earlier_history_are_ignored(state_files: StateFiles) -> None:
     """A node that comes back after a restore lists twice at once: its mirror and its session."""
-    past = past_of(marks)
+    past = past_of(state_files)
     assert judged(past, shot(100))
     floor = past.floor
     assert judged(past, shot(41, cluster=8, generation=1))
@@ -137,8 +137,8 @@ def test_answers_of_an_earlier_history_are_ignored(marks: StateFiles) -> None:
     assert judged(past, shot(44, cluster=8, generation=1))
 
 
-def test_a_guest_remembers_what_the_mark_had_no_time_for(marks: StateFiles) -> None:
-    past = past_of(marks)
+def test_a_guest_remembers_what_the_mark_had_no_time_for(state_files: StateFiles) -> None:
+    past = past_of(state_files)
     assert judged(past, shot(10))
     domain = Domain(
         uuid="u", project="p", name="v", state=DomainState.RUNNING, session=token(0, 9), epoch=token(0, 10)
@@ -152,8 +152,8 @@ def test_a_guest_remembers_what_the_mark_had_no_time_for(marks: StateFiles) -> N
     assert "revision 11" in past.why
 
 
-def test_a_node_that_joins_again_forgets(marks: StateFiles, tmp_path: Path) -> None:
-    past = past_of(marks)
+def test_a_node_that_joins_again_forgets(state_files: StateFiles, tmp_path: Path) -> None:
+    past = past_of(state_files)
     assert judged(past, shot(100))
     assert not judged(past, shot(5, cluster=9, me=False))
     (tmp_path / "n1" / "joined").unlink()

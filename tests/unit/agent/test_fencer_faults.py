@@ -161,14 +161,14 @@ def test_a_late_fencer_costs_a_session_and_nothing_else(tmp_path: Path) -> None:
             victim = await victim_with_a_vm(lab)
             host = lab.hosts[victim]
             assert host.agent is not None
-            session = host.agent.node.session.token
+            session = host.agent.node.session.number
             # The block of a fence that nobody wrote down: its fencer was given up long ago.
             lab.pool.blocked.add(host.address)
             with capture_logs() as logs:
-                await lab.until("it left its session", lambda: host.agent.node.session.token != session, 60)
+                await lab.until("it left its session", lambda: host.agent.node.session.number != session, 60)
                 await lab.all_ready()
             assert host.address not in lab.pool.blocked
-            assert host.agent.node.session.token > session
+            assert host.agent.node.session.number > session
             assert [e["why"] for e in logs if e["event"] == "session_lost"] == ["the storage blocks this node"]
             await lab.until("it runs again", lambda: lab.where("hello"), 30)
 

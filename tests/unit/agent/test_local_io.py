@@ -22,33 +22,33 @@ async def with_image(lab: Lab) -> None:
     await lab.put(KEYS.image("debian"), encode(image))
 
 
-def failing(marks: StateFiles, number: int) -> None:
+def failing(state_files: StateFiles, number: int) -> None:
     """From now on that disk takes no write."""
 
     def write(name: str, text: str) -> None:
         with local_io(f"writing {name}"):
             raise OSError(number, os.strerror(number))
 
-    marks._write = write  # type: ignore[method-assign]
+    state_files._write = write  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT])
 def test_an_unwritable_mark_is_a_local_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    marks = StateFiles(tmp_path)
-    marks.keep_etcd("before")
+    state_files = StateFiles(tmp_path)
+    state_files.keep_etcd("before")
 
     def refuse(_handle: int) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(LocalTrouble, match=r"etcd-seen\.json") as caught:
-        marks.keep_etcd("after")
+        state_files.keep_etcd("after")
     assert isinstance(caught.value, Unavailable), "it is tried again"
     assert isinstance(caught.value, NodeFault)
-    assert marks.etcd() == "before"
-    marks.end_unblock()  # there is nothing to remove, so nothing to write
+    assert state_files.etcd() == "before"
+    state_files.end_unblock()  # there is nothing to remove, so nothing to write
 
 
 def test_an_unmakable_state_dir_is_no_second_agent(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_an_agent_survives_a_full_disk(tmp_path: Path) -> None:
             assert host.agent is not None
             await lab.want("a")
             await lab.until("it runs", lambda: lab.where("a") == "n1")
-            failing(host.agent.marks, errno.ENOSPC)
+            failing(host.agent.state_files, errno.ENOSPC)
 
             def warned() -> bool:
                 alive = lab.entry(KEYS.node_alive("n1"))
@@ -88,7 +88,7 @@ def test_what_cannot_be_looked_at_ends_no_agent(tmp_path: Path) -> None:
             def pending() -> bool:
                 raise LocalTrouble("looking for unblock-pending: Input/output error")
 
-            host.agent.marks.unblock_pending = pending  # type: ignore[method-assign]
+            host.agent.state_files.unblock_pending = pending  # type: ignore[method-assign]
             await lab.want("a")
             await lab.until("it runs", lambda: lab.where("a") == "n1")
             await asyncio.sleep(10)

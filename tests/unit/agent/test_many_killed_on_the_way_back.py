@@ -71,11 +71,11 @@ def test_guests_killed_in_an_earlier_session_are_left_alone(
 
             monkeypatch.setattr(MemoryStorage, "evict", evict)
             session = session_of(lab)
-            before = session.token
+            before = session.number
             session.killed(killed(1))
             session.lose("test")
             await lab.until(
-                "a session that needs no unblock", lambda: session.ready and session.token != before
+                "a session that needs no unblock", lambda: session.ready and session.number != before
             )
             await asyncio.sleep(3600)
             await blocked_and_back(lab)

@@ -43,7 +43,7 @@ async def _off(lab: Lab, name: str) -> None:
 def _warnings(lab: Lab) -> str:
     agents = (host.agent for host in lab.hosts.values())
     return " ".join(
-        text for agent in agents if agent is not None for text in agent._announcer.describe().warnings
+        text for agent in agents if agent is not None for text in agent._reporter.describe().warnings
     )
 
 

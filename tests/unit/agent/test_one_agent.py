@@ -31,15 +31,15 @@ def test_a_second_agent_of_a_host_is_refused(tmp_path: Path) -> None:
             StateFiles(tmp_path).lock()
         first.kill()
         first.wait(30)
-    marks = StateFiles(tmp_path)
-    marks.lock()
-    marks.unlock()
+    state_files = StateFiles(tmp_path)
+    state_files.lock()
+    state_files.unlock()
 
 
 def test_a_clean_exit_mark_holds_for_one_start(tmp_path: Path) -> None:
-    marks = StateFiles(tmp_path)
-    marks.leave_clean_exit()
-    assert marks.take_clean_exit()
+    state_files = StateFiles(tmp_path)
+    state_files.leave_clean_exit()
+    assert state_files.take_clean_exit()
     assert not StateFiles(tmp_path).take_clean_exit(), (
         "the start after it is unclean until it has left in its turn"
     )

@@ -125,7 +125,7 @@ class Full(StateFiles):
         raise LocalTrouble(f"writing {name}: No space left on device")
 
 
-def _place(folder: Path, boot_id: str = "boot-1", marks: type[StateFiles] = StateFiles) -> NameHold:
+def _place(folder: Path, boot_id: str = "boot-1", state_files: type[StateFiles] = StateFiles) -> NameHold:
     """A fresh process's, on a node with a claim that waits, and no guest."""
     folder.mkdir(exist_ok=True)
     world = SimpleNamespace(
@@ -133,16 +133,16 @@ def _place(folder: Path, boot_id: str = "boot-1", marks: type[StateFiles] = Stat
     )
     informer = cast(Informer, SimpleNamespace(world=world))
     hypervisor = cast(Hypervisor, MemoryHypervisor(uuid="00000000-0000-4000-8000-000000000001"))
-    return NameHold("n1", informer, hypervisor, HoldFile(marks(folder), boot_id))
+    return NameHold("n1", informer, hypervisor, HoldFile(state_files(folder), boot_id))
 
 
-async def _dies(folder: Path, boot_id: str = "boot-1", marks: type[StateFiles] = StateFiles) -> NameHold:
+async def _dies(folder: Path, boot_id: str = "boot-1", state_files: type[StateFiles] = StateFiles) -> NameHold:
     """One more agent that registered and died; answers the next one."""
-    place = _place(folder, boot_id, marks)
+    place = _place(folder, boot_id, state_files)
     place.begin()
     place.registered()
     await asyncio.sleep(2)
-    after = _place(folder, boot_id, marks)
+    after = _place(folder, boot_id, state_files)
     after.begin()
     return after
 
@@ -240,7 +240,7 @@ def test_a_file_that_makes_no_sense_is_none(tmp_path: Path, text: bytes | None) 
 def test_a_disk_that_takes_nothing_costs_the_count_only(tmp_path: Path) -> None:
     async def story() -> None:
         await asyncio.sleep(100)
-        place = await _dies(tmp_path, marks=Full)
+        place = await _dies(tmp_path, state_files=Full)
         place.registered()
         await asyncio.sleep(USELESS_S)
         assert await place.is_useless()  # by what this process knows

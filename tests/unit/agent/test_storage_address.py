@@ -59,10 +59,10 @@ def test_a_new_address_is_declared_without_any_boot(tmp_path: Path) -> None:
         async with lab_of(tmp_path) as lab:
             host = lab.hosts["n1"]
             assert host.agent is not None
-            session = host.agent.node.session.token
+            session = host.agent.node.session.number
             _move(host, "10.0.1.1")
             await lab.until("declared", lambda: "10.0.1.1" in _declared(lab, "n1"), 120)
-            assert host.agent.node.session.token == session, "its guests are well: it goes on"
+            assert host.agent.node.session.number == session, "its guests are well: it goes on"
 
     run(story())
 
@@ -172,17 +172,17 @@ def test_a_wrong_configured_address_costs_no_sessions(tmp_path: Path) -> None:
             _move(host, "10.0.1.1")
             await lab.until("said", lambda: "10.0.1.1" in _alive(lab, "n1").message, 30)
             assert host.agent is not None
-            session = host.agent.node.session.token
+            session = host.agent.node.session.number
             await lab.want("hello")
             await lab.until("running", lambda: lab.where("hello") in ("n2", "n3"))
             for _ in range(20):
                 await asyncio.sleep(5)
-                assert host.agent.node.session.token == session, "no session after session"
+                assert host.agent.node.session.number == session, "no session after session"
                 alive = _alive(lab, "n1")
                 assert (alive.ready, "correct the agent's configuration" in alive.message) == (False, True)
             _move(host, "")
             await lab.until("ready", lambda: _alive(lab, "n1").ready, 30)
-            assert host.agent.node.session.token == session
+            assert host.agent.node.session.number == session
             await lab.until("no message", lambda: not _alive(lab, "n1").message, 10)
 
     run(story())
@@ -198,11 +198,11 @@ def test_a_shared_address_costs_no_sessions(tmp_path: Path) -> None:
             host.start()
             await lab.until("said", lambda: "n9" in _alive(lab, "n1").message, 30)
             assert host.agent is not None
-            session = host.agent.node.session.token
+            session = host.agent.node.session.number
             await asyncio.sleep(120)
-            assert host.agent.node.session.token == session
+            assert host.agent.node.session.number == session
             await lab.delete(KEYS.node_facts("n9"))
             await lab.until("ready", lambda: _alive(lab, "n1").ready, 30)
-            assert host.agent.node.session.token == session
+            assert host.agent.node.session.number == session
 
     run(story())

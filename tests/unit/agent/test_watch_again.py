@@ -18,10 +18,10 @@ KEYS = Keys()
 
 def test_a_change_in_the_ending_loop_turn_is_told(tmp_path: Path) -> None:
     async def story() -> None:
-        marks = StateFiles(tmp_path)
-        marks.lock()
+        state_files = StateFiles(tmp_path)
+        state_files.lock()
         informer = Informer(
-            MemoryStore(MemoryCluster()), KEYS, EtcdHistory("n1", KEYS, marks), lambda _keys: None
+            MemoryStore(MemoryCluster()), KEYS, EtcdHistory("n1", KEYS, state_files), lambda _keys: None
         )
         following = asyncio.create_task(informer.run())
         await informer.looked.wait()

@@ -8,7 +8,7 @@ from placement_rig import KEYS, Cluster
 
 from metastack.core.model import ClusterConfig, NodeFacts, VmId, Weights
 from metastack.core.placement import PlacementEngine, explain
-from metastack.core.placement.misses import MissPenalties
+from metastack.core.placement.misses import Misses
 
 
 def test_a_node_that_hears_late_comes_last_and_says_why() -> None:
@@ -119,7 +119,7 @@ def test_a_missed_node_stays_first_only_after_its_charge() -> None:
         found.want(f"w{n}")
     heads = [head for name, head in found.heads().items() if name.startswith("w")]
     assert all(len(head) == 8 and deaf not in head[1:] for head in heads)
-    misses = MissPenalties(3)
+    misses = Misses(3)
     misses.won("b", ("a", "b"))
     assert misses.head_of(["a", "b", "c"], 2) == ["a", "b"]
     assert misses.head_of(["b", "a", "c"], 2) == ["b", "c"]
@@ -127,7 +127,7 @@ def test_a_missed_node_stays_first_only_after_its_charge() -> None:
 
 
 def test_each_later_miss_lasts_longer() -> None:
-    misses = MissPenalties(3)
+    misses = Misses(3)
     for _ in range(5):
         misses.won("b", ("a", "b"))
     assert misses.charged("a") == 1
@@ -160,7 +160,7 @@ def test_a_new_session_is_forgiven() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.permutations("abcde")), max_size=60))
 def test_the_last_winner_is_never_charged(wins: list[tuple[str, list[str]]]) -> None:
-    misses = MissPenalties(5)
+    misses = Misses(5)
     for winner, head in wins:
         misses.won(winner, tuple(head))
         assert not misses.charged(winner)

@@ -9,7 +9,7 @@ import pytest
 
 from metastack.core.transaction import Delete, Entry, Guard, KeyEvent, Lost, Outcome, Put, Transaction
 from metastack.lab.sim.engine.etcd import SimCluster
-from metastack.lab.sim.judges.linearizability_judge import LinearityJudge
+from metastack.lab.sim.judges.linearizability_judge import LinearizabilityJudge
 from metastack.store.twin.store import MemoryStore
 
 KEYS = ("/m/a", "/m/b", "/m/c")
@@ -77,7 +77,7 @@ class _Early(SimCluster):
 
 async def _play(cluster: SimCluster) -> list[str]:
     said: list[str] = []
-    linear = LinearityJudge(cluster, lambda kind, what: said.append(f"{kind}: {what}"))
+    linear = LinearizabilityJudge(cluster, lambda kind, what: said.append(f"{kind}: {what}"))
     store = MemoryStore(cluster)
 
     async def commit(*effects: Put | Delete, guards: tuple[Guard, ...] = ()) -> None:
@@ -126,7 +126,7 @@ async def test_one_that_lies_is_not(lies: Callable[[], SimCluster], what: str) -
 
 async def test_what_a_restore_came_in_between_of_is_not_judged() -> None:
     cluster, said = SimCluster(), []
-    linear = LinearityJudge(cluster, lambda kind, what: said.append(what))
+    linear = LinearizabilityJudge(cluster, lambda kind, what: said.append(what))
     store = MemoryStore(cluster)
     for value in (b"1", b"2"):
         await store.commit(Transaction(name="one", guards=(), effects=(Put(KEYS[0], value),)))

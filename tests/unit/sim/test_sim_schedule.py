@@ -7,7 +7,7 @@ import pytest
 from metastack.lab.sim.runs.play import play
 from metastack.lab.sim.script.catalogue import FAULTS
 from metastack.lab.sim.script.rare_faults import RESTORES
-from metastack.lab.sim.script.request_verbs import WISHES
+from metastack.lab.sim.script.request_verbs import REQUEST_VERBS
 from metastack.lab.sim.script.schedule import STEPS, schedule
 from metastack.lab.sim.script.script import ScriptError, parse
 
@@ -15,7 +15,7 @@ from metastack.lab.sim.script.script import ScriptError, parse
 @pytest.mark.parametrize("seed", range(200))
 def test_a_schedule_keeps_its_promises(seed: int) -> None:
     script = schedule(seed)
-    faults = [step for step in script.steps if step.verb not in WISHES]
+    faults = [step for step in script.steps if step.verb not in REQUEST_VERBS]
     assert script.nodes >= 3
     assert script.until_s >= 120
     assert len([step for step in script.steps if step.verb == "want"]) >= 6

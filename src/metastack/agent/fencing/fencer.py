@@ -225,7 +225,7 @@ class Fencer:
         return plan.FenceSnapshot(
             victim=victim,
             node=node.name,
-            session=0 if node.informer.etcd_untrusted else node.session.token,
+            session=0 if node.informer.etcd_untrusted else node.session.number,
             ready=node.session.ready,
             victim_alive=alive,
             absent_for_s=now_s - self._absent_from_s.get(victim, now_s),

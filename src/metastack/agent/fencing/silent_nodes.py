@@ -116,7 +116,7 @@ class SilentNodes:
         still = world.session(victim) == session and silent_at(world.alive(victim)) == at
         held = away(world, victim) or node.held() or ("" if world.known_config.was_read else "settings unread")
         return SilenceSnapshot(
-            session=0 if node.informer.etcd_untrusted or not still or held else node.session.token,
+            session=0 if node.informer.etcd_untrusted or not still or held else node.session.number,
             ready=node.session.ready,
             lost_s=world.config.storage_lost_s,
             remote_fence=node.storage.remote_fence,

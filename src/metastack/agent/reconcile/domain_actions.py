@@ -96,7 +96,7 @@ class DomainActions:
                     log.info("informer_stale", vm=str(vm), node=node.name, key=node.keys.claim(vm))
                     await node.informer.look()
                     return False
-                if node.session.token != claim.session:
+                if node.session.number != claim.session:
                     # Safety: decided in a session that is over; nothing is awaited from here to the boot.
                     return False
                 await self._start(

@@ -35,7 +35,7 @@ async def look(node: AgentContext, vm: VmId, domains: tuple[Domain, ...]) -> VmS
     return VmSnapshot(
         vm=vm,
         node=node.name,
-        session=0 if node.informer.etcd_untrusted else session.token,
+        session=0 if node.informer.etcd_untrusted else session.number,
         ready=session.ready,
         fenced_through=through,
         spec=world.spec(vm),

@@ -18,7 +18,7 @@ from typing import Final
 from msgspec import Struct
 
 from ...core.model import VmId, VmSpec
-from ...core.placement import PendingVm, PlacementEngine, answered
+from ...core.placement import PendingVm, PlacementEngine, owned
 from ...core.placement.groups import group_of
 from ...core.placement.nodes import plus
 from ...core.state.cluster_state import ClusterState, wants_on
@@ -100,7 +100,7 @@ class ClaimTurns:
 
     def _see_left(self, vm: VmId) -> None:
         claim = self.world.claim(vm)
-        if claim is not None and not answered(self.world, claim) and not wants_on(self.world, vm):
+        if claim is not None and not owned(self.world, claim) and not wants_on(self.world, vm):
             self.left[vm] = self._news[vm] = None
         else:
             self.left.pop(vm, None)

@@ -49,7 +49,7 @@ class VmReconciler:
         """``again`` has a VM looked at."""
         self._node = node
         self._gate, self._fence_check = BootGate(node), FenceCheck(node)
-        self._guests = DomainActions(node, boots, self._gate, self._fence_check)
+        self._domain_actions = DomainActions(node, boots, self._gate, self._fence_check)
         self._boots = boots
         self._claims = ClaimBatch(node, again)
         self._claimer = Claimer(node, self._claims)
@@ -151,7 +151,7 @@ class VmReconciler:
         again = domain is not None and plan.wants_on(view) and not view.leave
         again = again and domain is not None and domain.run >= view.spec.ok.run  # type: ignore[union-attr]
         if running and memory.failures:
-            self._guests.began(memory)
+            self._domain_actions.began(memory)
         elif view.spec is not None:
             giveback.renew(memory, view.spec.mod)
         if memory.stop_from_s is not None and (not running or key != memory.stop_key or again):
@@ -184,7 +184,7 @@ class VmReconciler:
         entry = await node.store.get(node.keys.claim(vm))
         if entry is not None:
             held = seen(Claim, entry)
-            if held.record is not None and held.record.session == node.session.token:
+            if held.record is not None and held.record.session == node.session.number:
                 found = node.world.status(vm)
                 status = found.record if found is not None else None
                 if status is not None and status.session != held.record.session:
@@ -218,19 +218,19 @@ class VmReconciler:
             case plan.Adopt():
                 await self._adopt(view, memory)
             case plan.Boot():
-                if await self._guests.boot(view, memory) and view.claim is not None:
+                if await self._domain_actions.boot(view, memory) and view.claim is not None:
                     self.known.setdefault(view.vm, set()).add(view.claim.ok.uuid)
             case plan.Kill():
                 if await self._still_so(view):
-                    await self._guests.kill(view, action, memory)
+                    await self._domain_actions.kill(view, action, memory)
             case plan.AskToStop():
-                if await self._guests.ask_to_stop(view, action.uuid, memory):
+                if await self._domain_actions.ask_to_stop(view, action.uuid, memory):
                     await self._publish(await look(self._node, view.vm, view.domains))
             case plan.PauseGuest():
                 await self._node.hypervisor.pause(action.uuid)
                 log.info("paused", vm=str(view.vm), node=self._node.name)
             case plan.ResumeGuest():
-                await self._guests.resume(view, action, memory)
+                await self._domain_actions.resume(view, action, memory)
             case plan.Retag():
                 claim = self._held(view).ok
                 await self._node.hypervisor.retag(action.uuid, claim.session, claim.epoch, self._node.name)
@@ -252,7 +252,7 @@ class VmReconciler:
         found, held = node.world.break_lock(view.vm), view.claim
         if found is None or not view.ready or held is None or held.record is None:
             return False
-        if held.record.node != node.name or held.record.session != node.session.token:
+        if held.record.node != node.name or held.record.session != node.session.number:
             return False
         try:
             what, message = await self._gate.break_lock(view, memory, found)
@@ -291,7 +291,7 @@ class VmReconciler:
         if before is not None and before.record is not None and not memory.crashes:
             memory.crashes = before.record.crashes
         status = status_of(node, view, view.domains[0] if view.domains else None)
-        status = msgspec.structs.replace(status, session=node.session.token)
+        status = msgspec.structs.replace(status, session=node.session.number)
         if await node.commit(changes.adopt(node.keys, node.session.me, view.vm, old, status)):
             log_owned(node, "adopted", view.vm)
 
@@ -336,7 +336,7 @@ class VmReconciler:
                 return  # only the next session's barrier ends it
             memory.order_in_flight = memory.disk_in_flight = False
             return  # look again: it may have landed
-        if await self._guests.end_lost(view, held.ok.uuid, held.ok.volume_uuid, memory):
+        if await self._domain_actions.end_lost(view, held.ok.uuid, held.ok.volume_uuid, memory):
             return  # look again
         if not await self._fence_check.proven(view.vm, held.ok, memory, again=False):
             # Safety: the node that claims it then looks at no fence of its earlier owners.
@@ -370,7 +370,7 @@ class VmReconciler:
     async def _publish(self, view: VmSnapshot) -> None:
         """Publish the status if it differs from what is there."""
         node, held = self._node, view.claim
-        if held is None or held.record is None or held.record.session != node.session.token:
+        if held is None or held.record is None or held.record.session != node.session.number:
             return
         status = status_of(node, view, view.domains[0] if view.domains else None)
         old = node.world.status(view.vm)

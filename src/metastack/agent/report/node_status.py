@@ -43,7 +43,7 @@ class NodeStatusReporter:
         fencer: Fencer,
         health: Health,
         silence: StorageSilence,
-        marks: StateFiles,
+        state_files: StateFiles,
         *,
         address: str,
         console: str,
@@ -52,7 +52,7 @@ class NodeStatusReporter:
         boot_id: str = "",
     ) -> None:
         """``capacity``: what the settings say instead of the machine (0: nothing)."""
-        self._node, self._fencer, self._health, self._marks = node, fencer, health, marks
+        self._node, self._fencer, self._health, self._state_files = node, fencer, health, state_files
         self._silence = silence
         self._address, self._console, self._capacity, self._machine = address, console, capacity, machine
         self._boot_id = boot_id
@@ -117,7 +117,7 @@ class NodeStatusReporter:
         found = node.world.facts(node.name)
         known = found.record if found is not None else None
         try:
-            pending = self._marks.unblock_pending()
+            pending = self._state_files.unblock_pending()
         except LocalTrouble as error:
             pending = False
             self._health.note_state_dir(str(error))

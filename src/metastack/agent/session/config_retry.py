@@ -39,7 +39,7 @@ class RegisteredSession(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def token(self) -> int: ...
+    def number(self) -> int: ...
     @property
     def generation(self) -> int: ...
     @property
@@ -113,7 +113,7 @@ class ConfigRetry:
         session, world = self._session, self._informer.world
         session.message = why
         if self.log_limiter(f"not ready: {why}"):
-            log.warning("not_ready", node=session.name, session=session.token, why=why)
+            log.warning("not_ready", node=session.name, session=session.number, why=why)
         said = world.alive(session.name)
         if said is None or said.record is None or said.record.message != why:
             alive = msgspec.structs.replace(self._describe(), ready=False, generation=session.generation)

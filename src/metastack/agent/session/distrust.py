@@ -36,12 +36,17 @@ class DistrustReporter:
         store: Store,
         hypervisor: Hypervisor,
         etcd_history: EtcdHistory,
-        marks: StateFiles,
+        state_files: StateFiles,
         clock: Clock,
         addresses: tuple[str, ...],
     ) -> None:
         self._name, self._keys, self._store, self._hypervisor = name, keys, store, hypervisor
-        self._etcd_history, self._marks, self._clock, self._addresses = etcd_history, marks, clock, addresses
+        self._etcd_history, self._state_files, self._clock, self._addresses = (
+            etcd_history,
+            state_files,
+            clock,
+            addresses,
+        )
         self._told: tuple[str, float] = ("", 0.0)
 
     async def report(self) -> None:
@@ -52,7 +57,7 @@ class DistrustReporter:
         try:
             record = Refusal(
                 name=self._name,
-                uuid=self._marks.node_uuid(""),
+                uuid=self._state_files.node_uuid(""),
                 why=why,
                 at=self._clock.stamp(),
                 storage_addresses=self._addresses,

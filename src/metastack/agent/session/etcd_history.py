@@ -49,7 +49,7 @@ class RevisionFloor(Struct, frozen=True, kw_only=True):
 class EtcdHistory:
     """What this node knows, and why it does not believe the etcd that it reaches."""
 
-    def __init__(self, name: str, keys: Keys, marks: StateFiles) -> None:
+    def __init__(self, name: str, keys: Keys, state_files: StateFiles) -> None:
         self.why = ""
         """Why nothing may be done; empty: nothing speaks against this etcd."""
         self.is_foreign = False
@@ -58,8 +58,8 @@ class EtcdHistory:
         """Called when a refusal begins."""
         self.restarted: Callable[[], None] = lambda: None
         """Called when another history is believed from now on: revisions seen before mean nothing in it."""
-        self._name, self._keys, self._marks = name, keys, marks
-        text = marks.etcd() if marks.joined() else ""
+        self._name, self._keys, self._state_files = name, keys, state_files
+        text = state_files.etcd() if state_files.joined() else ""
         self._known: SeenEtcd | None = msgspec.json.decode(text, type=SeenEtcd) if text else None
         self._kept = self._known
         self.history = 0
@@ -93,7 +93,7 @@ class EtcdHistory:
     def keep(self) -> None:
         """Make durable what was seen; raises LocalTrouble. Before a session is used."""
         if self._known is not None and self._known != self._kept:
-            self._marks.keep_etcd(msgspec.json.encode(self._known).decode())
+            self._state_files.keep_etcd(msgspec.json.encode(self._known).decode())
             self._kept = self._known
 
     # --- what is seen
@@ -136,7 +136,7 @@ class EtcdHistory:
         """Whether this listing may be believed; ``floor`` is what was known when it was asked for."""
         if floor.history != self.history:
             return False  # asked for in another history: neither its age nor its generation says anything
-        joined = self._marks.joined()
+        joined = self._state_files.joined()
         # The person who removed the mark says so: this is a new node, in any cluster.
         known = self._known if joined or not self.why else None
         generation = self._generation(snapshot)

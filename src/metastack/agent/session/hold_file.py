@@ -40,8 +40,8 @@ class HoldRecord(Struct, frozen=True, kw_only=True):
 class HoldFile:
     """That file; without a boot id there is none."""
 
-    def __init__(self, marks: StateFiles, boot_id: str) -> None:
-        self._marks, self._boot_id = marks, boot_id
+    def __init__(self, state_files: StateFiles, boot_id: str) -> None:
+        self._state_files, self._boot_id = state_files, boot_id
         self.held = HoldRecord(boot_id=boot_id)
         self._kept: HoldRecord | None = None
 
@@ -75,7 +75,7 @@ class HoldFile:
         """The node is of use, or its agent was stopped by somebody."""
         self.held = HoldRecord(boot_id=self._boot_id)
         try:
-            self._marks.forget_place()
+            self._state_files.forget_place()
             self._kept = None
         except LocalTrouble as error:
             log.debug("lease_mark_remove_failed", error=str(error))
@@ -85,7 +85,7 @@ class HoldFile:
         if not self._boot_id or held == self._kept:
             return
         try:
-            self._marks.keep_place(msgspec.json.encode(held).decode())
+            self._state_files.keep_place(msgspec.json.encode(held).decode())
             self._kept = held
         except LocalTrouble as error:
             log.debug("lease_mark_write_failed", error=str(error))
@@ -94,6 +94,6 @@ class HoldFile:
         if not self._boot_id:
             return None
         try:
-            return msgspec.json.decode(self._marks.place(), type=HoldRecord)
+            return msgspec.json.decode(self._state_files.place(), type=HoldRecord)
         except (LocalTrouble, ValueError):  # not readable, not UTF-8, not JSON, or not of these types
             return None

@@ -58,7 +58,7 @@ async def refuse_shared(name: str, addresses: tuple[str, ...], keys: Keys, store
 
 
 async def refuse_namesake(
-    name: str, store: Store, informer: Informer, marks: StateFiles, *, alive: bool
+    name: str, store: Store, informer: Informer, state_files: StateFiles, *, alive: bool
 ) -> None:
     """Raise Broken or Refused while another machine may own claims of this name.
 
@@ -69,7 +69,7 @@ async def refuse_namesake(
     entry = await store.get(informer.world.keys.node_facts(name))
     if entry is None:
         return
-    found, mine = seen(NodeFacts, entry), marks.node_uuid("")
+    found, mine = seen(NodeFacts, entry), state_files.node_uuid("")
     if found.record is None:
         raise Refused(f"the record of this node cannot be read: {found.why}")
     if found.record.uuid == mine:

@@ -37,8 +37,8 @@ ANSWER_S: Final = 10.0
 class NameHold:
     """What this process, and those before it, did with their node's place."""
 
-    def __init__(self, name: str, informer: Informer, hypervisor: Hypervisor, mark: HoldFile) -> None:
-        self._name, self._informer, self._hypervisor, self._mark = name, informer, hypervisor, mark
+    def __init__(self, name: str, informer: Informer, hypervisor: Hypervisor, hold_file: HoldFile) -> None:
+        self._name, self._informer, self._hypervisor, self._hold_file = name, informer, hypervisor, hold_file
         self._from_s: float | None = None
         """Since when this process holds the name without a ready session; None: it does not."""
         self._ready_from_s: float | None = None
@@ -60,15 +60,15 @@ class NameHold:
     def begin(self) -> float:
         """Once in a process: how long to stay away still, as an agent that died meanwhile decided; seconds."""
         now_s = asyncio.get_running_loop().time()
-        self._mark.begin(now_s, AWAY_MOST_S)
-        self._given_up = self._mark.held.given_up
-        return max(0.0, self._mark.held.away_until_s - now_s)
+        self._hold_file.begin(now_s, AWAY_MOST_S)
+        self._given_up = self._hold_file.held.given_up
+        return max(0.0, self._hold_file.held.away_until_s - now_s)
 
     def registered(self) -> None:
         now_s = asyncio.get_running_loop().time()
         if self._from_s is None:
             self._from_s = now_s
-        self._mark.registered(now_s)
+        self._hold_file.registered(now_s)
 
     def ready(self) -> None:
         loop = asyncio.get_running_loop()
@@ -90,7 +90,7 @@ class NameHold:
     def forget(self) -> None:
         """It is of use, or somebody stops its agent: nothing counts any more."""
         self._from_s, self._soon, self._given_up = None, 0, 0
-        self._mark.forget()
+        self._hold_file.forget()
 
     async def is_useless(self) -> bool:
         """Whether it is to be given up, now."""
@@ -142,13 +142,13 @@ class NameHold:
         self._from_s = None
         self._given_up += 1
         away_s = float(min(AWAY_MOST_S, AWAY_S * 2 ** min(10, self._given_up - 1)))
-        self._mark.record_give_up(self._given_up, asyncio.get_running_loop().time() + away_s)
+        self._hold_file.record_give_up(self._given_up, asyncio.get_running_loop().time() + away_s)
         return away_s
 
     def _unused_too_long(self) -> bool:
         now_s = asyncio.get_running_loop().time()
         held = self._from_s is not None and now_s - self._from_s >= USELESS_S
-        held = held or self._mark.deaths_exceeded(now_s, USELESS_S)
+        held = held or self._hold_file.deaths_exceeded(now_s, USELESS_S)
         return held and bool(self._informer.world.unfenced(self._name))
 
     async def _guests_run(self) -> bool:

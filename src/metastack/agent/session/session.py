@@ -64,7 +64,7 @@ Measured (tests/integration/safety): one command in twenty is carried out althou
 
 
 class Session:
-    """This node's session; ``token`` is 0 while there is none."""
+    """This node's session; ``number`` is 0 while there is none."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Session:
         storage: Storage,
         hypervisor: Hypervisor,
         informer: Informer,
-        marks: StateFiles,
+        state_files: StateFiles,
         clock: Clock,
         addresses: tuple[str, ...],
         boot_id: str = "",
@@ -84,7 +84,7 @@ class Session:
         changed: Callable[[], None],
     ) -> None:
         self.name = name
-        self.token = 0
+        self.number = 0
         self.ready = False
         self.fenced_through = 0
         """This node's sessions up to this one are shut out, as read for the registration, whose guard proves
@@ -98,18 +98,18 @@ class Session:
         """This node has reached an etcd that knows it, or never had to, and that it believed then."""
         self.generation, self.since, self.message = 0, "", "starting"
         self._keys, self._store, self._storage, self._hypervisor = keys, store, storage, hypervisor
-        self._informer, self._marks, self._clock = informer, marks, clock
+        self._informer, self._state_files, self._clock = informer, state_files, clock
         self._addresses = addresses
         self._describe, self._drained, self._changed = describe, drained, changed
         self._storage_clients = StorageClients(
-            name, keys, store, storage, informer, marks, clock, addresses, boot_id
+            name, keys, store, storage, informer, state_files, clock, addresses, boot_id
         )
         self._other_boot = OtherBoot(name, store, informer, boot_id)
         self._storage_ownership = StorageOwnership(name, keys, storage, informer)
-        self._name_hold = NameHold(name, informer, hypervisor, HoldFile(marks, boot_id))
+        self._name_hold = NameHold(name, informer, hypervisor, HoldFile(state_files, boot_id))
         self._etcd_history = informer.etcd_history
         self._distrust_reporter = DistrustReporter(
-            name, keys, store, hypervisor, informer.etcd_history, marks, clock, addresses
+            name, keys, store, hypervisor, informer.etcd_history, state_files, clock, addresses
         )
         self._renewal = LeaseRenewal(store, self.lose)
         self._end = asyncio.Event()
@@ -126,11 +126,11 @@ class Session:
     def me(self) -> OwnSession:
         """The session that commits; raises Refused without one."""
         lease = self._renewal.lease
-        if not self.token or lease is None:
+        if not self.number or lease is None:
             raise Refused("no session")
         if self._etcd_history.why:
             raise Refused(self._etcd_history.why)
-        return OwnSession(node=self.name, session=self.token, lease=lease.id, generation=self.generation)
+        return OwnSession(node=self.name, session=self.number, lease=lease.id, generation=self.generation)
 
     async def run(self) -> None:
         """Have a session for as long as this process lives."""
@@ -190,7 +190,7 @@ class Session:
         Not while libvirtd hangs: its restart may take longer than the lease, and the guests are well.
         """
         astray = await self._hypervisor.astray()
-        if astray and self.token:
+        if astray and self.number:
             self.lose("libvirtd may still carry out calls of a connection that has ended")
         return astray
 
@@ -201,7 +201,7 @@ class Session:
         # node fenced, and its guests with it, for being restarted.
         lease = self._renewal.lease
         try:
-            if self.token and lease is not None:
+            if self.number and lease is not None:
                 if any(
                     claim.record and claim.record.node == self.name
                     for _, claim in self._informer.world.claims()
@@ -218,14 +218,14 @@ class Session:
         quiet = await quiet_in_time("storage", self._storage.quiesce()) and quiet
         if quiet and not await self._hypervisor.astray():
             try:
-                self._marks.leave_clean_exit()
+                self._state_files.leave_clean_exit()
             except LocalTrouble as error:
                 log.warning("clean_exit_mark_failed", error=str(error))  # the next agent restarts libvirtd
 
     async def follow_ttl(self) -> None:
         """Bring the session under a lease of the configured TTL, when that was changed."""
         ttl_s, lease = self._informer.world.config.lease_ttl_s, self._renewal.lease
-        if self.token and lease is not None and lease.ttl_s != ttl_s:
+        if self.number and lease is not None and lease.ttl_s != ttl_s:
             log.info("lease_ttl_changed", before_s=lease.ttl_s, now_s=ttl_s)
             await self._move_to_lease(ttl_s)
 
@@ -241,10 +241,10 @@ class Session:
             (world.keys.vm_status(vm), status.record)
             for vm, claim in world.claims()
             if claim.record is not None
-            and claim.record.session == self.token
+            and claim.record.session == self.number
             and (status := world.status(vm)) is not None
             and status.record is not None
-            and status.record.session == self.token  # not the word of an owner before me
+            and status.record.session == self.number  # not the word of an owner before me
         ]
         for batch in [mine[at : at + 100] for at in range(0, len(mine), 100)] or [[]]:
             change = changes.move_to_lease(self._keys, me, lease.id, alive, batch)
@@ -255,9 +255,9 @@ class Session:
             await self._store.revoke(old)
 
     def _leave(self, why: str) -> None:
-        if self.token:
-            log.warning("session_lost", node=self.name, session=self.token, why=why)
-        self.token, self.ready = 0, False
+        if self.number:
+            log.warning("session_lost", node=self.name, session=self.number, why=why)
+        self.number, self.ready = 0, False
         self._renewal.hold(None)
         self._changed()
 
@@ -274,7 +274,7 @@ class Session:
         await self._drained()
         await self._quiesce()
         if not self._found:
-            self._unclean, self._found = not self._marks.take_clean_exit(), True
+            self._unclean, self._found = not self._state_files.take_clean_exit(), True
         # Only now: what a call of the last session had to say (its boot was refused) does not end the next one.
         self._end.clear()
         self._why = ""
@@ -320,8 +320,8 @@ class Session:
             self.fenced_through = max(self.fenced_through, fence.ok.through)
         # First the informer: until it shows my new key, the end of the old one looks like this session's.
         await self._informer.reached(outcome.revision)
-        self.generation, self.token = generation, token(generation, outcome.revision)
-        log.info("registered", node=self.name, session=self.token)
+        self.generation, self.number = generation, token(generation, outcome.revision)
+        log.info("registered", node=self.name, session=self.number)
         self._renewal.hold(lease)
         self._name_hold.registered()
         async with self._name_hold.watched():
@@ -352,10 +352,10 @@ class Session:
                 raise LocalTrouble(why)
 
     async def _begin_unblock(self) -> None:
-        self._marks.begin_unblock()
+        self._state_files.begin_unblock()
 
     async def _end_unblock(self) -> None:
-        self._marks.end_unblock()
+        self._state_files.end_unblock()
 
     async def _believe(self) -> None:
         """Raise Unavailable or Refused for an etcd that is not the one that this node has seen.
@@ -378,7 +378,9 @@ class Session:
     async def _retire_old_key(self) -> None:
         """Delete the alive key that an earlier process of this node left (CE8: its session would go on)."""
         entry = await self._store.get(self._keys.node_alive(self.name))
-        await refuse_namesake(self.name, self._store, self._informer, self._marks, alive=entry is not None)
+        await refuse_namesake(
+            self.name, self._store, self._informer, self._state_files, alive=entry is not None
+        )
         if entry is not None and not self._other_boot.mine(seen(NodeAlive, entry)):
             # Safety: of another machine, perhaps. It came since I looked, and its session is not mine to end.
             raise Refused("another boot of this node has registered: looking again")
@@ -422,13 +424,13 @@ class Session:
         except Denied:
             raise  # its key says nothing of its address: nothing is booted, and the session goes on
         except Refused as error:
-            if me.session == self.token:
+            if me.session == self.number:
                 self.lose(f"its storage address cannot be declared: {error}")
             raise
 
     async def declare(self) -> None:
         """Write this node's names down once more: one of them changed."""
-        if self.token:
+        if self.number:
             await self._storage_clients.declare(self.me)
 
     async def client_is_declared(self) -> bool:
@@ -437,11 +439,11 @@ class Session:
 
     async def prove_storage(self) -> None:
         """Now and then, and when it is news: the storage must still be this cluster's."""
-        token = self.token
+        number = self.number
         try:
             await self._storage_ownership.check(running=True)
         except Misconfigured as error:
-            if token and token == self.token and self._informer.world.storage_readable:
+            if number and number == self.number and self._informer.world.storage_readable:
                 self.lose(str(error))
             raise
 
@@ -450,7 +452,7 @@ class Session:
         if not self._addresses:
             return
         await self._config_retry.wait(lambda: self._storage_clients.refuse_shared(*self._addresses))
-        if self._marks.unblock_pending():
+        if self._state_files.unblock_pending():
             # Safety (CE7): an unblock that a dead agent sent could land after a later fence.
             log.warning("unblock_pending", seconds=PENDING_UNBLOCK_S)
             with self._name_hold.waiting():
@@ -478,7 +480,7 @@ class Session:
             await self._config_retry.wait(self._end_unblock)
             await self._leave_killed()
             await self._storage_clients.declare(self.me, forget_old=True)
-            log.info("unblocked", node=self.name, session=self.token, addresses=list(blocked))
+            log.info("unblocked", node=self.name, session=self.number, addresses=list(blocked))
         await self._config_retry.wait(self._end_unblock)
         await self._config_retry.wait(lambda: self._storage_clients.settle(self.me, self._hypervisor))
 
@@ -521,7 +523,7 @@ class Session:
         self.ready, self.message = True, ""
         self._killed.clear()  # the storage forgets their clients by itself, long before another unblock
         self._name_hold.ready()
-        log.info("ready", node=self.name, session=self.token)
+        log.info("ready", node=self.name, session=self.number)
         self._changed()
 
     async def _hold(self) -> None:
@@ -535,5 +537,5 @@ class Session:
 
     def check(self) -> None:
         """The node's alive key may have changed: a session whose key is gone is over, whatever renewals say."""
-        if self.token and self._informer.world.session(self.name) != self.token:
+        if self.number and self._informer.world.session(self.name) != self.number:
             self.lose("my alive key is gone")

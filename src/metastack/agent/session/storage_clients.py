@@ -37,13 +37,13 @@ class StorageClients:
         store: Store,
         storage: Storage,
         informer: Informer,
-        marks: StateFiles,
+        state_files: StateFiles,
         clock: Clock,
         addresses: tuple[str, ...],
         boot_id: str = "",
     ) -> None:
         self._name, self._keys, self._store, self._storage = name, keys, store, storage
-        self._informer, self._marks, self._clock = informer, marks, clock
+        self._informer, self._state_files, self._clock = informer, state_files, clock
         self._addresses, self._boot_id = addresses, boot_id
         self.seen = ""
         """Where the storage saw a new client of this machine last; empty: it does not tell."""
@@ -179,7 +179,7 @@ class StorageClients:
         found, known = self._informer.world.facts(self._name), self.known
         wanted = NodeFacts(
             name=self._name,
-            uuid=self._marks.node_uuid(""),
+            uuid=self._state_files.node_uuid(""),
             storage_addresses=tuple(dict.fromkeys(addresses)),
             storage_clients=clients,
             storage_guest_user=self._storage.guest_user,
@@ -194,8 +194,8 @@ class StorageClients:
                 raise Refused("declaring the storage addresses lost a race")
             await self._informer.reached(outcome.revision)
         self._declared = frozenset(wanted.storage_addresses)
-        if not self._marks.joined():
-            self._marks.begin_joined()
+        if not self._state_files.joined():
+            self._state_files.begin_joined()
 
 
 def _host(client: str) -> str:

@@ -33,7 +33,7 @@ from .filters import taint_text
 from .hypothetical import suppose, with_claim, with_specs
 from .nodes import NodeView, Successors, node_state, node_view, node_views, promised, ring
 from .pending_queue import PendingVm
-from .start_order import answered, unanswered, waiting
+from .start_order import owned, unowned, waiting
 from .whatif import Move, Outcome, first_unfitting_loss, going, nowhere, whatif
 
 __all__ = [
@@ -47,7 +47,6 @@ __all__ = [
     "PlacementEngine",
     "Successors",
     "Verdict",
-    "answered",
     "departures",
     "elsewhere",
     "explain",
@@ -59,11 +58,12 @@ __all__ = [
     "node_view",
     "node_views",
     "nowhere",
+    "owned",
     "promised",
     "ring",
     "suppose",
     "taint_text",
-    "unanswered",
+    "unowned",
     "waiting",
     "whatif",
     "with_claim",

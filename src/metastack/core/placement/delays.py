@@ -12,14 +12,14 @@ from typing import Final
 
 from ..model import VmSpec
 from . import filters
-from .misses import MissPenalties
+from .misses import Misses
 from .nodes import NodeView
 
 LONGEST_MS: Final = 1000
 """Of one node, whatever lag it publishes."""
 
 
-def delay_ms(spec: VmSpec, before: Iterable[NodeView], step_ms: int, misses: MissPenalties) -> int:
+def delay_ms(spec: VmSpec, before: Iterable[NodeView], step_ms: int, misses: Misses) -> int:
     """What those nodes get together, best first.
 
     Each the cluster's rank delay, or three quarters of the lag that it publishes (rounded up to a power of two)
@@ -35,7 +35,7 @@ def delay_ms(spec: VmSpec, before: Iterable[NodeView], step_ms: int, misses: Mis
     return sum(_of(node, step_ms, misses) for node in counted)
 
 
-def _of(node: NodeView, step_ms: int, misses: MissPenalties) -> int:
+def _of(node: NodeView, step_ms: int, misses: Misses) -> int:
     if node.name in misses.count:
         return step_ms // 3
     return max(step_ms, min(node.lag_ms * 3 // 4, LONGEST_MS))

@@ -28,14 +28,14 @@ from ..state.keys import Kind, ParsedKey
 from . import filters
 from .delays import delay_ms
 from .groups import Groups
-from .misses import MissPenalties
+from .misses import Misses
 from .node_order import NodeOrder, shape_of
 from .nodes import NodeView, join, node_view, plus
-from .penalties import BootFailures
+from .penalties import Penalties
 from .pending_queue import Line, PendingVm
 from .preferences import hinted, preference
 from .scores import SOON_MS
-from .start_order import answered, gate
+from .start_order import owned, start_gate
 
 HEAD = 8
 """Number of nodes that stand ready for each pending VM; the others come after them and are ranked only then."""
@@ -84,7 +84,7 @@ class PlacementEngine:
         self.world = world
         self._lost, self._more = lost, tuple(more)
         self._supposed, self._follower = supposed, follower
-        self.misses = MissPenalties(len(world.nodes()))
+        self.misses = Misses(len(world.nodes()))
         self._rebuild()
 
     # --- following the world
@@ -95,7 +95,7 @@ class PlacementEngine:
         self.nodes: dict[str, NodeView] = {name: self._view(name) for name in world.nodes()}
         self.nodes |= {view.name: msgspec.structs.replace(view) for view in self._more}
         self.groups = Groups(self.nodes)
-        self.penalties = BootFailures(world)
+        self.penalties = Penalties(world)
         self._orders: dict[object, NodeOrder] = {}
         self._placed: dict[VmId, tuple[str, VmSpec]] = {}
         """Real and virtual assignments."""
@@ -215,7 +215,7 @@ class PlacementEngine:
         """A session owns the VM of that claim."""
         if self._supposed and claim is not None and claim.record is not None and claim.record.to_release:
             return False
-        return answered(self.world, claim, self._lost)
+        return owned(self.world, claim, self._lost)
 
     def _claimed(self, vm: VmId, spec: VmSpec, node: str) -> None:
         if self._follower is not None:
@@ -358,7 +358,7 @@ class PlacementEngine:
             self._follower.assigned(wait, bool(self.misses.count))
 
     def _find_nodes(self, wait: PendingVm) -> None:
-        wait.held = "" if self._supposed else gate(self.world, wait.vm, wait.spec)
+        wait.held = "" if self._supposed else start_gate(self.world, wait.vm, wait.spec)
         if wait.held:
             return
         shape = shape_of(wait.spec, self.weights)
@@ -455,7 +455,7 @@ class PlacementEngine:
         self.place(vm, spec, node)
         self._on.setdefault(node, set()).add(vm)
 
-    def rank_by(self, weights: Weights, misses: MissPenalties) -> None:
+    def rank_by(self, weights: Weights, misses: Misses) -> None:
         """From now on rank nodes by these weights, and by the turns that they missed in another engine."""
         self.weights, self.misses, self._orders = weights, misses, {}
 

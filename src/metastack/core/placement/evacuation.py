@@ -11,7 +11,7 @@ from msgspec import Struct
 from ..model import PinMove, VmId, VmSpec
 from ..state.cluster_state import ClusterState, wants_on
 from .engine import PlacementEngine
-from .start_order import gate
+from .start_order import start_gate
 
 
 class Departure(Struct, frozen=True, kw_only=True):
@@ -57,7 +57,7 @@ def elsewhere(engine: PlacementEngine, node: str, spec: VmSpec) -> str:
 
 
 def _departure(engine: PlacementEngine, node: str, spec: VmSpec, why: str) -> Departure:
-    if held := gate(engine.world, spec.id, spec):
+    if held := start_gate(engine.world, spec.id, spec):
         return Departure(vm=spec.id, why=why, to="", reasons={"": (held,)})
     back = engine.without(spec.id)
     try:

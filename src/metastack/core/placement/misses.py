@@ -25,7 +25,7 @@ less: two charges are about that long, and no third one much longer leaves their
 misses after that is deaf."""
 
 
-class MissPenalties:
+class Misses:
     """The nodes that are charged, and until when."""
 
     def __init__(self, nodes: int = 0) -> None:

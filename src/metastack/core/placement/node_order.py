@@ -17,7 +17,7 @@ import msgspec
 
 from ..model import Placement, VmSpec, Weights
 from . import filters, scores
-from .misses import MissPenalties
+from .misses import Misses
 from .nodes import NodeView, on_ring, rendezvous, ring
 
 FEW = 8
@@ -41,7 +41,7 @@ class NodeOrder:
     """
 
     def __init__(
-        self, spec: VmSpec, weights: Weights, nodes: dict[str, NodeView], misses: MissPenalties | None = None
+        self, spec: VmSpec, weights: Weights, nodes: dict[str, NodeView], misses: Misses | None = None
     ) -> None:
         self._spec, self._weights, self._nodes, self._misses = spec, weights, nodes, misses
         places = sorted((ring(name), name) for name in nodes)

@@ -17,7 +17,7 @@ from ..state.keys import Kind
 _NONE: Final[Mapping[str, Penalty]] = MappingProxyType({})
 
 
-class BootFailures:
+class Penalties:
     """Which nodes have one of which VM: most VMs have none, and then nothing is looked up."""
 
     def __init__(self, world: ClusterState) -> None:

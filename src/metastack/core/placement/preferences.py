@@ -8,7 +8,7 @@ from ..model import VmSpec
 from ..state.cluster_state import ClusterState
 from . import filters
 from .groups import Groups, has_terms, terms
-from .misses import MissPenalties
+from .misses import Misses
 from .nodes import NodeView
 
 
@@ -29,7 +29,7 @@ def preference(
     return moved
 
 
-def hinted(world: ClusterState, nodes: dict[str, NodeView], misses: MissPenalties, spec: VmSpec) -> str:
+def hinted(world: ClusterState, nodes: dict[str, NodeView], misses: Misses, spec: VmSpec) -> str:
     """The node that a scheduler names, if it would take the VM; empty: none."""
     hint = world.hint(spec.id)
     if hint is None or hint.record is None or hint.record.uuid != spec.uuid:

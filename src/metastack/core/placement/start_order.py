@@ -8,7 +8,7 @@ from ..model import Claim, Phase, VmId, VmSpec
 from ..state.cluster_state import ClusterState, Seen, wants_on
 
 
-def gate(world: ClusterState, vm: VmId, spec: VmSpec) -> str:
+def start_gate(world: ClusterState, vm: VmId, spec: VmSpec) -> str:
     """Why it is not this VM's time yet; empty: it is."""
     for other in awaited(world, vm, spec):
         found = world.status(other)
@@ -31,7 +31,7 @@ def awaited(world: ClusterState, vm: VmId, spec: VmSpec) -> Iterator[VmId]:
             yield other
 
 
-def silent(world: ClusterState, vm: VmId) -> bool:
+def port_unanswered(world: ClusterState, vm: VmId) -> bool:
     """The VM runs, and the port that says that it is up does not answer."""
     found = world.status(vm)
     status = found.record if found is not None else None
@@ -60,12 +60,12 @@ def _starts_after(world: ClusterState, vm: VmId, other: VmId) -> bool:
     return other in seen
 
 
-def unanswered(world: ClusterState, vm: VmId, lost: frozenset[str] = frozenset()) -> bool:
+def unowned(world: ClusterState, vm: VmId, lost: frozenset[str] = frozenset()) -> bool:
     """No session owns the VM, or only one that is shut out of the storage (or thought away)."""
-    return not answered(world, world.claim(vm), lost)
+    return not owned(world, world.claim(vm), lost)
 
 
-def answered(world: ClusterState, found: Seen[Claim] | None, lost: frozenset[str] = frozenset()) -> bool:
+def owned(world: ClusterState, found: Seen[Claim] | None, lost: frozenset[str] = frozenset()) -> bool:
     """A session owns the VM with that claim; a claim that cannot be read may be anybody's."""
     if found is None:
         return False
@@ -75,5 +75,5 @@ def answered(world: ClusterState, found: Seen[Claim] | None, lost: frozenset[str
 
 def waiting(world: ClusterState) -> list[VmId]:
     """VMs that should run and that no session owns, the oldest request first."""
-    found = [(spec.mod, vm) for vm, spec in world.specs() if unanswered(world, vm) and wants_on(world, vm)]
+    found = [(spec.mod, vm) for vm, spec in world.specs() if unowned(world, vm) and wants_on(world, vm)]
     return [vm for _, vm in sorted(found)]

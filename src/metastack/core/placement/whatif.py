@@ -17,7 +17,7 @@ from .engine import PlacementEngine
 from .explain import explain
 from .hypothetical import lacks_only_capacity, suppose, without_nodes
 from .nodes import NodeView, node_state
-from .start_order import awaited, silent
+from .start_order import awaited, port_unanswered
 
 MOST_CASES = 500
 """Combinations of lost nodes that are tried one by one; of more, those that hold the most."""
@@ -85,7 +85,7 @@ def _behind(engine: PlacementEngine) -> dict[VmId, str]:
             for other in awaited(engine.world, wait.vm, wait.spec):
                 before = engine.waiting.get(other)
                 if before is None:
-                    why = "whose readiness port does not answer" if silent(engine.world, other) else ""
+                    why = "whose readiness port does not answer" if port_unanswered(engine.world, other) else ""
                 elif not before.head:
                     why = "which fits no node"
                 else:

@@ -52,7 +52,7 @@ FULL: Final = "nothing more can be written"
 FOREIGN: Final = "ffffffff-0000-4000-8000-000000000001"
 
 
-class HostMarks(StateFiles):
+class HostStateFiles(StateFiles):
     """The marks on a simulated machine's disk: they outlive agents and power cuts."""
 
     def __init__(self, disk: dict[str, str]) -> None:
@@ -322,8 +322,8 @@ class SimHost:
             steps=steps,
         )
         ids = itertools.count()
-        marks = HostMarks(self.disk)
-        marks.lock()
+        state_files = HostStateFiles(self.disk)
+        state_files.lock()
         self.lost_events, self.started_s = False, lab.loop.time()
         self.agent = Agent(
             name=self.node,
@@ -332,7 +332,7 @@ class SimHost:
             storage=self._storage,
             hypervisor=cast(Hypervisor, WireHypervisor(self.daemon, steps, self._request)),
             network=GuestNetwork(lab.operator, self.hypervisor),
-            marks=marks,
+            state_files=state_files,
             clock=Clock(
                 lambda: EPOCH_S + lab.loop.time() + self.skew_s,
                 lambda: f"{self.name}x{life:03d}{next(ids):06d}ffffffff",

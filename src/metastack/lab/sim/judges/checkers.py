@@ -51,7 +51,7 @@ SETTLED_S: Final = 3.0
 class Checkers:
     """All judges of one run."""
 
-    def __init__(self, lab: Lab, places: PlacementJudge) -> None:
+    def __init__(self, lab: Lab, placement_judge: PlacementJudge) -> None:
         self._lab = lab
         self._claims: dict[VmId, Claim] = {}
         self._epochs: dict[VmId, int] = {}
@@ -70,7 +70,7 @@ class Checkers:
         self._last_write: dict[str, Write] = {}
         self._said: set[tuple[str, ...]] = set()
         self._views: dict[int, tuple[int, dict[ParsedKey, int]]] = {}
-        self.deeds = HypervisorJudge(lab, places, self._claims, self._specs, self._fences)
+        self.hypervisor_judge = HypervisorJudge(lab, placement_judge, self._claims, self._specs, self._fences)
         lab.cluster.listeners.append(self.committed)
         lab.pool.wrote = self.wrote
         lab.pool.removed, lab.pool.created = self.removed, self.created
@@ -106,12 +106,12 @@ class Checkers:
         able: dict[str, list[str]] = {}
         for host in self._lab.hosts.values():
             if host.shut_out():
-                self.deeds.blocked_s[host.name] = self._lab.loop.time()
+                self.hypervisor_judge.blocked_s[host.name] = self._lab.loop.time()
             if host.powered:
                 for domain in host.hypervisor.guests():
                     out = self._lab.pool.refuses(host.client_of(domain.uuid))
                     if out:
-                        self.deeds.blocked_s[host.name] = self._lab.loop.time()
+                        self.hypervisor_judge.blocked_s[host.name] = self._lab.loop.time()
                     if domain.managed and domain.state is DomainState.RUNNING and not out:
                         able.setdefault(domain.volume_uuid, []).append(f"{host.name}/{domain.epoch}")
         for volume, where in able.items():
@@ -146,7 +146,7 @@ class Checkers:
                 continue
             names.append(f"{'' if event.entry else '-'}{key.kind.value}/{'/'.join(key.names)}")
             if key.kind in (Kind.CLAIM, Kind.VM_SPEC, Kind.HALT):
-                self.deeds.changed_s[key.vm] = self._lab.loop.time()
+                self.hypervisor_judge.changed_s[key.vm] = self._lab.loop.time()
             match key.kind:
                 case Kind.CLAIM:
                     self._claim(by, key.vm, event)
@@ -205,7 +205,7 @@ class Checkers:
                 case NodeAlive():
                     self._alive.add(key.names[0])
                     if record.ready:
-                        self.deeds.ready.add(token(record.generation, event.entry.create_revision))
+                        self.hypervisor_judge.ready.add(token(record.generation, event.entry.create_revision))
                     self._sessions[key.names[0]] = token(record.generation, event.entry.create_revision)
 
     def _claim(self, by: str, vm: VmId, event: KeyEvent) -> None:
@@ -228,7 +228,7 @@ class Checkers:
             self._lab.violation(
                 "one_claim", f"{vm}: {by} by session {new.session} of {new.node}, which is over"
             )
-        if by in ("claim", "takeover") and new.session not in self.deeds.ready:
+        if by in ("claim", "takeover") and new.session not in self.hypervisor_judge.ready:
             self._lab.violation("not_ready", f"{vm}: {by} by session {new.session}, which was never ready")
         if old is None:
             return
@@ -276,7 +276,7 @@ class Checkers:
                 self._lab.violation("growing", f"{node}: session {session} begins fenced")
         self._sessions[node] = session
         if (record := seen(NodeAlive, event.entry).record) is not None and record.ready:
-            self.deeds.ready.add(session)
+            self.hypervisor_judge.ready.add(session)
         self._alive.add(node)
         self._gone_s.pop(node, None)
 

@@ -26,12 +26,12 @@ class HypervisorJudge:
     def __init__(
         self,
         lab: Lab,
-        places: PlacementJudge,
+        placement_judge: PlacementJudge,
         claims: dict[VmId, Claim],
         specs: dict[VmId, VmSpec],
         fences: dict[str, Fence],
     ) -> None:
-        self._lab, self._places = lab, places
+        self._lab, self._placement_judge = lab, placement_judge
         self._claims, self._specs, self._fences = claims, specs, fences
         self.changed_s: dict[VmId, float] = {}
         """When a claim, a spec or a halt of it changed last."""
@@ -65,7 +65,7 @@ class HypervisorJudge:
             return
         if (claim.node, claim.uuid, claim.epoch, spec.uuid) != (host.name, uuid, domain.epoch, uuid):
             return
-        if self._places.may_leave(host.name, spec):
+        if self._placement_judge.may_leave(host.name, spec):
             return
         if host.shut_out() or self._lab.pool.refuses(host.client_of(uuid)):
             return  # what the storage refuses is over, also when the block came late and nobody wrote it down

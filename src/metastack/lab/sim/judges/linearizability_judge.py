@@ -35,7 +35,7 @@ from ..engine.etcd import RESTORED, SimCluster
 T = TypeVar("T")
 
 
-class LinearityJudge:
+class LinearizabilityJudge:
     """Judges the answers of one simulated etcd."""
 
     def __init__(self, cluster: SimCluster, violation: Callable[[str, str], None]) -> None:

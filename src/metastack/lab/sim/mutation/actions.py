@@ -10,7 +10,7 @@ from typing import Final
 
 from .mutation import Mutation, Patch, agent, plan
 
-ACTS: Final[tuple[Mutation, ...]] = (
+ACTIONS: Final[tuple[Mutation, ...]] = (
     # --- fencing
     Mutation(
         "done-after-block",
@@ -205,7 +205,7 @@ ACTS: Final[tuple[Mutation, ...]] = (
             Patch(
                 "agent.reconcile.domain_actions",
                 "DomainActions.boot",
-                "if node.session.token != claim.session:",
+                "if node.session.number != claim.session:",
                 "if False:",
             ),
         ),
@@ -290,7 +290,7 @@ ACTS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "status-of-another-relet",
         "what moves to another lease is what this session said, not what an owner before it did",
-        agent("session.session", "Session._move_to_lease", "and status.record.session == self.token", ""),
+        agent("session.session", "Session._move_to_lease", "and status.record.session == self.number", ""),
         ("takeover-unanswered-and-unheard",),
     ),
     Mutation(

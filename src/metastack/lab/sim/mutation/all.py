@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .actions import ACTS
+from .actions import ACTIONS
 from .availability import AVAIL
 from .boot_gate import GATE
 from .by_hand import TABLE
@@ -16,14 +16,14 @@ from .guards import GUARDS
 from .hosts import HOSTS
 from .machines import ONE_MACHINE
 from .mutation import FENCES, SESSION, Mutation, Patch, agent, fence_guard, guard, plan
-from .name_hold import PLACE
-from .not_found import GONE
+from .name_hold import NAME_HOLD
+from .not_found import NOT_FOUND
 from .ownership import OWNER
 from .restored import RESTORED
 from .silence import SILENT
 from .steps import STEPS
 from .storage import STORAGE
-from .unfence import REVIEW
+from .unfence import UNFENCE
 from .versions import VERSIONS
 
 NEEDLESS: Final[tuple[tuple[str, tuple[Patch, ...]], ...]] = (
@@ -101,11 +101,11 @@ NEEDLESS: Final[tuple[tuple[str, tuple[Patch, ...]], ...]] = (
 MUTATIONS: Final[tuple[Mutation, ...]] = (
     *GUARDS,
     *STEPS,
-    *ACTS,
+    *ACTIONS,
     *RESTORED,
     *HOSTS,
     *OWNER,
-    *PLACE,
+    *NAME_HOLD,
     *AVAIL,
     *ONE_MACHINE,
     *GATE,
@@ -113,8 +113,8 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *TABLE,
     *VERSIONS,
     *SILENT,
-    *GONE,
-    *REVIEW,
+    *NOT_FOUND,
+    *UNFENCE,
     # --- controls
     Mutation("control-nothing", "no step is taken away", (), harmless=True),
     Mutation(

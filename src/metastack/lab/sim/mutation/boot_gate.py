@@ -94,7 +94,7 @@ GATE: Final[tuple[Mutation, ...]] = (
         agent(
             "reconcile.vm_reconciler",
             "VmReconciler._release",
-            "if await self._guests.end_lost(view, held.ok.uuid, held.ok.volume_uuid, memory):",
+            "if await self._domain_actions.end_lost(view, held.ok.uuid, held.ok.volume_uuid, memory):",
             "if False:",
         ),
         ("libvirtd-knows-nothing-of-a-guest",),

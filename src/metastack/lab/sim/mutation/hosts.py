@@ -32,7 +32,7 @@ HOSTS: Final[tuple[Mutation, ...]] = (
         "leave-if-astray",
         "a session with a call astray ends",
         (
-            *agent("session.session", "Session.leave_if_astray", "if astray and self.token:", "if False:"),
+            *agent("session.session", "Session.leave_if_astray", "if astray and self.number:", "if False:"),
             *agent("session.session", "Session.leave_if_astray", "return astray", "return False"),
         ),
         ("kill-left-in-a-hung-libvirtd",),

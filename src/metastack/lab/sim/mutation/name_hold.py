@@ -12,7 +12,7 @@ from .mutation import Mutation, agent
 _NOWHERE: Final = "nobody writes: the VM is nowhere for as long as its node holds the name"
 _TEST: Final = "test:unit/agent/test_place.py"
 
-PLACE: Final = (
+NAME_HOLD: Final = (
     Mutation(
         "place-in-vain",
         "a place that is held in vain is given up",
@@ -55,7 +55,7 @@ PLACE: Final = (
     Mutation(
         "place-away-outlives",
         "an agent that is started while its node stays away, stays away too",
-        agent("session.name_hold", "NameHold.begin", "self._mark.held.away_until_s - now_s", "0.0"),
+        agent("session.name_hold", "NameHold.begin", "self._hold_file.held.away_until_s - now_s", "0.0"),
         (_TEST,),
         evidence="test",
         because=_NOWHERE,

@@ -9,7 +9,7 @@ from typing import Final
 
 from .mutation import Mutation, agent
 
-GONE: Final = (
+NOT_FOUND: Final = (
     Mutation(
         "not-found-is-gone",
         "a deleted VM's disk that is not found keeps its record until the storage's list agrees",

@@ -11,7 +11,7 @@ from .mutation import Mutation, Patch
 
 _SHARED: Final = "test:contract/commands/test_unfence_shared.py"
 
-REVIEW: Final[tuple[Mutation, ...]] = (
+UNFENCE: Final[tuple[Mutation, ...]] = (
     Mutation(
         "unfence-of-another",
         "the block of an address that another node has by now is not lifted by hand",

@@ -19,11 +19,11 @@ import msgspec
 
 from ..script.by_hand import BY_HAND
 from ..script.catalogue import FAULTS
-from ..script.coverage_aims import STEPS, TRIES, WISH, cell
-from ..script.request_verbs import WISHES
+from ..script.coverage_aims import REQUEST_VERB, STEPS, TRIES, cell
+from ..script.request_verbs import REQUEST_VERBS
 from .play import play
 
-KINDS: Final = (*(verb for verb in FAULTS if verb not in WISHES and verb not in BY_HAND), "wish")
+KINDS: Final = (*(verb for verb in FAULTS if verb not in REQUEST_VERBS and verb not in BY_HAND), "wish")
 """Fault kinds; what people request is counted too, in one row."""
 NEVER: Final[Mapping[tuple[str, str], str]] = {
     ("libvirtd-dies", "barrier"): "the barrier is libvirtd's restart: it is dead already",
@@ -53,7 +53,7 @@ def aim(kind: str, step: str) -> Aimed:
     """Play a cell's script until its fault strikes in that step."""
     for number in range(TRIES):
         report = play(cell(kind, step, number))
-        struck = bool(report.cells.get(f"{WISH if kind == 'wish' else kind} {step}"))
+        struck = bool(report.cells.get(f"{REQUEST_VERB if kind == 'wish' else kind} {step}"))
         if struck or report.violations:
             break
     return Aimed(kind=kind, step=step, number=number, struck=struck, violations=report.violations)
@@ -111,7 +111,7 @@ def _counts(cells: Mapping[str, int]) -> dict[tuple[str, str], int]:
     counts: dict[tuple[str, str], int] = {}
     for name, count in cells.items():
         kind, _, step = name.partition(" ")
-        kind = "wish" if kind in WISHES else kind
+        kind = "wish" if kind in REQUEST_VERBS else kind
         counts[kind, step] = counts.get((kind, step), 0) + count
     return counts
 

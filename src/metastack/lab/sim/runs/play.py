@@ -26,7 +26,7 @@ from ..engine.loop import run as run_virtually
 from ..engine.spec_words import IMAGE
 from ..engine.trace import Trace
 from ..judges.checkers import Checkers
-from ..judges.linearizability_judge import LinearityJudge
+from ..judges.linearizability_judge import LinearizabilityJudge
 from ..judges.placement_judge import PlacementJudge
 from ..judges.versions import judge_versions
 from ..script.catalogue import FAULTS
@@ -74,9 +74,9 @@ class Run:
         self._undone = 0
         self._armed: list[tuple[Step, Fault]] = []
         self._breaking = True
-        self._places = PlacementJudge(lab)
-        self._checkers = Checkers(lab, self._places)
-        self.answers = LinearityJudge(lab.cluster, lab.violation)
+        self._placement_judge = PlacementJudge(lab)
+        self._checkers = Checkers(lab, self._placement_judge)
+        self.answers = LinearizabilityJudge(lab.cluster, lab.violation)
         if "record_version" in dict(script.config):
             judge_versions(lab)
         lab.observer = self
@@ -106,12 +106,12 @@ class Run:
 
     def asked(self, host: SimHost, what: str, about: Any) -> None:
         """An agent asks its hypervisor to boot, to end or to stop a guest."""
-        deeds = self._checkers.deeds
-        deeds.boot(host, about) if what == "boot" else deeds.end(host, about)
+        hypervisor_judge = self._checkers.hypervisor_judge
+        hypervisor_judge.boot(host, about) if what == "boot" else hypervisor_judge.end(host, about)
 
     def ended(self, host: SimHost, uuid: str, spec: DomainSpec | None) -> None:
         """A guest was ended by force."""
-        self._checkers.deeds.ended(host, uuid, spec)
+        self._checkers.hypervisor_judge.ended(host, uuid, spec)
 
     def event(self, node: str, name: str, fields: dict[str, Any]) -> None:
         """An agent logged something."""

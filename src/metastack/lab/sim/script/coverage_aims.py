@@ -63,7 +63,7 @@ STEPS: Final = tuple(ROADS)
 _OF_THE_NODE: Final = ("ready", "domains", "blocked", "barrier")
 """Steps that other nodes take too: only the road's node counts."""
 START_S: Final = 6.0
-WISH: Final = "restart"
+REQUEST_VERB: Final = "restart"
 """The request that stands for all of them."""
 TRIES: Final = 6
 """A request is on its way for a millisecond; a fault that comes too late tries again with other latencies."""
@@ -103,7 +103,11 @@ def cell(kind: str, step: str, number: int) -> Script:
         + "".join(f"at 0 want vm{n} node=n{n}\nat 4 pin vm{n} -\n" for n in range(1, 4))
     )
     other = f"vm{2 + number % 2}"
-    strikes = Step(START_S, WISH, (other,)) if kind == "wish" else fault(kind, "", START_S, 6.0 + number, other)
+    strikes = (
+        Step(START_S, REQUEST_VERB, (other,))
+        if kind == "wish"
+        else fault(kind, "", START_S, 6.0 + number, other)
+    )
     strikes = replace(strikes, on=f"{step}/n1" if step in _OF_THE_NODE else step)
     # The road begins a moment after the fault began to wait for it.
     return base.with_steps([*base.steps, strikes, *road(step, START_S + 0.01, "n1", "vm1")])

@@ -46,7 +46,7 @@ def restored(seed: int, steps: list[Step], until_s: float) -> list[Step]:
     return [*(step for step in steps if step.verb != "fence-by-hand"), *more]
 
 
-def rarer(seed: int, names: list[str], until_s: float) -> list[Step]:
+def rare_steps(seed: int, names: list[str], until_s: float) -> list[Step]:
     """Steps for a seed; for most of them there are none."""
     random = Random(f"{seed}/rarer")
     if random.random() > 1 / 3:

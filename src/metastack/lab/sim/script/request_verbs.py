@@ -10,13 +10,13 @@ from typing import Final
 from ..engine.lab import Lab
 from .verbs import FAULTS, Fault, Undo, nothing
 
-WISHES: Final = (
+REQUEST_VERBS: Final = (
     *("want", "delete", "recreate", "off", "force-off", "on", "restart", "force-restart", "pause", "resume"),
     *("pin", "move", "answers", "cordon", "uncordon", "drain", "undrain", "zone"),
 )
 
 
-def _wish(verb: str) -> None:
+def _request_verb(verb: str) -> None:
     def apply(lab: Lab, args: tuple[str, ...]) -> Undo | None:
         person = lab.operator
         match verb:
@@ -36,5 +36,5 @@ def _wish(verb: str) -> None:
     FAULTS[verb] = Fault(scope, False, apply, f"A person's request: {verb}.")
 
 
-for _verb in WISHES:
-    _wish(_verb)
+for _verb in REQUEST_VERBS:
+    _request_verb(_verb)

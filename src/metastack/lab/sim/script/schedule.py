@@ -14,8 +14,8 @@ from typing import Final
 from .by_hand import BY_HAND
 from .catalogue import FAULTS
 from .coverage_aims import STEPS, aimed
-from .rare_faults import rarer, restored
-from .request_verbs import WISHES
+from .rare_faults import rare_steps, restored
+from .request_verbs import REQUEST_VERBS
 from .script import Script, Step
 
 NODES: Final = 3
@@ -54,7 +54,7 @@ CLUSTER_FAULTS: Final[dict[str, tuple[float, float]]] = {
 }
 CLUSTER_MOMENTS: Final = ("new-leader", "compact", "revoke-some")
 VM_MOMENTS: Final = ("qemu-crash", "guest-off")
-VM_WISHES: Final = (
+VM_REQUEST_VERBS: Final = (
     *(
         "delete",
         "recreate",
@@ -71,7 +71,7 @@ VM_WISHES: Final = (
     *("pin", "move", "want"),
 )
 
-KINDS: Final = tuple(verb for verb in FAULTS if verb not in WISHES and verb not in BY_HAND)
+KINDS: Final = tuple(verb for verb in FAULTS if verb not in REQUEST_VERBS and verb not in BY_HAND)
 """Every fault that a seed may choose."""
 TROUBLE: Final = ("crash", "freeze", "power-cut", "cut", "cut-etcd", "cut-storage", "lose-reply", "late-commit")
 """What strikes the node that is in a step, most of the time."""
@@ -100,7 +100,7 @@ def schedule(seed: int, nodes: int = NODES, vms: int = VMS, until_s: float = UNT
         wish = _wish(random, names, guests, _at(random, 8.0, until_s - 5.0))
         if not words or not _impossible(wish, words):
             steps.append(wish)
-    steps = restored(seed, [*steps, *rarer(seed, names, until_s)], until_s)
+    steps = restored(seed, [*steps, *rare_steps(seed, names, until_s)], until_s)
     config: tuple[tuple[str, str], ...] = ()
     if random.random() < 0.4:
         config = (("lease_ttl_s", str(random.choice((2, 3, 5, 8)))),)
@@ -223,7 +223,7 @@ def _wish(random: Random, names: list[str], guests: list[str], at_s: float) -> S
         return Step(
             at_s, random.choice(("cordon", "uncordon", "drain", "drain", "undrain")), (random.choice(names),)
         )
-    verb, guest = random.choice(VM_WISHES), random.choice(guests)
+    verb, guest = random.choice(VM_REQUEST_VERBS), random.choice(guests)
     args: tuple[str, ...] = (guest,)
     if verb in ("pin", "move"):
         args = (guest, random.choice((*names, "-") if verb == "pin" else names))
