@@ -29,7 +29,7 @@ from metastack.core.model import (
     Volume,
     token_revision,
 )
-from metastack.core.protocol import claims as changes
+from metastack.core.protocol import claims
 from metastack.core.protocol.guards import OwnSession
 from metastack.core.state.cluster_state import Seen
 from metastack.core.state.codec import encode
@@ -159,7 +159,7 @@ def claim(n: int, me: OwnSession, spec_revision: int, apart: str = "") -> Transa
     event = Event(at=AT, by=f"node/{me.node}", what="vm.claimed", object=str(wish.id))
     written = token_revision(me.session)  # with its alive key (nodes)
     facts: Seen[NodeFacts] = Seen(None, written, written)
-    return changes.claim(
+    return claims.claim(
         KEYS, me, wish.id, Seen(wish, spec_revision, spec_revision), new,
         status(n, me, Phase.STARTING), volume, facts, ((KEYS.event(n, f"c{n:06d}"), event),),
     )  # fmt: skip

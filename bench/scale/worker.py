@@ -133,7 +133,7 @@ class Worker:
     ) -> dict[str, Any]:
         """Start agents, one after another. ``most``: claims in one transaction; ``boot_s`` < 0: none boots."""
         patient()
-        agent_claims.MOST = most  # type: ignore[misc]
+        agent_claims.CLAIMS_PER_TRANSACTION = most  # type: ignore[misc]
         for n in range(first, first + count):
             agent = self._agent(n, endpoint, boot_s)
             self._agents.append(agent)
@@ -148,7 +148,7 @@ class Worker:
         return {"pid": os.getpid()}
 
     async def do_most(self, most: int) -> dict[str, Any]:
-        agent_claims.MOST = most  # type: ignore[misc]
+        agent_claims.CLAIMS_PER_TRANSACTION = most  # type: ignore[misc]
         return {}
 
     def _agent(self, n: int, endpoint: str, boot_s: float) -> Agent:

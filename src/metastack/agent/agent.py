@@ -42,7 +42,7 @@ from .reconcile.boot_slots import BootSlots
 from .reconcile.evacuation import Evacuation
 from .reconcile.event_router import Key
 from .reconcile.in_flight import drained, quiet_in_time
-from .reconcile.readiness import AT_ONCE, Readiness
+from .reconcile.readiness import PROBES_AT_ONCE, Readiness
 from .reconcile.stuck_steps import StuckSteps
 from .reconcile.vm_reconciler import VmReconciler
 from .reconcile.workqueue import WorkQueue
@@ -194,7 +194,7 @@ class Agent:
                     self.silence.run(),
                     self._silent_others.run(),
                     *(self._work() for _ in range(self._workers)),
-                    *(self._readiness.work() for _ in range(AT_ONCE)),
+                    *(self._readiness.work() for _ in range(PROBES_AT_ONCE)),
                 )
             ]
             await stop.wait()

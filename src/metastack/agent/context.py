@@ -12,10 +12,10 @@ from ..core.domains import Domain
 from ..core.model import Event, Record, Resources, Trashed, VmId, VmSpec
 from ..core.placement import PlacementEngine, Successors
 from ..core.placement.nodes import plus
-from ..core.protocol import claims as changes
-from ..core.protocol.group_versions import Tokens
+from ..core.protocol import claims
+from ..core.protocol.group_versions import GroupVersions
 from ..core.protocol.restored import held
-from ..core.protocol.rule_versions import NOTICE, heeded
+from ..core.protocol.rule_versions import RULE_VERSION, RuleVersions, heeded
 from ..core.state.cluster_state import ClusterState, wants_on
 from ..core.state.keys import Keys, ParsedKey, about_nodes
 from ..core.state.storage_identity import cluster_id
@@ -145,7 +145,7 @@ class AgentContext:
         record = Event(
             at=self.clock.stamp(), by=f"node/{self.name}", what=what, object=subject, message=message
         )
-        return (changes.event_of(self.keys, self.clock.ms(), self.clock.ident()[:12], record),)
+        return (claims.event_of(self.keys, self.clock.ms(), self.clock.ident()[:12], record),)
 
     def mark(self, kind: str, uuid: str) -> Mark:
         """What an object of this cluster bears."""
@@ -196,19 +196,19 @@ class AgentContext:
             return None
         return ClaimTurn(rank, rank * self.world.config.rank_delay_ms / 1000, now_s - memory.rank_since_s)
 
-    def tokens(self, spec: VmSpec) -> Tokens:
+    def group_versions(self, spec: VmSpec) -> GroupVersions:
         """What this node's claim of that VM has to compare and change, for the group rules that it concerns."""
         world = self.world
         return [
             (self.keys.group(spec.project, group, domain), world.group(spec.project, group, domain))
-            for group, domain in self.engine.tokens(spec, self.name)
+            for group, domain in self.engine.group_versions(spec, self.name)
         ]
 
-    def notices(self, spec: VmSpec) -> Tokens:
+    def rule_versions(self, spec: VmSpec) -> RuleVersions:
         """What a claim of that VM has to compare, so that no group rule that it bears on came meanwhile."""
         keys, world = self.keys, self.world
         return [
-            (keys.group(spec.project, group, NOTICE), world.group(spec.project, group, NOTICE))
+            (keys.group(spec.project, group, RULE_VERSION), world.group(spec.project, group, RULE_VERSION))
             for group in heeded(spec)
         ]
 

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 KEPT: Final = 8
 """Idle threads that wait for another call."""
-MOST: Final = 256
+MAX_CALLS: Final = 256
 """More calls than that are refused: something is very wrong by then."""
 
 
@@ -42,7 +42,7 @@ class Threads:
                 raise RuntimeError(f"{self._name}: closed")
             if self._idle > 0 or self._all == self._at_once > 0:
                 self._idle -= 1
-            elif self._all >= MOST:
+            elif self._all >= MAX_CALLS:
                 raise RuntimeError(f"{self._name}: {self._all} calls have not returned")
             else:
                 name = f"{self._name}-{self._all + 1}"

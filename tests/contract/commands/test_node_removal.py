@@ -17,8 +17,7 @@ from metastack.commands.reading import EVERYTHING, read_world
 from metastack.commands.request import Cluster
 from metastack.commands.vm.change import NewVm, create_vm
 from metastack.core.model import Claim, Fence, FenceReceipt, NodeAlive, NodeFacts, Placement
-from metastack.core.protocol import claims as changes
-from metastack.core.protocol import fences
+from metastack.core.protocol import claims, fences
 from metastack.core.protocol.guards import OwnSession
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.transaction import Committed, Delete, Transaction
@@ -132,7 +131,7 @@ async def registers(rig: Rig) -> None:
     """What its agent does first when it returns."""
     lease = await rig.store.grant(60)
     found = (await world_of(rig)).fence("n1")
-    change = changes.register(rig.keys, NodeAlive(name="n1"), lease.id, found)
+    change = claims.register(rig.keys, NodeAlive(name="n1"), lease.id, found)
     assert isinstance(await rig.store.commit(change), Committed)
 
 

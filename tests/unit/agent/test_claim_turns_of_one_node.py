@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metastack.agent.reconcile.turns import AGAIN_S, ClaimTurns
+from metastack.agent.reconcile.turns import LOOK_AGAIN_S, ClaimTurns
 from metastack.core.model import Claim, ClusterConfig, NodeAlive, NodeFacts, Record, Resources, VmId, VmSpec
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.codec import encode
@@ -83,14 +83,14 @@ def test_all_nodes_look_once_a_deaf_head_is_full() -> None:
 def test_a_lower_rank_looks_only_at_its_turn() -> None:
     cluster = _behind()
     rank = cluster.turns.engine.waiting[VM].head.index(ME)
-    assert cluster.turns.news() == [] and cluster.turns.overdue() == [], "it is the first's to take"
+    assert cluster.turns.to_look_at() == [] and cluster.turns.overdue() == [], "it is the first's to take"
     assert cluster.turns.due_s() == rank * STEP_S
     cluster.now_s = rank * STEP_S
     assert cluster.turns.overdue() == [VM]
     turn = cluster.turns.mine(VM)
     assert turn is not None and turn.rank == rank and turn.waited_s >= turn.delay_s
     assert cluster.turns.overdue() == [], "it was told once"
-    assert cluster.turns.due_s() == cluster.now_s + AGAIN_S, "and is again while it waits"
+    assert cluster.turns.due_s() == cluster.now_s + LOOK_AGAIN_S, "and is again while it waits"
 
 
 def test_a_deaf_rank_is_waited_for_a_shorter_time() -> None:

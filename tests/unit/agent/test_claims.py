@@ -21,7 +21,7 @@ from metastack.core.model import (
     VmStatus,
     Volume,
 )
-from metastack.core.protocol.rule_versions import NOTICE, given
+from metastack.core.protocol.rule_versions import RULE_VERSION, given
 from metastack.core.state.codec import decode, encode
 from metastack.core.state.keys import Kind
 from metastack.core.transaction import Put, Transaction
@@ -262,7 +262,7 @@ def test_tokens_go_with_the_last_of_a_group(tmp_path: Path) -> None:
             await lab.delete(KEYS.claim(spec.id))
             await asyncio.sleep(130)
             notices = [entry.key for entry in lab.cluster.under(KEYS.prefix(Kind.GROUP))]
-            assert any(key.endswith(f"/{NOTICE}") for key in notices), "as long as anybody has the rule"
+            assert any(key.endswith(f"/{RULE_VERSION}") for key in notices), "as long as anybody has the rule"
             await lab.delete(KEYS.vm_spec(spec.id))
             await lab.until("swept", lambda: not lab.cluster.under(KEYS.prefix(Kind.GROUP)), 200)
 

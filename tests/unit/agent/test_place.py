@@ -15,7 +15,7 @@ from agent_rig import KEYS, lab_of
 
 from metastack.agent.cache.informer import Informer
 from metastack.agent.session.hold_file import HoldFile, HoldRecord
-from metastack.agent.session.name_hold import AWAY_S, STABLE_S, USELESS_S, WATCH_S, NameHold
+from metastack.agent.session.name_hold import AWAY_S, STABLE_S, USELESS_S, WATCH_EVERY_S, NameHold
 from metastack.agent.session.session import Session
 from metastack.agent.session.state_files import StateFiles
 from metastack.core.model import Placement
@@ -193,7 +193,7 @@ def test_the_count_is_forgotten(tmp_path: Path, end: str) -> None:
         assert await place.is_useless()
         if end == "ready":
             place.ready()
-            await asyncio.sleep(STABLE_S + WATCH_S)
+            await asyncio.sleep(STABLE_S + WATCH_EVERY_S)
         elif end == "stopped":
             place.forget()
         after = _place(tmp_path, "boot-2" if end == "another-boot" else "boot-1")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from agent_rig import IMAGE, KEYS, Lab, lab_of, vm
 
-from metastack.agent.reconcile.give_back import APART_S, TTL_S
+from metastack.agent.reconcile.give_back import HAND_OVERS_APART_S, PENALTY_TTL_S
 from metastack.core.model import Image, ImageState, Penalty, Phase, VmStatus
 from metastack.core.state.codec import decode, encode
 from metastack.core.state.keys import Kind
@@ -73,7 +73,7 @@ def test_a_reason_of_this_node_gives_it_back(tmp_path: Path, error: Exception) -
             penalty = penalties(lab)[first]
             assert penalty.reason == str(error)
             assert penalty.tries == 3
-            await lab.until("the penalty ends", lambda: not penalties(lab), within_s=TTL_S + 30)
+            await lab.until("the penalty ends", lambda: not penalties(lab), within_s=PENALTY_TTL_S + 30)
             assert lab.where("a") == other
 
     run(play())
@@ -134,9 +134,9 @@ def test_when_all_have_failed_it_stays_failed_with_each_reason(tmp_path: Path) -
             assert found.node != first
             assert "no QEMU on n1" in found.message and "no QEMU on n2" in found.message
             assert found.retry_at, "it is tried again"
-            await asyncio.sleep(2 * APART_S)
+            await asyncio.sleep(2 * HAND_OVERS_APART_S)
             assert penalties(lab).keys() == {first}, "the last one keeps it"
-            assert asyncio.get_running_loop().time() - begun_s > APART_S
+            assert asyncio.get_running_loop().time() - begun_s > HAND_OVERS_APART_S
             # Whoever starts it writes its spec once more: every node is tried, at once.
             lab.hosts[first].hypervisor.fail = lambda _what, _uuid: None
             await lab.want("a")
@@ -154,6 +154,6 @@ def test_it_is_handed_over_once_a_minute_at_most(tmp_path: Path) -> None:
             await lab.want("a")
             await lab.until("once", lambda: len(penalties(lab)) == 1)
             took_s = await lab.until("twice", lambda: len(penalties(lab)) == 2, within_s=200)
-            assert took_s >= APART_S - 1
+            assert took_s >= HAND_OVERS_APART_S - 1
 
     run(play())

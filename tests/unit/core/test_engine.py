@@ -160,7 +160,7 @@ def test_loads_are_those_of_a_fresh_look_whatever_happened(steps: list[tuple[str
         assert bool(wait.head) == bool(fits), (wait, fits)
     for engine in (found.engine, fresh):
         for wait in list(engine.waiting.values()):
-            engine._take_off(wait.vm)
+            engine._withdraw(wait.vm)
     assert {n: v.promised for n, v in found.engine.nodes.items()} == {
         n: v.promised for n, v in fresh.nodes.items()
     }

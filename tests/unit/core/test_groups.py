@@ -71,16 +71,16 @@ def test_tokens_are_for_hard_rules_beyond_one_node() -> None:
     far = GroupTerm(labels={"app": "db"}, topology="zone")
     own = spec("a", labels={"app": "db"}, placement=Placement(anti_affinity=(far,)))
     found.want("a", labels={"app": "db"}, placement=Placement(anti_affinity=(far,)))
-    assert len(found.engine.tokens(own, "n0")) == 1
-    assert found.engine.tokens(own, "n0") != found.engine.tokens(own, "n1")
+    assert len(found.engine.group_versions(own, "n0")) == 1
+    assert found.engine.group_versions(own, "n0") != found.engine.group_versions(own, "n1")
     stranger = spec("s", labels={"app": "db"})
-    assert found.engine.tokens(stranger, "n0") == found.engine.tokens(own, "n0")
+    assert found.engine.group_versions(stranger, "n0") == found.engine.group_versions(own, "n0")
     near = spec("h", labels={"app": "db"}, placement=Placement(anti_affinity=(GroupTerm(labels={"app": "q"}),)))
     found.want("h", placement=near.placement)
-    assert found.engine.tokens(spec("q", labels={"app": "q"}), "n0") == []
+    assert found.engine.group_versions(spec("q", labels={"app": "q"}), "n0") == []
     even = spec("e", labels={"app": "z"}, placement=Placement(spread=(SpreadTerm(labels={"app": "z"}),)))
     found.want("e", labels={"app": "z"}, placement=even.placement)
-    assert [domain for _, domain in found.engine.tokens(even, "n0")] == ["all"]
+    assert [domain for _, domain in found.engine.group_versions(even, "n0")] == ["all"]
 
 
 def test_a_member_bears_a_pending_rules_token() -> None:
@@ -92,21 +92,21 @@ def test_a_member_bears_a_pending_rules_token() -> None:
     rule, member = spec("r", labels={"app": "db"}, placement=apart, cpus=999), spec("m", labels={"app": "db"})
     for vm in (rule, member):
         found.put(KEYS.vm_spec(VmId("default", vm.name)), vm)
-    borne = found.engine.tokens(rule, "n0")
-    assert borne and found.engine.tokens(member, "n1") == borne
+    borne = found.engine.group_versions(rule, "n0")
+    assert borne and found.engine.group_versions(member, "n1") == borne
     # And no longer than anybody has the rule.
     found.put(KEYS.vm_spec(VmId("default", "r2")), spec("r2", placement=apart, cpus=999))
     found.want("r", labels={"app": "db"}, cpus=999)
-    assert found.engine.tokens(member, "n1") == borne
+    assert found.engine.group_versions(member, "n1") == borne
     found.delete(KEYS.vm_spec(VmId("default", "r2")))
-    assert found.engine.tokens(member, "n1") == []
+    assert found.engine.group_versions(member, "n1") == []
     found.want("r3", placement=apart)
     found.claim("r3", "n0")
-    assert found.engine.tokens(member, "n1") == borne
+    assert found.engine.group_versions(member, "n1") == borne
     found.put(KEYS.vm_spec(VmId("default", "r3")), spec("r3", placement=apart, power=Power.OFF))
-    assert found.engine.tokens(member, "n1") == borne, "it is off, but still there"
+    assert found.engine.group_versions(member, "n1") == borne, "it is off, but still there"
     found.delete(KEYS.claim(VmId("default", "r3")))
-    assert found.engine.tokens(member, "n1") == []
+    assert found.engine.group_versions(member, "n1") == []
 
 
 def test_capacity_released_for_a_lost_neighbour_is_reused() -> None:

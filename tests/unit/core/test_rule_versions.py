@@ -9,7 +9,14 @@ from msgspec.structs import replace
 from placement_rig import spec
 
 from metastack.core.model import GroupTerm, Placement, Power, VmSpec
-from metastack.core.protocol.rule_versions import NOTICE, SHARED, given, heeded, of_labels, of_rules
+from metastack.core.protocol.rule_versions import (
+    RULE_VERSION,
+    VERSIONS_PER_PROJECT,
+    given,
+    heeded,
+    of_labels,
+    of_rules,
+)
 from metastack.core.state.keys import Keys
 
 KEYS = Keys()
@@ -27,10 +34,10 @@ def zone(required: bool = True, topology: str = "zone", **labels: str) -> GroupT
 @cases(LABELS, LABELS)
 def test_a_vm_that_a_rule_excludes_compares_its_notice(rule: dict[str, str], labels: dict[str, str]) -> None:
     kept_away = bool(rule) and rule.items() <= labels.items()
-    notices = of_rules(apart(zone(**rule)))
-    assert len(notices) == bool(rule)
+    rule_versions = of_rules(apart(zone(**rule)))
+    assert len(rule_versions) == bool(rule)
     if kept_away:
-        assert notices <= of_labels(spec("other", labels=labels))
+        assert rule_versions <= of_labels(spec("other", labels=labels))
 
 
 def test_what_no_claim_of_another_node_can_break_has_none() -> None:
@@ -57,7 +64,7 @@ def test_notice_is_given_when_a_rule_begins_to_count(
     rule = apart(zone(app="db"), zone(topology="rack", app="db"))
     found = given(KEYS, None if before is None else replace(rule, **before), replace(rule, **after))
     assert len(found) == puts
-    assert all(put.key.endswith(f"/{NOTICE}") and not put.leased for put in found)
+    assert all(put.key.endswith(f"/{RULE_VERSION}") and not put.leased for put in found)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +77,7 @@ def test_notice_is_given_when_a_rule_begins_to_count(
 )
 def test_notice_is_given_of_a_rule_that_became_another(before: GroupTerm, after: GroupTerm) -> None:
     assert {put.key for put in given(KEYS, apart(before), apart(after))} == {
-        KEYS.group("default", group, NOTICE) for group in of_rules(apart(after))
+        KEYS.group("default", group, RULE_VERSION) for group in of_rules(apart(after))
     }
     assert given(KEYS, apart(after), apart(after)) == ()
 
@@ -79,11 +86,13 @@ def test_new_labels_fail_claims_of_the_rule() -> None:
     """All of them: the rule may be told by one that the VM had already."""
     had, has = spec("vm", labels={"app": "db"}), spec("vm", labels={"app": "db", "tier": "1"})
     found = {put.key for put in given(KEYS, had, has)}
-    assert found == {KEYS.group("default", group, NOTICE) for group in of_labels(has)}
-    assert found >= {KEYS.group("default", group, NOTICE) for group in heeded(apart(zone(app="db", tier="1")))}
+    assert found == {KEYS.group("default", group, RULE_VERSION) for group in of_labels(has)}
+    assert found >= {
+        KEYS.group("default", group, RULE_VERSION) for group in heeded(apart(zone(app="db", tier="1")))
+    }
     assert given(KEYS, has, had) == given(KEYS, has, has) == given(KEYS, None, has) == ()
 
 
 def test_a_claim_heeds_few_however_many_labels_its_vm_has() -> None:
     many = spec("vm", labels={f"k{n}": "v" for n in range(64)})
-    assert len(heeded(many)) <= SHARED
+    assert len(heeded(many)) <= VERSIONS_PER_PROJECT

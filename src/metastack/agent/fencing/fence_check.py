@@ -29,7 +29,7 @@ from ..reconcile.vm_memory import VmMemory
 
 log = structlog.get_logger()
 
-AGAIN_S: Final = 1.0
+CHECK_AGAIN_S: Final = 1.0
 """Between two looks whether the fence stands by now."""
 
 
@@ -126,7 +126,7 @@ class FenceCheck:
         message = f"waits: a fence that it was taken over by does not hold ({told}); it is made again"
         if memory.message != message:
             log.error("fence_not_in_force", vm=str(vm), node=node.name, why=told)
-        memory.message, memory.retry_at_s = message, asyncio.get_running_loop().time() + AGAIN_S
+        memory.message, memory.retry_at_s = message, asyncio.get_running_loop().time() + CHECK_AGAIN_S
         for name, why in found.items():
             await self._again(name, why)
         return False

@@ -26,8 +26,8 @@ ROUNDS: Final = 8
 """Clients that are dealt with one after the other, before others get their turn."""
 ASK_S: Final = 10.0
 """A storage that does not say for so long who has a disk open is silent."""
-AGAIN_S: Final = 2.0
-AGAIN_MAX_S: Final = 30.0
+ASK_AGAIN_S: Final = 2.0
+ASK_AGAIN_MAX_S: Final = 30.0
 LEAVE_S: Final = 5.0
 """For so long a kill waits until what its guest left in the storage is cleared away."""
 LOOK_AGAIN_S: Final = 10.0
@@ -141,7 +141,7 @@ class BootGate:
         late = now_s - at_gate.since_s >= gate.PATIENCE_S
         at_gate.failed = late
         at_gate.tries = at_gate.tries + 1 if late and not soon else 0
-        again_s = min(AGAIN_MAX_S, AGAIN_S * 2 ** min(10, at_gate.tries))
+        again_s = min(ASK_AGAIN_MAX_S, ASK_AGAIN_S * 2 ** min(10, at_gate.tries))
         memory.retry_at_s = now_s + again_s
         todo = f"; {gate.WHAT_TO_DO.format(name=spec.id)}" if late and opener.address else ""
         memory.message = f"{what}{todo}"

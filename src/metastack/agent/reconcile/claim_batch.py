@@ -5,7 +5,7 @@ Refuses: deciding who claims (core/plan) and what proves a claim (core/protocol/
 Rule: a merged transaction carries the whole proof of each claim in it. If it fails, the claims that the
 informer shows as lost are left out and the rest goes again. So a claim that lost its race takes none with it.
 
-# Safety: guards are united, never dropped, and two claims that write one key (a token of a group, a disk's
+# Safety: guards are united, never dropped, and two claims that write one key (a group version, a disk's
 record) never are under way together: the second is decided again, from a view that has the first. When the
 outcome is unknown it is unknown for each, and each is settled by its own claim. Capacity, and which VMs may
 share a node, is no matter of two writers, but of promises kept. Between the check and the informer's news of
@@ -20,25 +20,25 @@ from collections.abc import Callable
 from typing import Final
 
 from ...core.model import NodeFacts, VmId, VmSpec
-from ...core.protocol import claims as changes
+from ...core.protocol import claims
 from ...core.state.cluster_state import mod_of, seen
 from ...core.state.keys import Kind
 from ...core.transaction import MAX_OPERATIONS, Transaction, merged
 from ...ports import Refused, Unavailable, UnknownOutcome
 from ..context import AgentContext
 
-MOST: Final = 16
+CLAIMS_PER_TRANSACTION: Final = 16
 """Claims in one transaction."""
-AT_ONCE: Final = 4
+TRANSACTIONS_AT_ONCE: Final = 4
 """Transactions under way. A second one goes only when it is full: fewer and fuller ones cost everybody less."""
 
 
 class _ClaimRequest:
     """One claim that waits to be sent."""
 
-    def __init__(self, vm: VmId, change: Transaction, tokens: dict[tuple[str, ...], int]) -> None:
-        self.vm, self.change, self.tokens = vm, change, tokens
-        """``tokens``: names and compared revisions of the groups' tokens that it bears."""
+    def __init__(self, vm: VmId, change: Transaction, group_versions: dict[tuple[str, ...], int]) -> None:
+        self.vm, self.change, self.group_versions = vm, change, group_versions
+        """``group_versions``: names and compared revisions of those that it bears."""
         self.won: bool | None = None
         self.error: Exception | None = None
         self.news = asyncio.Event()
@@ -76,7 +76,7 @@ class ClaimBatch:
             # A claim that is committed, and no reservation any more, is not in this view (yet).
             raise Unavailable(f"{vm}: this node's view is behind its own last change")
         if node.world.missed_key:
-            # Somebody else's VM is not counted, and the tokens are no older for that.
+            # Somebody else's VM is not counted, and the group versions are no older for that.
             raise Unavailable(f"{vm}: this node's view lost something before {node.world.missed_key}")
         if vm not in self._coming:
             if why := node.turns.short_of(vm, self._coming):
@@ -97,7 +97,7 @@ class ClaimBatch:
         entry = await node.store.get(node.keys.node_facts(node.name))
         if entry is None or entry.mod_revision != self._sent_under[vm]:
             return
-        if not await node.commit(changes.recall(node.keys, node.session.me, seen(NodeFacts, entry))):
+        if not await node.commit(claims.recall(node.keys, node.session.me, seen(NodeFacts, entry))):
             raise Unavailable(f"{vm}: a claim of it is still on its way")
 
     def free(self, vm: VmId) -> None:
@@ -131,7 +131,9 @@ class ClaimBatch:
         return bool(asked.won)
 
     def _may_send(self) -> bool:
-        return not self._sent or (len(self._sent) < AT_ONCE and len(self._line) >= MOST)
+        return not self._sent or (
+            len(self._sent) < TRANSACTIONS_AT_ONCE and len(self._line) >= CLAIMS_PER_TRANSACTION
+        )
 
     def _next(self) -> None:
         """One more transaction may be sent: the first in line sends it."""
@@ -165,7 +167,7 @@ class ClaimBatch:
             guards |= fresh
             written.update(keys)
             effects += len(keys)
-            if len(batch) == MOST:
+            if len(batch) == CLAIMS_PER_TRANSACTION:
                 break
         for asked in batch:
             del self._line[asked]
@@ -223,7 +225,7 @@ class ClaimBatch:
             node.keys.node_facts(node.name): mod_of(world.facts(node.name)),
         }
         return any(now.get(guard.key, guard.value) != guard.value for guard in asked.change.guards) or any(
-            value != mod_of(world.group(*names)) for names, value in asked.tokens.items()
+            value != mod_of(world.group(*names)) for names, value in asked.group_versions.items()
         )
 
     def _tokens(self, change: Transaction) -> dict[tuple[str, ...], int]:

@@ -14,8 +14,9 @@ import structlog
 from ...core import plan
 from ...core.model import Claim, Phase, VmId, VmSpec, VmStatus
 from ...core.plan import VmSnapshot
-from ...core.protocol import claims as changes
-from ...core.protocol.group_versions import Tokens
+from ...core.protocol import claims
+from ...core.protocol.group_versions import GroupVersions
+from ...core.protocol.rule_versions import RuleVersions
 from ...core.transaction import MAX_OPERATIONS, Transaction
 from ...ports import Refused, UnknownOutcome
 from ..context import AgentContext
@@ -64,7 +65,7 @@ class Claimer:
         if node.world.volume(spec.project, spec.volume_uuid) is None:
             volume = volume_of(node, spec)
         event = node.event("vm.claimed", str(vm))
-        change = changes.claim(
+        change = claims.claim(
             node.keys,
             me,
             vm,
@@ -74,8 +75,8 @@ class Claimer:
             volume,
             node.world.facts(node.name),
             event,
-            node.tokens(spec),
-            node.notices(spec),
+            node.group_versions(spec),
+            node.rule_versions(spec),
         )
         if await self._send(vm, change):
             memory.new_disk = volume is not None
@@ -154,14 +155,14 @@ class Claimer:
             # The claim says so, not this agent's memory: the next agent here finds the VM wanted, perhaps.
             to_release=not wanted,
         )
-        tokens: Tokens = ()
-        notices: Tokens = ()
+        group_versions: GroupVersions = ()
+        rule_versions: RuleVersions = ()
         if wanted and spec is not None:
             self._batch.reserve(vm, spec)
-            tokens, notices = node.tokens(spec), node.notices(spec)
+            group_versions, rule_versions = node.group_versions(spec), node.rule_versions(spec)
         phase = Phase.STARTING if same and wanted else Phase.STOPPING
         status = self._first_status(old.ok.uuid, me.session, phase)
-        change = changes.takeover(
+        change = claims.takeover(
             node.keys,
             me,
             vm,
@@ -172,8 +173,8 @@ class Claimer:
             status,
             node.world.facts(node.name),
             node.event("vm.taken_over", str(vm), f"from {old.ok.node}"),
-            tokens,
-            notices,
+            group_versions,
+            rule_versions,
             node.world.storage_identity(),
             flaw,
         )

@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 LOOK_S: Final = 0.5
 """Between two looks at the one that is on its way."""
-AGAIN_S: Final = 5.0
+LOOK_AGAIN_S: Final = 5.0
 """Until those that nobody would take are thought about again."""
 PATIENCE_S: Final = 120.0
 """How long the next waits for one that is released and does not run anywhere."""
@@ -81,7 +81,7 @@ class Evacuation:
                 log.info("evacuating", vm=str(departure.vm), node=node.name, why=departure.why, to=departure.to)
                 self._changed(departure.vm)
                 return LOOK_S
-        return AGAIN_S
+        return LOOK_AGAIN_S
 
     def _anybody(self) -> bool:
         node = self._node

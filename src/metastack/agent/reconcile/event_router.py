@@ -81,11 +81,11 @@ def keys_of(
             nodes.add(key.names[0])
             if key.names[0] == me:
                 yield from (BLOCKED,) if key.kind is Kind.FENCE else (LEAVE,)
-    yield from map(_vm, turns.news())
+    yield from map(_vm, turns.to_look_at())
     if nodes:
         # Who comes or goes changes whose turn it is to do what only one should: fence, release.
         yield from (("node", name, "") for name in world.nodes() if name in nodes or _wants_care(world, name))
-        yield from map(_vm, turns.left)
+        yield from map(_vm, turns.to_release)
 
 
 def _wants_care(world: ClusterState, node: str) -> bool:
@@ -103,7 +103,7 @@ def everything(world: ClusterState, me: str, known: Iterable[VmId], turns: Claim
     yield from (("node", name, "") for name in world.nodes())
     for wait in sorted(turns.engine.waiting.values(), key=lambda wait: wait.line):
         yield _vm(wait.vm)
-    yield from map(_vm, turns.left)
+    yield from map(_vm, turns.to_release)
     yield from (ORPHANS, LEAVE, TTL)
 
 

@@ -20,20 +20,20 @@ import structlog
 from ...core.model import Penalty, VmId, VmSpec
 from ...core.placement import elsewhere
 from ...core.plan import VmSnapshot
-from ...core.protocol import claims as changes
+from ...core.protocol import claims
 from ...ports import NodeFault, ObjectFault, Refused, Unavailable
 from ..context import AgentContext
 from .vm_memory import VmMemory
 
 log = structlog.get_logger()
 
-TRIES: Final = 3
+STARTS_BEFORE_GIVE_BACK: Final = 3
 """Starts that fail one after the other for this node's reason, before it is given back."""
-APART_S: Final = 60.0
+HAND_OVERS_APART_S: Final = 60.0
 """Between two hand-overs of one VM, which is as long as a node that took it from another keeps it at least."""
-TTL_S: Final = 600
+PENALTY_TTL_S: Final = 600
 """Life of a penalty: then the node is tried again, if the VM is still not running well elsewhere."""
-LONGEST: Final = 300
+MAX_REASON_LENGTH: Final = 300
 """Characters of a reason."""
 
 
@@ -57,13 +57,13 @@ def renew(memory: VmMemory, spec_mod: int) -> None:
 
 def why(node: AgentContext, vm: VmId, memory: VmMemory) -> str:
     """Why a VM of this node that does not run is to be given back now; empty: it stays."""
-    if memory.node_faults < TRIES:
+    if memory.node_faults < STARTS_BEFORE_GIVE_BACK:
         return ""
     spec = _spec(node, vm)
     if spec is None or spec.placement.node:
         return ""
     now_s = asyncio.get_running_loop().time()
-    if any(_others(node, spec)) and now_s - memory.held_from_s < APART_S:
+    if any(_others(node, spec)) and now_s - memory.held_from_s < HAND_OVERS_APART_S:
         return ""
     return memory.node_fault if elsewhere(node.engine, node.name, spec) else ""
 
@@ -74,7 +74,11 @@ def attempts_text(node: AgentContext, vm: VmId, memory: VmMemory) -> str:
     if spec is None or not memory.node_faults:
         return ""
     found = [f"; before that on {name}: {one.reason}" for name, one in _others(node, spec)]
-    if memory.node_faults >= TRIES and not spec.placement.node and not elsewhere(node.engine, node.name, spec):
+    if (
+        memory.node_faults >= STARTS_BEFORE_GIVE_BACK
+        and not spec.placement.node
+        and not elsewhere(node.engine, node.name, spec)
+    ):
         found.append("; it fits no other node: it is tried again here")
     return "".join(found)
 
@@ -87,18 +91,18 @@ async def give(node: AgentContext, view: VmSnapshot, reason: str) -> bool:
     assert view.claim is not None
     assert view.spec is not None
     memory, vm = node.memory.of(view.vm), view.vm
-    lease = await node.store.grant(TTL_S)
+    lease = await node.store.grant(PENALTY_TTL_S)
     penalty = Penalty(
         uuid=view.spec.ok.uuid,
         spec_mod=view.spec.mod,
         reason=reason,
         at=node.clock.stamp(),
-        until=node.clock.stamp(TTL_S),
+        until=node.clock.stamp(PENALTY_TTL_S),
         tries=memory.node_faults,
     )
     event = node.event("vm.returned_to_pending", str(vm), f"{node.name} cannot start it: {reason}")
     me, keys = node.session.me, node.keys
-    change = changes.give_back(keys, me, vm, view.claim, view.spec, penalty, lease.id, event)
+    change = claims.give_back(keys, me, vm, view.claim, view.spec, penalty, lease.id, event)
     if not await node.commit(change):
         with suppress(Unavailable, Refused):  # it expires by itself
             await node.store.revoke(lease)
@@ -122,4 +126,4 @@ def _others(node: AgentContext, spec: VmSpec) -> Iterator[tuple[str, Penalty]]:
 def _short(text: str) -> str:
     """One line of a bounded length: QEMU may say a page."""
     line = " ".join(text.split())
-    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+    return line if len(line) <= MAX_REASON_LENGTH else line[: MAX_REASON_LENGTH - 1] + "…"

@@ -19,11 +19,11 @@ from .workqueue import WorkQueue
 
 log = structlog.get_logger()
 
-AT_ONCE: Final = 4
+PROBES_AT_ONCE: Final = 4
 """Probes of one node at one time."""
-ANSWER_S: Final = 1.0
-AGAIN_S: Final = 1.0
-AGAIN_MOST_S: Final = 5.0
+PROBE_ANSWER_S: Final = 1.0
+PROBE_AGAIN_S: Final = 1.0
+PROBE_AGAIN_MAX_S: Final = 5.0
 
 Boot = tuple[int, int, int]
 """Epoch, run and port: what an answer is about."""
@@ -66,7 +66,7 @@ class Readiness:
                 again_s = await self._ask(vm)
             except (Unavailable, Refused) as error:
                 log.info("readiness_probe_failed", vm=str(vm), error=str(error))
-                again_s = AGAIN_MOST_S
+                again_s = PROBE_AGAIN_MAX_S
             finally:
                 self._queue.done(vm)
             if again_s > 0:
@@ -86,14 +86,14 @@ class Readiness:
         if self._answered.get(vm) == boot:
             return 0.0
         for address in dict.fromkeys(a for nic in spec.nics for a in self._node.network.addresses(nic.mac)):
-            if await self._node.network.answers(address, spec.ha.ready_port, ANSWER_S):
+            if await self._node.network.answers(address, spec.ha.ready_port, PROBE_ANSWER_S):
                 self._answered[vm] = boot
                 self._tries.pop(vm, None)
                 log.info("guest_ready", vm=str(vm), node=self._node.name, port=spec.ha.ready_port)
                 self._changed(vm)
                 return 0.0
         tries = self._tries[vm] = self._tries.get(vm, 0) + 1
-        return min(AGAIN_MOST_S, AGAIN_S * tries)
+        return min(PROBE_AGAIN_MAX_S, PROBE_AGAIN_S * tries)
 
     def close(self) -> None:
         """Cancel every appointment."""

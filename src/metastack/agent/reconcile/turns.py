@@ -24,9 +24,9 @@ from ...core.placement.nodes import plus
 from ...core.state.cluster_state import ClusterState, wants_on
 from ...core.state.keys import Kind, ParsedKey
 
-LONGER: Final = 16
+BUSY_HEAD_FACTOR: Final = 16
 """The delay of a rank is this many times longer while those before it take one VM after the other."""
-AGAIN_S: Final = 0.25
+LOOK_AGAIN_S: Final = 0.25
 """A VM that still waits after its head has had its time is looked at again after that; then ever later."""
 
 
@@ -41,7 +41,7 @@ class ClaimTurn(Struct, frozen=True):
 
 
 @dataclass
-class _Since:
+class _HeadStart:
     """Since when those before this node have had a VM to themselves."""
 
     before: tuple[str, ...]
@@ -57,21 +57,21 @@ class ClaimTurns:
 
     def __init__(self, world: ClusterState, me: str, now_s: Callable[[], float]) -> None:
         self._me, self._now_s = me, now_s
-        self._since: dict[VmId, _Since] = {}
-        self._due: list[tuple[float, int, VmId, _Since]] = []
+        self._head_starts: dict[VmId, _HeadStart] = {}
+        self._due: list[tuple[float, int, VmId, _HeadStart]] = []
         """When to look, or to ask whether it is time: the next one first. What was claimed or has other nodes
         before this one by then is passed over."""
         self._count = 0
         self._took_s: dict[str, float] = {}
         """When each node last took a VM that waited."""
-        self._news: dict[VmId, None] = {}
-        self._unproven: dict[VmId, None] = {}
+        self._to_look_at: dict[VmId, None] = {}
+        self._near_promises: dict[VmId, None] = {}
         """VMs that this node left: the VM that they must be near has a promise only, until the next claim."""
-        self.left: dict[VmId, None] = {}
+        self.to_release: dict[VmId, None] = {}
         """Claims of fenced sessions whose VMs are not wanted on: somebody has to release them."""
         self.world = world
         self.engine = PlacementEngine(world, follower=self)
-        self._see_all_left()
+        self._note_all_to_release()
 
     # --- following
 
@@ -80,81 +80,83 @@ class ClaimTurns:
         keys = list(touched)
         if self.engine.update(keys):
             # A spec that is gone was not seen to go: pending VMs were looked for among the specs that exist.
-            self._since = {vm: since for vm, since in self._since.items() if vm in self.engine.waiting}
-            self._see_all_left()
+            self._head_starts = {
+                vm: start for vm, start in self._head_starts.items() if vm in self.engine.waiting
+            }
+            self._note_all_to_release()
         for key in keys:
             match key.kind:
                 case Kind.VM_SPEC | Kind.CLAIM | Kind.HALT:
-                    self._see_left(key.vm)
+                    self._note_to_release(key.vm)
                 case Kind.FENCE:
                     for vm, claim in self.world.claims():
                         if claim.record is not None and claim.record.node == key.names[0]:
-                            self._see_left(vm)
+                            self._note_to_release(vm)
                 case _:
                     pass
 
-    def _see_all_left(self) -> None:
-        self.left.clear()
+    def _note_all_to_release(self) -> None:
+        self.to_release.clear()
         for vm, _ in self.world.claims():
-            self._see_left(vm)
+            self._note_to_release(vm)
 
-    def _see_left(self, vm: VmId) -> None:
+    def _note_to_release(self, vm: VmId) -> None:
         claim = self.world.claim(vm)
         if claim is not None and not owned(self.world, claim) and not wants_on(self.world, vm):
-            self.left[vm] = self._news[vm] = None
+            self.to_release[vm] = self._to_look_at[vm] = None
         else:
-            self.left.pop(vm, None)
+            self.to_release.pop(vm, None)
 
     def assigned(self, wait: PendingVm, missed: bool) -> None:
         head = wait.head
         if not head:
-            self._since.pop(wait.vm, None)
+            self._head_starts.pop(wait.vm, None)
             return
         inside = self._me in head
         before = head[: head.index(self._me)] if inside else head
-        known = self._since.get(wait.vm)
+        known = self._head_starts.get(wait.vm)
         same = known is not None and known.before == before
         if known is not None and same and known.inside == inside:
             return
         # Who came into the head has waited with those before it already.
         at_s = known.at_s if known is not None and same else self._now_s()
-        since = self._since[wait.vm] = _Since(before, at_s, inside, behind=inside and bool(before))
+        start = self._head_starts[wait.vm] = _HeadStart(before, at_s, inside, behind=inside and bool(before))
         if not before:
-            self._news[wait.vm] = None
-        self._appoint(at_s + self._least_s(since, missed), wait.vm, since)
+            self._to_look_at[wait.vm] = None
+        self._appoint(at_s + self._least_s(start, missed), wait.vm, start)
 
-    def _least_s(self, since: _Since, missed: bool) -> float:
+    def _least_s(self, start: _HeadStart, missed: bool) -> float:
         """At least so long it is not this node's turn: no more is computed, for most are claimed by then.
 
         A node that missed gets a third of a rank's delay, and a full one then nothing
         (:mod:`metastack.core.placement.delays`).
         """
-        if not since.before:
-            return AGAIN_S  # it is looked at now, and may have a reason to wait
-        if not since.behind:
+        if not start.before:
+            return LOOK_AGAIN_S  # it is looked at now, and may have a reason to wait
+        if not start.behind:
             return self.step_s
-        return self.step_s / 3 if missed else self.step_s * len(since.before)
+        return self.step_s / 3 if missed else self.step_s * len(start.before)
 
-    def _appoint(self, due_s: float, vm: VmId, since: _Since) -> None:
+    def _appoint(self, due_s: float, vm: VmId, start: _HeadStart) -> None:
         self._count += 1
-        heappush(self._due, (due_s, self._count, vm, since))
+        heappush(self._due, (due_s, self._count, vm, start))
 
     def claimed(self, vm: VmId, node: str, waited: bool) -> None:
-        self._since.pop(vm, None)
+        self._head_starts.pop(vm, None)
         if waited:
             self._took_s[node] = self._now_s()
-        if self._unproven:
-            self._news.update(self._unproven)
-            self._unproven.clear()
+        if self._near_promises:
+            self._to_look_at.update(self._near_promises)
+            self._near_promises.clear()
 
-    def taken_off(self, vm: VmId) -> None:
-        self._since.pop(vm, None)
+    def withdrawn(self, vm: VmId) -> None:
+        self._head_starts.pop(vm, None)
 
     # --- what is asked
 
-    def news(self) -> list[VmId]:
+    def to_look_at(self) -> list[VmId]:
         """What this node should look at since the last time it asked, in the order of the line."""
-        found, self._news = list(self._news), {}
+        found, self._to_look_at = list(self._to_look_at), {}
         return found
 
     @property
@@ -165,7 +167,7 @@ class ClaimTurns:
     def due_s(self) -> float | None:
         """When to ask next what is :meth:`overdue`; None: not before something changes."""
         due = self._due
-        while due and self._since.get(due[0][2]) is not due[0][3]:
+        while due and self._head_starts.get(due[0][2]) is not due[0][3]:
             heappop(due)
         return due[0][0] if due else None
 
@@ -174,40 +176,40 @@ class ClaimTurns:
         head has had its time and they wait still."""
         now_s, found = self._now_s(), list[VmId]()
         while (due_s := self.due_s()) is not None and due_s <= now_s:
-            _, _, vm, since = heappop(self._due)
-            if since.behind:
-                since.behind = False
+            _, _, vm, start = heappop(self._due)
+            if start.behind:
+                start.behind = False
                 found.append(vm)
-                self._appoint(now_s + AGAIN_S, vm, since)
+                self._appoint(now_s + LOOK_AGAIN_S, vm, start)
                 continue
             whole_s = self.engine.delay_ms(vm, len(self.engine.waiting[vm].head)) / 1000
-            due_s = self._from_s(since, whole_s) + whole_s
+            due_s = self._from_s(start, whole_s) + whole_s
             if due_s > now_s:
                 due_s = min(due_s, now_s + self.step_s)  # by then more of the head may be full
             else:
-                due_s = now_s + max(AGAIN_S, now_s - since.at_s)
+                due_s = now_s + max(LOOK_AGAIN_S, now_s - start.at_s)
                 found.append(vm)
-            self._appoint(due_s, vm, since)
+            self._appoint(due_s, vm, start)
         return found
 
-    def _from_s(self, since: _Since, delay_s: float) -> float:
+    def _from_s(self, start: _HeadStart, delay_s: float) -> float:
         """When the time of those before it began, or went on. A node that works off a burst, one VM after the
         other, is not deaf, and a node that came in between would only make it lose. A node that never gets to
         this VM loses its turn all the same, later."""
-        took_s = max((self._took_s.get(name, 0.0) for name in since.before), default=0.0)
-        return max(since.at_s, min(took_s, since.at_s + LONGER * delay_s))
+        took_s = max((self._took_s.get(name, 0.0) for name in start.before), default=0.0)
+        return max(start.at_s, min(took_s, start.at_s + BUSY_HEAD_FACTOR * delay_s))
 
     def mine(self, vm: VmId) -> ClaimTurn | None:
         """This node's turn to take a waiting VM; None when it would not take it."""
-        wait, since = self.engine.waiting.get(vm), self._since.get(vm)
-        if wait is None or since is None:
+        wait, start = self.engine.waiting.get(vm), self._head_starts.get(vm)
+        if wait is None or start is None:
             return None
         now_s = self._now_s()
-        if len(since.before) < len(wait.head):
-            rank = len(since.before)
+        if len(start.before) < len(wait.head):
+            rank = len(start.before)
         else:
             whole_s = self.engine.delay_ms(vm, len(wait.head)) / 1000
-            waited_s = now_s - self._from_s(since, whole_s)
+            waited_s = now_s - self._from_s(start, whole_s)
             if waited_s < whole_s:
                 return ClaimTurn(len(wait.head), whole_s, waited_s)
             found = self.engine.turn(vm, self._me, deep=True)
@@ -215,7 +217,7 @@ class ClaimTurns:
                 return None
             rank = found
         delay_s = self.engine.delay_ms(vm, rank) / 1000
-        return ClaimTurn(rank, delay_s, now_s - self._from_s(since, delay_s))
+        return ClaimTurn(rank, delay_s, now_s - self._from_s(start, delay_s))
 
     def short_of(self, vm: VmId, coming: dict[VmId, VmSpec]) -> tuple[str, ...]:
         """Why this node could not take the waiting VM once those that it is claiming right now are its own."""
@@ -231,7 +233,7 @@ class ClaimTurns:
             for spec in more:
                 self._imagine(spec, -1)
         if not short and (short := self._conflicts_without_promises(vm)):
-            self._unproven[vm] = None
+            self._near_promises[vm] = None
         return short
 
     def _conflicts_without_promises(self, vm: VmId) -> tuple[str, ...]:

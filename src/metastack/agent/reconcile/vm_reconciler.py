@@ -17,9 +17,8 @@ from ...core import plan
 from ...core.domains import Domain, DomainState, of_another
 from ...core.model import Claim, Event, Halt, Phase, VmId, VmStatus
 from ...core.plan import VmSnapshot
-from ...core.plan import plan as decide
 from ...core.protocol import broken_locks as locks
-from ...core.protocol import claims as changes
+from ...core.protocol import claims
 from ...core.state.cluster_state import Seen, mod_of, seen
 from ...ports import Unavailable, UnknownOutcome
 from ..context import AgentContext
@@ -69,7 +68,7 @@ class VmReconciler:
             self._note(view, memory)
             if await self._break_lock(view, memory):
                 continue
-            action = decide(view)
+            action = plan.plan(view)
             if isinstance(action, plan.Boot):
                 assert view.spec is not None
                 if not self._boots.enter(vm, view.spec.ok.ha.priority, view.spec.mod):
@@ -197,7 +196,7 @@ class VmReconciler:
                     epoch=held.record.epoch,
                     since=node.clock.stamp(),
                 )
-                if not await node.commit(changes.adopt(node.keys, node.session.me, vm, held, fresh)):
+                if not await node.commit(claims.adopt(node.keys, node.session.me, vm, held, fresh)):
                     raise Unavailable(f"{vm}: the outcome of the last transaction is still open")
             else:
                 await node.informer.reached(entry.mod_revision)
@@ -240,9 +239,7 @@ class VmReconciler:
                 await self._release(view, action)
             case plan.ForgetHalt() if view.halt is not None:
                 node = self._node
-                await node.commit(
-                    changes.forget_halt(node.keys, node.session.me, view.vm, view.halt, view.spec)
-                )
+                await node.commit(claims.forget_halt(node.keys, node.session.me, view.vm, view.halt, view.spec))
             case _:
                 raise AssertionError(f"no way to do {action}")
 
@@ -292,7 +289,7 @@ class VmReconciler:
             memory.crashes = before.record.crashes
         status = status_of(node, view, view.domains[0] if view.domains else None)
         status = msgspec.structs.replace(status, session=node.session.number)
-        if await node.commit(changes.adopt(node.keys, node.session.me, view.vm, old, status)):
+        if await node.commit(claims.adopt(node.keys, node.session.me, view.vm, old, status)):
             log_owned(node, "adopted", view.vm)
 
     async def _halt(self, view: VmSnapshot) -> None:
@@ -311,7 +308,7 @@ class VmReconciler:
             since=node.clock.stamp(),
             message=message,
         )
-        change = changes.halt(
+        change = claims.halt(
             node.keys,
             node.session.me,
             view.vm,
@@ -349,7 +346,7 @@ class VmReconciler:
         disk = node.world.volume(view.vm.project, held.ok.volume_uuid)
         if disk is not None and (disk.record is None or view.spec is None):
             disk = None  # unreadable, or to be removed
-        change = changes.release(node.keys, node.session.me, view.vm, held, drop, event, disk)
+        change = claims.release(node.keys, node.session.me, view.vm, held, drop, event, disk)
         if await node.commit(change):
             node.memory.forget(view.vm)
             log.info("released", vm=str(view.vm), node=node.name, epoch=held.ok.epoch)
@@ -382,7 +379,7 @@ class VmReconciler:
         extra = [*(node.event(f"vm.{status.phase.value}", str(view.vm), status.message) if moved else ())]
         if told_now := memory.pending_event:
             extra += node.event("vm.ended", str(view.vm), told_now)
-        if not await node.commit(changes.publish(node.keys, node.session.me, view.vm, held, status, extra)):
+        if not await node.commit(claims.publish(node.keys, node.session.me, view.vm, held, status, extra)):
             return
         if memory.pending_event == told_now:
             memory.pending_event = ""
@@ -401,7 +398,7 @@ class VmReconciler:
         if held is not None and view.session and held.session == view.session:
             await self._publish(view)
         elif (view.claim is None or (held is not None and held.node != node.name)) and not (
-            view.domains or memory.claim_in_flight or memory.order_in_flight or view.vm in node.turns.left
+            view.domains or memory.claim_in_flight or memory.order_in_flight or view.vm in node.turns.to_release
         ):
             node.memory.forget(view.vm)  # another's, or nobody's: nothing of it is worth keeping here
         return action.again_in_s

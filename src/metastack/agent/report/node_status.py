@@ -17,7 +17,7 @@ import structlog
 
 from ... import __version__
 from ...core.model import NodeAlive, Resources
-from ...core.protocol import claims as changes
+from ...core.protocol import claims
 from ...core.rate_limits import sums_every_s
 from ...core.state.keys import Kind
 from ...core.state.record_versions import LEVEL, as_written_at
@@ -138,7 +138,7 @@ class NodeStatusReporter:
             if found is not None and not self._worth_it(found.record, wanted):
                 continue
             try:
-                await node.commit(changes.announce(node.keys, node.session.me, wanted))
+                await node.commit(claims.announce(node.keys, node.session.me, wanted))
             except (Unavailable, Refused) as error:
                 log.info("node_status_publish_failed", error=str(error))
 

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from ...core.model import NodeAlive
-from ...core.protocol import claims as changes
+from ...core.protocol import claims
 from ...core.protocol.guards import OwnSession
 from ...core.transaction import Committed
 from ...ports import Denied, Hypervisor, LocalTrouble, Refused, Store
@@ -117,6 +117,6 @@ class ConfigRetry:
         said = world.alive(session.name)
         if said is None or said.record is None or said.record.message != why:
             alive = msgspec.structs.replace(self._describe(), ready=False, generation=session.generation)
-            outcome = await self._store.commit(changes.announce(world.keys, session.me, alive))
+            outcome = await self._store.commit(claims.announce(world.keys, session.me, alive))
             if not isinstance(outcome, Committed):
                 raise Refused("the session was lost before it became ready")

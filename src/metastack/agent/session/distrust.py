@@ -22,7 +22,7 @@ from .state_files import StateFiles
 
 log = structlog.get_logger()
 
-TTL_S = 60
+REFUSAL_TTL_S = 60
 EVERY_S = 15.0
 
 
@@ -70,7 +70,7 @@ class DistrustReporter:
                     if d.managed
                 ),
             )
-            lease = await self._store.grant(TTL_S)
+            lease = await self._store.grant(REFUSAL_TTL_S)
             put = Put(self._keys.refusal(self._name), encode(record), leased=True)
             await self._store.commit(Transaction(name="refuse", guards=(), effects=(put,), lease=lease.id))
         except (Unavailable, Refused) as error:

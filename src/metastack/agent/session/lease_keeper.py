@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from ...core.model import ClusterConfig, NodeAlive, token
-from ...core.protocol import claims as changes
+from ...core.protocol import claims
 from ...core.protocol.guards import OwnSession
 from ...core.state.cluster_state import Seen, seen
 from ...core.state.codec import decode
@@ -74,7 +74,7 @@ class LeaseKeeper:
             me = OwnSession(
                 node=self._name, session=session, lease=entry.lease, generation=found.record.generation
             )
-            if not isinstance(await self._store.commit(changes.announce(self._keys, me, told)), Committed):
+            if not isinstance(await self._store.commit(claims.announce(self._keys, me, told)), Committed):
                 return False
             log.warning("lease_kept", node=self._name, session=session, why=WAITS)
         await self._store.renew(Lease(entry.lease, TRY_S, 0.0))

@@ -25,12 +25,12 @@ USELESS_S: Final = 60.0
 STABLE_S: Final = 30.0
 AWAY_S: Final = 15.0
 """For the others: the grace, and a fence. Twice as long each time."""
-AWAY_MOST_S: Final = 120.0
-SOON_S: Final = 0.2
-SOON_MOST_S: Final = 5.0
-WATCH_S: Final = 5.0
+AWAY_MAX_S: Final = 120.0
+SHORT_SESSION_WAIT_S: Final = 0.2
+SHORT_SESSION_WAIT_MAX_S: Final = 5.0
+WATCH_EVERY_S: Final = 5.0
 """So often it is looked at from beside a step."""
-ANSWER_S: Final = 10.0
+LIBVIRT_ANSWER_S: Final = 10.0
 """A libvirt that needs longer to say what runs may have a guest."""
 
 
@@ -50,7 +50,7 @@ class NameHold:
     async def run(self) -> None:
         """Watch the steps in :meth:`watched`, in a task of its own."""
         while True:
-            await asyncio.sleep(WATCH_S)
+            await asyncio.sleep(WATCH_EVERY_S)
             bound = self._bound
             if bound is None or not await self.is_useless():
                 continue
@@ -60,7 +60,7 @@ class NameHold:
     def begin(self) -> float:
         """Once in a process: how long to stay away still, as an agent that died meanwhile decided; seconds."""
         now_s = asyncio.get_running_loop().time()
-        self._hold_file.begin(now_s, AWAY_MOST_S)
+        self._hold_file.begin(now_s, AWAY_MAX_S)
         self._given_up = self._hold_file.held.given_up
         return max(0.0, self._hold_file.held.away_until_s - now_s)
 
@@ -138,10 +138,10 @@ class NameHold:
         if await self._guests_run():
             return 0.0
         if not vain:
-            return float(min(SOON_MOST_S, SOON_S * 2 ** min(10, self._soon - 2)))
+            return float(min(SHORT_SESSION_WAIT_MAX_S, SHORT_SESSION_WAIT_S * 2 ** min(10, self._soon - 2)))
         self._from_s = None
         self._given_up += 1
-        away_s = float(min(AWAY_MOST_S, AWAY_S * 2 ** min(10, self._given_up - 1)))
+        away_s = float(min(AWAY_MAX_S, AWAY_S * 2 ** min(10, self._given_up - 1)))
         self._hold_file.record_give_up(self._given_up, asyncio.get_running_loop().time() + away_s)
         return away_s
 
@@ -153,7 +153,7 @@ class NameHold:
 
     async def _guests_run(self) -> bool:
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(LIBVIRT_ANSWER_S):
                 return await claimed_guests_run(self._hypervisor, self._informer.world, self._name)
         except (Unavailable, Refused, TimeoutError):
             return True  # perhaps they do

@@ -18,7 +18,7 @@ import structlog
 
 from ...core.domains import Domain, DomainState, of_another
 from ...core.model import Event, Fence, NodeAlive, token
-from ...core.protocol import claims as changes
+from ...core.protocol import claims
 from ...core.protocol.fences import under_way
 from ...core.protocol.guards import OwnSession
 from ...core.state.cluster_state import Seen, seen
@@ -247,7 +247,7 @@ class Session:
             and status.record.session == self.number  # not the word of an owner before me
         ]
         for batch in [mine[at : at + 100] for at in range(0, len(mine), 100)] or [[]]:
-            change = changes.move_to_lease(self._keys, me, lease.id, alive, batch)
+            change = claims.move_to_lease(self._keys, me, lease.id, alive, batch)
             if not isinstance(await self._store.commit(change), Committed):
                 raise Refused("the session was lost while it moved to another lease")
         self._renewal.hold(lease)
@@ -306,7 +306,7 @@ class Session:
         self.since = self._clock.stamp()
         alive = msgspec.structs.replace(self._describe(), ready=False, generation=generation)
         floor = self._etcd_history.floor
-        outcome = await self._store.commit(changes.register(self._keys, alive, lease.id, fence, since))
+        outcome = await self._store.commit(claims.register(self._keys, alive, lease.id, fence, since))
         if not self._etcd_history.answered(floor, outcome.revision, outcome.cluster_id):
             raise Refused(f"this etcd is rejected: {self._etcd_history.doubt}")
         if not isinstance(outcome, Committed):
@@ -515,8 +515,8 @@ class Session:
     async def _become_ready(self) -> None:
         alive = msgspec.structs.replace(self._describe(), ready=True, generation=self.generation)
         about = Event(at=self._clock.stamp(), by=f"node/{self.name}", what="node.ready", object=self.name)
-        told = changes.event_of(self._keys, self._clock.ms(), self._clock.ident()[:12], about)
-        outcome = await self._store.commit(changes.announce(self._keys, self.me, alive, (told,)))
+        told = claims.event_of(self._keys, self._clock.ms(), self._clock.ident()[:12], about)
+        outcome = await self._store.commit(claims.announce(self._keys, self.me, alive, (told,)))
         if not isinstance(outcome, Committed):
             raise Refused("the session was lost before it became ready")
         await self._informer.reached(outcome.revision)

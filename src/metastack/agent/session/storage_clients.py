@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from ...core.model import Fencing, NodeFacts
-from ...core.protocol import claims as changes
+from ...core.protocol import claims
 from ...core.protocol.guards import OwnSession
 from ...core.state.keys import Keys
 from ...core.transaction import Committed
@@ -189,7 +189,7 @@ class StorageClients:
         )
         self._declared = frozenset()
         if wanted != known:
-            outcome = await self._store.commit(changes.declare(self._keys, me, wanted, found))
+            outcome = await self._store.commit(claims.declare(self._keys, me, wanted, found))
             if not isinstance(outcome, Committed):
                 raise Refused("declaring the storage addresses lost a race")
             await self._informer.reached(outcome.revision)

@@ -19,8 +19,7 @@ import structlog
 from msgspec.structs import replace
 
 from ...core.model import Counted, Image, ImageState, Import, Trashed, VmId, Volume
-from ...core.protocol import claims as changes
-from ...core.protocol import disk_life
+from ...core.protocol import claims, disk_life
 from ...core.protocol.guards import in_session, unchanged
 from ...core.state.cluster_state import Seen, mod_of, seen
 from ...core.state.codec import encode
@@ -159,7 +158,7 @@ class Remover:
             return 0.0
         self.stuck.clear(what)
         extra = node.event("volume.removed", uuid, f"disk of {vm}")
-        if await node.commit(changes.forget_volume(node.keys, node.session.me, volume, vm, extra)):
+        if await node.commit(claims.forget_volume(node.keys, node.session.me, volume, vm, extra)):
             log.info("disk_removed", volume=uuid, vm=str(vm), node=node.name)
         return 0.0
 

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from ...core.model import Claim, Event, VmId, VmSpec, Volume
-from ...core.protocol import claims as changes
+from ...core.protocol import claims
 from ...core.protocol.guards import in_session
-from ...core.protocol.rule_versions import NOTICE, of_rules
+from ...core.protocol.rule_versions import RULE_VERSION, of_rules
 from ...core.state.cluster_state import ClusterState, seen
 from ...core.state.keys import Kind
 from ...core.transaction import Delete, Transaction
@@ -88,7 +88,7 @@ class Sweeper:
         if (first := node.disks.first(uuid)) not in (None, (project, uuid)):
             # Safety: specs of two projects named one disk; it is the other's, and was never used for this one.
             log.warning("volume_record_dropped", volume=uuid, vm=str(vm), project=first[0], node=node.name)
-            await node.commit(changes.forget_volume(node.keys, node.session.me, volume, vm))
+            await node.commit(claims.forget_volume(node.keys, node.session.me, volume, vm))
             return 0.0
         if await self._remover.used(uuid):
             # A spec of another name has it: somebody renamed it by hand, or copied it.
@@ -110,7 +110,7 @@ class Sweeper:
 
     def sweeps(self) -> tuple[Callable[[], Awaitable[None]], ...]:
         """What is done now and then, in this order."""
-        return (self.images_being_deleted, self.images, self.trash, self.tokens, self.events)
+        return (self.images_being_deleted, self.images, self.trash, self.group_versions, self.events)
 
     async def images_being_deleted(self) -> None:
         """Finish deletions of images."""
@@ -127,15 +127,15 @@ class Sweeper:
         if self._node.session.ready and self._node.rank_of("sweep:trash") == 0:
             await self._remover.trash()
 
-    async def tokens(self) -> None:
-        """Drop tokens of groups that no claim bears any more, and notices of rules that no VM has.
+    async def group_versions(self) -> None:
+        """Drop group versions that no claim bears any more, and rule versions of rules that no VM has.
 
         Here and not in each release, which must not fail because somebody of the group moved meanwhile.
         """
         node = self._node
         world = node.world
         # Safety: as they are before the first look. What is put while we look, or while the first of them go,
-        # has another revision and is no remains: every claim puts what it bears, every rule its notice.
+        # has another revision and is no remains: every claim puts what it bears, every rule its rule version.
         there = {names: world.group(*names) for names in world.names(Kind.GROUP) if len(names) == 3}
         if not there or not node.session.ready or node.rank_of("sweep:tokens") != 0:
             return
@@ -148,16 +148,18 @@ class Sweeper:
                     return  # nobody knows what it bears
                 continue  # gone since
             if spec.record is None or (claim is not None and claim.record is None):
-                return  # nor of which rules it gave notice
-            borne |= {(vm.project, group, NOTICE) for group in of_rules(spec.record)}
+                return  # nor which rule versions it changed
+            borne |= {(vm.project, group, RULE_VERSION) for group in of_rules(spec.record)}
             if claim is not None:
-                borne |= {(vm.project, *token) for token in node.engine.tokens(spec.record, claim.ok.node)}
+                borne |= {
+                    (vm.project, *version) for version in node.engine.group_versions(spec.record, claim.ok.node)
+                }
             if looked % TOGETHER == 0:
                 await asyncio.sleep(0)
         for names in sorted(there.keys() - borne):
             if (found := there[names]) is not None:
                 key = node.keys.group(*names)
-                await node.commit(changes.forget_token(node.keys, node.session.me, key, found))
+                await node.commit(claims.forget_group_version(node.keys, node.session.me, key, found))
 
     async def _clock_agrees(self) -> bool:
         """Somebody else's clock says about the same: an event of another writer is recent by this node's.

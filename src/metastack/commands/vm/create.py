@@ -42,7 +42,7 @@ from ..request import VMS_AT_ONCE, Cluster, Plan, Request, commit, readable
 from .specs import Changed, label_of, spec_effects
 
 DEFAULT_MEMORY_MIB: Final = 512
-MOST: Final = 1000
+MAX_COUNT: Final = 1000
 _NUMBER: Final = re.compile(r"\{n(?::0?([0-9]{1,2}))?\}")
 
 
@@ -80,8 +80,8 @@ def new_mac() -> str:
 
 def numbered(template: str, count: int, first: int = 1) -> list[str]:
     """``web-{n}`` or ``web-{n:03}`` as a list of names."""
-    if not 1 <= count <= MOST:
-        raise usage("--count", f"{count} is out of range", f"1 to {MOST}")
+    if not 1 <= count <= MAX_COUNT:
+        raise usage("--count", f"{count} is out of range", f"1 to {MAX_COUNT}")
     if first < 0:
         raise usage("--first", f"{first} is less than 0")
     if len(_NUMBER.findall(template)) != 1 or set("{}") & set(_NUMBER.sub("", template)):

@@ -142,7 +142,7 @@ class Group(Record, frozen=True, kw_only=True):
     bears on, so that two such claims, decided from the same view, cannot both be committed."""
 
     vm: str
-    """The last that claimed; of a notice (:mod:`metastack.core.protocol.rule_versions`) whose rule."""
+    """The last that claimed; of a rule version (:mod:`metastack.core.protocol.rule_versions`) whose rule."""
 
 
 class Volume(Record, frozen=True, kw_only=True):

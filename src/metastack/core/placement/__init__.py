@@ -6,7 +6,7 @@ Refuses: clocks, randomness, anything that two agents at one revision could answ
 =============== ===============================================================================
 nodes           what a node is and may promise
 filters         every reason why not, in words
-groups          affinity, anti-affinity, spread by labels; the tokens that make them hard
+groups          affinity, anti-affinity, spread by labels; the group versions that make them hard
 scores          how good a node is for a VM, part by part
 preferences     what one VM likes that another of its shape does not
 node_order      nodes for one shape of VM, best first, kept up to date node by node

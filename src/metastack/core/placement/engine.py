@@ -52,7 +52,7 @@ class Follower(Protocol):
     def claimed(self, vm: VmId, node: str, waited: bool) -> None:
         """A session of that node owns the VM; ``waited``: it was pending until now."""
 
-    def taken_off(self, vm: VmId) -> None:
+    def withdrawn(self, vm: VmId) -> None:
         """The VM is neither owned nor pending."""
 
 
@@ -186,7 +186,7 @@ class PlacementEngine:
         world = self.world
         found, claim = world.spec(vm), world.claim(vm)
         if found is None or (spec := found.record) is None:
-            self._take_off(vm)
+            self._withdraw(vm)
             self.groups.asks(vm, None, ())
             return
         for name in spec.ha.start_after:
@@ -200,13 +200,13 @@ class PlacementEngine:
                 self._claimed(vm, spec, claim.record.node)
             return
         if rules is None:
-            self._take_off(vm)
+            self._withdraw(vm)
             return
         line = (-spec.ha.priority, found.mod, vm.project, vm.name)
         wait = self.waiting.get(vm)
         if wait is not None and wait.line == line and not spec.ha.start_after and world.hint(vm) is None:
             return
-        self._take_off(vm)
+        self._withdraw(vm)
         self.waiting[vm] = PendingVm(vm, line, spec)
         insort(self._line, line)
         self._reopen(line)
@@ -248,9 +248,9 @@ class PlacementEngine:
                 if wait.head and not groups.isdisjoint(self.groups.of(wait.spec)):
                     self._doubtful[wait.vm] = None
 
-    def _take_off(self, vm: VmId) -> None:
+    def _withdraw(self, vm: VmId) -> None:
         if self._follower is not None:
-            self._follower.taken_off(vm)
+            self._follower.withdrawn(vm)
         wait = self.waiting.pop(vm, None)
         if wait is not None:
             del self._line[bisect_left(self._line, wait.line)]
@@ -546,7 +546,8 @@ class PlacementEngine:
             + self.groups.refusals(spec, node)
         )
 
-    def tokens(self, spec: VmSpec, node: str) -> list[tuple[str, str]]:
-        """(group, domain) whose tokens a claim of this VM by that node bears (:meth:`.Groups.tokens`)."""
+    def group_versions(self, spec: VmSpec, node: str) -> list[tuple[str, str]]:
+        """(group, domain) whose versions a claim of this VM by that node bears
+        (:meth:`.Groups.group_versions`)."""
         view = self.nodes.get(node)
-        return self.groups.tokens(spec, view) if view is not None and self.groups.bear_on(spec) else []
+        return self.groups.group_versions(spec, view) if view is not None and self.groups.bear_on(spec) else []

@@ -4,8 +4,8 @@ Owns: how many VMs of a group are in each domain, and what that means for one mo
 Refuses: reading the world; an engine says who was placed where.
 Rule: an anti-affinity binds both sides: who carries its labels is kept away from who asked for it, too.
 
-Hard group rules are proven by the claim: it bears the revision of a token for each (group, domain) that the
-rule looks at (:func:`tokens`), so two claims decided from one view cannot both be committed.
+Hard group rules are proven by the claim: it bears a group version for each (group, domain) that the rule looks
+at (:meth:`Groups.group_versions`), so two claims decided from one view cannot both be committed.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Groups:
     # --- who is where
 
     def asks(self, vm: VmId, spec: VmSpec | None, placed: Iterable[tuple[VmSpec, str]]) -> None:
-        """The rules of this VM count from now on (:meth:`tokens`); None: it has none any more."""
+        """The rules of this VM count from now on (:meth:`group_versions`); None: it has none any more."""
         terms = spec.placement.anti_affinity if spec is not None else ()
         if not terms and vm not in self._askers:
             return
@@ -238,13 +238,13 @@ class Groups:
                     sum_ -= even.weight * members[domain] / max(members.values())
         return sum_
 
-    def tokens(self, spec: VmSpec, node: NodeView) -> list[tuple[str, str]]:
+    def group_versions(self, spec: VmSpec, node: NodeView) -> list[tuple[str, str]]:
         """(group, domain) of every hard rule that a claim of this VM by this node bears on, sorted.
 
-        Safety: a VM that enters a domain changes its token, whether the rule is its own or another's, and
+        Safety: a VM that enters a domain changes its version, whether the rule is its own or another's, and
         compares the revision that its view had. A rule counts from when its VM is seen, not from when that is
         placed: the two may be claimed from one view. A spread looks at all domains, an affinity at where any
-        member is, so these have one token for the whole group (domain ``all``). What one node alone decides
+        member is, so these have one version for the whole group (domain ``all``). What one node alone decides
         (topology ``node``) needs none: an agent claims for its own node only, never from a view older than its
         own last write, and recalls a claim that was not answered
         (:func:`metastack.core.protocol.claims.recall`).

@@ -20,7 +20,7 @@ from . import filters, scores
 from .misses import Misses
 from .nodes import NodeView, on_ring, rendezvous, ring
 
-FEW = 8
+MAX_HASHED_NODES = 8
 """Up to this number, equal nodes are ordered by rendezvous hash, which shares the work most evenly. For more
 nodes one hash each would cost more than all the rest, so those lie on a ring."""
 RELUCTANT = 1 << 34
@@ -116,7 +116,7 @@ class NodeOrder:
                 end = bisect_left(entries, (key + 1) << _PLACES, end)
             if end - at == 1:
                 yield key, [names[entries[at] & mask]]
-            elif end - at <= FEW:
+            elif end - at <= MAX_HASHED_NODES:
                 equal = [names[entry & mask] for entry in entries[at:end]]
                 yield key, sorted(equal, key=lambda name: -rendezvous(subject, name))
             else:

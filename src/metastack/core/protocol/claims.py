@@ -35,8 +35,9 @@ from ..state.codec import encode
 from ..state.keys import Keys
 from ..transaction import Delete, Put, Transaction
 from .fences import closed
-from .group_versions import Tokens, compare_and_change, compare_notices
+from .group_versions import GroupVersions, compare_and_change
 from .guards import Extra, OwnSession, absent, in_session, puts_of, unchanged
+from .rule_versions import RuleVersions, compare_rule_versions
 
 # --- sessions -------------------------------------------------------------------------------------------
 
@@ -133,30 +134,30 @@ def claim(
     volume: Volume | None,
     facts: Seen[NodeFacts] | None,
     extra: Extra = (),
-    tokens: Tokens = (),
-    notices: Tokens = (),
+    group_versions: GroupVersions = (),
+    rule_versions: RuleVersions = (),
 ) -> Transaction:
     """Own a VM that no session owns.
 
     Safety: claim absent, so one wins; the spec is the one that was decided on; ``alive = S``. The epoch is
     stored as 0, "the revision of this put": a number chosen before could repeat (CE4). The volume's record is
     written here, before the disk exists, so that nothing is ever made that no record leads to. ``facts``: this
-    node's record, which :func:`recall` moves. ``notices``: as they were seen, so that no group rule came
+    node's record, which :func:`recall` moves. ``rule_versions``: as they were seen, so that no group rule came
     meanwhile.
     """
-    compared, token_puts = compare_and_change(tokens, vm)
+    compared, version_puts = compare_and_change(group_versions, vm)
     guards = [
         absent(keys.claim(vm)),
         unchanged(keys.vm_spec(vm), spec),
         in_session(keys, me),
         unchanged(keys.node_facts(me.node), facts),
         *compared,
-        *compare_notices(notices),
+        *compare_rule_versions(rule_versions),
     ]
     effects: list[Put | Delete] = [
         Put(keys.claim(vm), encode(new)),
         Put(keys.vm_status(vm), encode(status), leased=True),
-        *token_puts,
+        *version_puts,
     ]
     if volume is not None:
         # Safety: two specs that name one disk are never both claimed.
@@ -181,8 +182,8 @@ def takeover(
     status: VmStatus,
     facts: Seen[NodeFacts] | None,
     extra: Extra = (),
-    tokens: Tokens = (),
-    notices: Tokens = (),
+    group_versions: GroupVersions = (),
+    rule_versions: RuleVersions = (),
     storage: Seen[StorageIdentity] | None = None,
     flaw: str = "",
 ) -> Transaction:
@@ -190,7 +191,7 @@ def takeover(
 
     Safety: the fence record is unchanged and says done through the claim's session; the claim and the spec are
     the ones that were decided on. A VM whose spec is gone is taken over too, to be released. ``facts``:
-    this node's record, which :func:`recall` moves; ``notices`` as in :func:`claim`. ``storage``: what the
+    this node's record, which :func:`recall` moves; ``rule_versions`` as in :func:`claim`. ``storage``: what the
     receipt was compared with, unchanged; ``flaw``: what that found; nothing also when the victim has registered
     above the fence, which stays true.
     """
@@ -198,7 +199,7 @@ def takeover(
         raise ValueError(f"takeover of {vm}: session {old.ok.session} of {old.ok.node} is not fenced")
     if flaw:
         raise ValueError(f"takeover of {vm}: the fence of {old.ok.node} is not valid: {flaw}")
-    compared, token_puts = compare_and_change(tokens, vm)
+    compared, version_puts = compare_and_change(group_versions, vm)
     return Transaction(
         name="takeover",
         guards=(
@@ -209,12 +210,12 @@ def takeover(
             in_session(keys, me),
             unchanged(keys.node_facts(me.node), facts),
             *compared,
-            *compare_notices(notices),
+            *compare_rule_versions(rule_versions),
         ),
         effects=(
             Put(keys.claim(vm), encode(new)),
             Put(keys.vm_status(vm), encode(status), leased=True),
-            *token_puts,
+            *version_puts,
             *puts_of(extra),
         ),
         lease=me.lease,
@@ -362,8 +363,9 @@ def forget_volume(keys: Keys, me: OwnSession, found: Seen[Volume], vm: VmId, ext
     )
 
 
-def forget_token(keys: Keys, me: OwnSession, key: str, found: Seen[Group]) -> Transaction:
-    """Drop a token that no claim bears. Safety: unchanged since that was seen, so no claim came meanwhile."""
+def forget_group_version(keys: Keys, me: OwnSession, key: str, found: Seen[Group]) -> Transaction:
+    """Drop a group version that no claim bears. Safety: unchanged since that was seen, so no claim came
+    meanwhile."""
     guards = (unchanged(key, found), in_session(keys, me))
     return Transaction(name="forget_token", guards=guards, effects=(Delete(key),))
 

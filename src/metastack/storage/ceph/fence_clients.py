@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 ROUNDS: Final = 5
 """A dead node has no new clients; one that is alive and starts guests would be followed for ever."""
-AT_ONCE: Final = 16
+BLOCKS_AT_ONCE: Final = 16
 """Commands to the monitors at one time: each waits for a change of the map, a second at Ceph's defaults."""
 
 
@@ -75,7 +75,7 @@ def _block(handle: Handle, clients: set[str]) -> None:
     if any(client.endswith(":0/0") for client in clients):
         raise BadState(f"{', '.join(sorted(clients))}: one is a whole address")
     # Ends before it returns, whatever one of them raises: this call is counted, so these are.
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="storage-block") as pool:
+    with ThreadPoolExecutor(BLOCKS_AT_ONCE, thread_name_prefix="storage-block") as pool:
         for each in [pool.submit(block, client) for client in sorted(clients)]:
             each.result()
 

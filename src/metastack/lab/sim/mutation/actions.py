@@ -262,7 +262,7 @@ ACTIONS: Final[tuple[Mutation, ...]] = (
         " heard of the notice of that spec's rule",
         (
             Patch("core.state.cluster_state", "ClusterState._apply_one", "self.missed_key = event.key", "pass"),
-            Patch("core.protocol.claims", "takeover", "*compare_notices(notices),", ""),
+            Patch("core.protocol.claims", "takeover", "*compare_rule_versions(rule_versions),", ""),
         ),
         ("watch-loses-a-wish",),
     ),

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from .mutation import CHANGES, SESSION, Mutation, Patch, agent, fence_guard, guard
+from .mutation import CLAIMS, SESSION, Mutation, Patch, agent, fence_guard, guard
 
 _CLAIM_VOLUME: Final = (
-    Patch(CHANGES, "claim", "guards.append(absent(keys.volume(volume.project, volume.uuid)))", "pass"),
+    Patch(CLAIMS, "claim", "guards.append(absent(keys.volume(volume.project, volume.uuid)))", "pass"),
 )
 _STRANGE_CLAIM: Final = agent("reconcile.claimer", "Claimer.claim", "self._refuse_strange_disk(spec, memory)")
 _STRANGE_BOOT: Final = agent(
@@ -74,7 +74,7 @@ GUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "claim-notice",
         "claim: no group rule that it bears on came since it was decided",
-        guard("claim", "*compare_notices(notices)"),
+        guard("claim", "*compare_rule_versions(rule_versions)"),
         ("group-rule-comes-behind-a-claim-on-its-way",),
     ),
     Mutation(
@@ -111,7 +111,7 @@ GUARDS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "takeover-notice",
         "takeover: no group rule that it bears on came since it was decided",
-        guard("takeover", "*compare_notices(notices)"),
+        guard("takeover", "*compare_rule_versions(rule_versions)"),
         ("group-rule-comes-behind-a-takeover",),
     ),
     Mutation(

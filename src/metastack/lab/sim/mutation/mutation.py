@@ -44,13 +44,13 @@ class Mutation:
     """Why a judge cannot see it."""
 
 
-CHANGES: Final = "core.protocol.claims"
+CLAIMS: Final = "core.protocol.claims"
 FENCES: Final = "core.protocol.fences"
 
 
 def guard(change: str, *guards: str) -> tuple[Patch, ...]:
     """Compares of a transaction."""
-    return tuple(Patch(CHANGES, change, guard, "*()") for guard in guards)
+    return tuple(Patch(CLAIMS, change, guard, "*()") for guard in guards)
 
 
 def fence_guard(change: str, *guards: str) -> tuple[Patch, ...]:
