@@ -1,4 +1,4 @@
-"""Boot failures: penalties of nodes that could not start a VM and returned it to pending.
+"""Penalties: nodes that could not start a VM and returned it to pending.
 
 Owns: which nodes a VM passes over for that. Refuses: clocks: a penalty holds as long as its key is there.
 Rule: a penalty is about one version of one spec; nothing has to be removed when that changes.

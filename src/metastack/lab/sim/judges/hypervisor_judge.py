@@ -1,4 +1,4 @@
-"""The judge of deeds: what an agent asks its hypervisor to do to a guest, seen at the moment it asks.
+"""The hypervisor judge: what an agent asks its hypervisor to do to a guest, seen at the moment it asks.
 
 Owns: which guests may be started, and which may be ended. Refuses: knowing why an agent did it; it looks at
 what is true in etcd, on the machine and in the pool. Rule: only what is wrong for certain counts: a request

@@ -1,4 +1,4 @@
-"""The judge of etcd's answers: whatever an agent was told was true at one moment between question and answer.
+"""The linearizability judge: whatever an agent was told was true at one moment between question and answer.
 
 Owns: a picture of etcd's history of its own, made of the events of every revision, and what must hold between
 that and each answer. Refuses: using anything of the twin that answers (its entries, its compares).

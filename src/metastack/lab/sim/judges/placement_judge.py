@@ -1,4 +1,4 @@
-"""The judge of places: hard rules about where VMs may be, looked at in etcd's own history.
+"""The placement judge: hard rules about where VMs may be, looked at in etcd's own history.
 
 Owns: "at most one of a group in a domain", and which nodes and VMs may let guests go.
 Refuses: the agents' engines: it counts claims and labels by itself. Rule: only claims of sessions that no fence

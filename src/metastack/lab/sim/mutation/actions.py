@@ -1,4 +1,4 @@
-"""What an agent does, as mutations: fencing, acting on guests and records, sweeping.
+"""Mutations of actions of an agent: fencing, acting on guests and records, sweeping.
 
 Owns: that part of the list. Refuses: knowing who notices; ``seen_by`` only says who is asked first.
 Rule: where two steps cover each other, the entry takes both away, and says why.

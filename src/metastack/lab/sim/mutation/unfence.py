@@ -1,4 +1,4 @@
-"""What a review found missing, as mutations: whose block a person lifts, and a fence whose record is gone.
+"""Mutations: whose block a person lifts, and a fence whose record is gone.
 
 Owns: that part of the list. Refuses: knowing who notices; ``seen_by`` only says who is asked first.
 """
