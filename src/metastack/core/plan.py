@@ -1,4 +1,4 @@
-"""The rulebook: ``plan(view) -> one Action``. Facts in, one step out; nothing is remembered.
+"""The rulebook: ``plan(snapshot) -> one Action``. Facts in, one step out; nothing is remembered.
 
 Owns: what a node does about one VM (:func:`plan`) and about one other node (:func:`plan_fence`).
 Refuses: clocks, I/O and steps stored from last time; after any crash the next look finds the same facts.
@@ -161,129 +161,130 @@ Action = (
 )
 
 
-def _halted(view: VmSnapshot) -> bool:
+def _halted(snapshot: VmSnapshot) -> bool:
     return is_halted(
-        None if view.spec is None else view.spec.record, None if view.halt is None else view.halt.record
+        None if snapshot.spec is None else snapshot.spec.record,
+        None if snapshot.halt is None else snapshot.halt.record,
     )
 
 
-def wants_on(view: VmSnapshot) -> bool:
+def wants_on(snapshot: VmSnapshot) -> bool:
     return (
-        view.spec is not None
-        and view.spec.record is not None
-        and view.spec.record.power is Power.ON
-        and not _halted(view)
+        snapshot.spec is not None
+        and snapshot.spec.record is not None
+        and snapshot.spec.record.power is Power.ON
+        and not _halted(snapshot)
     )
 
 
-def _covered(view: VmSnapshot, domain: Domain) -> bool:
+def _covered(snapshot: VmSnapshot, domain: Domain) -> bool:
     """The domain runs under a claim of this node that no fence reached.
 
     Safety: by node, not by session. A session that was lost keeps its guests (Ceph's quorum decides who may
     write, not etcd's); one that was fenced does not.
     """
-    if view.claim is None or view.claim.record is None:
+    if snapshot.claim is None or snapshot.claim.record is None:
         return False
-    claim = view.claim.record
-    return claim.node == view.node and claim.uuid == domain.uuid and claim.session > view.fenced_through
+    claim = snapshot.claim.record
+    return claim.node == snapshot.node and claim.uuid == domain.uuid and claim.session > snapshot.fenced_through
 
 
-def plan(view: VmSnapshot) -> Action:
+def plan(snapshot: VmSnapshot) -> Action:
     """One step towards what the spec wants, or why there is none."""
-    if view.claim is not None and view.claim.record is None:
-        return Idle(f"its claim cannot be read: {view.claim.why}")
-    if view.spec is not None and view.spec.record is None:
-        return Idle(f"its spec cannot be read: {view.spec.why}")
+    if snapshot.claim is not None and snapshot.claim.record is None:
+        return Idle(f"its claim cannot be read: {snapshot.claim.why}")
+    if snapshot.spec is not None and snapshot.spec.record is None:
+        return Idle(f"its spec cannot be read: {snapshot.spec.why}")
 
     # Domains first: nothing that is not covered may live, whatever else is true.
-    for domain in view.domains:
+    for domain in snapshot.domains:
         if not domain.managed:
             continue
-        if not _covered(view, domain):
+        if not _covered(snapshot, domain):
             return Kill(domain.uuid, "claimed elsewhere, fenced, or not claimed")
-        if view.claim is not None and domain.epoch != view.claim.ok.epoch:
+        if snapshot.claim is not None and domain.epoch != snapshot.claim.ok.epoch:
             # Safety: a domain of another epoch was booted under a claim that has been lost since.
             return Kill(domain.uuid, f"stale epoch {domain.epoch}")
 
-    if not view.session:
+    if not snapshot.session:
         return Idle("no session: nothing is started, no claimed guest is killed")
-    if not view.ready:
+    if not snapshot.ready:
         return Idle("not ready")
-    if view.claim is None:
-        return _unclaimed(view)
-    if view.claim.ok.node != view.node or view.claim.ok.session <= view.fenced_through:
-        return _foreign(view)
-    if view.claim.ok.session != view.session:
+    if snapshot.claim is None:
+        return _unclaimed(snapshot)
+    if snapshot.claim.ok.node != snapshot.node or snapshot.claim.ok.session <= snapshot.fenced_through:
+        return _foreign(snapshot)
+    if snapshot.claim.ok.session != snapshot.session:
         return Adopt()
-    return _mine(view)
+    return _mine(snapshot)
 
 
-def _unclaimed(view: VmSnapshot) -> Action:
-    if view.halt is not None and (view.spec is None or not _halted(view)):
+def _unclaimed(snapshot: VmSnapshot) -> Action:
+    if snapshot.halt is not None and (snapshot.spec is None or not _halted(snapshot)):
         return ForgetHalt()
-    if not wants_on(view):
+    if not wants_on(snapshot):
         return Idle("nothing to run")
-    return Idle(view.held) if view.held else _in_turn(view, TakeClaim())
+    return Idle(snapshot.held) if snapshot.held else _in_turn(snapshot, TakeClaim())
 
 
-def _in_turn(view: VmSnapshot, action: Action) -> Action:
-    if view.rank is None:
+def _in_turn(snapshot: VmSnapshot, action: Action) -> Action:
+    if snapshot.rank is None:
         return Idle("it does not fit this node")
-    wait_s = view.delay_s - view.waited_s
+    wait_s = snapshot.delay_s - snapshot.waited_s
     if wait_s > 0:
-        return Idle(f"rank {view.rank}: other nodes first", wait_s)
+        return Idle(f"rank {snapshot.rank}: other nodes first", wait_s)
     return action
 
 
-def _foreign(view: VmSnapshot) -> Action:
+def _foreign(snapshot: VmSnapshot) -> Action:
     """Somebody else's claim, or this node's of a fenced session: take it over once its session is fenced."""
-    claim = view.claim.ok if view.claim is not None else None
-    fence = view.owner_fence
+    claim = snapshot.claim.ok if snapshot.claim is not None else None
+    fence = snapshot.owner_fence
     if claim is None or fence is None or fence.record is None or fence.record.through < claim.session:
         return Idle("claimed by another node")
-    if view.fence_flaw:
-        return Idle(f"its fence is not valid: {view.fence_flaw}")
-    return Idle(view.held) if view.held else _in_turn(view, TakeOver())
+    if snapshot.fence_flaw:
+        return Idle(f"its fence is not valid: {snapshot.fence_flaw}")
+    return Idle(snapshot.held) if snapshot.held else _in_turn(snapshot, TakeOver())
 
 
-def _mine(view: VmSnapshot) -> Action:
-    spec = view.spec.record if view.spec is not None else None
-    claim = view.claim.ok if view.claim is not None else None
-    domain = view.domains[0] if view.domains else None
+def _mine(snapshot: VmSnapshot) -> Action:
+    spec = snapshot.spec.record if snapshot.spec is not None else None
+    claim = snapshot.claim.ok if snapshot.claim is not None else None
+    domain = snapshot.domains[0] if snapshot.domains else None
     assert claim is not None
-    if view.damaged:
+    if snapshot.damaged:
         # Safety: it may be the guest, and write: released, or started once more, the VM would run twice.
-        return Idle(view.damaged, HELD_S)
+        return Idle(snapshot.damaged, HELD_S)
     if spec is None or spec.uuid != claim.uuid:
         # Deleted, or created again under the same name: the disk goes too, so there is nothing to save.
         return Kill(domain.uuid, "deleted") if domain is not None else Release(drop_halt=spec is None)
-    if saved(view) and not claim.to_release:
+    if saved(snapshot) and not claim.to_release:
         # What the guest had in memory is in a file here, by somebody's hand: it is not thrown away unasked.
         return Idle("its memory was saved by hand")
-    if not wants_on(view) or view.leave or claim.to_release:
+    if not wants_on(snapshot) or snapshot.leave or claim.to_release:
         # Safety: to_release, it was taken over while it was off. Nobody reserved capacity for it here or proved
         # its groups: switched on again, it is released all the same, and claimed by a node that proves both.
-        return _stop(view, spec, domain) or Release()
+        return _stop(snapshot, spec, domain) or Release()
     if domain is None:
-        if token_generation(claim.epoch) < view.generation:
+        if token_generation(claim.epoch) < snapshot.generation:
             # Safety: of before a restore, and no domain proves it. Under that epoch another node may have been
             # followed by a third; a node that runs the VM now does it under a new one.
             return Release()
-        if view.held:
+        if snapshot.held:
             # Safety: a claim of before a restore; who else runs the VM by now is not known here.
-            return Idle(view.held, HELD_S)
-        if view.give_back:
+            return Idle(snapshot.held, HELD_S)
+        if snapshot.give_back:
             # Safety: no domain of it is here. The release waits for what was sent and not answered.
-            return Release(penalty=view.give_back)
-        if view.retry_in_s > 0:
-            return Idle("waiting before the next boot", view.retry_in_s)
+            return Release(penalty=snapshot.give_back)
+        if snapshot.retry_in_s > 0:
+            return Idle("waiting before the next boot", snapshot.retry_in_s)
         return Boot()
     if domain.run < spec.run:
-        return _stop(view, spec, domain) or Boot()
+        return _stop(snapshot, spec, domain) or Boot()
     if domain.state is DomainState.DEFINED:
-        if view.lost:
+        if snapshot.lost:
             # Safety: undefined and booted once more, the VM would run twice. A person's restart ends that QEMU.
-            return Idle(view.lost, HELD_S)
+            return Idle(snapshot.lost, HELD_S)
         if domain.end is EndReason.SHUTDOWN:
             return RecordHalt()
         crashed = domain.end in (EndReason.CRASHED, EndReason.FAILED)
@@ -291,32 +292,32 @@ def _mine(view: VmSnapshot) -> Action:
     if domain.session != claim.session or domain.transient:
         return Retag(domain.uuid)
     if domain.state is DomainState.IO_ERROR:
-        if view.retry_in_s > 0:
-            return Idle("paused by an I/O error; will try to resume", view.retry_in_s)
+        if snapshot.retry_in_s > 0:
+            return Idle("paused by an I/O error; will try to resume", snapshot.retry_in_s)
         return ResumeGuest(domain.uuid, "I/O error")
     # A pause belongs to one epoch: a VM that was paused where it was lost comes back running.
     pause = spec.paused_epoch == claim.epoch
     if pause and domain.state is DomainState.RUNNING:
         return PauseGuest(domain.uuid)
     if not pause and domain.state is DomainState.PAUSED:
-        if view.retry_in_s > 0:
-            return Idle("another client has its disk open", view.retry_in_s)
+        if snapshot.retry_in_s > 0:
+            return Idle("another client has its disk open", snapshot.retry_in_s)
         return ResumeGuest(domain.uuid)
     return Publish()
 
 
-def saved(view: VmSnapshot) -> bool:
+def saved(snapshot: VmSnapshot) -> bool:
     """Its guest's memory was saved by hand, and it is meant to run on as it was: nobody asked for a restart."""
     domain, spec = (
-        view.domains[0] if view.domains else None,
-        view.spec.record if view.spec is not None else None,
+        snapshot.domains[0] if snapshot.domains else None,
+        snapshot.spec.record if snapshot.spec is not None else None,
     )
-    if domain is None or spec is None or not wants_on(view) or domain.run < spec.run:
+    if domain is None or spec is None or not wants_on(snapshot) or domain.run < spec.run:
         return False
     return domain.state is DomainState.DEFINED and domain.end is EndReason.SAVED
 
 
-def _stop(view: VmSnapshot, spec: VmSpec, domain: Domain | None) -> Action | None:
+def _stop(snapshot: VmSnapshot, spec: VmSpec, domain: Domain | None) -> Action | None:
     """The next step of stopping a domain; None when it is gone."""
     if domain is None:
         return None
@@ -324,10 +325,10 @@ def _stop(view: VmSnapshot, spec: VmSpec, domain: Domain | None) -> Action | Non
         return Kill(domain.uuid, "stopped")
     if spec.force or domain.state in (DomainState.PAUSED, DomainState.IO_ERROR):
         return Kill(domain.uuid, "forced off" if spec.force else "stopped while paused")
-    if view.stop_left_s is not None and view.stop_left_s <= 0:
+    if snapshot.stop_left_s is not None and snapshot.stop_left_s <= 0:
         return Kill(domain.uuid, "did not shut down in time")
-    if view.ask_again_in_s > 0:
-        return Idle("shutting down", view.ask_again_in_s)
+    if snapshot.ask_again_in_s > 0:
+        return Idle("shutting down", snapshot.ask_again_in_s)
     return AskToStop(domain.uuid)
 
 
@@ -381,41 +382,45 @@ class ContinueFence(Struct, frozen=True):
 FenceAction = Idle | OpenIntent | TakeOverIntent | ContinueFence
 
 
-def plan_fence(view: FenceSnapshot) -> FenceAction:
+def plan_fence(snapshot: FenceSnapshot) -> FenceAction:
     """Whether this node should fence that node now."""
-    if not view.session or not view.ready:
+    if not snapshot.session or not snapshot.ready:
         return Idle("not ready")
-    if view.working:
+    if snapshot.working:
         return Idle("fencing it right now")
-    if view.fence is not None and view.fence.record is None:
-        return Idle(f"its fence record cannot be read: {view.fence.why}")
-    by_hand = view.fence is not None and view.fence.ok.intent and view.fence.ok.generation >= view.generation
-    if view.away and not by_hand:
-        return Idle(view.away)
-    if view.fence is not None and view.fence.ok.intent:
+    if snapshot.fence is not None and snapshot.fence.record is None:
+        return Idle(f"its fence record cannot be read: {snapshot.fence.why}")
+    by_hand = (
+        snapshot.fence is not None
+        and snapshot.fence.ok.intent
+        and snapshot.fence.ok.generation >= snapshot.generation
+    )
+    if snapshot.away and not by_hand:
+        return Idle(snapshot.away)
+    if snapshot.fence is not None and snapshot.fence.ok.intent:
         # Also when the victim is back: it waits for this intent to end (a live fencer) or cancels it.
-        if view.holdoff_s > 0:
-            return Idle("the storage refused the fence: trying again", view.holdoff_s)
-        if view.fence.ok.intent_by == view.node:
-            return ContinueFence() if view.fence.ok.intent_session == view.session else TakeOverIntent()
-        if view.fencer_alive or view.rank is None:
+        if snapshot.holdoff_s > 0:
+            return Idle("the storage refused the fence: trying again", snapshot.holdoff_s)
+        if snapshot.fence.ok.intent_by == snapshot.node:
+            return ContinueFence() if snapshot.fence.ok.intent_session == snapshot.session else TakeOverIntent()
+        if snapshot.fencer_alive or snapshot.rank is None:
             return Idle("another node is fencing it")
-        return _fence_in_turn(view, TakeOverIntent())
-    if view.victim_alive:
+        return _fence_in_turn(snapshot, TakeOverIntent())
+    if snapshot.victim_alive:
         return Idle("it is alive")
-    if not view.unfenced_claims and not view.suspected:
+    if not snapshot.unfenced_claims and not snapshot.suspected:
         return Idle("it owns no VM")
-    if view.absent_for_s < view.grace_s:
-        return Idle("grace", view.grace_s - view.absent_for_s)
-    if view.braked:
-        return Idle(view.braked, 5.0)
-    if view.holdoff_s > 0:
-        return Idle("the storage refused the fence: other nodes first", view.holdoff_s)
-    return _fence_in_turn(view, OpenIntent())
+    if snapshot.absent_for_s < snapshot.grace_s:
+        return Idle("grace", snapshot.grace_s - snapshot.absent_for_s)
+    if snapshot.braked:
+        return Idle(snapshot.braked, 5.0)
+    if snapshot.holdoff_s > 0:
+        return Idle("the storage refused the fence: other nodes first", snapshot.holdoff_s)
+    return _fence_in_turn(snapshot, OpenIntent())
 
 
-def _fence_in_turn(view: FenceSnapshot, action: FenceAction) -> FenceAction:
-    if view.rank is None:
+def _fence_in_turn(snapshot: FenceSnapshot, action: FenceAction) -> FenceAction:
+    if snapshot.rank is None:
         return Idle("other nodes fence")
-    wait_s = view.rank * view.rank_delay_s * 4 - view.waited_s
-    return Idle(f"rank {view.rank}: other nodes first", wait_s) if wait_s > 0 else action
+    wait_s = snapshot.rank * snapshot.rank_delay_s * 4 - snapshot.waited_s
+    return Idle(f"rank {snapshot.rank}: other nodes first", wait_s) if wait_s > 0 else action

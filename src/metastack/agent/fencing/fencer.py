@@ -196,18 +196,20 @@ class Fencer:
             # Safety: nor is an intent of a person carried on. The settings may say fencing=client: blocking the
             # whole address would shut out other nodes. A person may also have set the brake against this.
             return 5.0
-        view = self._view(victim)
-        intent = view.fence is not None and view.fence.record is not None and view.fence.record.intent
-        if not intent and (view.victim_alive or not (view.unfenced_claims or view.suspected)):
+        snapshot = self._snapshot(victim)
+        intent = (
+            snapshot.fence is not None and snapshot.fence.record is not None and snapshot.fence.record.intent
+        )
+        if not intent and (snapshot.victim_alive or not (snapshot.unfenced_claims or snapshot.suspected)):
             self._failed.pop(victim, None)
-        action = self._in_turn(view)
+        action = self._in_turn(snapshot)
         if isinstance(action, plan.Idle):
             return action.again_in_s
         if isinstance(action, plan.OpenIntent):
             if why := await self._late_renewals(victim):
                 log.info("fence_deferred", node=self._node.name, victim=victim, why=why)
                 return LATE_AGAIN_S
-            action = self._in_turn(self._view(victim))  # time has passed: another may be at it
+            action = self._in_turn(self._snapshot(victim))  # time has passed: another may be at it
             if isinstance(action, plan.Idle):
                 return action.again_in_s
         self._working.add(victim)
@@ -217,7 +219,7 @@ class Fencer:
             self._working.discard(victim)
         return 1.0
 
-    def _view(self, victim: str) -> plan.FenceSnapshot:
+    def _snapshot(self, victim: str) -> plan.FenceSnapshot:
         """What the rulebook needs, as if it were this node's turn: :meth:`_in_turn` adds the rank."""
         node, world, now_s = self._node, self._node.world, asyncio.get_running_loop().time()
         fence, alive = world.fence(victim), world.alive(victim) is not None
@@ -245,24 +247,25 @@ class Fencer:
             generation=world.generation,
         )
 
-    def _in_turn(self, view: plan.FenceSnapshot) -> plan.FenceAction:
+    def _in_turn(self, snapshot: plan.FenceSnapshot) -> plan.FenceAction:
         """What to do about it, and whether it is this node's turn. The turn is asked last, for a rank looks at
         every node. Time passes for ranks only while a node has to fence it, or all would at once when a brake
         is off."""
-        victim, now_s = view.victim, asyncio.get_running_loop().time()
-        action = plan.plan_fence(view)
+        victim, now_s = snapshot.victim, asyncio.get_running_loop().time()
+        action = plan.plan_fence(snapshot)
         if isinstance(action, plan.Idle | plan.ContinueFence):
             self._rank.pop(victim, None)
             return action
         rank, noted = self._node.rank_of(f"fence:{victim}"), self._rank.get(victim)
-        if noted is None and (view.fence is None or view.fence.ok.intent_by in fences.NOBODY):
-            self._rank[victim] = rank, now_s - view.grace_s  # the grace is over; a fencer that died gets one
+        if noted is None and (snapshot.fence is None or snapshot.fence.ok.intent_by in fences.NOBODY):
+            # the grace is over; a fencer that died gets one
+            self._rank[victim] = rank, now_s - snapshot.grace_s
         elif noted is None or noted[0] != rank:
             self._rank[victim] = rank, now_s
-        if view.suspected and not view.unfenced_claims:
+        if snapshot.suspected and not snapshot.unfenced_claims:
             rank = 0
-        waited_s = now_s - self._rank[victim][1] - view.grace_s
-        return plan.plan_fence(msgspec.structs.replace(view, rank=rank, waited_s=waited_s))
+        waited_s = now_s - self._rank[victim][1] - snapshot.grace_s
+        return plan.plan_fence(msgspec.structs.replace(snapshot, rank=rank, waited_s=waited_s))
 
     async def _fence(self, victim: str, action: plan.FenceAction) -> None:
         node = self._node

@@ -64,12 +64,12 @@ class SilentNodes:
     async def look(self) -> None:
         self._note()
         for victim in list(self._silent):
-            action = plan_silent(self._view(victim))
+            action = plan_silent(self._snapshot(victim))
             if isinstance(action, Idle):
                 self.why[victim] = action.why
                 continue
             # Its own probe, right before: what it knew may be seconds old.
-            if await self._mine.ask() and isinstance(plan_silent(self._view(victim)), FenceSilent):
+            if await self._mine.ask() and isinstance(plan_silent(self._snapshot(victim)), FenceSilent):
                 await self._fence(victim)
             return  # one at a time: the next look sees what came of it
 
@@ -107,7 +107,7 @@ class SilentNodes:
                 return name
         return ""
 
-    def _view(self, victim: str) -> SilenceSnapshot:
+    def _snapshot(self, victim: str) -> SilenceSnapshot:
         node, world, now_s = self._node, self._node.world, asyncio.get_running_loop().time()
         last, from_s = world.silenced(), self._mine.answers_from_s
         whom = last.record.node if last is not None and last.record is not None else ""

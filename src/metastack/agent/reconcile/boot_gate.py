@@ -147,18 +147,24 @@ class BootGate:
         memory.message = f"{what}{todo}"
         memory.failed = late
 
-    async def break_lock(self, view: VmSnapshot, memory: VmMemory, found: Seen[BreakLock]) -> tuple[str, str]:
+    async def break_lock(
+        self, snapshot: VmSnapshot, memory: VmMemory, found: Seen[BreakLock]
+    ) -> tuple[str, str]:
         """Do what a person asked about one client; the answer's name and its message.
 
         Raises Unavailable when the storage does not answer: the request stays.
         """
-        request, held, spec = found.record, view.claim, view.spec.record if view.spec is not None else None
+        request, held, spec = (
+            found.record,
+            snapshot.claim,
+            snapshot.spec.record if snapshot.spec is not None else None,
+        )
         refused = "vm.break-lock.refused"
         if request is None:
             return refused, f"the request cannot be read: {found.why}"
         if held is None or spec is None or request.claim != held.mod or request.uuid != spec.uuid:
             return refused, "its claim has changed since: check again which client has the disk open"
-        running = any(domain.state is not DomainState.DEFINED for domain in view.domains)
+        running = any(domain.state is not DomainState.DEFINED for domain in snapshot.domains)
         try:
             asked = await self._ask(spec, memory, running)
             opener = next((one for one in asked.openers if one.client == request.client), None)

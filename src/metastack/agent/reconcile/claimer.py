@@ -44,11 +44,11 @@ class Claimer:
     def __init__(self, node: AgentContext, batch: ClaimBatch) -> None:
         self._node, self._batch = node, batch
 
-    async def claim(self, view: VmSnapshot, memory: VmMemory) -> None:
+    async def claim(self, snapshot: VmSnapshot, memory: VmMemory) -> None:
         """Claim a VM that no session owns."""
-        node, vm = self._node, view.vm
-        assert view.spec is not None
-        spec = view.spec.ok
+        node, vm = self._node, snapshot.vm
+        assert snapshot.spec is not None
+        spec = snapshot.spec.ok
         self._refuse_strange_disk(spec, memory)
         self._batch.reserve(vm, spec)
         me = node.session.me
@@ -69,7 +69,7 @@ class Claimer:
             node.keys,
             me,
             vm,
-            view.spec,
+            snapshot.spec,
             new,
             status,
             volume,
@@ -130,17 +130,17 @@ class Claimer:
             since=node.clock.stamp(),
         )
 
-    async def take_over(self, view: VmSnapshot) -> None:
+    async def take_over(self, snapshot: VmSnapshot) -> None:
         """Take the claim of a session that is shut out."""
-        assert view.owner_fence is not None
-        assert view.claim is not None
-        node, vm, old = self._node, view.vm, view.claim
+        assert snapshot.owner_fence is not None
+        assert snapshot.claim is not None
+        node, vm, old = self._node, snapshot.vm, snapshot.claim
         me = node.session.me
         if flaw := node.world.fence_flaw(old.ok.node):
             raise Refused(f"{vm}: the fence of {old.ok.node} is not valid: {flaw}")
-        spec = view.spec.record if view.spec is not None else None
+        spec = snapshot.spec.record if snapshot.spec is not None else None
         same = spec is not None and spec.uuid == old.ok.uuid
-        wanted = plan.wants_on(view)
+        wanted = plan.wants_on(snapshot)
         new = Claim(
             node=node.name,
             session=me.session,
@@ -150,7 +150,7 @@ class Claimer:
             generation=me.generation,
             taken_from=old.ok.node,
             taken_before=earlier(old.ok),
-            was_paused=same and was_paused(view),
+            was_paused=same and was_paused(snapshot),
             # Safety: its capacity and its groups are not looked at, so it is never started under this claim.
             # The claim says so, not this agent's memory: the next agent here finds the VM wanted, perhaps.
             to_release=not wanted,
@@ -167,8 +167,8 @@ class Claimer:
             me,
             vm,
             old,
-            view.owner_fence,
-            view.spec,
+            snapshot.owner_fence,
+            snapshot.spec,
             new,
             status,
             node.world.facts(node.name),

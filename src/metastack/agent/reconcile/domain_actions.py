@@ -58,12 +58,12 @@ class DomainActions:
         self._gate, self._fence_check = gate, fence_check
         self._disk = VmDisk(node)
 
-    async def boot(self, view: VmSnapshot, memory: VmMemory) -> bool:
+    async def boot(self, snapshot: VmSnapshot, memory: VmMemory) -> bool:
         """Make the disk if needed, define and start; false when it was not, which ``memory`` then explains."""
-        node, vm, held = self._node, view.vm, view.claim
-        assert view.spec is not None
+        node, vm, held = self._node, snapshot.vm, snapshot.claim
+        assert snapshot.spec is not None
         assert held is not None
-        spec, claim = view.spec.ok, held.ok
+        spec, claim = snapshot.spec.ok, held.ok
         with self._boots.place(vm):
             if memory.order_in_flight:
                 # Safety: an order without an answer (a kill, a shutdown) would land on the guest that starts.
@@ -133,7 +133,7 @@ class DomainActions:
                 if isinstance(error, Denied) and node.keys_refused is not None and await node.keys_refused():
                     return False  # by another key: tried at once, and not counted
                 memory.failed = isinstance(error, Refused | LocalTrouble)
-                giveback.note(memory, error, view.spec.mod)
+                giveback.note(memory, error, snapshot.spec.mod)
                 what = "image or disk is missing: " if isinstance(error, NotFound) else ""
                 memory.message = f"cannot start on {node.name}: {what}{error}"
                 memory.failures += 1
@@ -205,7 +205,7 @@ class DomainActions:
             memory.order_in_flight = True
             raise
 
-    async def kill(self, view: VmSnapshot, action: plan.Kill, memory: VmMemory) -> None:
+    async def kill(self, snapshot: VmSnapshot, action: plan.Kill, memory: VmMemory) -> None:
         """Destroy and undefine; a guest that ended by itself waits before it is booted again."""
         node = self._node
         if action.over and memory.order_in_flight:
@@ -213,17 +213,17 @@ class DomainActions:
             await self._waited_for(memory, action.uuid)
             return  # look again
         await self._ordered(memory, node.hypervisor.kill(action.uuid))
-        log.info("killed", vm=str(view.vm), node=node.name, uuid=action.uuid, why=action.why)
-        domain = next(d for d in view.domains if d.uuid == action.uuid)
+        log.info("killed", vm=str(snapshot.vm), node=node.name, uuid=action.uuid, why=action.why)
+        domain = next(d for d in snapshot.domains if d.uuid == action.uuid)
         if node.session.ready:
-            await self._gate.leave(view.vm, domain.volume_uuid, domain.clients)
+            await self._gate.leave(snapshot.vm, domain.volume_uuid, domain.clients)
         else:
             node.session.killed(domain)
         memory.drift, memory.elsewhere, memory.held_drift, memory.drift_look_s = (), "", False, 0.0
         memory.ended = ""
         if action.over and domain.end is EndReason.DESTROYED:
             memory.ended = memory.pending_event = f"was destroyed by hand on {node.name} (virsh destroy)"
-            log.warning("destroyed_by_hand", vm=str(view.vm), node=node.name, uuid=action.uuid)
+            log.warning("destroyed_by_hand", vm=str(snapshot.vm), node=node.name, uuid=action.uuid)
         if action.crashed:
             now_s = asyncio.get_running_loop().time()
             if memory.healthy_from_s is not None and now_s - memory.healthy_from_s > HEALTHY_S:
@@ -231,11 +231,11 @@ class DomainActions:
             memory.crashes += 1
             self._back_off(memory, memory.crashes)
             memory.message = f"QEMU or the guest crashed ({memory.crashes} times); it is started again"
-            log.warning("crashed", vm=str(view.vm), node=node.name, crashes=memory.crashes)
+            log.warning("crashed", vm=str(snapshot.vm), node=node.name, crashes=memory.crashes)
         if memory.stop_from_s is not None:
             memory.forget_stop()
 
-    async def end_lost(self, view: VmSnapshot, uuid: str, volume: str, memory: VmMemory) -> bool:
+    async def end_lost(self, snapshot: VmSnapshot, uuid: str, volume: str, memory: VmMemory) -> bool:
         """End a QEMU of a VM that libvirtd has no domain of; true when there was one.
 
         Safety: once its claim is given back, another node may start the VM.
@@ -243,24 +243,24 @@ class DomainActions:
         pid = await self._gate.qemu(uuid, lost=True)
         if pid:
             await self._ordered(memory, self._node.hypervisor.kill(uuid))
-            log.warning("orphan_qemu_killed", vm=str(view.vm), node=self._node.name, uuid=uuid, pid=pid)
-            await self._gate.leave(view.vm, volume, memory.clients)
+            log.warning("orphan_qemu_killed", vm=str(snapshot.vm), node=self._node.name, uuid=uuid, pid=pid)
+            await self._gate.leave(snapshot.vm, volume, memory.clients)
         return bool(pid)
 
-    async def ask_to_stop(self, view: VmSnapshot, uuid: str, memory: VmMemory) -> bool:
+    async def ask_to_stop(self, snapshot: VmSnapshot, uuid: str, memory: VmMemory) -> bool:
         """Press the guest's power button; true the first time."""
         now_s = asyncio.get_running_loop().time()
-        domain = next(d for d in view.domains if d.uuid == uuid)
+        domain = next(d for d in snapshot.domains if d.uuid == uuid)
         first = memory.stop_from_s is None
         if first:
             memory.stop_from_s, memory.stop_key = now_s, (uuid, domain.epoch)
         memory.asked_at_s = now_s
         await self._ordered(memory, self._node.hypervisor.shutdown(uuid))
         if first:
-            log.info("shutdown_requested", vm=str(view.vm), node=self._node.name)
+            log.info("shutdown_requested", vm=str(snapshot.vm), node=self._node.name)
         return first
 
-    async def resume(self, view: VmSnapshot, action: plan.ResumeGuest, memory: VmMemory) -> None:
+    async def resume(self, snapshot: VmSnapshot, action: plan.ResumeGuest, memory: VmMemory) -> None:
         """Let a guest run on; after an I/O error only if the storage does not shut this node out."""
         node = self._node
         if action.why:
@@ -270,15 +270,15 @@ class DomainActions:
                 node.session.lose("the storage blocks this node")
                 raise Refused("the storage blocks this node")
             memory.retry_at_s = asyncio.get_running_loop().time() + IO_RETRY_S
-        assert view.spec is not None
-        domain = next((domain for domain in view.domains if domain.uuid == action.uuid), None)
+        assert snapshot.spec is not None
+        domain = next((domain for domain in snapshot.domains if domain.uuid == action.uuid), None)
         if domain is not None and not domain.clients:
             # An older agent started it, or it stopped before anybody looked: nothing says which client it is.
             memory.look_for_clients_s = 0.0
-            await self._gate.note_clients(view.spec.ok, domain, memory)
-        if not await self._gate.passes(view.spec.ok, memory, resuming=True):
+            await self._gate.note_clients(snapshot.spec.ok, domain, memory)
+        if not await self._gate.passes(snapshot.spec.ok, memory, resuming=True):
             # Safety: while it was paused its VM may have been started elsewhere.
             return
         memory.message, memory.failed = "", False
         await node.hypervisor.resume(action.uuid)
-        log.info("resumed", vm=str(view.vm), node=node.name, why=action.why)
+        log.info("resumed", vm=str(snapshot.vm), node=node.name, why=action.why)

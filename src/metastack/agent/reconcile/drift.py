@@ -34,39 +34,39 @@ class DriftDetector:
     def __init__(self, node: AgentContext) -> None:
         self._node = node
 
-    async def look(self, view: VmSnapshot, memory: VmMemory) -> bool:
+    async def look(self, snapshot: VmSnapshot, memory: VmMemory) -> bool:
         """Compare a running guest, now and then; true: there is something new to say."""
         now_s = asyncio.get_running_loop().time()
         if now_s < memory.drift_look_s:
             return False
         memory.drift_look_s = now_s + LOOK_EVERY_S
-        return await self._compare(view, memory)
+        return await self._compare(snapshot, memory)
 
-    async def holds(self, view: VmSnapshot, action: plan.Action, memory: VmMemory) -> bool:
+    async def holds(self, snapshot: VmSnapshot, action: plan.Action, memory: VmMemory) -> bool:
         """Whether this step would end a guest, or clear one away, that wrote elsewhere than on its disk."""
-        if not isinstance(action, plan.AskToStop | plan.Kill) or not _mine(view):
+        if not isinstance(action, plan.AskToStop | plan.Kill) or not _mine(snapshot):
             return False
-        spec, domain = view.spec, view.domains[0] if view.domains else None
+        spec, domain = snapshot.spec, snapshot.domains[0] if snapshot.domains else None
         assert spec is not None
         if domain is None or domain.uuid != action.uuid:
             return False
-        if spec.ok.force and (not plan.wants_on(view) or domain.run < spec.ok.run):
+        if spec.ok.force and (not plan.wants_on(snapshot) or domain.run < spec.ok.run):
             return False  # a person pulls the plug: `--discard-drift` is `--force` too
-        await self._compare(view, memory)
+        await self._compare(snapshot, memory)
         memory.held_drift = bool(memory.elsewhere)
         if memory.held_drift:
-            log.warning("kill_withheld", vm=str(view.vm), node=self._node.name, writes=memory.elsewhere)
+            log.warning("kill_withheld", vm=str(snapshot.vm), node=self._node.name, writes=memory.elsewhere)
         return memory.held_drift
 
-    async def _compare(self, view: VmSnapshot, memory: VmMemory) -> bool:
-        domain = view.domains[0]
-        assert view.spec is not None
-        spec, before = view.spec.ok, (memory.drift, memory.elsewhere)
+    async def _compare(self, snapshot: VmSnapshot, memory: VmMemory) -> bool:
+        domain = snapshot.domains[0]
+        assert snapshot.spec is not None
+        spec, before = snapshot.spec.ok, (memory.drift, memory.elsewhere)
         try:
             live = await self._node.hypervisor.live(domain.uuid)
             source = await self._node.storage.disk_source(spec.volume_uuid)
         except (NotFound, Refused) as error:
-            log.info("drift_check_failed", vm=str(view.vm), error=str(error))
+            log.info("drift_check_failed", vm=str(snapshot.vm), error=str(error))
             return False
         except Unavailable:
             if domain.state is DomainState.DEFINED:
@@ -74,22 +74,22 @@ class DriftDetector:
             return False
         memory.drift, memory.elsewhere = drift_of(live, spec, source.path)
         if before != (memory.drift, memory.elsewhere):
-            log.warning("drift", vm=str(view.vm), node=self._node.name, drift=list(memory.drift))
+            log.warning("drift", vm=str(snapshot.vm), node=self._node.name, drift=list(memory.drift))
             return True
         return False
 
 
-def _mine(view: VmSnapshot) -> bool:
+def _mine(snapshot: VmSnapshot) -> bool:
     """The guest is this VM's, under this node's claim: only its spec can end it."""
-    claim = view.claim.record if view.claim is not None else None
-    spec = view.spec.record if view.spec is not None else None
-    domain = view.domains[0] if view.domains else None
+    claim = snapshot.claim.record if snapshot.claim is not None else None
+    spec = snapshot.spec.record if snapshot.spec is not None else None
+    domain = snapshot.domains[0] if snapshot.domains else None
     return (
         claim is not None
         and spec is not None
         and domain is not None
-        and claim.node == view.node
-        and claim.session > view.fenced_through
+        and claim.node == snapshot.node
+        and claim.session > snapshot.fenced_through
         and claim.uuid == spec.uuid == domain.uuid
         and domain.epoch == claim.epoch
     )

@@ -83,18 +83,18 @@ def attempts_text(node: AgentContext, vm: VmId, memory: VmMemory) -> str:
     return "".join(found)
 
 
-async def give(node: AgentContext, view: VmSnapshot, reason: str) -> bool:
+async def give(node: AgentContext, snapshot: VmSnapshot, reason: str) -> bool:
     """Give it back, with its penalty; false when somebody changed it meanwhile.
 
     Nothing of it can begin here any more, and no domain of it is here: the caller made sure.
     """
-    assert view.claim is not None
-    assert view.spec is not None
-    memory, vm = node.memory.of(view.vm), view.vm
+    assert snapshot.claim is not None
+    assert snapshot.spec is not None
+    memory, vm = node.memory.of(snapshot.vm), snapshot.vm
     lease = await node.store.grant(PENALTY_TTL_S)
     penalty = Penalty(
-        uuid=view.spec.ok.uuid,
-        spec_mod=view.spec.mod,
+        uuid=snapshot.spec.ok.uuid,
+        spec_mod=snapshot.spec.mod,
         reason=reason,
         at=node.clock.stamp(),
         until=node.clock.stamp(PENALTY_TTL_S),
@@ -102,13 +102,13 @@ async def give(node: AgentContext, view: VmSnapshot, reason: str) -> bool:
     )
     event = node.event("vm.returned_to_pending", str(vm), f"{node.name} cannot start it: {reason}")
     me, keys = node.session.me, node.keys
-    change = claims.give_back(keys, me, vm, view.claim, view.spec, penalty, lease.id, event)
+    change = claims.give_back(keys, me, vm, snapshot.claim, snapshot.spec, penalty, lease.id, event)
     if not await node.commit(change):
         with suppress(Unavailable, Refused):  # it expires by itself
             await node.store.revoke(lease)
         return False
     node.memory.forget(vm)
-    log.warning("returned_to_pending", vm=str(vm), node=node.name, epoch=view.claim.ok.epoch, why=reason)
+    log.warning("returned_to_pending", vm=str(vm), node=node.name, epoch=snapshot.claim.ok.epoch, why=reason)
     return True
 
 

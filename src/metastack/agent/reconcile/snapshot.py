@@ -22,7 +22,7 @@ ASK_EVERY_S = 5.0
 
 
 async def look(node: AgentContext, vm: VmId, domains: tuple[Domain, ...]) -> VmSnapshot:
-    """The view of one VM; ``domains`` were just read from the hypervisor."""
+    """The snapshot of one VM; ``domains`` were just read from the hypervisor."""
     world, memory, session = node.world, node.memory.of(vm), node.session
     now_s = asyncio.get_running_loop().time()
     claim = world.claim(vm)
@@ -59,11 +59,11 @@ async def look(node: AgentContext, vm: VmId, domains: tuple[Domain, ...]) -> VmS
     )
 
 
-def _phase(view: VmSnapshot, claim: Claim, memory: VmMemory, domain: Domain | None) -> Phase:
+def _phase(snapshot: VmSnapshot, claim: Claim, memory: VmMemory, domain: Domain | None) -> Phase:
     if memory.stop_from_s is not None or (claim.to_release and domain is None):
         return Phase.STOPPING
     if domain is None or domain.state is DomainState.DEFINED:
-        if memory.failed or memory.lost or memory.held_drift or plan.saved(view):
+        if memory.failed or memory.lost or memory.held_drift or plan.saved(snapshot):
             return Phase.FAILED
         return Phase.WAITING if memory.gate.since_s is not None else Phase.STARTING
     if domain.state is DomainState.RUNNING:
@@ -79,9 +79,9 @@ SAVED = (
 )
 
 
-def by_hand(node: AgentContext, view: VmSnapshot, memory: VmMemory) -> str:
+def by_hand(node: AgentContext, snapshot: VmSnapshot, memory: VmMemory) -> str:
     """What somebody did to its domain that keeps this node from what the spec wants."""
-    if plan.saved(view):
+    if plan.saved(snapshot):
         return SAVED.format(node=node.name)
     if memory.held_drift:
         return held_words(memory.elsewhere, node.name)
@@ -98,17 +98,17 @@ def _said(phase: Phase, claim: Claim, level: int) -> Phase:
     return as_written_at(status, level).phase
 
 
-def status_of(node: AgentContext, view: VmSnapshot, domain: Domain | None) -> VmStatus:
+def status_of(node: AgentContext, snapshot: VmSnapshot, domain: Domain | None) -> VmStatus:
     """What the claimant should publish about its VM right now."""
-    memory = node.memory.of(view.vm)
-    claim = view.claim.ok if view.claim is not None else None
+    memory = node.memory.of(snapshot.vm)
+    claim = snapshot.claim.ok if snapshot.claim is not None else None
     assert claim is not None
-    spec = view.spec.record if view.spec is not None else None
-    phase = _said(_phase(view, claim, memory, domain), claim, node.world.level)
-    before_all = memory.damaged or memory.lost or by_hand(node, view, memory)
+    spec = snapshot.spec.record if snapshot.spec is not None else None
+    phase = _said(_phase(snapshot, claim, memory, domain), claim, node.world.level)
+    before_all = memory.damaged or memory.lost or by_hand(node, snapshot, memory)
     message = before_all or memory.message
     if memory.node_faults and not before_all:
-        message += giveback.attempts_text(node, view.vm, memory)
+        message += giveback.attempts_text(node, snapshot.vm, memory)
     if domain is not None and domain.state is DomainState.IO_ERROR and not memory.gate.held_by:
         message = "paused by an I/O error of its disk; resumes when the storage answers"
     elif not message and claim.to_release:
@@ -121,13 +121,13 @@ def status_of(node: AgentContext, view: VmSnapshot, domain: Domain | None) -> Vm
     if spec is not None and phase in (Phase.RUNNING, Phase.PAUSED):
         for nic in spec.nics:
             ips.extend(node.network.addresses(nic.mac))
-    old = node.world.status(view.vm)
+    old = node.world.status(snapshot.vm)
     before = old.record if old is not None else None
     ready = spec is None or not spec.ha.ready_port
     if not ready and spec is not None and domain is not None and phase is Phase.RUNNING:
         ready = node.guest_ready(spec, claim.epoch, domain.run)
     same = before is not None and before.phase is phase and before.uuid == claim.uuid
-    retry = view.retry_in_s > 0 and (memory.crashes > 0 or memory.failures > 0)
+    retry = snapshot.retry_in_s > 0 and (memory.crashes > 0 or memory.failures > 0)
     return VmStatus(
         uuid=claim.uuid,
         phase=phase,
@@ -143,16 +143,18 @@ def status_of(node: AgentContext, view: VmSnapshot, domain: Domain | None) -> Vm
         disk_held_by=memory.gate.held_by,
         drift=memory.drift if domain is not None else (),
         elsewhere=memory.elsewhere if domain is not None else "",
-        retry_at=(before.retry_at if same and before and before.retry_at else node.clock.stamp(view.retry_in_s))
+        retry_at=(
+            before.retry_at if same and before and before.retry_at else node.clock.stamp(snapshot.retry_in_s)
+        )
         if retry
         else "",
     )
 
 
-def was_paused(view: VmSnapshot) -> bool:
+def was_paused(snapshot: VmSnapshot) -> bool:
     """The VM was meant to be paused in the epoch that is being taken over."""
-    spec = view.spec.record if view.spec is not None else None
-    claim = view.claim.record if view.claim is not None else None
+    spec = snapshot.spec.record if snapshot.spec is not None else None
+    claim = snapshot.claim.record if snapshot.claim is not None else None
     return (
         spec is not None
         and claim is not None

@@ -64,33 +64,36 @@ class VmReconciler:
             memory = self._node.memory.of(vm)
             if memory.claim_in_flight:
                 await self._settle(vm, memory)
-            view = await look(self._node, vm, await self._domains(vm))
-            self._note(view, memory)
-            if await self._break_lock(view, memory):
+            snapshot = await look(self._node, vm, await self._domains(vm))
+            self._note(snapshot, memory)
+            if await self._break_lock(snapshot, memory):
                 continue
-            action = plan.plan(view)
+            action = plan.plan(snapshot)
             if isinstance(action, plan.Boot):
-                assert view.spec is not None
-                if not self._boots.enter(vm, view.spec.ok.ha.priority, view.spec.mod):
+                assert snapshot.spec is not None
+                if not self._boots.enter(vm, snapshot.spec.ok.ha.priority, snapshot.spec.mod):
                     return 0.0  # it is looked at again when a place is free
             else:
                 self._boots.withdraw(vm)
             if isinstance(action, plan.Idle):
-                return await self._idle(view, action, memory)
-            if await self._drift.holds(view, action, memory):
-                await self._publish(view)
+                return await self._idle(snapshot, action, memory)
+            if await self._drift.holds(snapshot, action, memory):
+                await self._publish(snapshot)
                 return HELD_S
             if isinstance(action, plan.Publish):
                 memory.held_drift = False
-                await self._publish(view)
-                if view.spec is not None and await self._drift.look(view, memory):
-                    await self._publish(view)
+                await self._publish(snapshot)
+                if snapshot.spec is not None and await self._drift.look(snapshot, memory):
+                    await self._publish(snapshot)
                 # A paused guest that an older agent started is resumed only when its client is known.
-                if view.spec is not None and view.domains[0].state in (DomainState.RUNNING, DomainState.PAUSED):
-                    await self._gate.note_clients(view.spec.ok, view.domains[0], memory)
-                return self._watch_health(view, memory)
+                if snapshot.spec is not None and snapshot.domains[0].state in (
+                    DomainState.RUNNING,
+                    DomainState.PAUSED,
+                ):
+                    await self._gate.note_clients(snapshot.spec.ok, snapshot.domains[0], memory)
+                return self._watch_health(snapshot, memory)
             try:
-                await self._do(view, action, memory)
+                await self._do(snapshot, action, memory)
             except UnknownOutcome:
                 memory.claim_in_flight = True
                 raise
@@ -142,31 +145,34 @@ class VmReconciler:
                         f"restart the VM, or kill {pid}; until then it does not start"
                     )
 
-    def _note(self, view: VmSnapshot, memory: VmMemory) -> None:
+    def _note(self, snapshot: VmSnapshot, memory: VmMemory) -> None:
         """Forget a stop that is over: another domain, or none; and why a guest did not start that runs."""
-        domain = view.domains[0] if view.domains else None
+        domain = snapshot.domains[0] if snapshot.domains else None
         key = (domain.uuid, domain.epoch) if domain is not None else ("", 0)
         running = domain is not None and domain.state is not DomainState.DEFINED
-        again = domain is not None and plan.wants_on(view) and not view.leave
-        again = again and domain is not None and domain.run >= view.spec.ok.run  # type: ignore[union-attr]
+        again = domain is not None and plan.wants_on(snapshot) and not snapshot.leave
+        again = again and domain is not None and domain.run >= snapshot.spec.ok.run  # type: ignore[union-attr]
         if running and memory.failures:
             self._domain_actions.began(memory)
-        elif view.spec is not None:
-            giveback.renew(memory, view.spec.mod)
+        elif snapshot.spec is not None:
+            giveback.renew(memory, snapshot.spec.mod)
         if memory.stop_from_s is not None and (not running or key != memory.stop_key or again):
             memory.forget_stop()
 
-    async def _still_so(self, view: VmSnapshot) -> bool:
-        """Ask etcd itself whether claim and spec are as the view has them, before a domain is destroyed.
+    async def _still_so(self, snapshot: VmSnapshot) -> bool:
+        """Ask etcd itself whether claim and spec are as the snapshot has them, before a domain is destroyed.
 
         Safety: watches have been known to lose events. A node that missed its own claim's must not kill its VM.
         """
         node = self._node
-        expected = {node.keys.claim(view.vm): mod_of(view.claim), node.keys.vm_spec(view.vm): mod_of(view.spec)}
+        expected = {
+            node.keys.claim(snapshot.vm): mod_of(snapshot.claim),
+            node.keys.vm_spec(snapshot.vm): mod_of(snapshot.spec),
+        }
         for key, revision in expected.items():
             entry = await node.store.get(key)
             if (entry.mod_revision if entry is not None else 0) != revision:
-                log.info("informer_stale", vm=str(view.vm), node=node.name, key=key)
+                log.info("informer_stale", vm=str(snapshot.vm), node=node.name, key=key)
                 await node.informer.look()
                 return False
         return True
@@ -208,54 +214,56 @@ class VmReconciler:
 
     # --- acting
 
-    async def _do(self, view: VmSnapshot, action: plan.Action, memory: VmMemory) -> None:
+    async def _do(self, snapshot: VmSnapshot, action: plan.Action, memory: VmMemory) -> None:
         match action:
             case plan.TakeClaim():
-                await self._claimer.claim(view, memory)
+                await self._claimer.claim(snapshot, memory)
             case plan.TakeOver():
-                await self._claimer.take_over(view)
+                await self._claimer.take_over(snapshot)
             case plan.Adopt():
-                await self._adopt(view, memory)
+                await self._adopt(snapshot, memory)
             case plan.Boot():
-                if await self._domain_actions.boot(view, memory) and view.claim is not None:
-                    self.known.setdefault(view.vm, set()).add(view.claim.ok.uuid)
+                if await self._domain_actions.boot(snapshot, memory) and snapshot.claim is not None:
+                    self.known.setdefault(snapshot.vm, set()).add(snapshot.claim.ok.uuid)
             case plan.Kill():
-                if await self._still_so(view):
-                    await self._domain_actions.kill(view, action, memory)
+                if await self._still_so(snapshot):
+                    await self._domain_actions.kill(snapshot, action, memory)
             case plan.AskToStop():
-                if await self._domain_actions.ask_to_stop(view, action.uuid, memory):
-                    await self._publish(await look(self._node, view.vm, view.domains))
+                if await self._domain_actions.ask_to_stop(snapshot, action.uuid, memory):
+                    await self._publish(await look(self._node, snapshot.vm, snapshot.domains))
             case plan.PauseGuest():
                 await self._node.hypervisor.pause(action.uuid)
-                log.info("paused", vm=str(view.vm), node=self._node.name)
+                log.info("paused", vm=str(snapshot.vm), node=self._node.name)
             case plan.ResumeGuest():
-                await self._domain_actions.resume(view, action, memory)
+                await self._domain_actions.resume(snapshot, action, memory)
             case plan.Retag():
-                claim = self._held(view).ok
+                claim = self._held(snapshot).ok
                 await self._node.hypervisor.retag(action.uuid, claim.session, claim.epoch, self._node.name)
             case plan.RecordHalt():
-                await self._halt(view)
+                await self._halt(snapshot)
             case plan.Release():
-                await self._release(view, action)
-            case plan.ForgetHalt() if view.halt is not None:
+                await self._release(snapshot, action)
+            case plan.ForgetHalt() if snapshot.halt is not None:
                 node = self._node
-                await node.commit(claims.forget_halt(node.keys, node.session.me, view.vm, view.halt, view.spec))
+                await node.commit(
+                    claims.forget_halt(node.keys, node.session.me, snapshot.vm, snapshot.halt, snapshot.spec)
+                )
             case _:
                 raise AssertionError(f"no way to do {action}")
 
-    async def _break_lock(self, view: VmSnapshot, memory: VmMemory) -> bool:
+    async def _break_lock(self, snapshot: VmSnapshot, memory: VmMemory) -> bool:
         """Carry out what a person asked about who has the disk open; true when something was asked."""
         node = self._node
-        found, held = node.world.break_lock(view.vm), view.claim
-        if found is None or not view.ready or held is None or held.record is None:
+        found, held = node.world.break_lock(snapshot.vm), snapshot.claim
+        if found is None or not snapshot.ready or held is None or held.record is None:
             return False
         if held.record.node != node.name or held.record.session != node.session.number:
             return False
         try:
-            what, message = await self._gate.break_lock(view, memory, found)
+            what, message = await self._gate.break_lock(snapshot, memory, found)
         except Unavailable as error:
             # The request stays; whatever else the VM needs goes on.
-            log.info("break_lock_deferred", vm=str(view.vm), node=node.name, error=str(error))
+            log.info("break_lock_deferred", vm=str(snapshot.vm), node=node.name, error=str(error))
             return False
         request = found.record
         ident = request.request_id if request is not None else node.clock.ident()[:12]
@@ -263,7 +271,7 @@ class VmReconciler:
             at=node.clock.stamp(),
             by=f"node/{node.name}",
             what=what,
-            object=f"vm {view.vm}",
+            object=f"vm {snapshot.vm}",
             message=message,
             reason=request.reason if request is not None else "",
             request_id=ident,
@@ -273,29 +281,29 @@ class VmReconciler:
             if request is not None
             else node.keys.event(node.clock.ms(), ident)
         )
-        if await node.commit(locks.answer(node.keys, node.session.me, view.vm, held, found, key, event)):
+        if await node.commit(locks.answer(node.keys, node.session.me, snapshot.vm, held, found, key, event)):
             memory.retry_at_s = 0.0
-            log.warning("break_lock_answered", vm=str(view.vm), node=node.name, what=what, message=message)
+            log.warning("break_lock_answered", vm=str(snapshot.vm), node=node.name, what=what, message=message)
         return True
 
-    def _held(self, view: VmSnapshot) -> Seen[Claim]:
-        assert view.claim is not None
-        return view.claim
+    def _held(self, snapshot: VmSnapshot) -> Seen[Claim]:
+        assert snapshot.claim is not None
+        return snapshot.claim
 
-    async def _adopt(self, view: VmSnapshot, memory: VmMemory) -> None:
-        node, old = self._node, self._held(view)
-        before = node.world.status(view.vm)
+    async def _adopt(self, snapshot: VmSnapshot, memory: VmMemory) -> None:
+        node, old = self._node, self._held(snapshot)
+        before = node.world.status(snapshot.vm)
         if before is not None and before.record is not None and not memory.crashes:
             memory.crashes = before.record.crashes
-        status = status_of(node, view, view.domains[0] if view.domains else None)
+        status = status_of(node, snapshot, snapshot.domains[0] if snapshot.domains else None)
         status = msgspec.structs.replace(status, session=node.session.number)
-        if await node.commit(claims.adopt(node.keys, node.session.me, view.vm, old, status)):
-            log_owned(node, "adopted", view.vm)
+        if await node.commit(claims.adopt(node.keys, node.session.me, snapshot.vm, old, status)):
+            log_owned(node, "adopted", snapshot.vm)
 
-    async def _halt(self, view: VmSnapshot) -> None:
-        node, held = self._node, self._held(view)
-        assert view.spec is not None
-        spec = view.spec.ok
+    async def _halt(self, snapshot: VmSnapshot) -> None:
+        node, held = self._node, self._held(snapshot)
+        assert snapshot.spec is not None
+        spec = snapshot.spec.ok
         message = "the guest powered itself off; it stays off until it is started"
         record = Halt(uuid=spec.uuid, run=spec.run, at=node.clock.stamp(), node=node.name, message=message)
         status = VmStatus(
@@ -311,19 +319,19 @@ class VmReconciler:
         change = claims.halt(
             node.keys,
             node.session.me,
-            view.vm,
+            snapshot.vm,
             held,
-            view.spec,
+            snapshot.spec,
             record,
             status,
-            node.event("vm.halted", str(view.vm), message),
+            node.event("vm.halted", str(snapshot.vm), message),
         )
         if await node.commit(change):
-            log.info("halted", vm=str(view.vm), node=node.name, epoch=held.ok.epoch)
+            log.info("halted", vm=str(snapshot.vm), node=node.name, epoch=held.ok.epoch)
 
-    async def _release(self, view: VmSnapshot, action: plan.Release) -> None:
-        node, held = self._node, self._held(view)
-        memory = node.memory.of(view.vm)
+    async def _release(self, snapshot: VmSnapshot, action: plan.Release) -> None:
+        node, held = self._node, self._held(snapshot)
+        memory = node.memory.of(snapshot.vm)
         if memory.order_in_flight or memory.disk_in_flight:
             # Safety: a start that lands after the release would run a VM that no session owns. Nor may a disk
             # be made after the release: no record would lead to it.
@@ -333,23 +341,23 @@ class VmReconciler:
                 return  # only the next session's barrier ends it
             memory.order_in_flight = memory.disk_in_flight = False
             return  # look again: it may have landed
-        if await self._domain_actions.end_lost(view, held.ok.uuid, held.ok.volume_uuid, memory):
+        if await self._domain_actions.end_lost(snapshot, held.ok.uuid, held.ok.volume_uuid, memory):
             return  # look again
-        if not await self._fence_check.proven(view.vm, held.ok, memory, again=False):
+        if not await self._fence_check.proven(snapshot.vm, held.ok, memory, again=False):
             # Safety: the node that claims it then looks at no fence of its earlier owners.
-            raise Unavailable(f"{view.vm}: {memory.message}")
+            raise Unavailable(f"{snapshot.vm}: {memory.message}")
         if action.penalty:
-            await giveback.give(node, view, action.penalty)
+            await giveback.give(node, snapshot, action.penalty)
             return
-        drop = action.drop_halt and view.halt is not None
-        event = node.event("vm.released", str(view.vm))
-        disk = node.world.volume(view.vm.project, held.ok.volume_uuid)
-        if disk is not None and (disk.record is None or view.spec is None):
+        drop = action.drop_halt and snapshot.halt is not None
+        event = node.event("vm.released", str(snapshot.vm))
+        disk = node.world.volume(snapshot.vm.project, held.ok.volume_uuid)
+        if disk is not None and (disk.record is None or snapshot.spec is None):
             disk = None  # unreadable, or to be removed
-        change = claims.release(node.keys, node.session.me, view.vm, held, drop, event, disk)
+        change = claims.release(node.keys, node.session.me, snapshot.vm, held, drop, event, disk)
         if await node.commit(change):
-            node.memory.forget(view.vm)
-            log.info("released", vm=str(view.vm), node=node.name, epoch=held.ok.epoch)
+            node.memory.forget(snapshot.vm)
+            log.info("released", vm=str(snapshot.vm), node=node.name, epoch=held.ok.epoch)
 
     # --- telling
 
@@ -364,46 +372,49 @@ class VmReconciler:
         """Publish its status now, though a step is still to be done."""
         await self._publish(await look(self._node, vm, await self._domains(vm)))
 
-    async def _publish(self, view: VmSnapshot) -> None:
+    async def _publish(self, snapshot: VmSnapshot) -> None:
         """Publish the status if it differs from what is there."""
-        node, held = self._node, view.claim
+        node, held = self._node, snapshot.claim
         if held is None or held.record is None or held.record.session != node.session.number:
             return
-        status = status_of(node, view, view.domains[0] if view.domains else None)
-        old = node.world.status(view.vm)
+        status = status_of(node, snapshot, snapshot.domains[0] if snapshot.domains else None)
+        old = node.world.status(snapshot.vm)
         before = old.record if old is not None else None
         if before == status:
             return
         moved = before is None or before.phase is not status.phase
-        memory = node.memory.of(view.vm)
-        extra = [*(node.event(f"vm.{status.phase.value}", str(view.vm), status.message) if moved else ())]
+        memory = node.memory.of(snapshot.vm)
+        extra = [*(node.event(f"vm.{status.phase.value}", str(snapshot.vm), status.message) if moved else ())]
         if told_now := memory.pending_event:
-            extra += node.event("vm.ended", str(view.vm), told_now)
-        if not await node.commit(claims.publish(node.keys, node.session.me, view.vm, held, status, extra)):
+            extra += node.event("vm.ended", str(snapshot.vm), told_now)
+        if not await node.commit(claims.publish(node.keys, node.session.me, snapshot.vm, held, status, extra)):
             return
         if memory.pending_event == told_now:
             memory.pending_event = ""
         if moved:
             log.info(
                 status.phase.value,
-                vm=str(view.vm),
+                vm=str(snapshot.vm),
                 node=node.name,
                 session=status.session,
                 epoch=status.epoch,
                 message=status.message,
             )
 
-    async def _idle(self, view: VmSnapshot, action: plan.Idle, memory: VmMemory) -> float:
-        node, held = self._node, view.claim.record if view.claim is not None else None
-        if held is not None and view.session and held.session == view.session:
-            await self._publish(view)
-        elif (view.claim is None or (held is not None and held.node != node.name)) and not (
-            view.domains or memory.claim_in_flight or memory.order_in_flight or view.vm in node.turns.to_release
+    async def _idle(self, snapshot: VmSnapshot, action: plan.Idle, memory: VmMemory) -> float:
+        node, held = self._node, snapshot.claim.record if snapshot.claim is not None else None
+        if held is not None and snapshot.session and held.session == snapshot.session:
+            await self._publish(snapshot)
+        elif (snapshot.claim is None or (held is not None and held.node != node.name)) and not (
+            snapshot.domains
+            or memory.claim_in_flight
+            or memory.order_in_flight
+            or snapshot.vm in node.turns.to_release
         ):
-            node.memory.forget(view.vm)  # another's, or nobody's: nothing of it is worth keeping here
+            node.memory.forget(snapshot.vm)  # another's, or nobody's: nothing of it is worth keeping here
         return action.again_in_s
 
-    def _watch_health(self, view: VmSnapshot, memory: VmMemory) -> float:
+    def _watch_health(self, snapshot: VmSnapshot, memory: VmMemory) -> float:
         """A guest that crashed before is looked at again when it counts as recovered."""
         if not memory.crashes or memory.healthy_from_s is None:
             return 0.0

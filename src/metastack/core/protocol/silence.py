@@ -95,37 +95,39 @@ class FenceSilent(Struct, frozen=True):
     """Prove my own storage once more, then open the fence."""
 
 
-def plan_silent(view: SilenceSnapshot) -> Idle | FenceSilent:
+def plan_silent(snapshot: SilenceSnapshot) -> Idle | FenceSilent:
     """Whether I should fence that living node now."""
-    if not view.session or not view.ready:
+    if not snapshot.session or not snapshot.ready:
         return Idle("not ready")
-    if not view.lost_s:
+    if not snapshot.lost_s:
         return Idle("storage_lost_s is 0")
-    if not view.remote_fence:
+    if not snapshot.remote_fence:
         return Idle("this storage has no remote fence")
-    if not view.unfenced_claims:
+    if not snapshot.unfenced_claims:
         return Idle("it owns no VM")
-    if view.fence is not None and (view.fence.record is None or under_way(view.fence.record, view.generation)):
+    if snapshot.fence is not None and (
+        snapshot.fence.record is None or under_way(snapshot.fence.record, snapshot.generation)
+    ):
         return Idle("a fence of it is open, or cannot be read")
-    if view.last is not None and view.last.record is None:
-        return Idle(f"the record of the last such fence cannot be read: {view.last.why}")
+    if snapshot.last is not None and snapshot.last.record is None:
+        return Idle(f"the record of the last such fence cannot be read: {snapshot.last.why}")
     # The shortest: when the storage returns to many at once, one is the first to notice, and one the last.
-    watched_s = min(view.silent_for_s, view.answers_me_for_s, view.few_for_s)
-    if (wait_s := view.lost_s - watched_s) > 0:
+    watched_s = min(snapshot.silent_for_s, snapshot.answers_me_for_s, snapshot.few_for_s)
+    if (wait_s := snapshot.lost_s - watched_s) > 0:
         return Idle("its storage may still answer", wait_s)
-    if view.too_many:
-        return Idle(view.too_many)
-    if view.last_open:
+    if snapshot.too_many:
+        return Idle(snapshot.too_many)
+    if snapshot.last_open:
         return Idle("another node is being fenced for its silent storage")
-    if view.last is not None and (wait_s := view.lost_s - view.last_for_s) > 0:
+    if snapshot.last is not None and (wait_s := snapshot.lost_s - snapshot.last_for_s) > 0:
         return Idle("another node was fenced for its silent storage just now", wait_s)
-    if not view.witness:
+    if not snapshot.witness:
         return Idle("no other node has proved the storage since")
-    if view.rank is None:
+    if snapshot.rank is None:
         return Idle("other nodes fence")
-    late_s = view.lost_s + view.rank * view.rank_delay_s * 4
+    late_s = snapshot.lost_s + snapshot.rank * snapshot.rank_delay_s * 4
     if (wait_s := late_s - watched_s) > 0:
-        return Idle(f"rank {view.rank}: other nodes first", wait_s)
+        return Idle(f"rank {snapshot.rank}: other nodes first", wait_s)
     return FenceSilent()
 
 

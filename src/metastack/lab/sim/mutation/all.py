@@ -70,7 +70,7 @@ NEEDLESS: Final[tuple[tuple[str, tuple[Patch, ...]], ...]] = (
     ),
     (
         "a guest is booted under a claim that its node has seen, and no picture grows older",
-        agent("reconcile.vm_reconciler", "VmReconciler._do", "if await self._still_so(view):", "if True:"),
+        agent("reconcile.vm_reconciler", "VmReconciler._do", "if await self._still_so(snapshot):", "if True:"),
     ),
     (
         "the storage refuses the guest in any case; the node comes back a full look later",
@@ -120,7 +120,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "control-grace",
         "the grace is comfort, not safety",
-        plan("view.absent_for_s < view.grace_s", "False", "plan_fence"),
+        plan("snapshot.absent_for_s < snapshot.grace_s", "False", "plan_fence"),
         harmless=True,
     ),
     Mutation(

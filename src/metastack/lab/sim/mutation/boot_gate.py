@@ -67,7 +67,9 @@ GATE: Final[tuple[Mutation, ...]] = (
         "gate-lost-node",
         "a client on a lost node has that node fenced first, also when it owns nothing",
         plan(
-            "if not view.unfenced_claims and not view.suspected:", "if not view.unfenced_claims:", "plan_fence"
+            "if not snapshot.unfenced_claims and not snapshot.suspected:",
+            "if not snapshot.unfenced_claims:",
+            "plan_fence",
         ),
         ("claim-deleted-of-a-hung-owner",),
         gate=True,
@@ -80,7 +82,7 @@ GATE: Final[tuple[Mutation, ...]] = (
         agent(
             "reconcile.domain_actions",
             "DomainActions.resume",
-            "if not await self._gate.passes(view.spec.ok, memory, resuming=True):",
+            "if not await self._gate.passes(snapshot.spec.ok, memory, resuming=True):",
             "if False:",
         ),
         ("disk-opened-while-paused",),
@@ -94,7 +96,7 @@ GATE: Final[tuple[Mutation, ...]] = (
         agent(
             "reconcile.vm_reconciler",
             "VmReconciler._release",
-            "if await self._domain_actions.end_lost(view, held.ok.uuid, held.ok.volume_uuid, memory):",
+            "if await self._domain_actions.end_lost(snapshot, held.ok.uuid, held.ok.volume_uuid, memory):",
             "if False:",
         ),
         ("libvirtd-knows-nothing-of-a-guest",),
@@ -103,7 +105,7 @@ GATE: Final[tuple[Mutation, ...]] = (
     Mutation(
         "plan-lost",
         "a domain whose QEMU libvirtd has lost is neither undefined nor booted",
-        plan("if view.lost:", "if False:", "_mine"),
+        plan("if snapshot.lost:", "if False:", "_mine"),
         ("libvirtd-loses-a-running-guest",),
         gate=True,
         evidence="expected",

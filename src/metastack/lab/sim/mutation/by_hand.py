@@ -35,7 +35,7 @@ TABLE: Final[tuple[Mutation, ...]] = (
         agent(
             "reconcile.vm_reconciler",
             "VmReconciler.reconcile",
-            "if await self._drift.holds(view, action, memory):",
+            "if await self._drift.holds(snapshot, action, memory):",
             "if False:",
         ),
         ("snapshot-by-hand-and-restarted",),
@@ -45,7 +45,7 @@ TABLE: Final[tuple[Mutation, ...]] = (
     Mutation(
         "saved-is-kept",
         "a memory that was saved by hand is not thrown away by a boot",
-        plan("if saved(view) and not claim.to_release:", "if False:", "_mine"),
+        plan("if saved(snapshot) and not claim.to_release:", "if False:", "_mine"),
         ("saved-by-hand",),
         evidence="expected",
         because="the disk itself is whole; what the guest had in memory is gone",

@@ -42,7 +42,7 @@ HOSTS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "plan-damaged",
         "a VM with a domain that nobody can read is neither released nor started",
-        plan("if view.damaged:", "if False:", "_mine"),
+        plan("if snapshot.damaged:", "if False:", "_mine"),
         ("damaged-metadata-is-left-alone",),
     ),
     Mutation(

@@ -20,13 +20,13 @@ RESTORED: Final[tuple[Mutation, ...]] = (
     Mutation(
         "restored-claim",
         "a claim of before the restore that no domain proves is given back, never booted under",
-        plan("if token_generation(claim.epoch) < view.generation:", "if False:", "_mine"),
+        plan("if token_generation(claim.epoch) < snapshot.generation:", "if False:", "_mine"),
         ("restored-and-raised",),
     ),
     Mutation(
         "restored-away",
         "a node that has not come back since the restore is fenced by people only",
-        plan("if view.away and not by_hand:", "if False:", "plan_fence"),
+        plan("if snapshot.away and not by_hand:", "if False:", "plan_fence"),
         ("restored-and-a-moved-node-stays-away",),
     ),
     Mutation(

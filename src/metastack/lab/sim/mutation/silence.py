@@ -34,7 +34,7 @@ SILENT: Final[tuple[Mutation, ...]] = (
     Mutation(
         "silent-too-many",
         "nobody is fenced for a silent storage when most nodes fell silent or went since the last look",
-        _silent("if view.too_many:", "if False:"),
+        _silent("if snapshot.too_many:", "if False:"),
         ("storage-silent-and-others-go-meanwhile",),
         evidence="expected",
         because="no disk is in danger: a network's fault would empty one node after the other",
@@ -42,7 +42,7 @@ SILENT: Final[tuple[Mutation, ...]] = (
     Mutation(
         "silent-one-at-a-time",
         "so long after such a fence there is no other one",
-        _silent("if view.last is not None and (wait_s :=", "if False and (wait_s :="),
+        _silent("if snapshot.last is not None and (wait_s :=", "if False and (wait_s :="),
         ("storage-silent-one-after-the-other",),
         evidence="expected",
         because="no disk is in danger: a network's fault would empty one node after the other",
@@ -50,7 +50,10 @@ SILENT: Final[tuple[Mutation, ...]] = (
     Mutation(
         "silent-own-streak",
         "a silence counts only while the fencer's own storage answered",
-        _silent("view.silent_for_s, view.answers_me_for_s, view.few", "view.silent_for_s, view.few"),
+        _silent(
+            "snapshot.silent_for_s, snapshot.answers_me_for_s, snapshot.few",
+            "snapshot.silent_for_s, snapshot.few",
+        ),
         ("test:unit/core/test_silence.py",),
         evidence="test",
         because="no disk is in danger: whoever notices first that the storage is back would fence the others",
@@ -58,7 +61,7 @@ SILENT: Final[tuple[Mutation, ...]] = (
     Mutation(
         "silent-few",
         "a silence counts only while those of few nodes last",
-        _silent("view.answers_me_for_s, view.few_for_s", "view.answers_me_for_s"),
+        _silent("snapshot.answers_me_for_s, snapshot.few_for_s", "snapshot.answers_me_for_s"),
         ("storage-silent-for-most-nodes",),
         evidence="expected",
         because="no disk is in danger: of many that return, the last one would be fenced",

@@ -83,7 +83,7 @@ STEPS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "plan-ready",
         "nothing is claimed or booted before ready (CE1)",
-        plan("if not view.ready:", "if False:"),
+        plan("if not snapshot.ready:", "if False:"),
         ("test:unit/core/test_plan.py",),
         evidence="test",
         because="a node that is not ready has no rank for a claim, and a boot looks once more",
@@ -91,7 +91,7 @@ STEPS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "plan-covered-fenced",
         "a guest of a fenced session is killed",
-        plan(" and claim.session > view.fenced_through", "", "_covered"),
+        plan(" and claim.session > snapshot.fenced_through", "", "_covered"),
         ("test:unit/core/test_plan.py",),
         evidence="test",
         because="the way back kills it before it registers; this is the rule for a node without a session",
@@ -99,7 +99,7 @@ STEPS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "plan-covered-node",
         "a guest whose claim is another node's is killed",
-        plan("claim.node == view.node and ", "", "_covered"),
+        plan("claim.node == snapshot.node and ", "", "_covered"),
         ("test:unit/core/test_plan.py",),
         evidence="test",
         because="the way back kills it before it registers; this is the rule for a node without a session",
@@ -107,7 +107,7 @@ STEPS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "plan-epoch",
         "a guest of a stale epoch is killed",
-        plan("domain.epoch != view.claim.ok.epoch", "False"),
+        plan("domain.epoch != snapshot.claim.ok.epoch", "False"),
         ("test:unit/core/test_plan.py",),
         evidence="test",
         because="a claim gets a new epoch only when its domain is gone, or its node was fenced and killed it",
@@ -134,12 +134,12 @@ STEPS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "plan-unreadable",
         "a VM whose claim cannot be read is left alone",
-        plan("if view.claim is not None and view.claim.record is None:", "if False:"),
+        plan("if snapshot.claim is not None and snapshot.claim.record is None:", "if False:"),
     ),
     Mutation(
         "plan-adopt",
         "a claim of an older session is adopted before anything else",
-        plan("if view.claim.ok.session != view.session:", "if False:"),
+        plan("if snapshot.claim.ok.session != snapshot.session:", "if False:"),
         evidence="stuck",
         because="the guards of every transaction refuse a claim of another session",
     ),
@@ -163,7 +163,7 @@ STEPS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "fence-alive",
         "a living node is not fenced (the rulebook's half; the guard is intent-absent)",
-        plan("if view.victim_alive:", "if False:", "plan_fence"),
+        plan("if snapshot.victim_alive:", "if False:", "plan_fence"),
         ("test:unit/core/test_plan.py",),
         evidence="test",
         because="the guard intent-absent covers it: this spares transactions in vain",
@@ -172,7 +172,7 @@ STEPS: Final[tuple[Mutation, ...]] = (
         "fence-brake",
         "nothing is fenced while the brake holds: asked before the intent, and behind it",
         (
-            *plan("if view.braked:", "if False:", "plan_fence"),
+            *plan("if snapshot.braked:", "if False:", "plan_fence"),
             *agent("fencing.fencer", "Fencer._withdrawn", "if not self.braked or", "if True or"),
         ),
         ("two-of-three-lost",),

@@ -75,7 +75,7 @@ STORAGE: Final[tuple[Mutation, ...]] = (
         agent(
             "reconcile.vm_reconciler",
             "VmReconciler._release",
-            "await self._fence_check.proven(view.vm, held.ok, memory, again=False)",
+            "await self._fence_check.proven(snapshot.vm, held.ok, memory, again=False)",
             "True",
         ),
         ("block-lifted-before-a-release",),
