@@ -1,4 +1,4 @@
-"""Claims on their way: capacity set aside, several in one transaction, tokens of groups."""
+"""Claims on their way: capacity set aside, several in one transaction, group versions."""
 
 from __future__ import annotations
 

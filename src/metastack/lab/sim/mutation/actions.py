@@ -259,7 +259,7 @@ ACTIONS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "hole-in-the-view",
         "a view that never heard of a spec that a claim compared is no view: it is listed again; nor has it"
-        " heard of the notice of that spec's rule",
+        " heard of the rule version of that spec's rule",
         (
             Patch("core.state.cluster_state", "ClusterState._apply_one", "self.missed_key = event.key", "pass"),
             Patch("core.protocol.claims", "takeover", "*compare_rule_versions(rule_versions),", ""),

@@ -67,7 +67,7 @@ GUARDS: Final[tuple[Mutation, ...]] = (
     Mutation("claim-session", "claim: alive = S", guard("claim", SESSION), ("claim-of-a-dead-session",)),
     Mutation(
         "claim-group",
-        "claim: the tokens of its group rules are those that were looked at",
+        "claim: the group versions of its rules are those that were looked at",
         guard("claim", "*compared"),
         ("group-claims-of-two-nodes-at-once",),
     ),
