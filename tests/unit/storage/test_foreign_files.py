@@ -156,7 +156,7 @@ def test_qemu_img_makes_nothing_that_passes(tmp_path: Path, fmt: str) -> None:
         source.open_source(str(file), None, 0)
 
 
-def test_a_raw_file_of_odd_size_gets_one_piece_of_advice(tmp_path: Path) -> None:
+def test_an_odd_raw_file_gets_one_piece_of_advice(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"x" * 1000)
     with pytest.raises(InvalidImage) as refused:
