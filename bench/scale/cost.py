@@ -2,7 +2,7 @@
 
 Owns: bursts of wishes, claims and statuses that are written by others, and one agent that takes nothing.
 Refuses: profiles and estimates: it is the CPU time of the whole process, threads of gRPC included.
-Rule: who takes a VM is asked of a board, so that claims are those that the agent expects, but for a few.
+Rule: an engine is asked which node takes a VM, so that claims are those that the agent expects, but for a few.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _cpu(*workers: Process) -> list[float]:
 
 
 class Writer:
-    """Commands and agents of others, with the board that those would have."""
+    """Commands and agents of others, with the engine that those would have."""
 
     def __init__(self, one: Stage, world: ClusterState, nodes: Sequence[OwnSession]) -> None:
         self._one, self._world, self._engine = one, world, PlacementEngine(world)

@@ -176,7 +176,7 @@ async def commit(
 ) -> T:
     """Look, decide, write; look again when somebody else was faster.
 
-    ``step`` tells the transactions of one deed apart.
+    ``step`` tells the transactions of one request apart.
     """
     event_key = cluster.keys.event(request.at_ms, request.request_id + (f"-{step}" if step else ""))
     object = ""

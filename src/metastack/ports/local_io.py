@@ -29,7 +29,7 @@ _HINTS: Final[dict[int | None, str]] = {
 
 @contextmanager
 def local_io(what: str) -> Iterator[None]:
-    """Turn OSError into LocalTrouble. ``what``: the deed and its object, for the message."""
+    """Turn OSError into LocalTrouble. ``what``: the operation and its object, for the message."""
     try:
         yield
     except OSError as error:

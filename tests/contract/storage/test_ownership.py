@@ -1,6 +1,6 @@
 """Whose an object is: marks, the trash and strays, asked of each adapter on real parts, and of the twin.
 
-Every test here is a deed that an administrator did by hand, and after which something was lost.
+Every test here is an act of an administrator by hand, and after which something was lost.
 """
 
 from __future__ import annotations

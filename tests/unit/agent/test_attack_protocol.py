@@ -30,7 +30,7 @@ def test_a_late_watch_keeps_a_release_unsettled(tmp_path: Path) -> None:
             await lab.until("running", lambda: lab.where("hello"))
             held = lab.cluster.get(KEYS.claim(vm("hello")))
             assert held is not None and n1.store is not None and n1.agent is not None
-            # The mirror of n1 gets what was written before its own release, and no more for a while.
+            # The informer of n1 gets what was written before its own release, and no more for a while.
             off = msgspec.structs.replace(spec, power=Power.OFF, force=True)
             await lab.put(KEYS.vm_spec(spec.id), encode(off))
             world, apply = n1.agent.node.world, lab.cluster.apply

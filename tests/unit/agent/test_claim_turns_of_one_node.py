@@ -1,4 +1,4 @@
-"""Turns of one node, moment by moment: when everybody looks, and a board that is made again."""
+"""Turns of one node, moment by moment: when everybody looks, and an engine that is made again."""
 
 from __future__ import annotations
 

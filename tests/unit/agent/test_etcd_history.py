@@ -124,7 +124,7 @@ def test_an_answer_of_another_history_is_noticed(state_files: StateFiles) -> Non
 
 
 def test_answers_of_an_earlier_history_are_ignored(state_files: StateFiles) -> None:
-    """A node that comes back after a restore lists twice at once: its mirror and its session."""
+    """A node that comes back after a restore lists twice at once: its informer and its session."""
     past = past_of(state_files)
     assert judged(past, shot(100))
     floor = past.floor

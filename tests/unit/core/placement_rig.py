@@ -21,14 +21,14 @@ def spec(name: str, **more: object) -> VmSpec:
 
 
 class Cluster:
-    """A world and the board that follows it."""
+    """A world and the engine that follows it."""
 
     def __init__(self) -> None:
         self.world = ClusterState(KEYS)
         self.world.load(Snapshot(1, ()))
         self.engine = PlacementEngine(self.world)
         self.touched: list[ParsedKey] = []
-        """Every key that an event touched: what another board is told in one batch."""
+        """Every key that an event touched: what another engine is told in one batch."""
         self._created: dict[str, int] = {}
 
     def put(self, key: str, record: Record) -> None:

@@ -83,7 +83,7 @@ def held_rules(found: Cluster) -> set[VmId]:
 
 
 def check_moves(found: Cluster, plan: Balance, min_gain: float) -> None:
-    """Make the moves one by one, on a board made anew each time, as a live migration would."""
+    """Make the moves one by one, on an engine made again each time, as a live migration would."""
     for move in plan.moves:
         engine = PlacementEngine(found.world)
         wish = found.world.spec(move.vm)

@@ -1,4 +1,4 @@
-"""The board: properties that hold for any cluster and any history, filters, misses, gates, what if."""
+"""The placement engine: properties of any cluster and history, filters, misses, gates, what if."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Group rules on a board: affinity, anti-affinity and spread, what they mean for a place, and their tokens."""
+"""Group rules: affinity, anti-affinity and spread, what they mean for a place, and their versions."""
 
 from __future__ import annotations
 

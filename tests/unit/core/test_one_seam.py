@@ -39,7 +39,7 @@ def test_only_the_seams_commit_to_a_plain_store() -> None:
     }
     assert "commands/request.py" in found, "the check sees nothing any more"
     strangers = [name for name in found if name not in SEAMS and not name.startswith(GIVEN)]
-    assert strangers == [], "write through commands/deed.commit or ports.Levelled"
+    assert strangers == [], "write through commands/request.commit or ports.Levelled"
 
 
 def test_what_agents_and_schedulers_are_given_is_wrapped_first() -> None:

@@ -1,4 +1,4 @@
-"""Schedules: what is hinted is what the nodes' board then does, and nobody loses a place by it."""
+"""Schedules: what is hinted is what the nodes' engine then does, and nobody loses a place by it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file's time of birth is told by some kernels alone, and a deed on files may have died halfway."""
+"""A file's time of birth is told by some kernels alone, and an operation on files may have died halfway."""
 
 from __future__ import annotations
 

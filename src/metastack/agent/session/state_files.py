@@ -14,7 +14,7 @@ from ...ports import Broken, local_io
 
 
 class StateFiles:
-    """The folder of marks of one node."""
+    """The folder of state files of one node."""
 
     def __init__(self, directory: Path) -> None:
         self._dir = directory

@@ -78,7 +78,7 @@ def vm_view(
 ) -> VmView | None:
     """One VM, or None when there is neither a spec nor a claim.
 
-    ``boards`` gives the board for the explanation of a pending VM; None from it: no explanation.
+    ``engines`` gives the placement engine for the explanation of a pending VM; None from it: no explanation.
     """
     found, held = world.spec(vm), world.claim(vm)
     if found is None:

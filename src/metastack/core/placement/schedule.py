@@ -129,7 +129,7 @@ def _drains(world: ClusterState, node: str) -> bool:
 
 
 def schedule(engine: PlacementEngine, standing: Mapping[VmId, str]) -> Schedule:
-    """What to hint now. ``board`` follows the world; ``standing`` is what was hinted before.
+    """What to hint now. ``engine`` follows the world; ``standing`` is what was hinted before.
 
     Deterministic: the same world and standing hints give the same schedule.
     """

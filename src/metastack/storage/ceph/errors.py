@@ -77,7 +77,7 @@ def family(what: str, number: int, said: str) -> Exception:
 
 @contextmanager
 def mapped(what: str) -> Iterator[None]:
-    """Turn Ceph's exceptions into ports'. ``what``: the deed and its object, for the message."""
+    """Turn Ceph's exceptions into ports'. ``what``: the operation and its object, for the message."""
     try:
         yield
     except (rados.Error, rbd.Error) as error:

@@ -108,7 +108,7 @@ class Folder:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """One deed at a time among all nodes: makers of overlays against removers of images."""
+        """One operation at a time among all nodes: makers of overlays against removers of images."""
         fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             deadline = time.monotonic() + self._timeout_s
