@@ -238,6 +238,8 @@ class Agent:
         if Kind.CLUSTER in kinds:
             self._health.note_config(node.world)
             self._config_changed(node.world)
+        if Kind.MAINTENANCE in kinds:
+            self._look_at_everything()  # it begins or ends: what was held back may be done now
         for key in route.keys_of(news, node.world, node.name, node.turns, node.disks, self._here):
             self._queue.add(key)
         if (due_s := node.turns.due_s()) is not None:

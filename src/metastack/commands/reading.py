@@ -39,6 +39,7 @@ EVERYTHING: Final = (
     Kind.VM_SPEC,
     Kind.REFUSAL,
     Kind.SILENCED,
+    Kind.MAINTENANCE,
     Kind.HINT,
     Kind.PENALTY,
 )

@@ -57,6 +57,8 @@ class VmSnapshot(Struct, frozen=True, kw_only=True):
     """Why it cannot be started here, while others would take it (agent/reconcile/give_back)."""
     held: str = ""
     """Why nothing may be started that does not run already (core/protocol/restored)."""
+    paused: str = ""
+    """Why nothing is taken over or given back (core/protocol/maintenance)."""
     damaged: str = ""
     """Why nothing may be started or released: a domain of this VM is here that does not say what it is."""
     lost: str = ""
@@ -244,7 +246,9 @@ def _foreign(snapshot: VmSnapshot) -> Action:
         return Idle("claimed by another node")
     if snapshot.fence_flaw:
         return Idle(f"its fence is not valid: {snapshot.fence_flaw}")
-    return Idle(snapshot.held) if snapshot.held else _in_turn(snapshot, TakeOver())
+    if why := snapshot.held or snapshot.paused:
+        return Idle(why)
+    return _in_turn(snapshot, TakeOver())
 
 
 def _mine(snapshot: VmSnapshot) -> Action:
@@ -273,7 +277,7 @@ def _mine(snapshot: VmSnapshot) -> Action:
         if snapshot.held:
             # Safety: a claim of before a restore; who else runs the VM by now is not known here.
             return Idle(snapshot.held, HELD_S)
-        if snapshot.give_back:
+        if snapshot.give_back and not snapshot.paused:
             # Safety: no domain of it is here. The release waits for what was sent and not answered.
             return Release(penalty=snapshot.give_back)
         if snapshot.retry_in_s > 0:
@@ -355,6 +359,8 @@ class FenceSnapshot(Struct, frozen=True, kw_only=True):
     """This node is blocking that node right now."""
     braked: str
     """Why the mass brake holds; empty when it does not."""
+    paused: str = ""
+    """Why nothing is fenced: maintenance (core/protocol/maintenance)."""
     rank: int | None
     waited_s: float
     rank_delay_s: float
@@ -412,6 +418,8 @@ def plan_fence(snapshot: FenceSnapshot) -> FenceAction:
         return Idle("it owns no VM")
     if snapshot.absent_for_s < snapshot.grace_s:
         return Idle("grace", snapshot.grace_s - snapshot.absent_for_s)
+    if snapshot.paused:
+        return Idle(snapshot.paused)
     if snapshot.braked:
         return Idle(snapshot.braked, 5.0)
     if snapshot.holdoff_s > 0:

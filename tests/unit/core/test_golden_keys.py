@@ -46,6 +46,7 @@ BUILD: dict[Kind, tuple[st.SearchStrategy[tuple[object, ...]], Callable[..., str
     Kind.REFUSAL: (st.tuples(LABEL), Keys.refusal),
     Kind.REMOVAL: (st.tuples(LABEL), Keys.removal),
     Kind.SILENCED: (st.just(()), Keys.silenced),
+    Kind.MAINTENANCE: (st.just(()), Keys.maintenance),
     Kind.BREAK_LOCK: (st.tuples(st.builds(VmId, LABEL, LABEL)), Keys.break_lock),
 }
 

@@ -84,6 +84,7 @@ def test_the_transaction_ends_the_session_that_it_reaches() -> None:
         (KEYS.fence("n1"), "mod", 0),
         (KEYS.node_alive("n3"), "mod", 70),
         (KEYS.silenced(), "mod", 40),
+        (KEYS.maintenance(), "mod", 0),
         (KEYS.node_alive("n2"), "create", 7),
     }
     assert Delete(KEYS.node_alive("n1")) in change.effects

@@ -45,6 +45,7 @@ LISTED = (
     Kind.REFUSAL,
     Kind.SILENCED,
     Kind.BREAK_LOCK,
+    Kind.MAINTENANCE,
 )
 """Everything but events, history and tickets, which grow and are read on demand."""
 

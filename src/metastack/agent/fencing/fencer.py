@@ -20,6 +20,7 @@ from ...core import plan
 from ...core.model import Claim, Fence, FenceReceipt, Fencing, NodeFacts
 from ...core.placement import node_state
 from ...core.protocol import fences
+from ...core.protocol.maintenance import paused
 from ...core.protocol.restored import away
 from ...core.state.cluster_state import Seen, seen
 from ...core.state.fence_proof import is_client
@@ -238,6 +239,7 @@ class Fencer:
             fencer_alive=bool(fencer) and world.alive(fencer) is not None,
             working=victim in self._working,
             braked=self.braked,
+            paused=paused(world),
             rank=0,
             waited_s=0.0,
             rank_delay_s=world.config.rank_delay_ms / 1000,
@@ -329,8 +331,8 @@ class Fencer:
         return mine if same else None
 
     async def _withdrawn(self, victim: str, mine: Seen[Fence]) -> bool:
-        """The brake engaged while this node's intent was on its way, perhaps for seconds: then it is taken
-        back.
+        """The brake engaged, or a maintenance began, while this node's intent was on its way, perhaps for
+        seconds: then it is taken back.
 
         Only one that this node opened, and for which nothing was blocked yet. What another opened, or a person,
         is carried on: nobody knows how far it got.
@@ -338,10 +340,11 @@ class Fencer:
         node = self._node
         self._brake()
         opened = mine.ok.intent_through == 0 and not mine.ok.intent_reason
-        if not self.braked or not opened or self._begun.get(victim) == mine.mod:
+        why = self.braked or paused(node.world)
+        if not why or not opened or self._begun.get(victim) == mine.mod:
             return False
         if await node.commit(fences.withdraw_intent(node.keys, node.session.me, victim, mine)):
-            log.warning("fence_withdrawn", node=node.name, victim=victim, why=self.braked)
+            log.warning("fence_withdrawn", node=node.name, victim=victim, why=why)
         return True
 
     async def _fail(self, victim: str, mine: Seen[Fence], error: Exception) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from ...core.plan import Idle
+from ...core.protocol.maintenance import paused
 from ...core.protocol.restored import away
 from ...core.protocol.silence import (
     FenceSilent,
@@ -126,7 +127,7 @@ class SilentNodes:
             answers_me_for_s=now_s - from_s if from_s is not None else 0.0,
             few_for_s=now_s - self._few_from_s,
             witness=self._witness(victim) if still else "",
-            too_many=too_many(world),
+            too_many=paused(world) or too_many(world),
             last=last,
             last_open=before is not None and (before.record is None or before.record.intent),
             last_for_s=now_s - self._last[1],

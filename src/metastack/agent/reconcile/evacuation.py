@@ -22,6 +22,7 @@ import structlog
 from ...core.domains import Domain, DomainState
 from ...core.model import Phase, VmId
 from ...core.placement import departures, leaving
+from ...core.protocol.maintenance import paused
 from ...core.state.cluster_state import wants_on
 from ..context import AgentContext
 
@@ -56,7 +57,7 @@ class Evacuation:
             down = all(domain.state is DomainState.DEFINED for domain in domains)
             asked = down or node.memory.of(vm).stop_from_s is not None
             return should or ("its stop was asked for already" if asked else "")
-        if should and all(domain.state is DomainState.DEFINED for domain in domains):
+        if should and not paused(node.world) and all(domain.state is DomainState.DEFINED for domain in domains):
             # It does not run: nothing has to be stopped for it, if only somebody would take it.
             there = [departure for departure in departures(node.engine, node.name) if departure.vm == vm]
             if there and there[0].to:
@@ -73,7 +74,7 @@ class Evacuation:
         if self._going is not None and not self._gone(self._going):
             return LOOK_S
         self._going = self._released_s = None
-        if not self._anybody():
+        if paused(node.world) or not self._anybody():
             return 0.0
         for departure in departures(node.engine, node.name):
             if departure.to:

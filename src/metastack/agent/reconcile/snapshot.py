@@ -11,6 +11,7 @@ from ...core import plan
 from ...core.domains import Domain, DomainState
 from ...core.model import Claim, Phase, Power, VmId, VmStatus
 from ...core.plan import VmSnapshot
+from ...core.protocol.maintenance import paused
 from ...core.state.record_versions import as_written_at
 from ..context import AgentContext
 from . import give_back as giveback
@@ -53,6 +54,7 @@ async def look(node: AgentContext, vm: VmId, domains: tuple[Domain, ...]) -> VmS
         leave=node.leave_reason(vm, domains) if mine else "",
         give_back=giveback.why(node, vm, memory) if mine and not (domains or memory.lost) else "",
         held=node.held(),
+        paused=paused(world),
         damaged=memory.damaged,
         lost=memory.lost,
         generation=session.generation,

@@ -110,6 +110,7 @@ class NodeStatusReporter:
             fence_failures=self._fencer.failures,
             warnings=self._warnings(),
             boot_id=self._boot_id,
+            pauses=True,
         )
 
     def _warnings(self) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ from .placing import (
 )
 from .refusal import Refusal, Running
 from .removal import Counted, Import, Trashed
-from .requests import BreakLock
+from .requests import BreakLock, Maintenance
 from .storage import StorageIdentity, StoragePlace
 
 RECORDS: Final[dict[str, type[Record]]] = {
@@ -76,6 +76,7 @@ RECORDS: Final[dict[str, type[Record]]] = {
     "import": Import,
     "silenced": Silenced,
     "break_lock": BreakLock,
+    "maintenance": Maintenance,
 }
 """Every record kind, by the name of its golden file."""
 
@@ -103,6 +104,7 @@ __all__ = [
     "ImageState",
     "Import",
     "Leader",
+    "Maintenance",
     "Nic",
     "NodeAlive",
     "NodeExpression",

@@ -71,6 +71,8 @@ class NodeAlive(Record, frozen=True, kw_only=True):
     """What the node finds wrong with itself."""
     boot_id: str = ""
     """Boot of the machine that the session is of; empty: written by an older version."""
+    pauses: bool = False
+    """Its agent heeds ``maintenance``; false: an older one, which fences and drains all the same."""
 
 
 class VmStatus(Record, frozen=True, kw_only=True):

@@ -37,6 +37,7 @@ from ..transaction import Delete, Put, Transaction
 from .fences import closed
 from .group_versions import GroupVersions, compare_and_change
 from .guards import Extra, OwnSession, absent, in_session, puts_of, unchanged
+from .maintenance import unpaused
 from .rule_versions import RuleVersions, compare_rule_versions
 
 # --- sessions -------------------------------------------------------------------------------------------
@@ -193,7 +194,7 @@ def takeover(
     the ones that were decided on. A VM whose spec is gone is taken over too, to be released. ``facts``:
     this node's record, which :func:`recall` moves; ``rule_versions`` as in :func:`claim`. ``storage``: what the
     receipt was compared with, unchanged; ``flaw``: what that found; nothing also when the victim has registered
-    above the fence, which stays true.
+    above the fence, which stays true. No maintenance, in this transaction too.
     """
     if fence.ok.through < old.ok.session:
         raise ValueError(f"takeover of {vm}: session {old.ok.session} of {old.ok.node} is not fenced")
@@ -208,6 +209,7 @@ def takeover(
             unchanged(keys.fence(old.ok.node), fence),
             unchanged(keys.storage(), storage),
             in_session(keys, me),
+            unpaused(keys),
             unchanged(keys.node_facts(me.node), facts),
             *compared,
             *compare_rule_versions(rule_versions),

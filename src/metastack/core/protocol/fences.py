@@ -17,6 +17,7 @@ from ..state.codec import encode
 from ..state.keys import Keys
 from ..transaction import Delete, Put, Transaction
 from .guards import Extra, OwnSession, absent, in_session, puts_of, unchanged
+from .maintenance import unpaused
 
 BY_HAND: Final = "(by hand)"
 """Fencer of an intent that a person opened. No node name, so never alive: any ready agent takes it over."""
@@ -52,7 +53,7 @@ def intent(
     """Open a fence of another node.
 
     Safety: its alive key is absent *in this transaction*, so ``through`` (the revision of this put) lies
-    above every session it had and below every one it will get.
+    above every session it had and below every one it will get. No maintenance, in this transaction too.
     """
     old = found.ok if found is not None else Fence()
     new = msgspec.structs.replace(
@@ -71,6 +72,7 @@ def intent(
             absent(keys.node_alive(victim)),
             unchanged(keys.fence(victim), found),
             in_session(keys, me),
+            unpaused(keys),
         ),
         effects=(Put(keys.fence(victim), encode(new)), *puts_of(extra)),
     )

@@ -21,6 +21,7 @@ from ..state.keys import Keys
 from ..transaction import Delete, Put, Transaction
 from .fences import under_way
 from .guards import Extra, OwnSession, in_session, puts_of, unchanged
+from .maintenance import unpaused
 
 WITNESSES: Final = 4
 """Number of nodes, first in rank, that tell what they proved: an announcement is an event for every agent."""
@@ -182,6 +183,7 @@ def intent_silent(
             unchanged(keys.node_alive(name), word),
             unchanged(keys.silenced(), last),
             in_session(keys, me),
+            unpaused(keys),
         ),
         effects=(
             Delete(keys.node_alive(victim)),

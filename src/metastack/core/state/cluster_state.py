@@ -23,6 +23,7 @@ from ..model import (
     Halt,
     Hint,
     Image,
+    Maintenance,
     NodeAlive,
     NodeFacts,
     NodeSpec,
@@ -74,6 +75,7 @@ RECORD_TYPES: Final[dict[Kind, type[Record]]] = {
     Kind.REFUSAL: Refusal,
     Kind.SILENCED: Silenced,
     Kind.BREAK_LOCK: BreakLock,
+    Kind.MAINTENANCE: Maintenance,
 }
 """Kinds that are part of the picture; events, history and tickets are read on demand."""
 
@@ -321,6 +323,9 @@ class ClusterState:
 
     def refusal(self, node: str) -> Seen[Refusal] | None:
         return self._get(Kind.REFUSAL, Refusal, node)
+
+    def maintenance(self) -> Seen[Maintenance] | None:
+        return self._get(Kind.MAINTENANCE, Maintenance)
 
     def silenced(self) -> Seen[Silenced] | None:
         return self._get(Kind.SILENCED, Silenced)

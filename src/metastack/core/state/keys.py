@@ -49,6 +49,7 @@ class Kind(StrEnum):
     IMPORT = "imports"
     SILENCED = "silenced"
     BREAK_LOCK = "requests/break-lock"
+    MAINTENANCE = "maintenance"
 
 
 OF_A_NODE: Final = frozenset({Kind.NODE_ALIVE, Kind.FENCE, Kind.NODE_SPEC, Kind.NODE_FACTS})
@@ -85,6 +86,7 @@ _PARTS: Final[dict[Kind, int]] = {
     Kind.IMPORT: 1,
     Kind.SILENCED: 0,
     Kind.BREAK_LOCK: 2,
+    Kind.MAINTENANCE: 0,
 }
 
 
@@ -250,6 +252,9 @@ class Keys:
 
     def silenced(self) -> str:
         return self._key(Kind.SILENCED)
+
+    def maintenance(self) -> str:
+        return self._key(Kind.MAINTENANCE)
 
     def break_lock(self, vm: VmId) -> str:
         return self._key(Kind.BREAK_LOCK, vm.project, vm.name)

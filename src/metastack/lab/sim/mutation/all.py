@@ -15,6 +15,7 @@ from .by_hand import TABLE
 from .guards import GUARDS
 from .hosts import HOSTS
 from .machines import ONE_MACHINE
+from .maintenance import PAUSE
 from .mutation import FENCES, SESSION, Mutation, Patch, agent, fence_guard, guard, plan
 from .name_hold import NAME_HOLD
 from .not_found import NOT_FOUND
@@ -115,6 +116,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *SILENT,
     *NOT_FOUND,
     *UNFENCE,
+    *PAUSE,
     # --- controls
     Mutation("control-nothing", "no step is taken away", (), harmless=True),
     Mutation(

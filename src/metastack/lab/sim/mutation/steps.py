@@ -173,7 +173,7 @@ STEPS: Final[tuple[Mutation, ...]] = (
         "nothing is fenced while the brake holds: asked before the intent, and behind it",
         (
             *plan("if snapshot.braked:", "if False:", "plan_fence"),
-            *agent("fencing.fencer", "Fencer._withdrawn", "if not self.braked or", "if True or"),
+            *agent("fencing.fencer", "Fencer._withdrawn", "self.braked or paused", "paused"),
         ),
         ("two-of-three-lost",),
         evidence="expected",
@@ -182,7 +182,7 @@ STEPS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "fence-brake-again",
         "an intent that was on its way while the brake engaged is withdrawn",
-        agent("fencing.fencer", "Fencer._withdrawn", "if not self.braked or", "if True or"),
+        agent("fencing.fencer", "Fencer._withdrawn", "self.braked or paused", "paused"),
         ("intent-arrives-behind-the-brake",),
         evidence="expected",
         because="a fence with many nodes gone is safe; the brake spares guests that run well",

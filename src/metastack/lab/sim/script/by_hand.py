@@ -299,7 +299,7 @@ BY_HAND: Final = (
     | DISKS
     | STORAGE
     | UPGRADES
-    | {"etcd-restored", "cluster-restore"}
+    | {"etcd-restored", "cluster-restore", "maintenance"}
     | COPIES
 )
 """Verbs that coverage does not count."""
