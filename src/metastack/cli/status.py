@@ -30,6 +30,7 @@ def status(
     ] = False,
 ) -> None:
     """Show whether the cluster is healthy, then its problems; exit 1 if there are any."""
+    from metastack.commands.cluster.maintenance import left_s
     from metastack.commands.cluster.status import cluster_view
     from metastack.commands.doctor.facts import alarms
     from metastack.commands.reading import EVERYTHING, read_world
@@ -43,7 +44,7 @@ def status(
         world, raised = await asyncio.gather(
             read_world(cluster, cluster.keys.prefixes(EVERYTHING)), alarms(cluster)
         )
-        return cluster_view(world, raised)
+        return cluster_view(world, raised, await left_s(cluster, world))
 
     view = with_cluster(frame, work)
     if quiet:

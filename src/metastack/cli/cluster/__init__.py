@@ -14,6 +14,7 @@ import typer
 
 from ..frame import Frame, Yes, frame_of, noun, reason_option, verb
 from ..session import confirm, note, with_cluster
+from . import maintenance as cluster_maintenance
 from . import storage as cluster_storage
 from . import upgrade as cluster_upgrade
 
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 
     from ..output import Printer
 
-app = noun("cluster", "The cluster: its storage, upgrades, restores of etcd.")
+app = noun("cluster", "The cluster: maintenance, storage, upgrades, restores of etcd.")
 
 
 @app.callback()
 def _cluster() -> None:
-    """The cluster: its storage, upgrades, restores of etcd."""
+    """The cluster: maintenance, storage, upgrades, restores of etcd."""
 
 
 def _printer(frame: Frame) -> Printer[RestoreView]:
@@ -91,4 +92,5 @@ def restore(
 
 
 cluster_upgrade.mount(app)
+cluster_maintenance.mount(app)
 app.add_typer(cluster_storage.app)

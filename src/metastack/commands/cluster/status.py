@@ -16,6 +16,7 @@ from metastack.core.state.keys import Kind
 from ..fence.views import BRAKE_HINT, brake_held, briefly, fence_views
 from ..node.views import NodeInfo, node_infos
 from ..vm.views import VmView, vm_views
+from .maintenance import MaintenanceView, in_words, maintenance_view
 from .upgrade_views import unfinished
 
 NO_WRITES: Final = "etcd refuses writes, so no VM starts or moves; `metastack doctor` shows the repair"
@@ -36,10 +37,14 @@ class ClusterView(Struct, kw_only=True):
     """What is worth knowing, and no trouble."""
     brake_engaged: bool
     """Too many nodes are lost for any of them to be fenced: a node says so, or the records do."""
+    maintenance: MaintenanceView
 
 
-def cluster_view(world: ClusterState, alarms: Collection[str] = ()) -> ClusterView:
+def cluster_view(
+    world: ClusterState, alarms: Collection[str] = (), maintenance_left_s: int | None = None
+) -> ClusterView:
     """Is the cluster fine, and if not, why. ``alarms``: those that etcd's members tell of."""
+    pause = maintenance_view(world, maintenance_left_s)
     nodes, vms = node_infos(world), vm_views(world)
     states, phases, problems = _counts(n.state for n in nodes), _counts(v.phase or "broken" for v in vms), []
     lost = [node.name for node in nodes if node.state == NodeState.LOST]
@@ -47,6 +52,7 @@ def cluster_view(world: ClusterState, alarms: Collection[str] = ()) -> ClusterVi
     problems += [f"etcd has raised the alarm {name}: {NO_WRITES}" for name in sorted(set(alarms))]
     if not nodes:
         problems.append("no node has joined")
+    problems += [f"node {name} does not heed the maintenance: upgrade its agent" for name in pause.heedless]
     problems += [f"node {name} rejects this etcd: {why}" for name, why in _refusing(world)]
     if waiting := held(world):
         problems.append(waiting)
@@ -74,6 +80,8 @@ def cluster_view(world: ClusterState, alarms: Collection[str] = ()) -> ClusterVi
     ready = states.get("ready", 0)
     head = f"{ready} of {len(nodes)} nodes ready, {running} of {len(vms)} VMs running"
     summary = f"ok: {head}" if not problems else f"not ok: {problems[0]} ({head})"
+    if pause.on:
+        summary = f"{in_words(pause)}; {summary}"
     return ClusterView(
         ok=not problems,
         summary=summary,
@@ -83,6 +91,7 @@ def cluster_view(world: ClusterState, alarms: Collection[str] = ()) -> ClusterVi
         nodes_lost=lost,
         notes=[said] if (said := unfinished(world)) else [],
         brake_engaged=bool(brake),
+        maintenance=pause,
     )
 
 

@@ -20,6 +20,7 @@ from . import (
     kvm,
     lease_ttl,
     leftovers,
+    maintenance,
     node_warnings,
     nodes_lost,
     ownership,
@@ -52,6 +53,7 @@ ETCD: Final[dict[str, Check]] = {
 CHECKS: Final[dict[str, Check]] = {
     **ETCD,
     "restored": restored.check,
+    "maintenance": maintenance.check,
     "brake": brake.check,
     "nodes_lost": nodes_lost.check,
     "fences_open": fences_open.check,

@@ -24,6 +24,7 @@ from metastack.core.model import (
     Hint,
     Image,
     Import,
+    Maintenance,
     NodeAlive,
     NodeFacts,
     NodeSpec,
@@ -172,6 +173,7 @@ KINDS: Final[dict[Kind, type[Record]]] = {
     Kind.TRASH: Trashed,
     Kind.COUNTED: Counted,
     Kind.IMPORT: Import,
+    Kind.MAINTENANCE: Maintenance,
 }
 NOBODYS_ADDRESS: Final = "192.0.2.1"
 """Of a range kept for documentation: whoever may unblock it may unblock anyone, and nothing is unblocked."""

@@ -13,6 +13,7 @@ from msgspec import Struct
 from metastack.core.model import Fence, token
 from metastack.core.placement import node_state
 from metastack.core.protocol import fences
+from metastack.core.protocol.maintenance import paused
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.fence_proof import UNBLOCKED
 from metastack.core.state.keys import Kind
@@ -156,6 +157,8 @@ def brake_held(world: ClusterState) -> str:
 
 def brake_words(world: ClusterState, node: str) -> str:
     """What keeps a lost node from being fenced and what ends that; empty when nothing does."""
+    if why := paused(world):
+        return f"{why}: its VMs start elsewhere when that ends"
     held = brake_held(world)
     if not held:
         return ""
@@ -166,9 +169,10 @@ def brake_words(world: ClusterState, node: str) -> str:
 
 def briefly(world: ClusterState, node: str, text: str) -> str:
     """``text`` about a lost node, where something else in the same output has told all of the brake."""
+    holder = "the maintenance" if paused(world) else "the brake"
     for told in filter(None, (brake_words(world, node), brake_held(world))):
         for mark in ":;":
-            text = text.replace(f"{mark} {told}", "; the brake delays its fence")
+            text = text.replace(f"{mark} {told}", f"; {holder} delays its fence")
     return text
 
 

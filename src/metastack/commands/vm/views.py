@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from metastack.core.model import Claim, Halt, Phase, VmId, VmSpec, VmStatus, is_halted
 from metastack.core.placement import PlacementEngine, explain
+from metastack.core.protocol.maintenance import paused
 from metastack.core.state.cluster_state import ClusterState, Seen, wants_on
 from metastack.core.state.keys import Kind
 
@@ -260,6 +261,8 @@ def _heir(world: ClusterState, spec: VmSpec, engines: Callable[[], PlacementEngi
     """The node that takes over from a fenced one, or why none does."""
     if not wants_on(world, spec.id):
         return "another node releases the VM"
+    if why := paused(world):
+        return f"{why}: the VM is taken over when that ends"
     engine = engines()
     return "another node takes the VM over" if engine is None else why_pending(spec, engine)
 
