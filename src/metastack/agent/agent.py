@@ -56,6 +56,7 @@ from .session.lease_keeper import LeaseKeeper
 from .session.session import Session
 from .session.state_files import StateFiles
 from .session.storage_keys import StorageKeys
+from .upkeep.maintenance import MaintenanceEnd
 from .upkeep.sweeper import Sweeper, orphans
 from .waiting import retry_until_stopped
 
@@ -139,6 +140,7 @@ class Agent:
         self._readiness = Readiness(self.node, self._look_at)
         self._secrets = StorageKeys(storage, hypervisor, session, self._health)
         self._evacuation = Evacuation(self.node, self._look_at)
+        self._maintenance = MaintenanceEnd(self.node)
         self.fencer = Fencer(self.node)
         self.node.leave_reason, self.node.guest_ready = self._evacuation.why, self._readiness.ready
         self.node.keys_refused, self.node.suspect = self._secrets.refused, self._suspect
@@ -342,6 +344,8 @@ class Agent:
                 if (due_s := self.node.turns.due_s()) is not None:
                     self._queue.add_at(key, due_s)
                 return 0.0
+            case ("task", "maintenance", _):
+                return await self._maintenance.look()
             case ("task", "leave", _):
                 return self._evacuation.look()
             case ("task", "domains", _):

@@ -24,6 +24,8 @@ BLOCKED: Key = ("task", "blocked", "")
 TTL: Key = ("task", "ttl", "")
 LEAVE: Key = ("task", "leave", "")
 """VMs of this node that should run elsewhere."""
+MAINTENANCE: Key = ("task", "maintenance", "")
+"""Whether the time of the one that is on is over."""
 DOMAINS: Key = ("task", "domains", "")
 """What libvirtd has, once more."""
 OVERDUE: Key = ("task", "overdue", "")
@@ -104,7 +106,7 @@ def everything(world: ClusterState, me: str, known: Iterable[VmId], turns: Claim
     for wait in sorted(turns.engine.waiting.values(), key=lambda wait: wait.line):
         yield _vm(wait.vm)
     yield from map(_vm, turns.to_release)
-    yield from (ORPHANS, LEAVE, TTL)
+    yield from (ORPHANS, LEAVE, TTL, MAINTENANCE)
 
 
 def _vm(vm: VmId) -> Key:

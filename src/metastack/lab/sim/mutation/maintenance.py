@@ -73,7 +73,13 @@ PAUSE: Final[tuple[Mutation, ...]] = (
         "pause-ends",
         "a maintenance is leased: it ends by itself",
         (Patch("core.protocol.maintenance", "begin", "leased=True", "leased=False"),),
-        "maintenance-holds-a-fence",
+        "maintenance-and-restarted-agents",
+    ),
+    _pause(
+        "pause-ends-twice",
+        "a maintenance whose lease a new leader of etcd began again is ended by a node that watched it",
+        agent("reconcile.event_router", "everything", "TTL, MAINTENANCE", "TTL"),
+        "maintenance-and-a-new-leader",
     ),
     _pause(
         "pause-over",
