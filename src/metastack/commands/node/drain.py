@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from metastack.core.placement import Departure, PlacementEngine, departures
+from metastack.core.protocol.maintenance import paused
 from metastack.core.state.cluster_state import ClusterState
 
 from ..problem import Code, Problem
@@ -65,6 +66,8 @@ def _look(world: ClusterState, node: str) -> tuple[int, list[Departure], str]:
     said = f"{there} VMs left" if there != 1 else "1 VM left"
     if going:
         said += f"; next {going[0].vm}, which fits {going[0].to}"
+    if left and (why := paused(world)):
+        said += f"; {why}: no VM leaves before it ends"
     if staying:
         said += f"; cannot move: {_in_words(staying)}"
     return there, left, said
