@@ -21,7 +21,18 @@ from metastack.commands.vm.explain import explain_vm
 from metastack.commands.vm.history import vm_history
 from metastack.commands.vm.placement_options import PlacementOptions
 from metastack.commands.vm.wait import Goal, wait_vm
-from metastack.core.model import Effect, Fence, GroupTerm, Ha, NodeSpec, PinMove, Placement, Taint, Toleration
+from metastack.core.model import (
+    Effect,
+    Fence,
+    GroupTerm,
+    Ha,
+    Maintenance,
+    NodeSpec,
+    PinMove,
+    Placement,
+    Taint,
+    Toleration,
+)
 from metastack.core.protocol.rule_versions import of_labels
 from metastack.core.state.codec import decode
 from metastack.core.state.keys import Kind
@@ -295,6 +306,16 @@ async def test_waiting_for_a_drain_follows_it_to_the_end(rig: Rig) -> None:
     await rig.release(vm("b"))
     await until(told, "the node is empty")
     await waits
+
+
+async def test_a_drain_says_that_maintenance_holds_it(rig: Rig) -> None:
+    sessions = await three(rig)
+    await create_vm(rig.cluster, request(), new("a"))
+    await rig.claim("n1", sessions["n1"], vm("a"))
+    await nodes.drain_node(rig.cluster, request(), "n1")
+    await rig.put(rig.keys.maintenance(), Maintenance(by="me", reason="a switch"))
+    waits = drains.wait_drained(rig.cluster, "n1", 0.3, lambda _: None)
+    await refused(waits, Code.TIMEOUT, "under maintenance: a switch (me): no VM leaves before it ends")
 
 
 async def test_a_drain_that_is_stuck_says_which_vm_and_why(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
