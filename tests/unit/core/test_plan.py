@@ -149,7 +149,11 @@ FENCE_TABLE: list[tuple[str, dict[str, Any], Any]] = [
     ("it owns no VM", dict(unfenced_claims=0), plan.Idle),
     ("the brake holds", dict(braked="2 of 3 vanished"), plan.Idle),
     ("under maintenance", dict(paused="why"), plan.Idle("why")),
-    ("its fencer died, under maintenance: gone on with", dict(fence=INTENT_OF_OTHER, paused="why"), plan.TakeOverIntent()),
+    (
+        "its fencer died, under maintenance: gone on with",
+        dict(fence=INTENT_OF_OTHER, paused="why"),
+        plan.TakeOverIntent(),
+    ),
     ("I am not ready", dict(ready=False), plan.Idle),
     ("I rank second: later", dict(rank=1), plan.Idle),
     ("a living fencer is at work", dict(fence=INTENT_OF_OTHER, fencer_alive=True), plan.Idle),
