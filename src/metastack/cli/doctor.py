@@ -54,9 +54,11 @@ def doctor(
     from metastack.commands.doctor.facts import Finding, Severity, collect
 
     from .output import Printer, text_of
+    from .version import system
 
     frame = frame_of(ctx)
     facts = with_cluster(frame, lambda cluster: collect(cluster, __version__, datetime.now(UTC)))
+    facts.system = system()
     if no_storage:
         facts.storage_why = "--no-storage was given"
     elif not facts.world_why:

@@ -69,7 +69,7 @@ async def node(rig: Rig, name: str, address: str = "", **more: Any) -> None:
             "record_version": LEVEL,
             "storage": "ceph",
             "hypervisor": "kvm",
-            "versions": {"metastack": __version__},
+            "versions": {"metastack": __version__, "os": "debian 13"},
             **more,
         }
     )
@@ -196,6 +196,31 @@ async def test_etcd_versions(rig: Rig, version: str, faults: int) -> None:
     assert len(found) == faults, found
     if version == "3.3.27":
         assert found[0][0] == "error"
+
+
+@pytest.mark.parametrize(
+    ("versions", "severity", "part"),
+    [
+        ({"os": "debian 13", "libvirt": "11.3.0", "qemu": "10.0.2"}, "", ""),
+        ({"os": "debian 12", "libvirt": "9.0.0", "qemu": "7.2.15"}, "", ""),
+        ({"os": "ubuntu 24.04"}, "warning", "'ubuntu 24.04'"),
+        ({"os": "debian 11"}, "warning", "'debian 11'"),
+        ({"os": "debian 12", "libvirt": "8.0.0"}, "warning", "libvirt 8.0.0 is older than 9.0"),
+        ({"os": "debian 12", "qemu": "7.1.50"}, "warning", "qemu 7.1.50 is older than 7.2"),
+        ({}, "info", "does not report its operating system"),
+    ],
+)
+async def test_platform_of_a_node(rig: Rig, versions: dict[str, str], severity: str, part: str) -> None:
+    await node(rig, "n1", "10.0.0.1", versions={"metastack": __version__, **versions})
+    found = (await said(rig)).of("platform")
+    assert [(one[0], one[1]) for one in found] == ([(severity, "node n1")] if severity else [])
+    assert all(part in meaning for _, _, meaning in found)
+
+
+@pytest.mark.parametrize(("system", "known"), [("debian 13", True), ("debian", False), ("fedora 42", False)])
+async def test_platform_under_this_program(rig: Rig, system: str, known: bool) -> None:
+    found = (await said(rig, system=system)).of("platform")
+    assert [severity for severity, *_ in found] == ([] if known else ["info"])
 
 
 async def test_etcd_members(rig: Rig) -> None:

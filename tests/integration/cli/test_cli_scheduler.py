@@ -120,7 +120,7 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd-analyze here")
     copy = tmp_path / UNIT.name
-    copy.write_text(UNIT.read_text().replace("/usr/bin/metastack", "/bin/true"))
+    copy.write_text(UNIT.read_text().replace("/opt/metastack/current/bin/metastack", "/bin/true"))
     told = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True, timeout=60)
     assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
 
@@ -135,7 +135,7 @@ async def test_the_unit_runs_a_scheduler_as_it_stands(program: Program, rig: Rig
     [command], [setting] = unit["Service/ExecStart"], unit["Service/Environment"]
     assert setting == "METASTACK_CONFIG=/etc/metastack/scheduler.toml"
     words = command.split()
-    assert words[0] == "/usr/bin/metastack"
+    assert words[0] == "/opt/metastack/current/bin/metastack"
     bare = Program({"METASTACK_CONFIG": program.env["METASTACK_CONFIG"]})
     process = await bare.start(*words[1:])
     try:

@@ -1,16 +1,19 @@
-"""Machine facts for placement: architecture, processor features, huge pages.
+"""Machine facts for placement: architecture, processor features, huge pages; and the operating system.
 
-Owns: reading them from the kernel. Refuses: what the hypervisor says of itself (HostFacts).
+Owns: reading them from the kernel and /etc/os-release. Refuses: what the hypervisor says of itself (HostFacts).
 Rule: what cannot be read is left out: a node that does not say what it is is refused by who demands it.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct, field
+
+from metastack.core.platforms import system_of
 
 _X86 = """
 aes amx_bf16 amx_int8 amx_tile avx avx2 avx512_bf16 avx512_vnni avx512bw avx512cd avx512dq avx512f avx512vl bmi1
@@ -31,11 +34,18 @@ class Machine(Struct, frozen=True, kw_only=True):
     """Of :data:`FEATURES` those that every processor has, sorted."""
     resources: dict[str, int] = field(default_factory=dict)
     """Whole amounts beside vCPU and memory: ``hugepages_2m``, ``hugepages_1g``."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """``os``: ID and number of the operating system, such as ``debian 13``; absent when it cannot be read."""
 
 
 def machine(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Machine:
     """Look at this host."""
-    return Machine(arch=os.uname().machine, cpu_features=_features(proc / "cpuinfo"), resources=_hugepages(sys))
+    return Machine(
+        arch=os.uname().machine,
+        cpu_features=_features(proc / "cpuinfo"),
+        resources=_hugepages(sys),
+        versions=_versions(),
+    )
 
 
 def _features(path: Path) -> tuple[str, ...]:
@@ -50,6 +60,13 @@ def _features(path: Path) -> tuple[str, ...]:
             these = FEATURES & set(flags.split())
             common = these if common is None else common & these
     return tuple(sorted(common or ()))
+
+
+def _versions() -> dict[str, str]:
+    try:
+        return {"os": system_of(platform.freedesktop_os_release())}
+    except OSError:
+        return {}
 
 
 def _hugepages(sys: Path) -> dict[str, int]:

@@ -95,7 +95,7 @@ class NodeStatusReporter:
             hypervisor_why=facts.hypervisor_why,
             storage=node.storage.kind,
             bridges=node.network.bridges(),
-            versions={**facts.versions, "metastack": __version__},
+            versions={**facts.versions, **self._machine.versions, "metastack": __version__},
             record_version=LEVEL,
             lag_ms=node.lag.reported_ms(asyncio.get_running_loop().time()),
             arch=self._machine.arch,

@@ -138,6 +138,8 @@ class Facts(Struct, kw_only=True):
     """The shortest lease that this etcd grants, seconds; 0: not known."""
     version: str = ""
     """Of this program."""
+    system: str = ""
+    """Operating system under this program, such as ``debian 13``; empty: not looked at."""
     now: datetime
     storage: StorageFacts | None = None
     storage_why: str = ""

@@ -1,0 +1,109 @@
+"""The units: systemd reads them, their exposure is the documented one, and each directive has its reason."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[3]
+UNITS = sorted((TOP / "deploy/systemd").glob("*.service"))
+PAGE = (TOP / "docs/reference/hardening.md").read_text()
+FIGURES = {
+    name: float(figure) for name, figure in re.findall(r"\| `(metastack-[\w-]+\.service)` \| ([\d.]+) ", PAGE)
+}
+SANDBOX = re.compile(
+    r"UMask|NoNewPriv|Capabil|Restrict[A-Z]|Protect|Private|Keyring|Device|SystemCall|LockPers|MemoryDeny|"
+    r"Inaccessible|DynamicUser|ProcSubset"
+)
+RESTART = re.compile(r"RestartPrevent|RuntimeDirectory")
+needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not here")
+FOR_NAMESPACES = {
+    r"CapabilityBoundingSet=.*": r"\g<0> CAP_NET_ADMIN CAP_SYS_ADMIN",
+    r"RestrictNamespaces=yes": "RestrictNamespaces=net mnt",
+    r"SystemCallFilter=@system-service": r"\g<0> @mount",
+}
+
+
+def directives(unit: Path) -> set[str]:
+    """Names of the sandbox's directives in a unit."""
+    names = re.findall(r"(?m)^(\w+)=", unit.read_text())
+    return {name for name in names if SANDBOX.match(name) and not RESTART.match(name)}
+
+
+def analyze(*words: str) -> str:
+    done = subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout + done.stderr
+
+
+def exposure(unit: Path) -> float:
+    found = re.search(
+        r"exposure level for \S+ ([\d.]+)", analyze("security", "--no-pager", "--offline=true", str(unit))
+    )
+    assert found is not None
+    return float(found[1])
+
+
+@needs_systemd
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_systemd_reads_the_unit(unit: Path) -> None:
+    told = analyze("verify", "--man=no", "--generators=no", str(unit)).splitlines()
+    # The programs are not installed on a machine that tests.
+    assert [line for line in told if unit.name in line and "is not executable" not in line] == []
+
+
+@needs_systemd
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_exposure_is_the_documented_one(unit: Path) -> None:
+    assert exposure(unit) <= FIGURES[unit.name] <= 5.0
+
+
+@needs_systemd
+def test_exposure_of_an_agent_with_namespaces(tmp_path: Path) -> None:
+    unit = tmp_path / "metastack-agent.service"
+    text = (TOP / "deploy/systemd/metastack-agent.service").read_text()
+    for old, new in FOR_NAMESPACES.items():
+        text, count = re.subn(f"(?m)^{old}", new, text)
+        assert count == 1
+    unit.write_text(text)
+    documented = re.search(r"With these the figure is ([\d.]+)", PAGE)
+    assert documented is not None
+    assert exposure(unit) <= float(documented[1]) <= 5.0
+
+
+@pytest.mark.parametrize(
+    ("title", "name"), [("The agent", "metastack-agent"), ("The etcd gateway", "metastack-etcd-gateway")]
+)
+def test_each_directive_has_a_reason(title: str, name: str) -> None:
+    part = PAGE.split(f"## {title}\n")[1].split("\n## ")[0].split("What could not be taken")[0]
+    explained = set()
+    for row in re.findall(r"(?m)^\| (`.*?) \|", part):
+        explained |= set(re.findall(r"`(\w+)=", row))
+    assert explained == directives(TOP / f"deploy/systemd/{name}.service")
+
+
+def test_the_agent_has_no_mounts_of_its_own() -> None:
+    hiding = re.compile(
+        r"Protect(System|Home|Proc|Kernel|Control)|Private|ProcSubset|ReadOnly|Inaccessible|BindPaths"
+    )
+    unit = TOP / "deploy/systemd/metastack-agent.service"
+    assert [name for name in directives(unit) if hiding.match(name)] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Type=notify",
+        "WatchdogSec=60",
+        "Restart=always",
+        "RestartPreventExitStatus=2",
+        "KillMode=mixed",
+        "RuntimeDirectoryPreserve=yes",
+        "TimeoutStartSec=infinity",
+    ],
+)
+def test_the_agent_and_its_guests_survive(line: str) -> None:
+    assert line in (TOP / "deploy/systemd/metastack-agent.service").read_text().splitlines()
