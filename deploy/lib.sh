@@ -40,10 +40,13 @@ as_person() {
 # --- preflight
 
 preflight() { # storage
-	[ -r /etc/os-release ] || die "this is not Debian 12: /etc/os-release is missing"
+	[ -r /etc/os-release ] || die "this is not Debian 13 or 12: /etc/os-release is missing"
 	# shellcheck source=/dev/null
 	os=$(. /etc/os-release && printf '%s %s' "${ID:-unknown}" "${VERSION_ID:-}")
-	[ "$os" = "debian 12" ] || die "this needs Debian 12 (bookworm); this machine says: $os"
+	case $os in
+	"debian 13" | "debian 12") ;;
+	*) die "this needs Debian 13 (trixie) or 12 (bookworm); this machine says: $os" ;;
+	esac
 	kib=$(awk '$1 == "MemTotal:" { print $2 }' /proc/meminfo 2>/dev/null || true)
 	# A machine sold with 4 GB shows a little less.
 	[ "${kib:-0}" -ge 3700000 ] || die "4 GB of RAM are needed; there are $((${kib:-0} / 1024)) MiB"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,50 @@ def test_the_agent_has_no_mounts_of_its_own() -> None:
 )
 def test_the_agent_and_its_guests_survive(line: str) -> None:
     assert line in (TOP / "deploy/systemd/metastack-agent.service").read_text().splitlines()
+
+
+UNDER_THE_UNIT = """
+import os, socket, sys
+socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
+print("packets", open(sys.argv[1]).read())
+for name, act in {
+    "chown": lambda: os.chown(sys.argv[1], 1, 1),
+    "hostname": lambda: socket.sethostname(socket.gethostname()),
+    "chroot": lambda: os.chroot("/"),
+    "setuid": lambda: os.setuid(1),
+}.items():
+    try:
+        act()
+        print("may", name)
+    except PermissionError:
+        print("may not", name)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root and setpriv")
+def test_the_agents_capabilities_suffice_and_end_there(tmp_path: Path) -> None:
+    unit = (TOP / "deploy/systemd/metastack-agent.service").read_text()
+    granted = re.search(r"(?m)^CapabilityBoundingSet=(.*)$", unit)
+    assert granted is not None
+    bounds = ",".join("+" + name.removeprefix("CAP_").lower() for name in granted[1].split())
+    foreign = tmp_path / "of-another-user"
+    foreign.write_text("read")
+    foreign.chmod(0o600)
+    os.chown(foreign, 64055, 64055)
+    done = subprocess.run(
+        [
+            *("setpriv", "--no-new-privs", "--inh-caps=-all", f"--bounding-set=-all,{bounds}"),
+            *(sys.executable, "-c", UNDER_THE_UNIT, str(foreign)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        "packets read",
+        "may not chown",
+        "may not hostname",
+        "may not chroot",
+        "may not setuid",
+    ]
