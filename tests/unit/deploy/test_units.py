@@ -156,3 +156,21 @@ def test_the_agents_capabilities_suffice_and_end_there(tmp_path: Path) -> None:
         "may not chroot",
         "may not setuid",
     ]
+
+
+def test_a_wrong_setting_ends_the_agent_for_good(tmp_path: Path) -> None:
+    text = (TOP / "deploy/systemd/metastack-agent.service").read_text()
+    command = re.search(r"(?m)^ExecStart=/opt/metastack/current/bin/metastack (.*)$", text)
+    kept_down = re.search(r"(?m)^RestartPreventExitStatus=(\d+)$", text)
+    assert command is not None
+    assert kept_down is not None
+    (tmp_path / "agent.toml").write_text("no_such_setting = 1\n")
+    words = command[1].replace("/etc/metastack", str(tmp_path)).split()
+    done = subprocess.run(
+        [Path(sys.executable).parent / "metastack", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, "no_such_setting" in done.stderr) == (int(kept_down[1]), True), done.stderr
