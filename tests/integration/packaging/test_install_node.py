@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import mmap
 import os
 import shutil
 import subprocess
@@ -148,6 +149,16 @@ def test_a_half_done_installation_is_made_again(host: Host, tmp_path: Path) -> N
     (half / "metastack").write_text("half")
     assert host.install(make_bundle(tmp_path, "1.0")) == "changed"
     assert host.program() == "1.0"
+
+
+def test_a_version_that_still_runs_is_kept(host: Host, tmp_path: Path) -> None:
+    for version in ("1.0", "1.1"):
+        host.install(make_bundle(tmp_path, version))
+    with (host.opt / "1.0/pyvenv.cfg").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
+        host.install(make_bundle(tmp_path, "1.2"))
+        assert host.versions() == ["1.0", "1.1", "1.2"]
+    host.install(make_bundle(tmp_path, "1.3"))
+    assert host.versions() == ["1.2", "1.3"]
 
 
 def test_a_damaged_bundle_is_refused(host: Host, tmp_path: Path) -> None:
