@@ -259,6 +259,12 @@ class Keys:
     def break_lock(self, vm: VmId) -> str:
         return self._key(Kind.BREAK_LOCK, vm.project, vm.name)
 
+    def join_prefix(self, ident: str) -> str:
+        """Where a token's bearer and ``pki serve`` talk; agents ignore it."""
+        if not ident or "/" in ident:
+            raise ValueError(f"{ident!r} cannot be part of a key")
+        return f"{self.root}/join/{ident}/"
+
     def parse(self, key: str) -> ParsedKey | None:
         """Take a key apart; None for one that is not ours to understand."""
         if not key.startswith(self._start):

@@ -1,0 +1,232 @@
+"""``metastack pki``: the cluster's certificate authority, in a folder of a management host.
+
+Owns: options, files that a certificate is written to, and printing. Refuses: etcd; no verb here connects to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .frame import Frame, Yes, frame_of, noun, reason_option, verb
+from .session import confirm, note
+
+if TYPE_CHECKING:
+    from metastack.pki.facts import CertificateFacts
+    from metastack.pki.folder import CaFolder, Issued
+
+    from .output import Printer
+
+app = noun("pki", "Certificates: issue, renew, list, revoke.")
+
+Folder = Annotated[Path, typer.Option("--dir", metavar="FOLDER", help="Folder of the CA.")]
+DEFAULT: Path = Path("/etc/metastack/ca")
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FOLDER", help="Folder for the files; default: the user's name."),
+]
+Days = Annotated[int | None, typer.Option("--days", min=1, max=3650, help="Lifetime, days.")]
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """A refusal as a problem, with its exit status."""
+    from metastack.commands.problem import Code, Problem
+    from metastack.pki.refusal import Refusal, Why
+
+    codes = {
+        Why.UNKNOWN: Code.NOT_FOUND,
+        Why.EXISTS: Code.CONFLICT,
+        Why.REVOKED: Code.CONFLICT,
+        Why.BAD_NAME: Code.USAGE,
+        Why.BAD_HOST: Code.USAGE,
+        Why.BAD_LIFE: Code.USAGE,
+    }
+    try:
+        yield
+    except Refusal as error:
+        code = codes.get(error.why, Code.FAILED)
+        raise Problem(code, error.object, error.message, error.hint) from None
+
+
+def _open(folder: Path) -> CaFolder:
+    from metastack.pki.folder import CaFolder
+
+    return CaFolder(folder, _now)
+
+
+def _now() -> Any:
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC)
+
+
+def _printer(frame: Frame) -> Printer[CertificateFacts]:
+    from .output import Column, Printer
+
+    columns: list[Column[CertificateFacts]] = [
+        Column("USER", lambda v: v.user),
+        Column("ROLE", lambda v: v.role, if_any=True),
+        Column("STATE", lambda v: v.state),
+        Column("EXPIRES", lambda v: v.not_after.strftime("%Y-%m-%dT%H:%M:%SZ")),
+        Column("DAYS", lambda v: v.left_s // 86400),
+        Column("HOSTS", lambda v: v.hosts, wide=True),
+        Column("SERIAL", lambda v: v.serial, wide=True),
+        Column("FINGERPRINT", lambda v: v.fingerprint, wide=True),
+    ]
+    return Printer(frame.output, columns, lambda v: v.serial)
+
+
+def _days(days: int | None) -> Any:
+    from datetime import timedelta
+
+    return None if days is None else timedelta(days=days)
+
+
+def _hand_out(frame: Frame, ca: CaFolder, issued: Issued, out: Path | None) -> CertificateFacts:
+    """Write the files and say where they are."""
+    from metastack.pki.facts import facts_of
+    from metastack.pki.files import write_identity
+
+    facts = facts_of(issued.certificate, _now())
+    try:
+        files = write_identity(
+            out or Path(facts.user), facts.user, ca.authority.certificate, issued.certificate, issued.key
+        )
+    except OSError as error:
+        from metastack.commands.problem import Code, Problem
+
+        raise Problem(
+            Code.FAILED,
+            str(out or facts.user),
+            f"cannot be written: {error.strerror}",
+            f"revoke the certificate, it is lost: `metastack pki revoke {facts.serial}`",
+        ) from None
+    made = [str(files.cert), str(files.ca), *([str(files.key)] if issued.key is not None else [])]
+    note(frame, f"{facts.user}: wrote {', '.join(made)}")
+    return facts
+
+
+@verb(app)
+def init(
+    ctx: typer.Context,
+    folder: Folder = DEFAULT,
+    name: Annotated[str, typer.Option("--name", help="Name of the cluster, a part of the CA's name.")] = (
+        "metastack"
+    ),
+    cert: Annotated[
+        Path | None, typer.Option("--ca-cert", metavar="FILE", help="Certificate of a CA to use.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option("--ca-key", metavar="FILE", help="Key of that CA.")] = None,
+) -> None:
+    """Make the cluster's CA, or use a given one."""
+    from metastack.commands.problem import usage
+    from metastack.pki.facts import facts_of
+    from metastack.pki.folder import CaFolder
+
+    frame = frame_of(ctx)
+    if (cert is None) is not (key is None):
+        raise usage("", "--ca-cert and --ca-key go together")
+    with _refused():
+        if cert is not None and key is not None:
+            ca = CaFolder.adopt(folder, cert, key, _now)
+        else:
+            ca = CaFolder.make(folder, name, _now)
+    _printer(frame).one(facts_of(ca.authority.certificate, _now()), detail=True)
+
+
+@verb(app)
+def issue(
+    ctx: typer.Context,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="One of node, operator, service, etcd, root.")],
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Name of the node, person or service.")] = "",
+    folder: Folder = DEFAULT,
+    role: Annotated[
+        str, typer.Option("--role", help="Operator: viewer, operator, admin. Service: its function.")
+    ] = "",
+    host: Annotated[
+        list[str] | None,
+        typer.Option("--host", metavar="HOST", help="DNS name or IP address; repeatable."),
+    ] = None,
+    days: Days = None,
+    out: Out = None,
+    request: Annotated[
+        Path | None, typer.Option("--request", metavar="FILE", help="Sign this CSR; make no key.")
+    ] = None,
+) -> None:
+    """Issue a certificate; its common name is the etcd user."""
+    from metastack.commands.problem import usage
+    from metastack.pki.authority import read_request
+    from metastack.pki.files import read
+    from metastack.pki.folder import Issued
+    from metastack.pki.subject import SubjectKind, subject
+
+    frame = frame_of(ctx)
+    kinds = [known.value for known in SubjectKind if known is not SubjectKind.JOIN]
+    if kind not in kinds:
+        raise usage(f"kind {kind!r}", "is unknown", f"kinds: {', '.join(kinds)}")
+    with _refused():
+        to, hosts = subject(SubjectKind(kind), name, role), tuple(host or ())
+        ca = _open(folder)
+        if request is not None:
+            public = read_request(read(request), to)
+            issued = Issued(ca.sign(public, to, hosts, _days(days)))
+        else:
+            issued = ca.issue(to, hosts, _days(days))
+        facts = _hand_out(frame, ca, issued, out)
+    _printer(frame).one(facts, detail=True)
+
+
+@verb(app)
+def renew(
+    ctx: typer.Context,
+    cert: Annotated[Path, typer.Argument(metavar="FILE", help="Certificate to renew.")],
+    folder: Folder = DEFAULT,
+    days: Days = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="Folder for the files; default: the certificate's."),
+    ] = None,
+) -> None:
+    """Renew a certificate: a new key, the same user and hosts.
+
+    The old certificate stays valid until it expires or is revoked.
+    """
+    from metastack.pki.files import read_certificate
+
+    frame = frame_of(ctx)
+    with _refused():
+        ca = _open(folder)
+        issued = ca.renew(read_certificate(cert), _days(days))
+        facts = _hand_out(frame, ca, issued, out or cert.absolute().parent)
+    _printer(frame).one(facts, detail=True)
+
+
+@verb(app, "list")
+def list_(ctx: typer.Context, folder: Folder = DEFAULT) -> None:
+    """List issued certificates and when they expire."""
+    with _refused():
+        found = _open(folder).list()
+    _printer(frame_of(ctx)).list(found)
+
+
+@verb(app)
+def revoke(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="USER|SERIAL|FINGERPRINT", help="Certificates to revoke.")],
+    reason: Annotated[str, reason_option("Reason; recorded with the revocation.")],
+    folder: Folder = DEFAULT,
+    yes: Yes = False,
+) -> None:
+    """Revoke certificates and write the revocation list."""
+    frame = frame_of(ctx)
+    confirm(f"Revoke the certificates of {name}? This cannot be undone.", yes)
+    with _refused():
+        ca = _open(folder)
+        hit = ca.revoke(name, reason)
+    note(frame, f"give {ca.crl} to every etcd member")
+    _printer(frame).list(hit)

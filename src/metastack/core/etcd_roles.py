@@ -1,0 +1,174 @@
+"""What each identity may read and write in etcd, by key prefix: the roles that ``cluster init`` applies.
+
+Owns: who writes which kind of key. Refuses: etcd's users, and who has which certificate.
+Rule: every kind has a line in the table, and a test plays every scenario and command against it. A role that
+lacks a key that its holder writes stops a fence or a takeover, so a role may be too wide and never too narrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+
+from .state.keys import Keys, Kind, prefix_end
+from .transaction import Delete, Transaction
+
+
+class Writer(StrEnum):
+    """A writer of a kind of key."""
+
+    SELF = "self"
+    """The node that the key names, and no other node."""
+    NODE = "node"
+    """Every node."""
+    FENCER = "fencer"
+    """Every node, of a key that names another node: an alive key that a fence for silent storage deletes."""
+    OPERATOR = "operator"
+    ADMIN = "admin"
+    SCHEDULER = "scheduler"
+
+
+S, N, F, O, A, C = Writer.SELF, Writer.NODE, Writer.FENCER, Writer.OPERATOR, Writer.ADMIN, Writer.SCHEDULER  # noqa: E741
+
+WRITERS: Final[dict[Kind, frozenset[Writer]]] = {
+    Kind.CLUSTER: frozenset({A}),
+    Kind.GENERATION: frozenset({A}),
+    Kind.STORAGE: frozenset({A}),
+    Kind.ADMISSION: frozenset({O}),
+    Kind.IMAGE: frozenset({N, O}),  # nodes remove a deleted image's record once its object is gone
+    Kind.PROJECT: frozenset({O}),
+    Kind.VM_SPEC: frozenset({O}),
+    Kind.NODE_SPEC: frozenset({O}),
+    Kind.CLAIM: frozenset({N}),
+    Kind.NODE_FACTS: frozenset({S, A}),
+    Kind.FENCE: frozenset({N, A}),
+    Kind.HALT: frozenset({N}),
+    Kind.GROUP: frozenset({N, O}),  # a claim changes the group version, a spec the rule version
+    Kind.HINT: frozenset({C}),
+    Kind.PENALTY: frozenset({N}),
+    Kind.LEADER: frozenset({C}),
+    Kind.NODE_ALIVE: frozenset({S, F, A}),  # `cluster restore` deletes them all
+    Kind.VM_STATUS: frozenset({N}),
+    Kind.VOLUME: frozenset({N, O}),
+    Kind.EVENT: frozenset({N, O}),
+    Kind.HISTORY: frozenset({O}),
+    Kind.TICKET: frozenset({N, O}),
+    Kind.REFUSAL: frozenset({S, A}),
+    Kind.REMOVAL: frozenset({S, A}),
+    Kind.TRASH: frozenset({N}),
+    Kind.COUNTED: frozenset({N}),
+    Kind.IMPORT: frozenset({N, O}),
+    Kind.SILENCED: frozenset({N}),
+    Kind.BREAK_LOCK: frozenset({N, O}),
+}
+
+OPERATOR_ROLES: Final[dict[str, tuple[str, ...]]] = {
+    "viewer": ("viewer",),
+    "operator": ("viewer", "operator"),
+    "admin": ("viewer", "operator", "admin"),
+}
+"""etcd roles of an operator's certificate, by what it is issued as."""
+
+SERVICE_ROLES: Final[dict[str, tuple[str, ...]]] = {
+    "backup": ("root",),  # etcd gives a snapshot to root alone
+    "monitor": ("viewer",),
+    "pki": ("root",),  # etcd lets root alone make users
+    "scheduler": ("viewer", "scheduler"),
+    "web": ("viewer", "operator", "admin"),
+}
+"""etcd roles of a management service."""
+
+NODE_ROLES: Final = ("node", "fencer")
+"""etcd roles of every node, beside its own."""
+
+
+class Right(Struct, frozen=True, order=True):
+    """One permission as etcd has it: the keys in [key, end); with ``end`` empty that one key."""
+
+    access: str
+    """``read`` or ``write``. To write is to put and to delete."""
+    key: str
+    end: str = ""
+
+
+class EtcdRole(Struct, frozen=True):
+    """A role of etcd."""
+
+    name: str
+    rights: tuple[Right, ...]
+
+
+def _of_kinds(keys: Keys, access: str, kinds: Iterable[Kind]) -> tuple[Right, ...]:
+    rights = []
+    for prefix in keys.prefixes(kinds):
+        rights.append(Right(access, prefix, prefix_end(prefix).decode() if prefix.endswith("/") else ""))
+    return tuple(sorted(rights))
+
+
+def _written_by(*writers: Writer) -> list[Kind]:
+    return [kind for kind, who in WRITERS.items() if not who.isdisjoint(writers)]
+
+
+def cluster_roles(keys: Keys) -> tuple[EtcdRole, ...]:
+    """The roles that exist once in a cluster."""
+    root = keys.prefix()
+    # The informer watches everything under the root, so a node reads all of it.
+    reads_all = Right("read", root, prefix_end(root).decode())
+    probe = Right("write", keys.nothing())
+    return (
+        EtcdRole("node", (reads_all, probe, *_of_kinds(keys, "write", _written_by(Writer.NODE)))),
+        EtcdRole("fencer", _of_kinds(keys, "write", _written_by(Writer.FENCER))),
+        EtcdRole("viewer", _of_kinds(keys, "read", Kind)),
+        EtcdRole("operator", _of_kinds(keys, "write", _written_by(Writer.OPERATOR))),
+        EtcdRole("admin", _of_kinds(keys, "write", _written_by(Writer.ADMIN))),
+        EtcdRole("scheduler", _of_kinds(keys, "write", _written_by(Writer.SCHEDULER))),
+    )
+
+
+def node_role(keys: Keys, node: str) -> EtcdRole:
+    """The role of one node: to write the keys that name it."""
+    own = (keys.node_facts(node), keys.node_alive(node), keys.refusal(node), keys.removal(node))
+    return EtcdRole(f"node.{node}", tuple(sorted(Right("write", key) for key in own)))
+
+
+def join_role(keys: Keys, ident: str) -> EtcdRole:
+    """The role of a token's bearer: its own exchange, and nothing else."""
+    prefix = keys.join_prefix(ident)
+    end = prefix_end(prefix).decode()
+    return EtcdRole(f"join.{ident}", (Right("read", prefix, end), Right("write", prefix, end)))
+
+
+def outside(change: Transaction, rights: Iterable[Right]) -> list[str]:
+    """What of a transaction etcd would refuse with these rights: ``read KEY`` and ``write KEY``."""
+    reads, writes = _Ranges("read", rights := list(rights)), _Ranges("write", rights)
+    found = [f"read {guard.key}" for guard in change.guards if not reads.cover(guard.key)]
+    for effect in change.effects:
+        end = effect.range_end if isinstance(effect, Delete) else ""
+        if not writes.cover(effect.key, end):
+            found.append(f"write {effect.key}" + (f" to {end}" if end else ""))
+    return found
+
+
+class _Ranges:
+    """Ranges of one access, joined where they touch, as etcd joins them."""
+
+    def __init__(self, access: str, rights: Iterable[Right]) -> None:
+        self._joined: list[tuple[str, str]] = []
+        spans = (_span(right.key, right.end) for right in rights if right.access == access)
+        for begin, end in sorted(spans):
+            if self._joined and begin <= self._joined[-1][1]:
+                last = self._joined[-1]
+                self._joined[-1] = (last[0], max(last[1], end))
+            else:
+                self._joined.append((begin, end))
+
+    def cover(self, key: str, end: str = "") -> bool:
+        begin, end = _span(key, end)
+        return any(first <= begin and end <= last for first, last in self._joined)
+
+
+def _span(key: str, end: str) -> tuple[str, str]:
+    return key, end or key + "\0"
