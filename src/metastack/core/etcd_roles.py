@@ -134,6 +134,12 @@ def node_role(keys: Keys, node: str) -> EtcdRole:
     return EtcdRole(f"node.{node}", tuple(sorted(Right("write", key) for key in own)))
 
 
+def node_rights(keys: Keys, node: str) -> Rights:
+    """What an agent may do."""
+    shared = (role for role in cluster_roles(keys) if role.name in NODE_ROLES)
+    return Rights(*shared, node_role(keys, node))
+
+
 def join_role(keys: Keys, ident: str) -> EtcdRole:
     """The role of a token's bearer: its own exchange, and nothing else."""
     prefix = keys.join_prefix(ident)
@@ -141,33 +147,36 @@ def join_role(keys: Keys, ident: str) -> EtcdRole:
     return EtcdRole(f"join.{ident}", (Right("read", prefix, end), Right("write", prefix, end)))
 
 
-def outside(change: Transaction, rights: Iterable[Right]) -> list[str]:
-    """What of a transaction etcd would refuse with these rights: ``read KEY`` and ``write KEY``."""
-    reads, writes = _Ranges("read", rights := list(rights)), _Ranges("write", rights)
-    found = [f"read {guard.key}" for guard in change.guards if not reads.cover(guard.key)]
-    for effect in change.effects:
-        end = effect.range_end if isinstance(effect, Delete) else ""
-        if not writes.cover(effect.key, end):
-            found.append(f"write {effect.key}" + (f" to {end}" if end else ""))
-    return found
+class Rights:
+    """What the holder of some roles may do; ranges that touch are joined, as etcd joins them."""
+
+    def __init__(self, *roles: EtcdRole) -> None:
+        rights = [right for role in roles for right in role.rights]
+        self._reads, self._writes = _joined("read", rights), _joined("write", rights)
+
+    def outside(self, change: Transaction) -> list[str]:
+        """What of a transaction etcd would refuse: ``read KEY``, ``write KEY``, ``write KEY to END``."""
+        found = [f"read {guard.key}" for guard in change.guards if not _cover(self._reads, guard.key)]
+        for effect in change.effects:
+            end = effect.range_end if isinstance(effect, Delete) else ""
+            if not _cover(self._writes, effect.key, end):
+                found.append(f"write {effect.key}" + (f" to {end}" if end else ""))
+        return found
 
 
-class _Ranges:
-    """Ranges of one access, joined where they touch, as etcd joins them."""
+def _joined(access: str, rights: Iterable[Right]) -> list[tuple[str, str]]:
+    joined: list[tuple[str, str]] = []
+    for begin, end in sorted(_span(right.key, right.end) for right in rights if right.access == access):
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], end))
+        else:
+            joined.append((begin, end))
+    return joined
 
-    def __init__(self, access: str, rights: Iterable[Right]) -> None:
-        self._joined: list[tuple[str, str]] = []
-        spans = (_span(right.key, right.end) for right in rights if right.access == access)
-        for begin, end in sorted(spans):
-            if self._joined and begin <= self._joined[-1][1]:
-                last = self._joined[-1]
-                self._joined[-1] = (last[0], max(last[1], end))
-            else:
-                self._joined.append((begin, end))
 
-    def cover(self, key: str, end: str = "") -> bool:
-        begin, end = _span(key, end)
-        return any(first <= begin and end <= last for first, last in self._joined)
+def _cover(ranges: list[tuple[str, str]], key: str, end: str = "") -> bool:
+    begin, end = _span(key, end)
+    return any(first <= begin and end <= last for first, last in ranges)
 
 
 def _span(key: str, end: str) -> tuple[str, str]:

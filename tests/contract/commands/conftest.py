@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from command_rights import CommandRights
 from commands_rig import Rig
 
 from metastack.commands.request import Cluster
@@ -20,7 +21,6 @@ from metastack.lab.dev.etcd import EtcdCluster
 from metastack.settings import StoreSettings
 from metastack.store.etcd.store import EtcdStore
 from metastack.store.twin.cluster import MemoryCluster
-from metastack.store.twin.store import MemoryStore
 
 _roots = itertools.count()
 
@@ -53,7 +53,7 @@ async def rig(kind: EtcdCluster | None) -> AsyncIterator[Rig]:
     keys = Keys(f"/t{next(_roots)}")
     if kind is None:
         memory = MemoryCluster()
-        twin = MemoryStore(memory)
+        twin = CommandRights(memory, keys)
         yield await _new(Rig(Cluster(twin, keys)))
         await twin.close()
         memory.stop()

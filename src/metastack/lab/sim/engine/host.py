@@ -20,6 +20,7 @@ from ....agent.agent import Agent
 from ....agent.clock import Clock
 from ....agent.session.state_files import StateFiles
 from ....core.domains import Domain, DomainState, EndReason, Opener
+from ....core.etcd_roles import node_rights
 from ....core.model import NodeFacts, Resources
 from ....core.state.cluster_state import seen
 from ....core.state.keys import Keys
@@ -27,6 +28,7 @@ from ....core.state.record_versions import LEVEL
 from ....hypervisor.twin.hypervisor import MemoryHypervisor
 from ....ports import Broken, Denied, DomainSpec, Fenced, Hypervisor, LocalTrouble, NotFound, Store, Unavailable
 from ....store.twin.store import MemoryStore
+from .agent_rights import RightsJudge
 from .etcd import SimCluster
 from .guest_network import GuestNetwork
 from .loop import PROCESS, Process, VirtualLoop
@@ -328,7 +330,7 @@ class SimHost:
         self.agent = Agent(
             name=self.node,
             keys=lab.keys,
-            store=self._store_of(self.wire),
+            store=self._within_rights(self._store_of(self.wire)),
             storage=self._storage,
             hypervisor=cast(Hypervisor, WireHypervisor(self.daemon, steps, self._request)),
             network=GuestNetwork(lab.operator, self.hypervisor),
@@ -343,6 +345,10 @@ class SimHost:
         )
         self._stop = asyncio.Event()
         lab.loop.start_process(process, self._main(self.agent, process))
+
+    def _within_rights(self, store: Store) -> Store:
+        """Every write of its agent is one that etcd lets a node do."""
+        return RightsJudge(store, node_rights(self.lab.keys, self.node), self.lab.violation, self.node)
 
     def _store_of(self, wire: Store) -> Store:
         """What its agent is given; one of an older release, that release's codec."""

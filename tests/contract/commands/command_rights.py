@@ -1,0 +1,42 @@
+"""An etcd in memory that lets each command write only what a role of its caller allows."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from metastack.core.etcd_roles import OPERATOR_ROLES, Rights, cluster_roles
+from metastack.core.state.keys import Keys
+from metastack.core.transaction import Outcome, Transaction
+from metastack.store.twin.cluster import MemoryCluster
+from metastack.store.twin.store import MemoryStore
+
+ADMIN: Final = frozenset(
+    {
+        *("announce_removal", "node.remove", "node.fence", "node.unfence", "node.unfenced"),
+        *("config.set", "cluster.restore", "cluster.storage_init", "cluster.storage_adopt"),
+        *("cluster.upgrade-finish", "lifted"),
+    }
+)
+"""Transactions of commands that only an admin may give."""
+HANDS: Final = frozenset(
+    {"test", "register", "intent", "take_over_intent", "done", "restored", "trash", "volume.purged"}
+)
+"""Transactions that a test commits in the name of an agent, or as nobody."""
+
+
+class CommandRights(MemoryStore):
+    """The store of commands."""
+
+    def __init__(self, cluster: MemoryCluster, keys: Keys) -> None:
+        super().__init__(cluster)
+        roles = {role.name: role for role in cluster_roles(keys)}
+        self._rights = {
+            name: Rights(*(roles[role] for role in OPERATOR_ROLES[name])) for name in ("operator", "admin")
+        }
+
+    async def commit(self, change: Transaction) -> Outcome:
+        if change.name not in HANDS:
+            who = "admin" if change.name in ADMIN else "operator"
+            outside = self._rights[who].outside(change)
+            assert not outside, f"{change.name}: an {who} may not {', '.join(outside)}"
+        return await super().commit(change)
