@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from msgspec import Struct
 
-from metastack.core.etcd_roles import OPERATOR_ROLES, SERVICE_ROLES
+from metastack.core.etcd_roles import NODE_ROLES, OPERATOR_ROLES, SERVICE_ROLES
 from metastack.core.model import valid_name
 
 from .refusal import Refusal, Why
@@ -69,6 +69,20 @@ class Subject(Struct, frozen=True):
         """Extended key usages. An etcd member is its peers' client too."""
         server = [ExtendedKeyUsageOID.SERVER_AUTH] if self.serves else []
         return [*server, ExtendedKeyUsageOID.CLIENT_AUTH]
+
+    def etcd_roles(self) -> tuple[str, ...]:
+        """Names of the etcd roles of its user, as ``cluster init`` and ``pki serve`` grant them."""
+        match self.kind:
+            case SubjectKind.NODE:
+                return (*NODE_ROLES, self.user)
+            case SubjectKind.OPERATOR | SubjectKind.SERVICE:
+                return _ROLES[self.kind][self.role]
+            case SubjectKind.JOIN:
+                return (self.user,)
+            case SubjectKind.ROOT:
+                return (ROOT_USER,)
+            case SubjectKind.ETCD:
+                return ()
 
     def x509(self) -> x509.Name:
         """The distinguished name; the unit repeats the role for readers, etcd's user decides."""

@@ -237,3 +237,20 @@ def test_a_revoked_certificate_is_in_the_list_and_says_so(ca: Authority) -> None
 def test_openssl_takes_the_ca(ca: Authority) -> None:
     context = ssl.create_default_context(cadata=ca.certificate_pem.decode())
     assert context.cert_store_stats()["x509_ca"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("to", "roles"),
+    [
+        (NODE, ("node", "fencer", "node.n1")),
+        (ANNA, ("viewer",)),
+        (subject(SubjectKind.OPERATOR, "bob", "admin"), ("viewer", "operator", "admin")),
+        (PKI, ("root",)),
+        (subject(SubjectKind.SERVICE, "web-1", "web"), ("viewer", "operator", "admin")),
+        (subject(SubjectKind.JOIN, "a1"), ("join.a1",)),
+        (MEMBER, ()),
+        (ROOT, ("root",)),
+    ],
+)
+def test_a_user_gets_the_roles_of_its_kind(to: Subject, roles: tuple[str, ...]) -> None:
+    assert to.etcd_roles() == roles
