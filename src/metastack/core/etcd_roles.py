@@ -65,6 +65,9 @@ WRITERS: Final[dict[Kind, frozenset[Writer]]] = {
     Kind.BREAK_LOCK: frozenset({N, O}),
 }
 
+_UNSEEN: Final = (Kind.TICKET,)
+"""Kinds that a viewer must not read: a ticket opens a console."""
+
 OPERATOR_ROLES: Final[dict[str, tuple[str, ...]]] = {
     "viewer": ("viewer",),
     "operator": ("viewer", "operator"),
@@ -101,30 +104,39 @@ class EtcdRole(Struct, frozen=True):
     rights: tuple[Right, ...]
 
 
+def _under(access: str, prefix: str) -> Right:
+    """All that begins with it, also for a kind that is a single key: the Store lists by prefix."""
+    return Right(access, prefix, prefix_end(prefix).decode())
+
+
 def _of_kinds(keys: Keys, access: str, kinds: Iterable[Kind]) -> tuple[Right, ...]:
     rights = []
     for prefix in keys.prefixes(kinds):
-        rights.append(Right(access, prefix, prefix_end(prefix).decode() if prefix.endswith("/") else ""))
+        whole = access == "read" or prefix.endswith("/")
+        rights.append(_under(access, prefix) if whole else Right(access, prefix))
     return tuple(sorted(rights))
 
 
-def _written_by(*writers: Writer) -> list[Kind]:
-    return [kind for kind, who in WRITERS.items() if not who.isdisjoint(writers)]
+def _written_by(writer: Writer) -> list[Kind]:
+    return [kind for kind, who in WRITERS.items() if writer in who]
 
 
 def cluster_roles(keys: Keys) -> tuple[EtcdRole, ...]:
     """The roles that exist once in a cluster."""
-    root = keys.prefix()
-    # The informer watches everything under the root, so a node reads all of it.
-    reads_all = Right("read", root, prefix_end(root).decode())
-    probe = Right("write", keys.nothing())
+    # The informer and the scheduler watch everything under the root, so they read all of it.
+    reads_all, probe = _under("read", keys.prefix()), Right("write", keys.nothing())
+    seen = [kind for kind in Kind if kind not in _UNSEEN]
+
+    def writes(writer: Writer) -> tuple[Right, ...]:
+        return _of_kinds(keys, "write", _written_by(writer))
+
     return (
-        EtcdRole("node", (reads_all, probe, *_of_kinds(keys, "write", _written_by(Writer.NODE)))),
-        EtcdRole("fencer", _of_kinds(keys, "write", _written_by(Writer.FENCER))),
-        EtcdRole("viewer", _of_kinds(keys, "read", Kind)),
-        EtcdRole("operator", _of_kinds(keys, "write", _written_by(Writer.OPERATOR))),
-        EtcdRole("admin", _of_kinds(keys, "write", _written_by(Writer.ADMIN))),
-        EtcdRole("scheduler", _of_kinds(keys, "write", _written_by(Writer.SCHEDULER))),
+        EtcdRole("node", (reads_all, probe, *writes(Writer.NODE))),
+        EtcdRole("fencer", writes(Writer.FENCER)),
+        EtcdRole("viewer", _of_kinds(keys, "read", seen)),
+        EtcdRole("operator", (*_of_kinds(keys, "read", _UNSEEN), *writes(Writer.OPERATOR))),
+        EtcdRole("admin", writes(Writer.ADMIN)),
+        EtcdRole("scheduler", (reads_all, *writes(Writer.SCHEDULER))),
     )
 
 
@@ -143,8 +155,7 @@ def node_rights(keys: Keys, node: str) -> Rights:
 def join_role(keys: Keys, ident: str) -> EtcdRole:
     """The role of a token's bearer: its own exchange, and nothing else."""
     prefix = keys.join_prefix(ident)
-    end = prefix_end(prefix).decode()
-    return EtcdRole(f"join.{ident}", (Right("read", prefix, end), Right("write", prefix, end)))
+    return EtcdRole(f"join.{ident}", (_under("read", prefix), _under("write", prefix)))
 
 
 class Rights:
@@ -153,6 +164,13 @@ class Rights:
     def __init__(self, *roles: EtcdRole) -> None:
         rights = [right for role in roles for right in role.rights]
         self._reads, self._writes = _joined("read", rights), _joined("write", rights)
+
+    def reads(self, key: str) -> bool:
+        return _cover(self._reads, key)
+
+    def lists(self, prefix: str) -> bool:
+        """True if it may list and watch all that begins so."""
+        return _cover(self._reads, prefix, prefix_end(prefix).decode())
 
     def outside(self, change: Transaction) -> list[str]:
         """What of a transaction etcd would refuse: ``read KEY``, ``write KEY``, ``write KEY to END``."""

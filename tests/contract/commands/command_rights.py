@@ -1,12 +1,13 @@
-"""An etcd in memory that lets each command write only what a role of its caller allows."""
+"""An etcd in memory that lets each command read and write only what a role of its caller allows."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Final
 
 from metastack.core.etcd_roles import OPERATOR_ROLES, Rights, cluster_roles
 from metastack.core.state.keys import Keys
-from metastack.core.transaction import Outcome, Transaction
+from metastack.core.transaction import Batch, Entry, Outcome, Snapshot, Transaction
 from metastack.store.twin.cluster import MemoryCluster
 from metastack.store.twin.store import MemoryStore
 
@@ -33,6 +34,21 @@ class CommandRights(MemoryStore):
         self._rights = {
             name: Rights(*(roles[role] for role in OPERATOR_ROLES[name])) for name in ("operator", "admin")
         }
+
+    async def get(self, key: str) -> Entry | None:
+        assert self._rights["operator"].reads(key), f"an operator may not read {key}"
+        return await super().get(key)
+
+    async def list(self, *prefixes: str) -> Snapshot:
+        for prefix in prefixes:
+            assert self._rights["operator"].lists(prefix), f"an operator may not list {prefix}"
+        return await super().list(*prefixes)
+
+    def watch(
+        self, prefix: str, after_revision: int, without: tuple[str, ...] = ()
+    ) -> AsyncGenerator[Batch, None]:
+        assert self._rights["operator"].lists(prefix), f"an operator may not watch {prefix}"
+        return super().watch(prefix, after_revision, without)
 
     async def commit(self, change: Transaction) -> Outcome:
         if change.name not in HANDS:

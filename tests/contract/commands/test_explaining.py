@@ -20,6 +20,7 @@ from metastack.commands.vm import place as places
 from metastack.commands.vm.create import create_vm, plan_vms
 from metastack.commands.vm.explain import equal_nodes_words, explain_plan, explain_vm
 from metastack.core.model import ClusterConfig, GroupTerm, Ha, Hint, Phase, Placement
+from metastack.core.state.keys import Kind
 from metastack.core.transaction import Put
 
 
@@ -91,7 +92,7 @@ async def test_explain_says_why_it_waits_and_why_it_stays(rig: Rig) -> None:
 
 async def test_a_dry_run_writes_nothing_and_says_what_would_be(rig: Rig) -> None:
     await three(rig)
-    before = await rig.store.list(rig.keys.prefix())
+    before = await rig.store.list(*rig.keys.prefixes(Kind))
     news = [new(name, memory_mib=6000) for name in ("a", "b", "c", "d")]
     said = await explain_plan(rig.cluster, request(), await plan_vms(rig.cluster, request(), news))
     assert {view.chosen for view in said[:3]} == {"n1", "n2", "n3"}, "each counts those before it"
@@ -107,7 +108,7 @@ async def test_a_dry_run_writes_nothing_and_says_what_would_be(rig: Rig) -> None
     equal = f"{first} or {second}: the UUID that the VM gets decides"
     assert one.summary == f"would start on {one.chosen} or, equally good, on {equal}"
     assert said[3].summary.startswith("no node fits: needs 6000 MiB of memory")
-    after = await rig.store.list(rig.keys.prefix())
+    after = await rig.store.list(*rig.keys.prefixes(Kind))
     assert after.entries == before.entries
 
 

@@ -23,6 +23,7 @@ from metastack.commands.vm.console_tickets import create_ticket
 from metastack.core.model import ClusterConfig, NodeAlive, NodeFacts
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.codec import decode, encode
+from metastack.core.state.keys import Kind
 from metastack.core.state.record_versions import LEVEL, RELEASES, settings_bytes
 from metastack.core.transaction import Delete, Put
 from metastack.lab.sim.engine.older_release import older
@@ -142,7 +143,7 @@ async def test_commands_write_the_old_level_until_finished(rig: Rig) -> None:
     await node(rig, "n1", LEVEL)
     await create_vm(rig.cluster, request("r"), NewVm(vm=HELLO, image="tiny"))
     await settings.set_settings(rig.cluster, request("r"), {"lease_ttl_s": 9})
-    snapshot = await rig.store.list(rig.keys.prefix())
+    snapshot = await rig.store.list(*rig.keys.prefixes(Kind))
     rewritten = [e for e in snapshot.entries if "nodes/n1" not in e.key]  # those the test wrote
     assert len(rewritten) > 4
     for entry in rewritten:

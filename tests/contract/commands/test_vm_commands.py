@@ -14,6 +14,7 @@ from metastack.commands.request import Cluster
 from metastack.commands.vm import change as vms
 from metastack.commands.vm.change import NewVm
 from metastack.core.model import ClusterConfig, Ha, Image, ImageState, Power, VmId, token_revision
+from metastack.core.state.keys import Kind
 from metastack.core.transaction import Put
 
 
@@ -51,7 +52,7 @@ async def test_create_writes_spec_history_and_event_at_once(rig: Rig) -> None:
     )
     assert event.request_id == spec.request_id
     entries = [await rig.store.get(rig.keys.vm_spec(HELLO))]
-    entries += (await rig.store.list(rig.keys.prefix())).entries[-2:]
+    entries += (await rig.store.list(*rig.keys.prefixes(Kind))).entries[-2:]
     assert len({entry.mod_revision for entry in entries if entry}) == 1, "one transaction"
 
 

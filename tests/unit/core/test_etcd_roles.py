@@ -20,7 +20,8 @@ from metastack.core.etcd_roles import (
     node_rights,
     node_role,
 )
-from metastack.core.model import VmId
+from metastack.core.model import Hint, Leader, VmId
+from metastack.core.protocol.leader_terms import LeaderTerm, advise, stand
 from metastack.core.state.keys import Keys, Kind
 from metastack.core.transaction import Delete, Guard, Put, Transaction
 from metastack.lab.sim.runs.scenario import scenario
@@ -96,9 +97,27 @@ def test_a_node_reads_everything_under_the_root() -> None:
 
 def test_a_viewer_writes_nothing() -> None:
     viewer = rights(*OPERATOR_ROLES["viewer"])
-    for prefix in KEYS.prefixes(Kind):
-        assert reads(viewer, prefix)
+    for kind, prefix in zip(Kind, KEYS.prefixes(Kind), strict=True):
+        assert viewer.lists(prefix) is (kind is not Kind.TICKET)
         assert not writes(viewer, prefix)
+
+
+def test_an_operator_opens_consoles_and_a_viewer_does_not() -> None:
+    assert not rights("viewer").lists(KEYS.prefix(Kind.TICKET))
+    operator = rights(*OPERATOR_ROLES["operator"])
+    assert operator.lists(KEYS.prefix(Kind.TICKET))
+    assert writes(operator, KEYS.ticket("x"))
+    assert writes(NODE, KEYS.ticket("x"))
+
+
+def test_a_scheduler_writes_hints_and_its_own_key() -> None:
+    scheduler, vm = rights(*SERVICE_ROLES["scheduler"]), VmId("p", "v")
+    hints = advise(KEYS, LeaderTerm(revision=1, lease=1), {vm: Hint(uuid="u", node="n1")}, [vm])
+    for change in (stand(KEYS, Leader(name="s1"), 1), hints):
+        assert scheduler.outside(change) == []
+        assert NODE.outside(change)
+    assert scheduler.lists(KEYS.prefix())  # its picture watches the root
+    assert not writes(scheduler, KEYS.claim(vm))
 
 
 def test_an_operator_cannot_touch_fences_claims_and_settings() -> None:

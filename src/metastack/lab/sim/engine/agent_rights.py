@@ -1,14 +1,14 @@
-"""Judges that an agent writes only what its etcd roles allow.
+"""Judges that an agent reads and writes only what its etcd roles allow.
 
 Rule: a transaction outside the roles is a violation, and is applied: what follows is another judge's matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 
 from ....core.etcd_roles import Rights
-from ....core.transaction import Outcome, Transaction
+from ....core.transaction import Batch, Entry, Outcome, Snapshot, Transaction
 from ....ports import Store
 from ....ports.wrapped_store import WrappedStore
 
@@ -20,7 +20,26 @@ class RightsJudge(WrappedStore):
         super().__init__(inner)
         self._rights, self._violation, self._node = rights, violation, node
 
+    def _judge(self, allowed: bool, what: str) -> None:
+        if not allowed:
+            self._violation("rights", f"{self._node}: would {what}")
+
+    async def get(self, key: str) -> Entry | None:
+        self._judge(self._rights.reads(key), f"read {key}")
+        return await self._inner.get(key)
+
+    async def list(self, *prefixes: str) -> Snapshot:
+        for prefix in prefixes:
+            self._judge(self._rights.lists(prefix), f"list {prefix}")
+        return await self._inner.list(*prefixes)
+
+    def watch(
+        self, prefix: str, after_revision: int, without: tuple[str, ...] = ()
+    ) -> AsyncGenerator[Batch, None]:
+        self._judge(self._rights.lists(prefix), f"watch {prefix}")
+        return self._inner.watch(prefix, after_revision, without)
+
     async def commit(self, change: Transaction) -> Outcome:
         for what in self._rights.outside(change):
-            self._violation("rights", f"{self._node}: {change.name} would {what}")
+            self._judge(False, f"{what} in {change.name}")
         return await self._inner.commit(change)
