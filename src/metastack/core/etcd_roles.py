@@ -63,6 +63,7 @@ WRITERS: Final[dict[Kind, frozenset[Writer]]] = {
     Kind.IMPORT: frozenset({N, O}),
     Kind.SILENCED: frozenset({N}),
     Kind.BREAK_LOCK: frozenset({N, O}),
+    Kind.MAINTENANCE: frozenset({N, O}),  # nodes end one that an etcd election would prolong
 }
 
 _UNSEEN: Final = (Kind.TICKET,)

@@ -11,6 +11,7 @@ SEAMS = {
     "ports/levelled.py": "the seam",
     "ports/wrapped_store.py": "what the seam is made from",
     "lab/sim/engine/older_store.py": "the codec of an older release, below the seam",
+    "lab/sim/engine/agent_rights.py": "the judge of rights, below the seam",
     "lab/sim/engine/wire.py": "the simulated wire, below the seam",
 }
 """Modules that may give a change to a store which does not keep to the level, and why."""
