@@ -85,6 +85,7 @@ class Link:
         self.lease: Any = None
         self.watch: Any = None
         self.maintenance: Any = None
+        self.auth: Any = None
 
     async def ready(self, timeout_s: float) -> None:
         """Return when the connection stands or is known to be broken; raises NotSent when time is up.
@@ -132,6 +133,7 @@ class Link:
         self.lease = rpc.LeaseStub(self._channel)
         self.watch = rpc.WatchStub(self._channel)
         self.maintenance = rpc.MaintenanceStub(self._channel)
+        self.auth = rpc.AuthStub(self._channel)
 
 
 def broken_off(why: str) -> grpc.aio.AioRpcError:

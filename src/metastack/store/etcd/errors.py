@@ -13,7 +13,17 @@ from typing import Final
 import grpc
 from msgspec import Struct
 
-from metastack.ports import Broken, Compacted, Denied, LeaseGone, NoSpace, Unavailable
+from metastack.ports import (
+    Broken,
+    Compacted,
+    Denied,
+    Exists,
+    LeaseGone,
+    NoSpace,
+    NotFound,
+    Refused,
+    Unavailable,
+)
 
 Code = grpc.StatusCode
 
@@ -55,6 +65,16 @@ _TEXTS: Final[tuple[tuple[str, Judgement], ...]] = (
     ("etcdserver: user name is empty", Judgement(Verdict.FINAL, Denied)),
     ("etcdserver: invalid auth token", Judgement(Verdict.FINAL, Denied)),
     ("etcdserver: authentication failed", Judgement(Verdict.FINAL, Denied)),
+    ("etcdserver: user name already exists", Judgement(Verdict.FINAL, Exists)),
+    ("etcdserver: role name already exists", Judgement(Verdict.FINAL, Exists)),
+    ("etcdserver: user name not found", Judgement(Verdict.FINAL, NotFound)),
+    ("etcdserver: role name not found", Judgement(Verdict.FINAL, NotFound)),
+    ("etcdserver: role is not granted to the user", Judgement(Verdict.FINAL, NotFound)),
+    ("etcdserver: permission is not granted to the role", Judgement(Verdict.FINAL, NotFound)),
+    ("etcdserver: authentication is not enabled", Judgement(Verdict.FINAL, Refused)),
+    ("etcdserver: root user does not exist", Judgement(Verdict.FINAL, Refused)),
+    ("etcdserver: root user does not have root role", Judgement(Verdict.FINAL, Refused)),
+    ("etcdserver: invalid auth management", Judgement(Verdict.FINAL, Refused)),
     ("etcdserver: duplicate key given in txn request", Judgement(Verdict.FINAL, Broken)),
     ("etcdserver: too many operations in txn request", Judgement(Verdict.FINAL, Broken)),
     ("etcdserver: request is too large", Judgement(Verdict.FINAL, Broken)),

@@ -1,0 +1,20 @@
+"""Fixtures: a real etcd with mutual TLS, for every etcd that this machine has."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from secured_etcd import Secured, etcds, running
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "binary" in metafunc.fixturenames:
+        found = etcds()
+        metafunc.parametrize("binary", found, ids=[f"etcd{n}" for n in range(len(found))])
+
+
+@pytest.fixture
+async def secured(binary: str) -> AsyncIterator[Secured]:
+    async with running(binary) as made:
+        yield made
