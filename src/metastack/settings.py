@@ -9,8 +9,8 @@ class StoreSettings(Struct, frozen=True, kw_only=True):
     """Where etcd is."""
 
     endpoints: tuple[str, ...] = ()
-    """``http://host:port``, ``https://host:port`` or ``unix:/absolute/path`` each; ``host:port`` as etcdctl has
-    it: https where certificates are set, else http."""
+    """``http://host:port``, ``https://host:port``, ``unix:/absolute/path`` or, with TLS, ``unixs:/…``
+    each; ``host:port`` as etcdctl has it: https where certificates are set, else http."""
     root: str = "/metastack"
     """Prefix of every key."""
     ca: str = ""

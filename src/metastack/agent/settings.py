@@ -34,8 +34,8 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     name: str
     """The node's name, a DNS label; default: the host name's first part, in small letters."""
     endpoints: tuple[str, ...]
-    """etcd: ``http://host:port``, ``https://host:port`` or ``unix:/path``, tried in this order. ``host:port``
-    is https where certificates are set, else http."""
+    """etcd: ``http://host:port``, ``https://host:port``, ``unix:/path`` or ``unixs:/path``, in this order.
+    ``host:port`` is https where certificates are set, else http."""
     root: str = "/metastack"
     """Prefix of every key in etcd."""
     ca: str = ""

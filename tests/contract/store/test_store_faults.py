@@ -387,7 +387,8 @@ async def test_a_watch_over_tls_needs_no_second_try(certificates: Path) -> None:
     settings = {name: str(certificates / file) for name, file in files.items()}
     async with running(EtcdCluster.local(certificates, tls=tls)) as cluster:
         by_name = cluster.endpoints[0].replace("127.0.0.1", "localhost")
-        for prefix, endpoint in (("/a/", cluster.endpoints[0]), ("/n/", by_name)):
+        by_socket = cluster.members[0].tls_socket_endpoint
+        for prefix, endpoint in (("/a/", cluster.endpoints[0]), ("/n/", by_name), ("/s/", by_socket)):
             async with client(endpoint, **settings) as store:
                 with capture_logs() as said:
                     recorder = Recorder(store, prefix, 0)

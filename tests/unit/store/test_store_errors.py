@@ -68,6 +68,7 @@ def test_judgement(code: grpc.StatusCode, text: str, verdict: Verdict, error: ty
         ("https://etcd.example:2379", "etcd.example:2379", True),
         ("http://[fd00::1]:2379", "[fd00::1]:2379", False),
         ("unix:/run/e/client.sock:0", "unix:/run/e/client.sock:0", False),
+        ("unixs:/run/e/tls.sock:0", "unix:/run/e/tls.sock:0", True),
         ("127.0.0.1:2379", "127.0.0.1:2379", False),
         ("[fd00::1]:2379", "[fd00::1]:2379", False),
     ],

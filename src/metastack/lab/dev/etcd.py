@@ -23,6 +23,8 @@ from typing import Final
 from .proc import stands_still, wait_for
 
 SOCKET_NAME: Final = "client.sock:0"
+TLS_SOCKET_NAME: Final = "tls.sock:0"
+"""The same with TLS, where the member has it. With rights on, the plain one answers health checks only."""
 SOCKET_PATH_BYTES: Final = 107
 """What fits in ``sockaddr_un``."""
 READY_TIMEOUT_S: Final = 30.0
@@ -89,6 +91,15 @@ class EtcdMember:
         return f"unix:{self.socket_path}"
 
     @property
+    def tls_socket_path(self) -> Path:
+        return self.directory.absolute() / TLS_SOCKET_NAME
+
+    @property
+    def tls_socket_endpoint(self) -> str:
+        """The same with TLS; only for a member that has it."""
+        return f"unixs:{self.tls_socket_path}"
+
+    @property
     def log_path(self) -> Path:
         return self.directory / "etcd.log"
 
@@ -100,12 +111,13 @@ class EtcdMember:
     def argv(self) -> list[str]:
         """The whole command line; run it with the member's folder as working folder."""
         peers = self.peers or {self.name: self.peer_url}
+        secure = f",unixs://{TLS_SOCKET_NAME}" if self.tls else ""
         argv = [
             *self.argv_prefix,
             self.binary,
             f"--name={self.name}",
             f"--data-dir={self.data_dir or self.directory.absolute() / 'data'}",
-            f"--listen-client-urls={self.client_url},unix://{SOCKET_NAME}",
+            f"--listen-client-urls={self.client_url},unix://{SOCKET_NAME}{secure}",
             f"--advertise-client-urls={self.client_url}",
             f"--listen-peer-urls={self.peer_url}",
             f"--initial-advertise-peer-urls={self.peer_url}",
@@ -133,7 +145,8 @@ class EtcdMember:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.directory.chmod(0o700)
         # etcd refuses to start over the socket of one that was killed; its data folder has a lock.
-        self.socket_path.unlink(missing_ok=True)
+        for path in (self.socket_path, self.tls_socket_path):
+            path.unlink(missing_ok=True)
         # etcd reads every flag from ETCD_* too, and refuses some mixtures.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ETCD_")}
         with self.log_path.open("ab") as log:

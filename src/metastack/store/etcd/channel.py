@@ -126,7 +126,9 @@ class Link:
             credentials = grpc.ssl_channel_credentials(
                 _pem(self._settings.ca), _pem(self._settings.key), _pem(self._settings.cert)
             )
-            self._channel = grpc.aio.secure_channel(self._target, credentials, options=OPTIONS)
+            # On a unix socket gRPC would look for the file's path in the certificate.
+            named = [("grpc.ssl_target_name_override", "localhost")] if self._target.startswith("unix:") else []
+            self._channel = grpc.aio.secure_channel(self._target, credentials, options=[*OPTIONS, *named])
         else:
             self._channel = grpc.aio.insecure_channel(self._target, options=OPTIONS)
         self.kv = rpc.KVStub(self._channel)
@@ -288,8 +290,11 @@ def target_of(endpoint: str, tls: bool = False) -> tuple[str, bool]:
         return web["target"], (web["scheme"] or ("https" if tls else "http")) == "https"
     if endpoint.startswith("unix:/"):
         return endpoint, False
+    if endpoint.startswith("unixs:/"):
+        return endpoint.replace("unixs:", "unix:", 1), True
     raise Refused(
-        f"etcd endpoint {endpoint!r}: expected http://host:port, https://host:port, host:port or unix:/path"
+        f"etcd endpoint {endpoint!r}: expected http://host:port, https://host:port, host:port, "
+        "unix:/path or unixs:/path"
     )
 
 

@@ -73,8 +73,9 @@ class Wire(asyncio.Protocol):
         """Connect to gRPC's name for an endpoint; raises OSError (of which TLS errors are), ValueError."""
         loop = asyncio.get_running_loop()
         if target.startswith("unix:"):
-            wire = cls(path, "localhost", False, metadata)
-            await loop.create_unix_connection(lambda: wire, target.removeprefix("unix:"))
+            wire, file = cls(path, "localhost", tls is not None, metadata), target.removeprefix("unix:")
+            name = "localhost" if tls else None
+            await loop.create_unix_connection(lambda: wire, file, ssl=tls, server_hostname=name)
             return wire
         wire = cls(path, target, tls is not None, metadata)
         host, _, port = target.rpartition(":")
