@@ -35,6 +35,8 @@ def value(kind: msgspec.inspect.Type, default: Any, name: str) -> Any:
             return default + 1 if isinstance(default, int) else 7
         case msgspec.inspect.FloatType():
             return default + 0.25 if isinstance(default, int | float) else 1.25
+        case msgspec.inspect.BytesType():
+            return "Ynl0ZXM="
         case msgspec.inspect.StrType():
             return f"{name}-text"
     raise TypeError(f"{name}: {kind}")

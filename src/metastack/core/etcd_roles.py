@@ -64,10 +64,11 @@ WRITERS: Final[dict[Kind, frozenset[Writer]]] = {
     Kind.SILENCED: frozenset({N}),
     Kind.BREAK_LOCK: frozenset({N, O}),
     Kind.MAINTENANCE: frozenset({N, O}),  # nodes end one that an etcd election would prolong
+    Kind.SECRET: frozenset({A}),  # not operators: to write is to delete, too
 }
 
-_UNSEEN: Final = (Kind.TICKET,)
-"""Kinds that a viewer must not read: a ticket opens a console."""
+_UNSEEN: Final = (Kind.TICKET, Kind.SECRET)
+"""Kinds that a viewer must not read: a ticket opens a console. An operator reads tickets, an admin secrets."""
 
 OPERATOR_ROLES: Final[dict[str, tuple[str, ...]]] = {
     "viewer": ("viewer",),
@@ -124,8 +125,10 @@ def _written_by(writer: Writer) -> list[Kind]:
 
 def cluster_roles(keys: Keys) -> tuple[EtcdRole, ...]:
     """The roles that exist once in a cluster."""
-    # The informer and the scheduler watch everything under the root, so they read all of it.
+    # The informer watches everything under the root, so it reads all of it.
     reads_all, probe = _under("read", keys.prefix()), Right("write", keys.nothing())
+    # The scheduler watches up to the secrets: what it needs lies before them.
+    reads_public = Right("read", keys.prefix(), keys.prefix(Kind.SECRET))
     seen = [kind for kind in Kind if kind not in _UNSEEN]
 
     def writes(writer: Writer) -> tuple[Right, ...]:
@@ -135,9 +138,9 @@ def cluster_roles(keys: Keys) -> tuple[EtcdRole, ...]:
         EtcdRole("node", (reads_all, probe, *writes(Writer.NODE))),
         EtcdRole("fencer", writes(Writer.FENCER)),
         EtcdRole("viewer", _of_kinds(keys, "read", seen)),
-        EtcdRole("operator", (*_of_kinds(keys, "read", _UNSEEN), *writes(Writer.OPERATOR))),
-        EtcdRole("admin", writes(Writer.ADMIN)),
-        EtcdRole("scheduler", (reads_all, *writes(Writer.SCHEDULER))),
+        EtcdRole("operator", (*_of_kinds(keys, "read", (Kind.TICKET,)), *writes(Writer.OPERATOR))),
+        EtcdRole("admin", (*_of_kinds(keys, "read", (Kind.SECRET,)), *writes(Writer.ADMIN))),
+        EtcdRole("scheduler", (reads_public, *writes(Writer.SCHEDULER))),
     )
 
 
@@ -169,9 +172,9 @@ class Rights:
     def reads(self, key: str) -> bool:
         return _cover(self._reads, key)
 
-    def lists(self, prefix: str) -> bool:
-        """True if it may list and watch all that begins so."""
-        return _cover(self._reads, prefix, prefix_end(prefix).decode())
+    def lists(self, prefix: str, until: str = "") -> bool:
+        """True if it may list and watch all that begins so, or what of it is below ``until``."""
+        return _cover(self._reads, prefix, until or prefix_end(prefix).decode())
 
     def outside(self, change: Transaction) -> list[str]:
         """What of a transaction etcd would refuse: ``read KEY``, ``write KEY``, ``write KEY to END``."""

@@ -1,14 +1,9 @@
-"""PEM files with their modes: a key is readable by its owner alone, or it is not read.
-
-Rule: a file is written aside, synced and renamed, so that a crash leaves the old one or the new one.
-"""
+"""PEM files with their modes: a key is readable by its owner alone, or it is not read."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
-import tempfile
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from .atomic_file import write as write
 from .authority import PrivateKey, fingerprint, in_time, public_bytes, signed_by
 from .facts import user_of
 from .refusal import Refusal, Why
@@ -45,27 +41,6 @@ class Identity:
     ca: x509.Certificate
     certificate: x509.Certificate
     key: PrivateKey
-
-
-def write(path: Path, data: bytes, mode: int) -> None:
-    """Replace a file; the mode holds from its first byte on."""
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fchmod(out.fileno(), mode)
-            os.fsync(out.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(aside)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def read(path: Path, *, secret: bool = False) -> bytes:

@@ -30,11 +30,12 @@ class Store(Protocol):
         ...
 
     def watch(
-        self, prefix: str, after_revision: int, without: tuple[str, ...] = ()
+        self, prefix: str, after_revision: int, without: tuple[str, ...] = (), until: str = ""
     ) -> AsyncGenerator[Batch, None]:
         """Events under a prefix with revision > ``after_revision``, for ever, each exactly once, in order.
 
         ``without``: events of keys that begin so are left out; the batch's revision counts them.
+        ``until``: only keys below it are watched, so that no right to the others is needed.
 
         Reconnects by itself (resuming after the last delivered revision); raises ``Compacted`` when that
         revision is gone. Empty batches are progress notes. Closing the iterator closes the stream.

@@ -24,9 +24,9 @@ class WrappedStore:
         return await self._inner.commit(change)
 
     def watch(
-        self, prefix: str, after_revision: int, without: tuple[str, ...] = ()
+        self, prefix: str, after_revision: int, without: tuple[str, ...] = (), until: str = ""
     ) -> AsyncGenerator[Batch, None]:
-        return self._inner.watch(prefix, after_revision, without)
+        return self._inner.watch(prefix, after_revision, without, until)
 
     async def grant(self, ttl_s: int) -> Lease:
         return await self._inner.grant(ttl_s)

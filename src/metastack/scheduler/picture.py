@@ -24,7 +24,7 @@ KINDS: Final = (
     *(Kind.CLUSTER, Kind.GENERATION, Kind.VM_SPEC, Kind.NODE_SPEC, Kind.CLAIM, Kind.NODE_FACTS, Kind.FENCE),
     *(Kind.HALT, Kind.HINT, Kind.PENALTY, Kind.NODE_ALIVE, Kind.VM_STATUS, Kind.VOLUME),
 )
-"""What an engine is made of."""
+"""What an engine is made of; all before the secrets, which a scheduler has no right to read."""
 _MOST_RETRY_S: Final = 5.0
 
 
@@ -69,11 +69,14 @@ class Picture:
 
     async def _follow(self) -> None:
         """Fold in what the watch delivers, until it is time to look at everything again."""
-        world = self.world
+        world, keys = self.world, self._keys
+        public = self._store.watch(
+            keys.prefix(), world.revision, world.on_demand, until=keys.prefix(Kind.SECRET)
+        )
         try:
             async with (
                 asyncio.timeout(world.config.full_look_s),
-                aclosing(self._store.watch(self._keys.prefix(), world.revision, world.on_demand)) as batches,
+                aclosing(public) as batches,
             ):
                 async for batch in batches:
                     if batch.cluster_id not in (0, self._cluster_id):

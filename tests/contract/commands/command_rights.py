@@ -45,10 +45,10 @@ class CommandRights(MemoryStore):
         return await super().list(*prefixes)
 
     def watch(
-        self, prefix: str, after_revision: int, without: tuple[str, ...] = ()
+        self, prefix: str, after_revision: int, without: tuple[str, ...] = (), until: str = ""
     ) -> AsyncGenerator[Batch, None]:
-        assert self._rights["operator"].lists(prefix), f"an operator may not watch {prefix}"
-        return super().watch(prefix, after_revision, without)
+        assert self._rights["operator"].lists(prefix, until), f"an operator may not watch {prefix}"
+        return super().watch(prefix, after_revision, without, until)
 
     async def commit(self, change: Transaction) -> Outcome:
         if change.name not in HANDS:

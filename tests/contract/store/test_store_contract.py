@@ -240,6 +240,15 @@ async def test_a_lease_ends_its_keys_at_one_revision(backend: Backend, store: St
     await store.revoke(lease)
 
 
+async def test_a_watch_ends_before_a_key(backend: Backend, store: Store) -> None:
+    root = backend.root
+    start = await put(store, root + "a")
+    watch = store.watch(root, start, until=root + "c/")
+    for key in ("c/1", "c0", "d", "b"):
+        await put(store, root + key)
+    assert [e.key for e in await events(watch, 1)] == [root + "b"]
+
+
 async def test_a_lease_that_is_gone(backend: Backend, store: Store) -> None:
     lease = await store.grant(60)
     await backend.revoke_behind_its_back(lease)

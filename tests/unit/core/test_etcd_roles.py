@@ -98,7 +98,7 @@ def test_a_node_reads_everything_under_the_root() -> None:
 def test_a_viewer_writes_nothing() -> None:
     viewer = rights(*OPERATOR_ROLES["viewer"])
     for kind, prefix in zip(Kind, KEYS.prefixes(Kind), strict=True):
-        assert viewer.lists(prefix) is (kind is not Kind.TICKET)
+        assert viewer.lists(prefix) is (kind not in (Kind.TICKET, Kind.SECRET))
         assert not writes(viewer, prefix)
 
 
@@ -110,13 +110,25 @@ def test_an_operator_opens_consoles_and_a_viewer_does_not() -> None:
     assert writes(NODE, KEYS.ticket("x"))
 
 
+def test_nodes_and_admins_alone_read_secrets() -> None:
+    key, prefix = KEYS.secret("x"), KEYS.prefix(Kind.SECRET)
+    for holder in (NODE, rights(*OPERATOR_ROLES["admin"])):
+        assert holder.lists(prefix) and holder.reads(key)
+    for names in (OPERATOR_ROLES["viewer"], OPERATOR_ROLES["operator"], SERVICE_ROLES["scheduler"]):
+        assert not rights(*names).lists(prefix)
+        assert not rights(*names).lists(KEYS.prefix())
+        assert not rights(*names).reads(key)
+        assert not writes(rights(*names), key)
+    assert not writes(NODE, key)
+
+
 def test_a_scheduler_writes_hints_and_its_own_key() -> None:
     scheduler, vm = rights(*SERVICE_ROLES["scheduler"]), VmId("p", "v")
     hints = advise(KEYS, LeaderTerm(revision=1, lease=1), {vm: Hint(uuid="u", node="n1")}, [vm])
     for change in (stand(KEYS, Leader(name="s1"), 1), hints):
         assert scheduler.outside(change) == []
         assert NODE.outside(change)
-    assert scheduler.lists(KEYS.prefix())  # its picture watches the root
+    assert scheduler.lists(KEYS.prefix(), KEYS.prefix(Kind.SECRET))  # its picture watches that far
     assert not writes(scheduler, KEYS.claim(vm))
 
 

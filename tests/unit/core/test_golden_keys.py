@@ -47,6 +47,7 @@ BUILD: dict[Kind, tuple[st.SearchStrategy[tuple[object, ...]], Callable[..., str
     Kind.REMOVAL: (st.tuples(LABEL), Keys.removal),
     Kind.SILENCED: (st.just(()), Keys.silenced),
     Kind.MAINTENANCE: (st.just(()), Keys.maintenance),
+    Kind.SECRET: (st.tuples(LABEL), Keys.secret),
     Kind.BREAK_LOCK: (st.tuples(st.builds(VmId, LABEL, LABEL)), Keys.break_lock),
 }
 

@@ -45,6 +45,7 @@ from .placing import (
 from .refusal import Refusal, Running
 from .removal import Counted, Import, Trashed
 from .requests import BreakLock, Maintenance
+from .secret import Secret
 from .storage import StorageIdentity, StoragePlace
 
 RECORDS: Final[dict[str, type[Record]]] = {
@@ -77,6 +78,7 @@ RECORDS: Final[dict[str, type[Record]]] = {
     "silenced": Silenced,
     "break_lock": BreakLock,
     "maintenance": Maintenance,
+    "secret": Secret,
 }
 """Every record kind, by the name of its golden file."""
 
@@ -123,6 +125,7 @@ __all__ = [
     "Removal",
     "Resources",
     "Running",
+    "Secret",
     "Silenced",
     "SpreadTerm",
     "StorageIdentity",

@@ -73,6 +73,8 @@ class NodeAlive(Record, frozen=True, kw_only=True):
     """Boot of the machine that the session is of; empty: written by an older version."""
     pauses: bool = False
     """Its agent heeds ``maintenance``; false: an older one, which fences and drains all the same."""
+    secret_keys: tuple[str, ...] = ()
+    """Ids of the keys in its keyring: it reads the secrets that are encrypted under one of them."""
 
 
 class VmStatus(Record, frozen=True, kw_only=True):

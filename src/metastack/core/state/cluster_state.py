@@ -77,7 +77,9 @@ RECORD_TYPES: Final[dict[Kind, type[Record]]] = {
     Kind.BREAK_LOCK: BreakLock,
     Kind.MAINTENANCE: Maintenance,
 }
-"""Kinds that are part of the picture; events, history and tickets are read on demand."""
+"""Kinds that are part of the picture."""
+ON_DEMAND: Final = (Kind.EVENT, Kind.HISTORY, Kind.TICKET, Kind.SECRET)
+"""Kinds that are read on demand, and that no watch keeps."""
 
 
 def seen(kind: type[R], entry: Entry) -> Seen[R]:
@@ -119,7 +121,7 @@ class ClusterState:
         self.missed_key = ""
         """A key that was put only because of another that this world never heard of; empty: there is none.
         It is no picture of etcd then, whatever its revision, until everything is listed."""
-        self.on_demand = tuple(keys.prefix(kind) for kind in (Kind.EVENT, Kind.HISTORY, Kind.TICKET))
+        self.on_demand = tuple(keys.prefix(kind) for kind in ON_DEMAND)
         """Every change brings an event: half of all keys are of these kinds, and need not be taken apart."""
 
     def restart(self) -> None:

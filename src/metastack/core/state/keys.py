@@ -50,6 +50,7 @@ class Kind(StrEnum):
     SILENCED = "silenced"
     BREAK_LOCK = "requests/break-lock"
     MAINTENANCE = "maintenance"
+    SECRET = "secrets"
 
 
 OF_A_NODE: Final = frozenset({Kind.NODE_ALIVE, Kind.FENCE, Kind.NODE_SPEC, Kind.NODE_FACTS})
@@ -87,6 +88,7 @@ _PARTS: Final[dict[Kind, int]] = {
     Kind.SILENCED: 0,
     Kind.BREAK_LOCK: 2,
     Kind.MAINTENANCE: 0,
+    Kind.SECRET: 1,
 }
 
 
@@ -255,6 +257,9 @@ class Keys:
 
     def maintenance(self) -> str:
         return self._key(Kind.MAINTENANCE)
+
+    def secret(self, name: str) -> str:
+        return self._key(Kind.SECRET, name)
 
     def break_lock(self, vm: VmId) -> str:
         return self._key(Kind.BREAK_LOCK, vm.project, vm.name)

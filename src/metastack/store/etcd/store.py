@@ -134,10 +134,11 @@ class EtcdStore:
         return kind(header.revision, header.cluster_id, header.raft_term)
 
     async def watch(
-        self, prefix: str, after_revision: int, without: tuple[str, ...] = ()
+        self, prefix: str, after_revision: int, without: tuple[str, ...] = (), until: str = ""
     ) -> AsyncGenerator[Batch, None]:
         key, left_out = key_of(prefix), tuple(map(key_of, without))
-        watching = WatchState(self._channels, key, prefix_end(prefix), after_revision, left_out)
+        end = key_of(until) if until else prefix_end(prefix)
+        watching = WatchState(self._channels, key, end, after_revision, left_out)
         try:
             while True:
                 yield await watching.next()

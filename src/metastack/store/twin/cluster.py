@@ -142,12 +142,13 @@ class MemoryCluster:
             ended.timer.cancel()
         self._record(self.revision + 1, self._delete(sorted(ended.keys), self.revision + 1))
 
-    def events_after(self, revision: int, prefix: str) -> tuple[KeyEvent, ...]:
+    def events_after(self, revision: int, prefix: str, until: str = "") -> tuple[KeyEvent, ...]:
         """Raises Compacted when events after ``revision`` may be gone."""
         if revision < self.compacted - 1:
             raise Compacted(f"watch {prefix}: revision {revision + 1} is gone, the oldest is {self.compacted}")
         start = bisect_right(self._history, revision, key=lambda item: item[0])
-        return tuple(e for _, events in self._history[start:] for e in events if e.key.startswith(prefix))
+        found = (e for _, events in self._history[start:] for e in events if e.key.startswith(prefix))
+        return tuple(e for e in found if not until or e.key < until)
 
     async def changed(self) -> None:
         """Return after something happened that a watcher may care about."""

@@ -73,7 +73,7 @@ class MemoryStore:
         return (await self._ask(what, lambda: self._cluster.apply(change), twice=False))[0]
 
     async def watch(
-        self, prefix: str, after_revision: int, without: tuple[str, ...] = ()
+        self, prefix: str, after_revision: int, without: tuple[str, ...] = (), until: str = ""
     ) -> AsyncGenerator[Batch, None]:
         last, era = after_revision, self._cluster.era
         id_ = self._cluster.id if self._reaches() else 0
@@ -84,7 +84,7 @@ class MemoryStore:
                     raise Compacted(f"watch {prefix}: this is another cluster, or it went back")
                 era = self._cluster.era
             id_ = id_ or (self._cluster.id if self._hears() else 0)
-            events = self._cluster.events_after(last, prefix) if self._hears() else ()
+            events = self._cluster.events_after(last, prefix, until) if self._hears() else ()
             if not events:
                 await self._cluster.changed()
                 continue

@@ -34,10 +34,10 @@ class RightsJudge(WrappedStore):
         return await self._inner.list(*prefixes)
 
     def watch(
-        self, prefix: str, after_revision: int, without: tuple[str, ...] = ()
+        self, prefix: str, after_revision: int, without: tuple[str, ...] = (), until: str = ""
     ) -> AsyncGenerator[Batch, None]:
-        self._judge(self._rights.lists(prefix), f"watch {prefix}")
-        return self._inner.watch(prefix, after_revision, without)
+        self._judge(self._rights.lists(prefix, until), f"watch {prefix}")
+        return self._inner.watch(prefix, after_revision, without, until)
 
     async def commit(self, change: Transaction) -> Outcome:
         for what in self._rights.outside(change):

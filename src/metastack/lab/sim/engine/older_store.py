@@ -62,7 +62,7 @@ class OlderStore(WrappedStore):
         return await self._inner.commit(older)
 
     async def watch(
-        self, prefix: str, after_revision: int, without: tuple[str, ...] = ()
+        self, prefix: str, after_revision: int, without: tuple[str, ...] = (), until: str = ""
     ) -> AsyncGenerator[Batch, None]:
-        async for batch in self._inner.watch(prefix, after_revision, without):
+        async for batch in self._inner.watch(prefix, after_revision, without, until):
             yield replace(batch, events=tuple(map(self._event, batch.events)))

@@ -135,9 +135,9 @@ class WireStore:
         return await self._inner.commit(change)
 
     async def watch(
-        self, prefix: str, after_revision: int, without: tuple[str, ...] = ()
+        self, prefix: str, after_revision: int, without: tuple[str, ...] = (), until: str = ""
     ) -> AsyncGenerator[Batch, None]:
-        async for batch in self._inner.watch(prefix, after_revision, without):
+        async for batch in self._inner.watch(prefix, after_revision, without, until):
             if self.missed_changes:
                 heard = tuple(event for event in batch.events if not event.key.startswith(self.missed_changes))
                 batch = replace(batch, events=heard)
