@@ -80,7 +80,8 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     storage: StorageSettings = StorageSettings()
     """Storage of the disks: table ``[storage]``."""
     log_format: Literal["auto", "json", "console"] = "auto"
-    """``auto``: readable on a terminal, JSON otherwise."""
+    """``auto``: readable on a terminal, to the journal under systemd, JSON lines on stderr otherwise. ``json``
+    and ``console``: always that, on stderr."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe event to log."""
 

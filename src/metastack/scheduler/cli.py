@@ -45,7 +45,10 @@ def run(
         ),
     ] = 5,
     log_format: Annotated[
-        LogFormat, typer.Option("--log-format", help="auto: readable on a terminal, JSON otherwise.")
+        LogFormat,
+        typer.Option(
+            "--log-format", help="auto: readable on a terminal, to the journal under systemd, JSON otherwise."
+        ),
     ] = LogFormat.AUTO,
     log_level: Annotated[
         LogLevel, typer.Option("--log-level", help="Least severe event to log.")

@@ -1,4 +1,4 @@
-"""Where log events go: stderr, and a sink (syslog) beside it.
+"""Where log events go: stderr or the journal, and a sink (syslog) beside it.
 
 Owns: the shape of an event line: ``time``, ``level``, ``event``, the event's own fields, ``host``, ``app``.
 Refuses: buffering, files, rotation (journald and the syslog server do that), and free-text messages of our
@@ -18,6 +18,8 @@ from typing import Any, Final, Literal, TextIO
 import msgspec
 import structlog
 
+from . import journal
+
 Format = Literal["auto", "json", "console"]
 
 Sink = Callable[[str, str, str, bytes], None]
@@ -25,6 +27,8 @@ Sink = Callable[[str, str, str, bytes], None]
 
 MAX_SINK_BYTES: Final = 8000
 """Longest JSON line given to the sink: rsyslog's default maximum message is 8 KiB, its header included."""
+MAX_JOURNAL_BYTES: Final = 32_000
+"""Longest JSON line given to the journal: what the node's rsyslog forwards whole (deploy/rsyslog)."""
 _LONG_TEXT: Final = 500
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
@@ -50,11 +54,12 @@ _ENCODER: Final = msgspec.json.Encoder(enc_hook=str, order=None)
 
 
 class _Output:
-    """The last processor: completes the event, writes it to the stream, hands a copy to the sink."""
+    """The last processor: completes the event, writes it out, hands a copy to the sink."""
 
-    def __init__(self, stream: TextIO, json_lines: bool, host: str, app: str) -> None:
+    def __init__(self, stream: TextIO, json_lines: bool, host: str, app: str, to_journal: Sink | None) -> None:
         self._stream = stream
         self._json = json_lines
+        self._to_journal = to_journal
         self._host, self._app = host, app
         self.sink: Sink | None = None
         colours = not json_lines and stream.isatty() and not os.environ.get("NO_COLOR")
@@ -75,6 +80,9 @@ class _Output:
         whole = {"time": at, "level": level, "event": name, **fields, "host": self._host, "app": self._app}
         if self.sink is not None:
             self.sink(level, name, at, self._line(whole, MAX_SINK_BYTES))
+        if self._to_journal is not None:
+            self._to_journal(level, name, at, self._line(whole, MAX_JOURNAL_BYTES))
+            return ""
         if self._json:
             return self._line(whole).decode()
         shown = {"time": at[11:23], "level": level, "event": name, **event}
@@ -89,7 +97,9 @@ class _Output:
             return encode_event({_plain(k): _plain(v) for k, v in whole.items()}, limit)
 
     def write(self, line: str) -> None:
-        """One line; a stream that is gone (closed pipe) is no reason to die."""
+        """One line, unless the journal has it; a stream that is gone (closed pipe) is no reason to die."""
+        if not line:
+            return
         try:
             self._stream.write(line + "\n")
             self._stream.flush()
@@ -153,8 +163,9 @@ def configure(
 ) -> None:
     """Set structlog and the standard library's logging up for this process; may be called again.
 
-    ``auto``: readable on a terminal, JSON otherwise. ``level`` is the least that is shown: debug, info,
-    warning, error or critical (other packages: at least warning, unless debug). Raises ValueError for others.
+    ``auto``: readable on a terminal, to the journal where journald reads the stream, JSON lines otherwise.
+    ``level`` is the least that is shown: debug, info, warning, error or critical (other packages: at least
+    warning, unless debug). Raises ValueError for others.
     """
     global _output
     if level not in _LEVELS:
@@ -162,7 +173,8 @@ def configure(
     if fmt not in ("auto", "json", "console"):
         raise ValueError(f"log format {fmt!r}: one of auto, json, console")
     target = sys.stderr if stream is None else stream
-    output = _Output(target, fmt == "json" or (fmt == "auto" and not target.isatty()), host, app)
+    to_journal = journal.Journal(app).offer if fmt == "auto" and journal.reads(target) else None
+    output = _Output(target, fmt == "json" or (fmt == "auto" and not target.isatty()), host, app, to_journal)
     output.sink = _output.sink if _output is not None else None
     _output = output
     structlog.configure(
