@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -18,6 +19,8 @@ from metastack.lab.dev import guest, proc
 from metastack.lab.dev.cluster import Cluster
 from metastack.lab.dev.fabric import tool_environment, unmount
 from metastack.lab.dev.layout import Layout, cache
+from metastack.lab.dev.plan import ROOT
+from metastack.lab.dev.records import etcdctl
 from metastack.lab.dev.status import report
 from metastack.ports import NotFound, Refused
 
@@ -64,6 +67,38 @@ def test_up_repair_and_down(lab: Path) -> None:
     assert "one" not in contexts.load().contexts
     with pytest.raises(NotFound):
         Cluster("one").down()
+
+
+def test_a_secure_cluster_asks_for_certificates_and_rights(lab: Path) -> None:
+    cluster = Cluster("safe")
+    cluster.up(nodes=1, storage="file", agents=False, secure=True)
+    try:
+        key = cluster.records.keys.cluster()
+        of_the_node = etcdctl(cluster.prefix, cluster.node_store_settings("n1"))
+        assert put(of_the_node, key) == "etcdserver: permission denied"
+        assert put(cluster.etcdctl(), f"{ROOT}/scratch") == "OK"
+        again = Cluster("safe")
+        again.up(agents=False)
+        assert again.state.secure, "an existing cluster stays as it is"
+        with pytest.raises(Refused, match="has TLS and rights"):
+            Cluster("safe").up(agents=False, secure=False)
+    finally:
+        cluster.down()
+
+
+def put(command: list[str], key: str) -> str:
+    """etcd's own words on a put."""
+    done = subprocess.run(
+        [*command, "put", key, "x"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+        env={**tool_environment(), "ETCDCTL_API": "3"},
+    )
+    said = done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+    found = json.loads(said) if said.startswith("{") else {"error": said}
+    return str(found["error"]).rpartition("Error: ")[2]
 
 
 def test_down_after_everything_was_killed(lab: Path) -> None:

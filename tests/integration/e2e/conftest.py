@@ -42,7 +42,7 @@ def guest_image() -> Path:
 
 def _up(name: str, storage: str, image: Path) -> Cluster:
     cluster = Cluster(name)
-    cluster.up(nodes=3, storage=storage, ttl_s=TTL_S)
+    cluster.up(nodes=3, storage=storage, ttl_s=TTL_S, secure=True)
     # Not the context of a cluster that a test before this one had, and took away.
     os.environ["METASTACK_CONTEXT"] = name
     try:

@@ -135,7 +135,7 @@ class Lab:
         """etcd's revision, and the keys under a prefix."""
 
         async def ask() -> tuple[int, list[str]]:
-            store = EtcdStore(self.cluster.store_settings)
+            store = EtcdStore(self.cluster.root_store_settings)
             try:
                 snapshot = await store.list(prefix)
             finally:

@@ -19,7 +19,7 @@ def test_a_node_that_is_set_to_files(lab: Lab) -> None:
     host = lab.cluster.host("n3")
     before = host.agent_config.read_text()
     files = StorageSettings(kind="file", directory=str(lab.cluster.layout.disks))
-    wrong = agent_config(host, CONSOLE_PORT, lab.cluster.etcd.endpoints, files)
+    wrong = agent_config(host, CONSOLE_PORT, lab.cluster.node_store_settings(host.name), files)
     try:
         host.agent_config.write_text(tomli_w.dumps(wrong))
         host.restart_agent()

@@ -26,7 +26,7 @@ def delete_claim(lab: Lab, name: str) -> None:
     """``etcdctl del /metastack/claims/default/NAME``."""
 
     async def delete() -> None:
-        store = EtcdStore(lab.cluster.store_settings)
+        store = EtcdStore(lab.cluster.root_store_settings)
         try:
             gone = Delete(f"/metastack/claims/default/{name}")
             await store.commit(Transaction(name="etcdctl", guards=(), effects=(gone,)))

@@ -85,7 +85,9 @@ def test_a_node_of_another_ceph_never_boots_its_own_disk(
     assert ours is not None
     copy_of_its_disk(ours, other_ceph, vm["volume_uuid"], guest_image)
     before, session = host.agent_config.read_text(), lab.node("n3")["session"]
-    wrong = agent_config(host, CONSOLE_PORT, lab.cluster.etcd.endpoints, other_ceph.settings("node-n3"))
+    wrong = agent_config(
+        host, CONSOLE_PORT, lab.cluster.node_store_settings(host.name), other_ceph.settings("node-n3")
+    )
     before_boots = booted_there(lab)
     try:
         host.agent_config.write_text(tomli_w.dumps(wrong))

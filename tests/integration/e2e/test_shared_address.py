@@ -60,7 +60,7 @@ table ip shared {{
         host = self.cluster.host(name)
         settings = self.cluster.storage_settings(name)
         assert settings.guest_user == f"node-{name}-guests"
-        config = agent_config(host, CONSOLE_PORT, self.cluster.etcd.endpoints, settings)
+        config = agent_config(host, CONSOLE_PORT, self.cluster.node_store_settings(host.name), settings)
         host.agent_config.write_text(tomli_w.dumps({**config, "storage_addresses": [self.address]}))
         host.start_agent()
 

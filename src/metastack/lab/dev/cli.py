@@ -74,6 +74,9 @@ def up(
         Storage | None, typer.Option(help="Storage backend. [default: ceph as root with namespaces, else file]")
     ] = None,
     ttl: Annotated[int | None, typer.Option(min=2, max=60, help="Node lease, seconds. [default: 5]")] = None,
+    secure: Annotated[
+        bool | None, typer.Option("--secure", help="TLS and rights in etcd, as on real hosts.")
+    ] = None,
     output: Format = Output.TABLE,
 ) -> None:
     """Start the cluster, or its missing parts.
@@ -82,7 +85,7 @@ def up(
     """
     with _errors(output):
         cluster = _named(name, output)
-        cluster.up(nodes, etcd, storage.value if storage else None, ttl, say=_progress)
+        cluster.up(nodes, etcd, storage.value if storage else None, ttl, secure, say=_progress)
         _show(report(cluster), output)
 
 

@@ -21,6 +21,7 @@ import tomli_w
 
 from metastack import contexts
 from metastack.core.model import NodeAlive
+from metastack.pki.subject import ROOT_USER
 from metastack.ports import NotFound, Refused, Unavailable
 from metastack.settings import StorageSettings, StoreSettings
 
@@ -29,10 +30,11 @@ from .ceph import MiniCeph
 from .etcd import EtcdCluster, EtcdMember
 from .fabric import Cut, Fabric, choosing, tool_environment, unmount
 from .host import Host
+from .identities import ADMIN, Identities
 from .layout import Layout, State
 from .plan import CONSOLE_PORT, ROOT, agent_config, plan
 from .proc import MARKER, Proc
-from .records import Records
+from .records import Records, etcdctl
 
 Say = Callable[[str], None]
 POOL = "vms"
@@ -88,6 +90,7 @@ class Cluster:
                     peer_port=2380 if self.fabric else ports[f"{name}.peer"],
                     argv_prefix=self.prefix,
                     token=f"metastack-{self.layout.name}",
+                    tls=self.identities.tls(name) if self.state.secure else None,
                 )
             )
         return EtcdCluster(members)
@@ -124,14 +127,40 @@ class Cluster:
         recorded = self.state.procs.get(f"host.{name}")
         return recorded if recorded and proc.alive(recorded) else None
 
+    @cached_property
+    def identities(self) -> Identities:
+        return Identities(self.layout.pki)
+
+    def _store(self, user: str, endpoints: Sequence[str]) -> StoreSettings:
+        if self.state.secure:
+            return self.identities.store(user, endpoints, ROOT)
+        return StoreSettings(endpoints=tuple(endpoints), root=ROOT)
+
     @property
     def records(self) -> Records:
-        return Records(self.prefix, self.etcd.endpoints, ROOT)
+        return Records(self.prefix, self._store(ROOT_USER, self.etcd.endpoints))
 
     @property
     def store_settings(self) -> StoreSettings:
         """How this machine reaches etcd from any network namespace."""
-        return StoreSettings(endpoints=self.etcd.socket_endpoints, root=ROOT)
+        return self._store(f"operator.{ADMIN}", self._sockets)
+
+    def etcdctl(self, *endpoints: str) -> list[str]:
+        """The beginning of a command line of etcd's administrator; default: every member."""
+        return etcdctl(self.prefix, self._store(ROOT_USER, endpoints or self.etcd.endpoints))
+
+    @property
+    def root_store_settings(self) -> StoreSettings:
+        """The same for etcd's own administrator, whom no rights hold."""
+        return self._store(ROOT_USER, self._sockets)
+
+    def node_store_settings(self, node: str) -> StoreSettings:
+        """How an agent reaches etcd."""
+        return self._store(f"node.{node}", self.etcd.endpoints)
+
+    @property
+    def _sockets(self) -> tuple[str, ...]:
+        return self.etcd.tls_socket_endpoints if self.state.secure else self.etcd.socket_endpoints
 
     def storage_settings(self, node: str = "") -> StorageSettings:
         """For one node's agent, or for the person's commands."""
@@ -147,6 +176,7 @@ class Cluster:
         etcd: int | None = None,
         storage: str | None = None,
         ttl_s: int | None = None,
+        secure: bool | None = None,
         say: Say = quiet,
         select: bool = True,
         agents: bool = True,
@@ -160,7 +190,7 @@ class Cluster:
         try:
             with self.layout.locked():
                 with choosing():
-                    self._state = plan(self.layout, nodes, etcd, storage, ttl_s)
+                    self._state = plan(self.layout, nodes, etcd, storage, ttl_s, secure)
                     self.layout.save(self._state)
                     if self.fabric:
                         self.fabric.claim_routes()
@@ -187,7 +217,15 @@ class Cluster:
         with ThreadPoolExecutor(2) as pool:
             storage = pool.submit(self._storage)
             powered = pool.submit(self._power_on_all)
+            if state.secure:
+                self.identities.make(
+                    {member.name: member.host for member in self.etcd.members},
+                    {host.name: host.address for host in self.hosts.values()},
+                )
+                self.identities.give(f"operator.{ADMIN}", state.uid, state.gid)
             self._etcd()
+            if state.secure:
+                self.identities.apply(self.etcd.tls_socket_endpoints, ROOT)
             step(f"etcd: {', '.join(self.etcd.endpoints)}")
             self.records.configure(state.lease_ttl_s, "br0" if self.fabric else "")
             for name, init in powered.result().items():
@@ -239,7 +277,8 @@ class Cluster:
         for member in self.etcd.members:
             asyncio.run(member.wait_ready())
             # The person behind sudo talks to etcd through this socket; nobody else may.
-            for path in (member.directory, member.socket_path):
+            sockets = [member.socket_path, *([member.tls_socket_path] if member.tls else [])]
+            for path in (member.directory, *sockets):
                 os.chown(path, self.state.uid, self.state.gid)
 
     def _storage(self) -> None:
@@ -277,7 +316,7 @@ class Cluster:
 
     def _agent(self, host: Host) -> None:
         port = CONSOLE_PORT if self.fabric else self.state.ports[f"{host.name}.console"]
-        config = agent_config(host, port, self.etcd.endpoints, self.storage_settings(host.name))
+        config = agent_config(host, port, self.node_store_settings(host.name), self.storage_settings(host.name))
         host.agent_config.write_text(tomli_w.dumps(config))
         host.start_agent()
 
@@ -306,7 +345,8 @@ class Cluster:
         if not self._runs(f"etcd.{name}"):
             member.directory.mkdir(parents=True, exist_ok=True)
             member.directory.chmod(0o700)
-            member.socket_path.unlink(missing_ok=True)
+            for path in (member.socket_path, member.tls_socket_path):
+                path.unlink(missing_ok=True)
             log = member.directory.absolute() / "etcd.log"
             process = proc.spawn(member.argv(), log, self._environment(), cwd=member.directory)
             self._record(f"etcd.{name}", process)

@@ -297,6 +297,10 @@ class EtcdCluster:
         return tuple(m.client_url for m in self.members)
 
     @property
+    def tls_socket_endpoints(self) -> tuple[str, ...]:
+        return tuple(m.tls_socket_endpoint for m in self.members)
+
+    @property
     def socket_endpoints(self) -> tuple[str, ...]:
         return tuple(m.socket_endpoint for m in self.members)
 

@@ -52,6 +52,8 @@ class State(Struct, kw_only=True):
     uid: int = 0
     """The person for whom it runs."""
     gid: int = 0
+    secure: bool = False
+    """etcd has TLS and rights, as on real hosts."""
     previous_context: str = ""
     """What was current before this cluster's context was selected; current again after ``down``."""
 
@@ -109,6 +111,11 @@ class Layout:
     @property
     def etcd(self) -> Path:
         return self.folder / "etcd"
+
+    @property
+    def pki(self) -> Path:
+        """secure: the CA, and an identity's folder for each etcd user."""
+        return self.folder / "pki"
 
     @property
     def ceph(self) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from metastack.ports import Refused
-from metastack.settings import StorageSettings
+from metastack.settings import StorageSettings, StoreSettings
 
 from . import remains
 from .etcd import free_ports
@@ -26,7 +26,14 @@ LOOPBACK = "127.0.0.1"
 NODE_CPUS, NODE_MEMORY_MIB = 2, 4096
 
 
-def plan(layout: Layout, nodes: int | None, etcd: int | None, storage: str | None, ttl_s: int | None) -> State:
+def plan(
+    layout: Layout,
+    nodes: int | None,
+    etcd: int | None,
+    storage: str | None,
+    ttl_s: int | None,
+    secure: bool | None = None,
+) -> State:
     """What the cluster shall be: None keeps what it has; a new one has 3 nodes, 1 etcd, 5 s. Raises Refused."""
     state = layout.load()
     if state is None:
@@ -46,6 +53,7 @@ def plan(layout: Layout, nodes: int | None, etcd: int | None, storage: str | Non
             nodes=[f"n{number + 1}" for number in range(size)],
             etcd=members,
             lease_ttl_s=ttl_s or 5,
+            secure=bool(secure),
             uid=uid,
             gid=gid,
         )
@@ -54,6 +62,9 @@ def plan(layout: Layout, nodes: int | None, etcd: int | None, storage: str | Non
             raise Refused(f"cluster {state.name} has {state.storage} storage: metastack dev down first")
         if etcd not in (None, state.etcd):
             raise Refused(f"cluster {state.name} has {state.etcd} etcd members: metastack dev down first")
+        if secure not in (None, state.secure):
+            has = "TLS and rights" if state.secure else "neither TLS nor rights"
+            raise Refused(f"etcd of cluster {state.name} has {has}: metastack dev down first")
         if nodes is not None and nodes < len(state.nodes):
             raise Refused(f"cluster {state.name} has {len(state.nodes)} nodes: kill-node one, or down first")
         if nodes:
@@ -67,12 +78,11 @@ def plan(layout: Layout, nodes: int | None, etcd: int | None, storage: str | Non
     return state
 
 
-def agent_config(host: Host, port: int, endpoints: tuple[str, ...], storage: StorageSettings) -> dict[str, Any]:
+def agent_config(host: Host, port: int, store: StoreSettings, storage: StorageSettings) -> dict[str, Any]:
     """The configuration file of a host's agent; ``port``: of its console endpoint."""
     return {
         "name": host.name,
-        "endpoints": list(endpoints),
-        "root": ROOT,
+        **msgspec.to_builtins(store),
         "address": host.address,
         # Without namespaces all nodes share one address: it names none of them, and nothing is fenced by it.
         "storage_addresses": [] if host.address == LOOPBACK else [host.address],

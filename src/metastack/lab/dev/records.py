@@ -20,6 +20,7 @@ from metastack.core.state import codec
 from metastack.core.state.keys import Keys, Kind
 from metastack.core.state.record_versions import LEVEL, settings_bytes
 from metastack.ports import Unavailable
+from metastack.settings import StoreSettings
 
 from .fabric import tool_environment
 
@@ -27,13 +28,24 @@ Row = tuple[str, bytes]
 """Key and value."""
 
 
+def etcdctl(prefix: Sequence[str], store: StoreSettings) -> list[str]:
+    """The beginning of a command line that reaches etcd with these endpoints and certificates."""
+    flags = {"endpoints": ",".join(store.endpoints), "cacert": store.ca, "cert": store.cert, "key": store.key}
+    return [*prefix, "etcdctl", *(f"--{flag}={value}" for flag, value in flags.items() if value)]
+
+
 class Records:
     """etcd as seen from where ``prefix`` runs commands."""
 
-    def __init__(self, prefix: Sequence[str], endpoints: Sequence[str], root: str) -> None:
-        self.prefix = tuple(prefix)
-        self.endpoints = tuple(endpoints)
-        self.keys = Keys(root)
+    def __init__(self, prefix: Sequence[str], store: StoreSettings) -> None:
+        self.keys = Keys(store.root)
+        flags = {
+            "endpoints": ",".join(store.endpoints),
+            "cacert": store.ca,
+            "cert": store.cert,
+            "key": store.key,
+        }
+        self._command = [*prefix, "etcdctl", *(f"--{flag}={value}" for flag, value in flags.items() if value)]
 
     def configure(self, lease_ttl_s: int, default_network: str) -> ClusterConfig:
         """Make ``config/cluster`` say this much; the rest of an existing one stays."""
@@ -76,17 +88,7 @@ class Records:
 
     def watch_nodes(self) -> list[str]:
         """Command line that prints every change of an alive key as a line of JSON, until it is ended."""
-        endpoints = f"--endpoints={','.join(self.endpoints)}"
-        return [
-            *self.prefix,
-            "etcdctl",
-            endpoints,
-            "watch",
-            "--prefix",
-            self.keys.prefix(Kind.NODE_ALIVE),
-            "-w",
-            "json",
-        ]
+        return [*self._command, "watch", "--prefix", self.keys.prefix(Kind.NODE_ALIVE), "-w", "json"]
 
     def _get(self, key: str, *flags: str) -> list[Row]:
         answer = json.loads(self._etcdctl("get", key, *flags, "-w", "json"))
@@ -98,7 +100,7 @@ class Records:
     def _etcdctl(self, *argv: str) -> str:
         try:
             done = subprocess.run(
-                [*self.prefix, "etcdctl", f"--endpoints={','.join(self.endpoints)}", *argv],
+                [*self._command, *argv],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,

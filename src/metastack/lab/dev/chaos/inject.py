@@ -154,7 +154,7 @@ class Injector:
     def _leader(self) -> str:
         """The name of etcd's leader; any living member when nobody says who leads."""
         cluster = self.cluster
-        argv = [*cluster.prefix, "etcdctl", f"--endpoints={','.join(cluster.etcd.endpoints)}", "-w", "json"]
+        argv = [*cluster.etcdctl(), "-w", "json"]
         done = subprocess.run(
             [*argv, "--command-timeout=3s", "endpoint", "status"],
             capture_output=True,

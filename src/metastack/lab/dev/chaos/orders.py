@@ -138,7 +138,7 @@ class Orders:
     def _fence_of(self, node: str) -> Iterator[Callable[[], str]]:
         """Watch for the intent to fence a node; the callable waits for it and names the fencer, if any."""
         cluster = self._cluster
-        argv = [*cluster.prefix, "etcdctl", f"--endpoints={','.join(cluster.etcd.endpoints)}", "-w", "json"]
+        argv = [*cluster.etcdctl(), "-w", "json"]
         watch = subprocess.Popen(
             [*argv, "watch", f"{ROOT}/fences/{node}"],
             stdout=subprocess.PIPE,
@@ -206,7 +206,7 @@ class Orders:
         cluster = self._cluster
         member = cluster.etcd.member(name)
         others = [one.client_url for one in cluster.etcd.members if one.name != name]
-        argv = [*cluster.prefix, "etcdctl", f"--endpoints={','.join(others)}", "--command-timeout=5s"]
+        argv = [*cluster.etcdctl(*others), "--command-timeout=5s"]
         environment = {**tool_environment(), "ETCDCTL_API": "3"}
 
         def ask(*words: str) -> str:

@@ -134,7 +134,7 @@ def stage(
     say(f"the cluster lives in {home}; should this be killed: {ENV_STATE}={home}/s metastack dev down --name c")
     cluster = make("c")
     try:
-        cluster.up(nodes=NODES, etcd=MEMBERS, storage="ceph", ttl_s=ttl_s, say=say)
+        cluster.up(nodes=NODES, etcd=MEMBERS, storage="ceph", ttl_s=ttl_s, secure=True, say=say)
         if cluster.ceph is None or cluster.fabric is None:
             raise Refused(f"chaos needs namespaces and Ceph: {cluster.state.why}")
         ears = GuestListener(cluster, (folder or home) / "consoles.log")
