@@ -1,14 +1,12 @@
 """``metastack image``: import, look at, delete.
 
-Owns: the verbs' options, the progress bar, the choice between file and URL.
+Owns: the verbs' options, the choice between file and URL.
 Refuses: image formats (the storage's business). Rule: a failed or interrupted import leaves nothing, neither
 in the storage nor in the temporary folder.
 """
 
 from __future__ import annotations
 
-import sys
-import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +14,7 @@ import typer
 
 from .complete import image_names
 from .frame import Frame, Output, Reason, Yes, frame_of, noun, verb
+from .progress import Bar
 from .session import confirm, note, with_cluster, with_storage
 from .streams import printable
 
@@ -56,44 +55,6 @@ def _printer(frame: Frame) -> Printer[ImageView]:
         Column("MESSAGE", lambda v: v.message),
     ]
     return Printer(frame.output, columns, lambda v: v.name)
-
-
-class Bar:
-    """A progress bar on a terminal, now and then a line elsewhere, nothing beside machine output.
-
-    ``sizes``: show the total; not where it counts several passes over the same bytes.
-    """
-
-    def __init__(self, frame: Frame, what: str, sizes: bool = True) -> None:
-        self._sizes = sizes
-        self._quiet = frame.output not in (Output.TABLE, Output.WIDE)
-        self._live = sys.stderr.isatty()
-        self._what = what
-        self._next_s = 0.0
-        self._open = False
-
-    def __call__(self, done: int, total: int) -> None:
-        from metastack.core.quantity import format_bytes
-
-        now = time.monotonic()
-        if self._quiet or (now < self._next_s and done != total):
-            return
-        self._next_s = now + (0.1 if self._live else 5.0)
-        share = f"{done * 100 // total:3d}%" if total else format_bytes(done)
-        share += f" of {format_bytes(total)}" if total and self._sizes else ""
-        if not self._live:
-            sys.stderr.write(f"{self._what}: {share}\n")
-            return
-        filled = done * 30 // total if total else 0
-        sys.stderr.write(f"\r\x1b[K{self._what} [{'#' * filled}{'.' * (30 - filled)}] {share}")
-        sys.stderr.flush()
-        self._open = True
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self._open:
-            sys.stderr.write("\n")
-            self._open = False
 
 
 @verb(app, "import")

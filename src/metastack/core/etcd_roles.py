@@ -38,6 +38,7 @@ WRITERS: Final[dict[Kind, frozenset[Writer]]] = {
     Kind.GENERATION: frozenset({A}),
     Kind.STORAGE: frozenset({A}),
     Kind.ADMISSION: frozenset({O}),
+    Kind.BACKUP: frozenset({A}),  # and etcd's root: it alone gets a snapshot
     Kind.IMAGE: frozenset({N, O}),  # nodes remove a deleted image's record once its object is gone
     Kind.PROJECT: frozenset({O}),
     Kind.VM_SPEC: frozenset({O}),

@@ -15,7 +15,7 @@ ADMIN: Final = frozenset(
     {
         *("announce_removal", "node.remove", "node.fence", "node.unfence", "node.unfenced"),
         *("config.set", "cluster.restore", "cluster.storage_init", "cluster.storage_adopt"),
-        *("cluster.upgrade-finish", "lifted"),
+        *("cluster.upgrade-finish", "cluster.backup", "lifted"),
     }
 )
 """Transactions of commands that only an admin may give."""

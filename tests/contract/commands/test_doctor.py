@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from metastack.commands.doctor import examine, grouped
 from metastack.commands.doctor.facts import NOBODYS_ADDRESS, Finding, Severity, ask_storage, collect
 from metastack.commands.vm.change import NewVm, create_vm
 from metastack.core.model import (
+    Backup,
     Claim,
     ClusterConfig,
     Fence,
@@ -154,10 +155,28 @@ async def test_a_healthy_cluster_has_no_findings(rig: Rig) -> None:
     await init_storage(rig.cluster, request(), MemoryStorage(pool))
     for number in (1, 2, 3):
         await node(rig, f"n{number}", f"10.0.0.{number}")
+    await rig.put(rig.keys.backup(), backup_of(NOW))
     facts = await collect(rig.cluster, __version__, NOW)
     await ask_storage(facts, MemoryStorage(pool), "metastack")
     facts.members = (GOOD,)
     assert examine(facts) == []
+
+
+def backup_of(at: datetime) -> Backup:
+    return Backup(at=at.isoformat(), by="me", host="m1", file="/b/1.db", revision=7, size_bytes=1, sha256="x")
+
+
+async def test_an_old_backup_is_a_warning(rig: Rig) -> None:
+    (none,) = (await said(rig)).of("backup")
+    assert none[0] == "info" and "no backup of etcd" in none[2]
+    await rig.put(rig.keys.backup(), backup_of(NOW - timedelta(hours=50)))
+    assert (await said(rig)).of("backup") == []
+    await rig.put(rig.keys.backup(), backup_of(NOW - timedelta(hours=51)))
+    (old,) = (await said(rig)).of("backup")
+    assert old[0] == "warning" and "/b/1.db on m1" in old[2]
+    await rig.write(Put(rig.keys.backup(), b"{"))
+    found = await said(rig)
+    assert found.of("backup") == [] and rig.keys.backup() in {name for _, name, _ in found.of("records")}
 
 
 async def test_the_real_store_tells_of_its_members(rig: Rig) -> None:

@@ -25,6 +25,7 @@ BUILD: dict[Kind, tuple[st.SearchStrategy[tuple[object, ...]], Callable[..., str
     Kind.COUNTED: (st.just(()), Keys.counted),
     Kind.IMPORT: (st.tuples(LABEL), Keys.import_of),
     Kind.ADMISSION: (st.just(()), Keys.admission),
+    Kind.BACKUP: (st.just(()), Keys.backup),
     Kind.PROJECT: (st.tuples(LABEL), Keys.project),
     Kind.IMAGE: (st.tuples(LABEL), Keys.image),
     Kind.VM_SPEC: (st.tuples(st.builds(VmId, LABEL, LABEL)), Keys.vm_spec),

@@ -13,13 +13,14 @@ import pytest
 
 TOP = Path(__file__).parents[3]
 UNITS = sorted((TOP / "deploy/systemd").glob("*.service"))
+TIMERS = sorted((TOP / "deploy/systemd").glob("*.timer"))
 PAGE = (TOP / "docs/reference/hardening.md").read_text()
 FIGURES = {
     name: float(figure) for name, figure in re.findall(r"\| `(metastack-[\w-]+\.service)` \| ([\d.]+) ", PAGE)
 }
 SANDBOX = re.compile(
     r"UMask|NoNewPriv|Capabil|Restrict[A-Z]|Protect|Private|Keyring|Device|SystemCall|LockPers|MemoryDeny|"
-    r"Inaccessible|DynamicUser|ProcSubset"
+    r"Inaccessible|ReadWritePaths|DynamicUser|ProcSubset"
 )
 RESTART = re.compile(r"RestartPrevent|RuntimeDirectory")
 needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not here")
@@ -50,7 +51,7 @@ def exposure(unit: Path) -> float:
 
 
 @needs_systemd
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+@pytest.mark.parametrize("unit", [*UNITS, *TIMERS], ids=lambda unit: unit.name)
 def test_systemd_reads_the_unit(unit: Path) -> None:
     told = analyze("verify", "--man=no", "--generators=no", str(unit)).splitlines()
     # The programs are not installed on a machine that tests.
@@ -77,7 +78,12 @@ def test_exposure_of_an_agent_with_namespaces(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("title", "name"), [("The agent", "metastack-agent"), ("The etcd gateway", "metastack-etcd-gateway")]
+    ("title", "name"),
+    [
+        ("The agent", "metastack-agent"),
+        ("The etcd gateway", "metastack-etcd-gateway"),
+        ("The backup", "metastack-backup"),
+    ],
 )
 def test_each_directive_has_a_reason(title: str, name: str) -> None:
     part = PAGE.split(f"## {title}\n")[1].split("\n## ")[0].split("What could not be taken")[0]
@@ -174,3 +180,9 @@ def test_a_wrong_setting_ends_the_agent_for_good(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, "no_such_setting" in done.stderr) == (int(kept_down[1]), True), done.stderr
+
+
+def test_a_missed_backup_is_made_up_for() -> None:
+    lines = (TOP / "deploy/systemd/metastack-backup.timer").read_text().splitlines()
+    assert {"OnCalendar=daily", "Persistent=yes", "WantedBy=timers.target"} <= set(lines)
+    assert any(line.startswith("RandomizedDelaySec=") for line in lines)

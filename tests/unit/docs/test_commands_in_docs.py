@@ -24,7 +24,7 @@ def shown(page: Path) -> list[str]:
     found = []
     for language, block in FENCED.findall(text):
         if language in ("sh", "bash", "console"):
-            found += [line.strip() for line in block.splitlines()]
+            found += [line.strip() for line in block.replace("\\\n", " ").splitlines()]
     found += INLINE.findall(FENCED.sub("", text))
     return [line for line in found if line.startswith(("metastack ", "deploy/"))]
 

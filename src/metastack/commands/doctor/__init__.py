@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from . import (
+    backup,
     brake,
     etcd_health,
     etcd_version,
@@ -71,6 +72,7 @@ CHECKS: Final[dict[str, Check]] = {
     "pending": pending.check,
     "unplaceable": unplaceable.check,
     "spare": spare.check,
+    "backup": backup.check,
     "lease_ttl": lease_ttl.check,
     "kvm": kvm.check,
     "versions": versions.check,

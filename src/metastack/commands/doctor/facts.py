@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 from msgspec import Struct
 
 from metastack.core.model import (
+    Backup,
     BreakLock,
     Claim,
     ClusterConfig,
@@ -131,6 +132,8 @@ class Facts(Struct, kw_only=True):
     """Disks that nodes moved to the trash, by UUID."""
     imports: frozenset[str] = frozenset()
     """UUIDs of imports that were begun."""
+    backup: Backup | None = None
+    """The newest that was recorded."""
     unreadable: dict[str, str] = {}
     """Key to why its record does not parse."""
     members: tuple[Any, ...] = ()
@@ -156,6 +159,7 @@ class Facts(Struct, kw_only=True):
 KINDS: Final[dict[Kind, type[Record]]] = {
     Kind.CLUSTER: ClusterConfig,
     Kind.GENERATION: Generation,
+    Kind.BACKUP: Backup,
     Kind.STORAGE: StorageIdentity,
     Kind.PROJECT: Project,
     Kind.IMAGE: Image,
@@ -210,6 +214,8 @@ async def collect(cluster: Cluster, version: str, now: datetime) -> Facts:
                 facts.trashed[record.uuid] = record
             case Import():
                 facts.imports |= {record.uuid}
+            case Backup():
+                facts.backup = record
     if facts.world.known_config.why:  # also when only a value is wrong
         facts.unreadable.setdefault(cluster.keys.cluster(), facts.world.known_config.why)
     return facts

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .config import CAREFUL, Admission, ClusterConfig, Fencing, Image, ImageState, Project
+from .config import CAREFUL, Admission, Backup, ClusterConfig, Fencing, Image, ImageState, Project
 from .desired import Nic, NodeSpec, VmSpec
 from .durable import (
     Claim,
@@ -51,6 +51,7 @@ from .storage import StorageIdentity, StoragePlace
 RECORDS: Final[dict[str, type[Record]]] = {
     "cluster": ClusterConfig,
     "admission": Admission,
+    "backup": Backup,
     "project": Project,
     "image": Image,
     "vm_spec": VmSpec,
@@ -87,6 +88,7 @@ __all__ = [
     "NAME_RE",
     "RECORDS",
     "Admission",
+    "Backup",
     "BreakLock",
     "Claim",
     "ClusterConfig",

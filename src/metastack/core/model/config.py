@@ -123,6 +123,21 @@ class Admission(Record, frozen=True, kw_only=True):
     request_id: str = ""
 
 
+class Backup(Record, frozen=True, kw_only=True):
+    """``config/backup``: where the newest backup of etcd is, as ``cluster backup`` wrote it last."""
+
+    at: str
+    """When it was complete, RFC 3339 UTC."""
+    by: str
+    host: str
+    """The machine that has the file."""
+    file: str
+    revision: int
+    """Everything up to it is in the file."""
+    size_bytes: int
+    sha256: str
+
+
 class Project(Record, frozen=True, kw_only=True):
     """``config/projects/<name>``: a name space for VMs. ``default`` exists without a record."""
 

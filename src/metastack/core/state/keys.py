@@ -24,6 +24,7 @@ class Kind(StrEnum):
     GENERATION = "config/generation"
     STORAGE = "config/storage"
     ADMISSION = "config/admission"
+    BACKUP = "config/backup"
     IMAGE = "config/images"
     PROJECT = "config/projects"
     VM_SPEC = "desired/vms"
@@ -62,6 +63,7 @@ _PARTS: Final[dict[Kind, int]] = {
     Kind.GENERATION: 0,
     Kind.STORAGE: 0,
     Kind.ADMISSION: 0,
+    Kind.BACKUP: 0,
     Kind.IMAGE: 1,
     Kind.PROJECT: 1,
     Kind.VM_SPEC: 2,
@@ -166,6 +168,9 @@ class Keys:
 
     def admission(self) -> str:
         return self._key(Kind.ADMISSION)
+
+    def backup(self) -> str:
+        return self._key(Kind.BACKUP)
 
     def image(self, name: str) -> str:
         return self._key(Kind.IMAGE, name)

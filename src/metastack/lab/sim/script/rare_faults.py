@@ -31,7 +31,7 @@ def restored(seed: int, steps: list[Step], until_s: float) -> list[Step]:
     """The same steps and a restore among them; for seeds of other ranges just the same.
 
     Nobody fences by hand: after a restore a person vouches for more than that
-    (docs/guide/operations.md, step 4).
+    (docs/guide/backup.md, step 5).
     """
     if seed not in RESTORES:
         return steps

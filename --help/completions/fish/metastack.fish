@@ -1,0 +1,1 @@
+complete --command metastack --no-files --arguments "(env _METASTACK_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) metastack)" --condition "env _METASTACK_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) metastack"
