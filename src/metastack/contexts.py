@@ -124,6 +124,22 @@ def save_context(context: Context, select: bool = True) -> Path:
     return _change(edit)
 
 
+def identity_folder(name: str) -> Path:
+    """Where the certificate and the key of a context are."""
+    return config_path().parent / "pki" / name
+
+
+@contextlib.contextmanager
+def owned_folder(path: Path) -> Iterator[Path]:
+    """A private folder beside the context file, to be written with the rights of the file's owner."""
+    try:
+        with _as_invoker(config_path()):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            yield path
+    except OSError as error:
+        raise ContextError(f"cannot write {path}: {error.strerror}", "check who owns the folder") from None
+
+
 def remove_context(name: str, back_to: str = "") -> str:
     """Forget a context; one that is not there is no error.
 

@@ -33,7 +33,7 @@ Days = Annotated[int | None, typer.Option("--days", min=1, max=3650, help="Lifet
 
 
 @contextmanager
-def _refused() -> Iterator[None]:
+def refused() -> Iterator[None]:
     """A refusal as a problem, with its exit status."""
     from metastack.commands.problem import Code, Problem
     from metastack.pki.refusal import Refusal, Why
@@ -53,13 +53,13 @@ def _refused() -> Iterator[None]:
         raise Problem(code, error.object, error.message, error.hint) from None
 
 
-def _open(folder: Path) -> CaFolder:
+def open_ca(folder: Path) -> CaFolder:
     from metastack.pki.folder import CaFolder
 
-    return CaFolder(folder, _now)
+    return CaFolder(folder, utc_now)
 
 
-def _now() -> Any:
+def utc_now() -> Any:
     from datetime import UTC, datetime
 
     return datetime.now(UTC)
@@ -92,7 +92,7 @@ def _hand_out(frame: Frame, ca: CaFolder, issued: Issued, out: Path | None) -> C
     from metastack.pki.facts import facts_of
     from metastack.pki.files import write_identity
 
-    facts = facts_of(issued.certificate, _now())
+    facts = facts_of(issued.certificate, utc_now())
     try:
         files = write_identity(
             out or Path(facts.user), facts.user, ca.authority.certificate, issued.certificate, issued.key
@@ -131,12 +131,12 @@ def init(
     frame = frame_of(ctx)
     if (cert is None) is not (key is None):
         raise usage("", "--ca-cert and --ca-key go together")
-    with _refused():
+    with refused():
         if cert is not None and key is not None:
-            ca = CaFolder.adopt(folder, cert, key, _now)
+            ca = CaFolder.adopt(folder, cert, key, utc_now)
         else:
-            ca = CaFolder.make(folder, name, _now)
-    _printer(frame).one(facts_of(ca.authority.certificate, _now()), detail=True)
+            ca = CaFolder.make(folder, name, utc_now)
+    _printer(frame).one(facts_of(ca.authority.certificate, utc_now()), detail=True)
 
 
 @verb(app)
@@ -169,9 +169,9 @@ def issue(
     kinds = [known.value for known in SubjectKind if known is not SubjectKind.JOIN]
     if kind not in kinds:
         raise usage(f"kind {kind!r}", "is unknown", f"kinds: {', '.join(kinds)}")
-    with _refused():
+    with refused():
         to, hosts = subject(SubjectKind(kind), name, role), tuple(host or ())
-        ca = _open(folder)
+        ca = open_ca(folder)
         if request is not None:
             public = read_request(read(request), to)
             issued = Issued(ca.sign(public, to, hosts, _days(days)))
@@ -199,8 +199,8 @@ def renew(
     from metastack.pki.files import read_certificate
 
     frame = frame_of(ctx)
-    with _refused():
-        ca = _open(folder)
+    with refused():
+        ca = open_ca(folder)
         issued = ca.renew(read_certificate(cert), _days(days))
         facts = _hand_out(frame, ca, issued, out or cert.absolute().parent)
     _printer(frame).one(facts, detail=True)
@@ -209,8 +209,8 @@ def renew(
 @verb(app, "list")
 def list_(ctx: typer.Context, folder: Folder = DEFAULT) -> None:
     """List issued certificates and when they expire."""
-    with _refused():
-        found = _open(folder).list()
+    with refused():
+        found = open_ca(folder).list()
     _printer(frame_of(ctx)).list(found)
 
 
@@ -225,8 +225,8 @@ def revoke(
     """Revoke certificates and write the revocation list."""
     frame = frame_of(ctx)
     confirm(f"Revoke the certificates of {name}? This cannot be undone.", yes)
-    with _refused():
-        ca = _open(folder)
+    with refused():
+        ca = open_ca(folder)
         hit = ca.revoke(name, reason)
     note(frame, f"give {ca.crl} to every etcd member")
     _printer(frame).list(hit)

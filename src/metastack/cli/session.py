@@ -7,7 +7,7 @@ Rule: every failure of a command leaves as one Problem, with an exit status of :
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -16,11 +16,13 @@ from .output import clean, paint
 from .streams import printable
 
 if TYPE_CHECKING:
+    from metastack.commands.cluster.identity import EtcdAccounts, MemberAnswer
     from metastack.commands.problem import Problem
     from metastack.commands.request import Cluster
     from metastack.commands.vm.views import VmView
     from metastack.contexts import Context
     from metastack.ports import Storage
+    from metastack.settings import StoreSettings
 
 T = TypeVar("T")
 
@@ -86,6 +88,46 @@ async def _connected(context: Context, work: Callable[[Cluster], Awaitable[T]], 
             await store.close()
     except (Unavailable, Refused, Broken) as error:
         raise from_store(error, context.store.endpoints) from error
+
+
+def with_accounts(store: StoreSettings, work: Callable[[Cluster, EtcdAccounts], Awaitable[T]]) -> T:
+    """Run something against a cluster and etcd's users and roles, with root's certificate in the settings."""
+    import asyncio
+
+    from metastack.contexts import Context
+    from metastack.store.etcd.users import EtcdUsers
+
+    async def both(cluster: Cluster) -> T:
+        users = EtcdUsers(store, total_timeout_s=CONNECT_S)
+        try:
+            return await work(cluster, users)
+        finally:
+            await users.close()
+
+    return asyncio.run(_connected(Context(name="", store=store), both, CONNECT_S))
+
+
+def members_of(store: StoreSettings) -> Sequence[MemberAnswer]:
+    """What each member of etcd answers to this certificate; never raises for one that is down."""
+    import asyncio
+
+    from metastack.commands.problem import usage
+    from metastack.ports import Refused
+    from metastack.store.etcd.channel import be_quiet
+    from metastack.store.etcd.store import EtcdStore
+
+    async def ask() -> Sequence[MemberAnswer]:
+        found = EtcdStore(store, total_timeout_s=CONNECT_S)
+        try:
+            return await found.status()
+        finally:
+            await found.close()
+
+    be_quiet()
+    try:
+        return asyncio.run(ask())
+    except Refused as error:
+        raise usage("", str(error)) from None
 
 
 def _refuse_closed_sockets(endpoints: tuple[str, ...]) -> None:

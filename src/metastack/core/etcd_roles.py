@@ -124,8 +124,12 @@ def _written_by(writer: Writer) -> list[Kind]:
     return [kind for kind, who in WRITERS.items() if writer in who]
 
 
-def cluster_roles(keys: Keys) -> tuple[EtcdRole, ...]:
-    """The roles that exist once in a cluster."""
+def cluster_roles(keys: Keys, *, fences_living: bool = True) -> tuple[EtcdRole, ...]:
+    """The roles that exist once in a cluster.
+
+    ``fences_living``: nodes fence a living node whose storage is silent (``storage_lost_s`` above 0). Otherwise
+    the role ``fencer`` is empty, and no node writes another node's alive key.
+    """
     # The informer watches everything under the root, so it reads all of it.
     reads_all, probe = _under("read", keys.prefix()), Right("write", keys.nothing())
     # The scheduler watches up to the secrets: what it needs lies before them.
@@ -137,7 +141,7 @@ def cluster_roles(keys: Keys) -> tuple[EtcdRole, ...]:
 
     return (
         EtcdRole("node", (reads_all, probe, *writes(Writer.NODE))),
-        EtcdRole("fencer", writes(Writer.FENCER)),
+        EtcdRole("fencer", writes(Writer.FENCER) if fences_living else ()),
         EtcdRole("viewer", _of_kinds(keys, "read", seen)),
         EtcdRole("operator", (*_of_kinds(keys, "read", (Kind.TICKET,)), *writes(Writer.OPERATOR))),
         EtcdRole("admin", (*_of_kinds(keys, "read", (Kind.SECRET,)), *writes(Writer.ADMIN))),

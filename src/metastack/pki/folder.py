@@ -39,12 +39,15 @@ from .files import (
     FOLDER_MODE,
     PUBLIC_MODE,
     SECRET_MODE,
+    IdentityFiles,
     certificate_pem,
     key_pem,
     read,
     read_certificate,
+    read_identity,
     read_key,
     write,
+    write_identity,
 )
 from .refusal import Refusal, Why
 from .subject import Subject
@@ -93,7 +96,9 @@ class CaFolder:
         try:
             path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             with _locked(path):
-                if (path / KEY_FILE).exists() or (path / CA_FILE).exists():
+                # The certificate is written last: a key without one that signed nothing was never a CA.
+                signed = (path / KEY_FILE).exists() and any((path / _ISSUED).glob("*.crt"))
+                if (path / CA_FILE).exists() or signed:
                     raise Refusal(Why.EXISTS, f"CA {path}", "exists already", "name another folder")
                 authority = build()
                 (path / _ISSUED).mkdir(mode=FOLDER_MODE, exist_ok=True)
@@ -103,6 +108,24 @@ class CaFolder:
         except OSError as error:
             raise _cannot_write(path, error) from None
         return CaFolder(path, clock)
+
+    def own(self, to: Subject) -> IdentityFiles:
+        """An identity that this host itself uses, in the folder; made, or renewed when it is due."""
+        folder = self.path / to.user
+        files = IdentityFiles(folder / CA_FILE, folder / f"{to.user}.crt", folder / f"{to.user}.key")
+        try:
+            found = read_identity(files, self._clock())
+        except Refusal:
+            pass  # it is not there, half written or expired
+        else:
+            known = found.ca == self.authority.certificate
+            if known and facts_of(found.certificate, self._clock(), self._serials()).state == "valid":
+                return files
+        made = self.issue(to)
+        try:
+            return write_identity(folder, to.user, self.authority.certificate, made.certificate, made.key)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from None
 
     @property
     def crl(self) -> Path:

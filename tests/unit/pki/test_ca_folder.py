@@ -17,6 +17,7 @@ from metastack.pki.refusal import Refusal, Why
 from metastack.pki.subject import SubjectKind, subject
 
 NODE = subject(SubjectKind.NODE, "n1")
+ROOT = subject(SubjectKind.ROOT)
 ANNA = subject(SubjectKind.OPERATOR, "anna", "admin")
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 
@@ -169,3 +170,32 @@ def test_an_unreadable_record_brings_nobody_back(ca: CaFolder) -> None:
         ca.revoke("operator.anna")
     assert refused.value.why is Why.NOT_READABLE
     assert ca.crl.read_bytes() == before
+
+
+def test_a_ca_that_was_half_made_is_made(tmp_path: Path, ca: CaFolder, clock: Clock) -> None:
+    half = tmp_path / "half"
+    half.mkdir()
+    write(half / "ca.key", (ca.path / "ca.key").read_bytes(), 0o600)
+    assert CaFolder.make(half, "lab", clock).issue(ROOT)
+
+
+def test_a_ca_without_its_certificate_is_left_alone(ca: CaFolder, clock: Clock) -> None:
+    ca.issue(ROOT)
+    (ca.path / "ca.crt").unlink()
+    with pytest.raises(Refusal) as refused:
+        CaFolder.make(ca.path, "lab", clock)
+    assert refused.value.why is Why.EXISTS
+
+
+def test_the_own_identity_is_kept_until_due(ca: CaFolder, clock: Clock) -> None:
+    first = read_identity(ca.own(ROOT), clock())
+    assert read_identity(ca.own(ROOT), clock()).certificate == first.certificate
+    clock.now += timedelta(days=300)
+    assert read_identity(ca.own(ROOT), clock()).certificate != first.certificate
+
+
+@pytest.mark.parametrize("name", ["root.key", "root.crt", "ca.crt"])
+def test_half_an_identity_of_its_own_is_replaced(ca: CaFolder, clock: Clock, name: str) -> None:
+    folder = ca.own(ROOT).key.parent
+    (folder / name).unlink()
+    assert read_identity(ca.own(ROOT), clock())

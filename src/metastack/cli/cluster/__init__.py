@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ..frame import noun
 from . import backup as cluster_backup
+from . import identity as cluster_identity
 from . import maintenance as cluster_maintenance
 from . import restore as cluster_restore
 from . import storage as cluster_storage
@@ -22,6 +23,7 @@ def _cluster() -> None:
 
 cluster_backup.mount(app)
 cluster_restore.mount(app)
+cluster_identity.mount(app)
 cluster_upgrade.mount(app)
 cluster_maintenance.mount(app)
 app.add_typer(cluster_storage.app)

@@ -15,6 +15,7 @@ from aetcd import rpc
 from msgspec import Struct
 
 from metastack.core.etcd_roles import EtcdRole, Right
+from metastack.core.state.keys import prefix_end
 from metastack.ports import Denied, Exists, NotFound, Refused
 from metastack.settings import StoreSettings
 
@@ -63,7 +64,7 @@ class EtcdUsers:
         return True
 
     async def enable(self) -> list[str]:
-        """Switch rights on; the user ``root`` must exist. Whoever is no user is refused then."""
+        """Switch rights on; the user ``root`` must exist. Others are refused then."""
         if await self.enabled():
             return []
         await self._ask("switch rights on", "AuthEnable", rpc.AuthEnableRequest())
@@ -115,6 +116,19 @@ class EtcdUsers:
             if await self._done(f"delete role {name}", "RoleDelete", role, NotFound):
                 changed.append(f"role {name} deleted")
         return changed
+
+    async def outside(self, prefix: str) -> str:
+        """A key that does not begin so; empty if there is none."""
+        for first, end in ((b"\0", prefix.encode()), (prefix_end(prefix), b"\0")):
+            asked = rpc.RangeRequest(key=first, range_end=end, limit=1, keys_only=True)
+
+            async def send(link: Link, timeout_s: float, asked: Any = asked) -> Any:
+                return await link.kv.Range(asked, timeout=timeout_s, metadata=METADATA)
+
+            found = (await self._channels.ask("look for other keys", send, twice=True)).response.kvs
+            if found:
+                return str(found[0].key.decode(errors="replace"))
+        return ""
 
     async def close(self) -> None:
         await self._channels.close()
