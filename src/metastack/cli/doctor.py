@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .frame import Frame, Output, frame_of, verb
-from .session import context_of, note, with_cluster, with_storage
+from .session import context_of, with_cluster, with_storage
 
 if TYPE_CHECKING:
     from metastack.commands.doctor.facts import Facts
@@ -50,10 +50,11 @@ def doctor(
     from datetime import UTC, datetime
 
     from metastack import __version__
-    from metastack.commands.doctor import examine, grouped
+    from metastack.commands.doctor import examine
     from metastack.commands.doctor.facts import Finding, Severity, collect
 
-    from .output import Printer, text_of
+    from .findings import count, tell
+    from .output import Printer
     from .version import system
 
     frame = frame_of(ctx)
@@ -64,13 +65,9 @@ def doctor(
     elif not facts.world_why:
         _ask_storage(frame, facts, user, keyring)
     found = examine(facts)
-    counts = {level: sum(1 for f in found if f.severity is level) for level in Severity}
+    counts = count(found)
     if frame.output in (Output.TABLE, Output.WIDE):
-        for objects, finding in grouped(found):
-            print(f"{finding.severity.value}: {text_of(objects)}: {text_of(finding.meaning)}")
-            if finding.command:
-                print(f"    {text_of(finding.command)}")
-        note(frame, ", ".join(f"{count} {level.value}" for level, count in counts.items()))
+        tell(frame, found)
     else:
         printer: Printer[Finding] = Printer(frame.output, [], lambda f: f.name)
         printer.list(found)

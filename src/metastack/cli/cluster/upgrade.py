@@ -1,7 +1,7 @@
-"""``metastack cluster upgrade-finish``: the last step of an upgrade.
+"""``metastack cluster upgrade-check`` and ``upgrade-finish``: the first and the last step of an upgrade.
 
 Owns: options, and the words that a person reads before saying yes.
-Refuses: judging who is upgraded (:mod:`metastack.commands.cluster.upgrade`).
+Refuses: judging (:mod:`metastack.commands.cluster.upgrade_check`, :mod:`metastack.commands.cluster.upgrade`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..frame import Frame, Reason, Yes, frame_of, verb
+from ..frame import Frame, Output, Reason, Yes, frame_of, verb
 from ..session import confirm, note, with_cluster
 
 if TYPE_CHECKING:
@@ -51,7 +51,34 @@ def _explain(view: UpgradeView) -> None:
 
 
 def mount(app: typer.Typer) -> None:
-    """Put the verb under ``cluster``."""
+    """Put the verbs under ``cluster``."""
+
+    @verb(app, "upgrade-check")
+    def upgrade_check(ctx: typer.Context) -> None:
+        """Show what blocks an upgrade to this program's release; exit 1 if anything does.
+
+        It checks etcd and what agents report. Disks and packages of the hosts are out of its reach.
+        """
+        from datetime import UTC, datetime
+
+        from metastack import __version__
+        from metastack.commands.cluster.upgrade_check import UpgradeCheck, check_upgrade
+        from metastack.commands.doctor.facts import collect
+
+        from ..findings import tell
+        from ..output import Printer
+
+        frame = frame_of(ctx)
+        facts = with_cluster(frame, lambda cluster: collect(cluster, __version__, datetime.now(UTC)))
+        view = check_upgrade(facts)
+        if frame.output in (Output.TABLE, Output.WIDE):
+            tell(frame, view.findings)
+            note(frame, f"an upgrade to {view.version} {'may begin' if view.ready else 'is blocked'}")
+        else:
+            printer: Printer[UpgradeCheck] = Printer(frame.output, [], lambda v: v.version)
+            printer.one(view)
+        if not view.ready:
+            raise typer.Exit(1)
 
     @verb(app, "upgrade-finish")
     def upgrade_finish(
