@@ -8,10 +8,14 @@ import pytest
 from cli_program import Program
 from commands_rig import Rig
 
+from metastack.core.model import ClusterConfig
+from metastack.core.state.record_versions import LEVEL
+
 pytestmark = pytest.mark.etcd
 
 
 async def test_the_exit_status_says_whether_anything_blocks(program: Program, rig: Rig) -> None:
+    await rig.put(rig.keys.cluster(), ClusterConfig(record_version=LEVEL))
     await rig.node("n1")
     free = await program("cluster", "upgrade-check")
     assert free.status == 0 and "may begin" in free.err
