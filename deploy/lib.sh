@@ -69,7 +69,7 @@ packages_cluster="iproute2 procps util-linux nftables dnsmasq-base etcd-server e
  libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt qemu-system-x86 qemu-utils
  busybox-static syslinux syslinux-common mtools dosfstools e2fsprogs fdisk cpio kmod"
 packages_ceph="ceph-mon ceph-osd ceph-common python3-rados python3-rbd qemu-block-extra"
-packages_check="shellcheck rsyslog ceph-mgr openssl git faketime"
+packages_check="shellcheck rsyslog rsyslog-relp logrotate ceph-mgr openssl git faketime"
 
 missing_packages() {
 	for package in "$@"; do

@@ -80,6 +80,7 @@ OPERATOR_ROLES: Final[dict[str, tuple[str, ...]]] = {
 
 SERVICE_ROLES: Final[dict[str, tuple[str, ...]]] = {
     "backup": ("root",),  # etcd gives a snapshot to root alone
+    "logs": (),  # the log host: its certificate opens nothing in etcd
     "monitor": ("viewer",),
     "pki": ("root",),  # etcd lets root alone make users
     "scheduler": ("viewer", "scheduler"),

@@ -34,7 +34,7 @@ _AWAY: Final = (errno.ECONNREFUSED, errno.ENOENT, errno.ENOTCONN, errno.ECONNRES
 log = structlog.get_logger()
 
 
-def reads(stream: TextIO) -> bool:
+def journal_reads(stream: TextIO) -> bool:
     """True if journald reads this stream: ``$JOURNAL_STREAM`` names its device and inode."""
     try:
         seen = os.fstat(stream.fileno())
@@ -67,6 +67,11 @@ class Journal:
         self._ending = False
         self._dropped = 0
         atexit.register(self.close)
+
+    @property
+    def queued(self) -> int:
+        """Events that wait; never more than the limit."""
+        return len(self._backlog)
 
     def offer(self, level: str, event: str, at: str, payload: bytes) -> None:
         """Send one event, or queue it, or count it as dropped."""

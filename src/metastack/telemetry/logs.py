@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, TextIO
 import msgspec
 import structlog
 
-from . import journal
+from .journal import Journal, journal_reads
 
 Format = Literal["auto", "json", "console"]
 
@@ -56,10 +56,10 @@ _ENCODER: Final = msgspec.json.Encoder(enc_hook=str, order=None)
 class _Output:
     """The last processor: completes the event, writes it out, hands a copy to the sink."""
 
-    def __init__(self, stream: TextIO, json_lines: bool, host: str, app: str, to_journal: Sink | None) -> None:
+    def __init__(self, stream: TextIO, json_lines: bool, host: str, app: str, to: Journal | None) -> None:
         self._stream = stream
         self._json = json_lines
-        self._to_journal = to_journal
+        self.journal = to
         self._host, self._app = host, app
         self.sink: Sink | None = None
         colours = not json_lines and stream.isatty() and not os.environ.get("NO_COLOR")
@@ -80,8 +80,8 @@ class _Output:
         whole = {"time": at, "level": level, "event": name, **fields, "host": self._host, "app": self._app}
         if self.sink is not None:
             self.sink(level, name, at, self._line(whole, MAX_SINK_BYTES))
-        if self._to_journal is not None:
-            self._to_journal(level, name, at, self._line(whole, MAX_JOURNAL_BYTES))
+        if self.journal is not None:
+            self.journal.offer(level, name, at, self._line(whole, MAX_JOURNAL_BYTES))
             return ""
         if self._json:
             return self._line(whole).decode()
@@ -173,8 +173,9 @@ def configure(
     if fmt not in ("auto", "json", "console"):
         raise ValueError(f"log format {fmt!r}: one of auto, json, console")
     target = sys.stderr if stream is None else stream
-    to_journal = journal.Journal(app).offer if fmt == "auto" and journal.reads(target) else None
-    output = _Output(target, fmt == "json" or (fmt == "auto" and not target.isatty()), host, app, to_journal)
+    json_lines = fmt == "json" or (fmt == "auto" and not target.isatty())
+    to = Journal(app) if fmt == "auto" and journal_reads(target) else None
+    output = _Output(target, json_lines, host, app, to)
     output.sink = _output.sink if _output is not None else None
     _output = output
     structlog.configure(

@@ -1,0 +1,89 @@
+"""Central logs on real journald and rsyslogd: none lost, the order kept, none forged, strangers refused."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+from bench.central_logs import Certificates, LogHost, LogNode, missing, until
+
+from metastack.pki.subject import SubjectKind
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+
+NODES = {"127.0.0.2": "n1", "127.0.0.3": "n2"}
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture
+def host(tmp_path: Path, certificates: Certificates) -> Iterator[LogHost]:
+    made = LogHost(
+        tmp_path / "host", certificates.of(SubjectKind.SERVICE, "logs"), ["node.n1", "node.n2"], NODES
+    )
+    yield made
+    made.daemon.end()
+
+
+@pytest.fixture
+def node(tmp_path: Path, certificates: Certificates, host: LogHost) -> Iterator[Callable[..., LogNode]]:
+    made: list[LogNode] = []
+
+    def node(name: str = "n1", source: str = "127.0.0.2", **more: str) -> LogNode:
+        certificate = certificates.of(SubjectKind.NODE, name)
+        made.append(LogNode(tmp_path / name, name, source, host, {**certificate, **more}))
+        made[-1].start()
+        return made[-1]
+
+    yield node
+    for one in made:
+        one.stop()
+
+
+def fed(feeder: subprocess.Popen[str]) -> None:
+    feeder.communicate(timeout=120)
+    assert feeder.returncode == 0
+
+
+def test_an_event_arrives_with_the_name_of_its_sender(host: LogHost, node: Callable[..., LogNode]) -> None:
+    host.start()
+    n1 = node()
+    n1.forward()
+    fed(n1.feed(3))
+    until("three lines", lambda: host.size("n1") >= 3)
+    lines = host.lines("n1")
+    assert [line["n"] for line in lines] == [0, 1, 2]
+    line = lines[0]
+    assert (line["event"], line["vm"], line["unit"]) == ("counted", "default/web-1", "metastack-agent.service")
+    # The message claimed another host: the connection decides, and the claim is kept beside it.
+    assert (line["host"], line["claimed_host"]) == ("n1", "claims-to-be-another")
+
+
+def test_nothing_is_lost_while_the_log_host_is_down(host: LogHost, node: Callable[..., LogNode]) -> None:
+    host.start()
+    nodes = [node(), node("n2", "127.0.0.3")]
+    for one in nodes:
+        one.forward()
+    feeders = [one.feed(6_000, rate=2_000) for one in nodes]
+    until("the first lines", lambda: min(host.size("n1"), host.size("n2")) > 1_000)
+    host.daemon.end(signal.SIGKILL)
+    until("the queues grow", lambda: min(one.queued_bytes() for one in nodes) > 1_000_000)
+    host.start()
+    for feeder in feeders:
+        fed(feeder)
+    for name in ("n1", "n2"):
+        until(f"all lines of {name}", lambda name=name: len(set(host.numbers(name))) == 6_000, 120)
+        arrived = host.numbers(name)
+        # Lines without an acknowledgement are sent again: the first of each counts.
+        assert list(dict.fromkeys(arrived)) == list(range(6_000))
+        assert len(arrived) - 6_000 <= 512
