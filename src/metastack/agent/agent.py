@@ -8,7 +8,7 @@ from what exists.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
@@ -56,6 +56,7 @@ from .session.lease_keeper import LeaseKeeper
 from .session.session import Session
 from .session.state_files import StateFiles
 from .session.storage_keys import StorageKeys
+from .upkeep.host_shutdown import HostShutdown
 from .upkeep.maintenance import MaintenanceEnd
 from .upkeep.sweeper import Sweeper, orphans
 from .waiting import retry_until_stopped
@@ -67,6 +68,10 @@ SWEEP_EVERY_S: Final = 60.0
 DOMAINS_AGAIN_S: Final = 2.0
 STORAGE_ANSWER_S: Final = 10.0
 """A storage that needs longer to say whether it shuts this node out is of no use to a VM that starts."""
+
+
+async def _never() -> bool:
+    return False
 
 
 class Agent:
@@ -93,6 +98,8 @@ class Agent:
         watchdog_device: str = "",
         boot_id: str = "",
         config_changed: Callable[[ClusterState], None] = lambda world: None,
+        host_stops: Callable[[], Awaitable[bool]] = _never,
+        extend: Callable[[float, str], None] = lambda seconds, why: None,
     ) -> None:
         self._health = Health(addresses=addresses, watchdog_device=watchdog_device)
         self._queue: WorkQueue[Key] = WorkQueue()
@@ -130,6 +137,7 @@ class Agent:
             informer=informer,
             session=session,
             addresses=addresses,
+            boot_id=boot_id,
         )
         informer.etcd_history.noticed, informer.etcd_history.restarted = (
             self.node.on_etcd_untrusted,
@@ -145,6 +153,10 @@ class Agent:
         self.node.leave_reason, self.node.guest_ready = self._evacuation.why, self._readiness.ready
         self.node.keys_refused, self.node.suspect = self._secrets.refused, self._suspect
         self.silence = StorageSilence(self.node, lambda: self._queue.add(route.BLOCKED))
+        self._host_shutdown = HostShutdown(
+            self.node, self.silence, self._look_at_everything, host_stops, extend
+        )
+        self.node.host_stop, self.node.host_stops = self._host_shutdown.fate, self._host_shutdown.announced
         self._silent_others = SilentNodes(self.node, self.silence)
         self._reporter = NodeStatusReporter(
             self.node, self.fencer, self._health, self.silence, state_files,
@@ -200,12 +212,13 @@ class Agent:
                 )
             ]
             await stop.wait()
+            gone = await self._host_shutdown.run()
             for task in tasks:
                 task.cancel()
         self._queue.close()
         self._readiness.close()
         log.info("agent_stopping", node=node.name)
-        await node.session.leave()
+        await node.session.leave(gone)
         await node.network.close()
         await quiet_in_time("closing the hypervisor", node.hypervisor.close())
         await quiet_in_time("closing the storage", node.storage.close())

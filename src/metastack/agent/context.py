@@ -12,6 +12,7 @@ from ..core.domains import Domain
 from ..core.model import Event, Record, Resources, Trashed, VmId, VmSpec
 from ..core.placement import PlacementEngine, Successors
 from ..core.placement.nodes import plus
+from ..core.plan import HostStop
 from ..core.protocol import claims
 from ..core.protocol.group_versions import GroupVersions
 from ..core.protocol.restored import held
@@ -49,10 +50,15 @@ class AgentContext:
     informer: Informer
     session: Session
     addresses: tuple[str, ...]
+    boot_id: str = ""
     memory: VmMemories = field(default_factory=VmMemories)
     lag: Lag = field(default_factory=Lag)
     leave_reason: Callable[[VmId, tuple[Domain, ...]], str] = lambda _vm, _domains: ""
     """Why a VM is to be stopped and released now; empty: it stays. Set by the agent."""
+    host_stop: Callable[[VmId], HostStop | None] = lambda _vm: None
+    """What becomes of a VM because this host shuts down; None: it does not. Set by the agent."""
+    host_stops: Callable[[], str] = str
+    """That this host shuts down, as it is announced; empty: it does not. Set by the agent."""
     guest_ready: Callable[[VmSpec, int, int], bool] = lambda _spec, _epoch, _run: False
     """Whether the guest of that epoch and run answers on its ready port. Set by the agent."""
     keys_refused: Callable[[], Awaitable[bool]] | None = None

@@ -31,6 +31,7 @@ from .session.state_files import StateFiles
 from .settings import AgentSettings
 from .upkeep import gc_tuning as garbage
 from .upkeep.console import ConsoleServer
+from .upkeep.host_state import host_stops
 from .upkeep.systemd import Notifier
 from .waiting import retry_until_stopped
 
@@ -57,7 +58,7 @@ async def serve(settings: AgentSettings) -> None:
     async def where() -> NodeAddresses:
         return await whereabouts(settings.endpoints, settings.address, settings.console_listen)
 
-    store = EtcdStore(settings.store)
+    store, notifier = EtcdStore(settings.store), Notifier()
     agent = Agent(
         name=settings.name,
         keys=Keys(settings.root),
@@ -82,8 +83,9 @@ async def serve(settings: AgentSettings) -> None:
         boots_at_once=settings.boots_at_once,
         watchdog_device=settings.watchdog_device,
         config_changed=config_changed,
+        host_stops=lambda: host_stops(settings.host_state_command),
+        extend=notifier.extend,
     )
-    notifier = Notifier()
     log.info("agent_started", node=settings.name, endpoints=list(settings.endpoints))
     try:
         async with asyncio.TaskGroup() as group:

@@ -56,6 +56,8 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """URI of libvirt."""
     libvirtd_restart_command: tuple[str, ...] = ()
     """Command that restarts libvirtd and keeps guests running; default: systemctl restart of its unit."""
+    host_state_command: tuple[str, ...] = ()
+    """Command that prints ``stopping`` during a shutdown of this host; default: systemctl is-system-running."""
     hypervisor: Literal["auto", "kvm", "qemu"] = "auto"
     """``auto`` uses KVM only when a probe proved it; ``kvm`` and ``qemu`` force it."""
     state_dir: str = "/var/lib/metastack"

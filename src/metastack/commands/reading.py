@@ -40,6 +40,7 @@ EVERYTHING: Final = (
     Kind.REFUSAL,
     Kind.SILENCED,
     Kind.MAINTENANCE,
+    Kind.HOST_RETURN,
     Kind.HINT,
     Kind.PENALTY,
 )

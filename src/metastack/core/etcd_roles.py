@@ -65,6 +65,7 @@ WRITERS: Final[dict[Kind, frozenset[Writer]]] = {
     Kind.SILENCED: frozenset({N}),
     Kind.BREAK_LOCK: frozenset({N, O}),
     Kind.MAINTENANCE: frozenset({N, O}),  # nodes end one that an etcd election would prolong
+    Kind.HOST_RETURN: frozenset({N}),  # the same
     Kind.SECRET: frozenset({A}),  # not operators: to write is to delete, too
 }
 

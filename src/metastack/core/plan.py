@@ -8,11 +8,23 @@ node covers.
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from msgspec import Struct
 
 from .domains import Domain, DomainState, EndReason
 from .model import Claim, Fence, Halt, Power, VmId, VmSpec, is_halted, token_generation
 from .state.cluster_state import Seen
+
+
+class HostStop(StrEnum):
+    """What becomes of a VM whose host shuts down (core/host_shutdown)."""
+
+    RELEASE = "release"
+    """Stopped, by force if need be, and given to others."""
+    KEEP = "keep"
+    """Stopped, and kept for this host's return."""
+
 
 HELD_S = 2.0
 """A boot that is held is looked at again this soon: what it waits for is another node's news."""
@@ -53,6 +65,8 @@ class VmSnapshot(Struct, frozen=True, kw_only=True):
     """Wait left before the guest is asked to stop once more."""
     leave: str = ""
     """Why it has to run elsewhere, and is to be stopped and released now."""
+    host_stop: HostStop | None = None
+    """This host shuts down."""
     give_back: str = ""
     """Why it cannot be started here, while others would take it (agent/reconcile/give_back)."""
     held: str = ""
@@ -265,7 +279,9 @@ def _mine(snapshot: VmSnapshot) -> Action:
     if saved(snapshot) and not claim.to_release:
         # What the guest had in memory is in a file here, by somebody's hand: it is not thrown away unasked.
         return Idle("its memory was saved by hand")
-    if not wants_on(snapshot) or snapshot.leave or claim.to_release:
+    if snapshot.host_stop is HostStop.KEEP and wants_on(snapshot) and not claim.to_release:
+        return _rest(snapshot, spec, domain)
+    if not wants_on(snapshot) or snapshot.leave or claim.to_release or snapshot.host_stop:
         # Safety: to_release, it was taken over while it was off. Nobody reserved capacity for it here or proved
         # its groups: switched on again, it is released all the same, and claimed by a node that proves both.
         return _stop(snapshot, spec, domain) or Release()
@@ -308,6 +324,16 @@ def _mine(snapshot: VmSnapshot) -> Action:
             return Idle("another client has its disk open", snapshot.retry_in_s)
         return ResumeGuest(domain.uuid)
     return Publish()
+
+
+def _rest(snapshot: VmSnapshot, spec: VmSpec, domain: Domain | None) -> Action:
+    """Stopped with its host, and kept for its return. No other node waits for it, so it is not forced off."""
+    if domain is not None and domain.state is not DomainState.DEFINED:
+        if domain.state in (DomainState.PAUSED, DomainState.IO_ERROR):
+            return Idle("paused: its host ends it")
+        if snapshot.stop_left_s is not None and snapshot.stop_left_s <= 0:
+            return Idle("did not shut down in time: its host ends it")
+    return _stop(snapshot, spec, domain) or Idle("kept for the return of its host")
 
 
 def saved(snapshot: VmSnapshot) -> bool:
@@ -361,6 +387,8 @@ class FenceSnapshot(Struct, frozen=True, kw_only=True):
     """Why the mass brake holds; empty when it does not."""
     paused: str = ""
     """Why nothing is fenced: maintenance (core/protocol/maintenance)."""
+    expected: str = ""
+    """Why this node is not fenced: its host is expected back (core/protocol/host_return)."""
     rank: int | None
     waited_s: float
     rank_delay_s: float
@@ -418,8 +446,8 @@ def plan_fence(snapshot: FenceSnapshot) -> FenceAction:
         return Idle("it owns no VM")
     if snapshot.absent_for_s < snapshot.grace_s:
         return Idle("grace", snapshot.grace_s - snapshot.absent_for_s)
-    if snapshot.paused:
-        return Idle(snapshot.paused)
+    if why := snapshot.paused or snapshot.expected:
+        return Idle(why)
     if snapshot.braked:
         return Idle(snapshot.braked, 5.0)
     if snapshot.holdoff_s > 0:

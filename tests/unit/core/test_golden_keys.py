@@ -49,6 +49,7 @@ BUILD: dict[Kind, tuple[st.SearchStrategy[tuple[object, ...]], Callable[..., str
     Kind.SILENCED: (st.just(()), Keys.silenced),
     Kind.MAINTENANCE: (st.just(()), Keys.maintenance),
     Kind.SECRET: (st.tuples(LABEL), Keys.secret),
+    Kind.HOST_RETURN: (st.tuples(LABEL), Keys.host_return),
     Kind.BREAK_LOCK: (st.tuples(st.builds(VmId, LABEL, LABEL)), Keys.break_lock),
 }
 

@@ -47,6 +47,7 @@ def domain(state: DomainState = DomainState.RUNNING, **more: Any) -> Domain:
 
 BROKEN: Seen[Any] = Seen(None, 7, 7, 0, "version 9 is newer")
 RUNNING, PAUSED, DEFINED = DomainState.RUNNING, DomainState.PAUSED, DomainState.DEFINED
+GIVE, KEEP = plan.HostStop.RELEASE, plan.HostStop.KEEP
 OFF = spec(power=Power.OFF)
 HALTED = seen(Halt(uuid=UUID, run=1, at="", node=ME))
 FENCED = seen(Fence(through=60))
@@ -101,6 +102,18 @@ TABLE: list[tuple[str, dict[str, Any], Any]] = [
     ("a pause of an epoch that was lost", dict(spec=spec(paused_epoch=EPOCH - 1), claim=claim(), domains=(domain(),)), plan.Publish()),
     ("resume", dict(spec=spec(), claim=claim(), domains=(domain(PAUSED),)), plan.ResumeGuest(UUID)),
     ("paused by an I/O error", dict(spec=spec(), claim=claim(), domains=(domain(DomainState.IO_ERROR),)), plan.ResumeGuest),
+    # --- this host shuts down
+    ("to be given to others: asked to stop", dict(spec=spec(), claim=claim(), domains=(domain(),), host_stop=GIVE), plan.AskToStop(UUID)),
+    ("... it followed, and is to stay on: cleared away", dict(spec=spec(), claim=claim(), domains=(domain(DEFINED, end=EndReason.SHUTDOWN),), host_stop=GIVE), plan.Kill),
+    ("... cleared away: released", dict(spec=spec(), claim=claim(), host_stop=GIVE), plan.Release()),
+    ("... it did not follow: ended", dict(spec=spec(), claim=claim(), domains=(domain(),), stop_left_s=0, host_stop=GIVE), plan.Kill),
+    ("kept: asked to stop", dict(spec=spec(), claim=claim(), domains=(domain(),), host_stop=KEEP), plan.AskToStop(UUID)),
+    ("... it followed, and is to stay on: cleared away", dict(spec=spec(), claim=claim(), domains=(domain(DEFINED, end=EndReason.SHUTDOWN),), host_stop=KEEP), plan.Kill),
+    ("... cleared away: kept", dict(spec=spec(), claim=claim(), host_stop=KEEP), plan.Idle),
+    ("... it did not follow: left to its host", dict(spec=spec(), claim=claim(), domains=(domain(),), stop_left_s=0, host_stop=KEEP), plan.Idle),
+    ("... paused: left to its host", dict(spec=spec(), claim=claim(), domains=(domain(PAUSED),), host_stop=KEEP), plan.Idle),
+    ("kept, but not wanted on: released", dict(spec=OFF, claim=claim(), host_stop=KEEP), plan.Release()),
+    ("kept, but deleted: released", dict(claim=claim(), host_stop=KEEP), plan.Release(drop_halt=True)),
     # --- not mine
     ("another node's", dict(spec=spec(), claim=claim(node=OTHER), rank=0), plan.Idle),
     ("another node's, fenced up to before its session", dict(spec=spec(), claim=claim(OTHER, 61), owner_fence=FENCED, rank=0), plan.Idle),
@@ -149,6 +162,12 @@ FENCE_TABLE: list[tuple[str, dict[str, Any], Any]] = [
     ("it owns no VM", dict(unfenced_claims=0), plan.Idle),
     ("the brake holds", dict(braked="2 of 3 vanished"), plan.Idle),
     ("under maintenance", dict(paused="why"), plan.Idle("why")),
+    ("its host is expected back", dict(expected="why"), plan.Idle("why")),
+    (
+        "its fencer died, its host is expected back",
+        dict(fence=INTENT_OF_OTHER, expected="why"),
+        plan.TakeOverIntent(),
+    ),
     (
         "its fencer died, under maintenance: gone on with",
         dict(fence=INTENT_OF_OTHER, paused="why"),

@@ -46,6 +46,7 @@ LISTED = (
     Kind.SILENCED,
     Kind.BREAK_LOCK,
     Kind.MAINTENANCE,
+    Kind.HOST_RETURN,
 )
 """Everything but events, history and tickets, which grow and are read on demand."""
 

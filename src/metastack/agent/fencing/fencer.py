@@ -20,6 +20,7 @@ from ...core import plan
 from ...core.model import Claim, Fence, FenceReceipt, Fencing, NodeFacts
 from ...core.placement import node_state
 from ...core.protocol import fences
+from ...core.protocol.host_return import expected
 from ...core.protocol.maintenance import paused
 from ...core.protocol.restored import away
 from ...core.state.cluster_state import Seen, seen
@@ -240,6 +241,7 @@ class Fencer:
             working=victim in self._working,
             braked=self.braked,
             paused=paused(world),
+            expected=expected(world, victim),
             rank=0,
             waited_s=0.0,
             rank_delay_s=world.config.rank_delay_ms / 1000,

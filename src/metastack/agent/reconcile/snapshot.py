@@ -9,6 +9,7 @@ import asyncio
 
 from ...core import plan
 from ...core.domains import Domain, DomainState
+from ...core.host_shutdown import patience_s
 from ...core.model import Claim, Phase, Power, VmId, VmStatus
 from ...core.plan import VmSnapshot
 from ...core.protocol.maintenance import paused
@@ -30,8 +31,9 @@ async def look(node: AgentContext, vm: VmId, domains: tuple[Domain, ...]) -> VmS
     owner = claim.record.node if claim is not None and claim.record is not None else ""
     through = max(session.fenced_through, world.fenced_through(node.name))
     mine = claim is not None and owner == node.name and claim.ok.session > through
-    turn = node.turn(vm) if session.ready and not mine else None
-    held = 0 if world.config is None else world.config.stop_timeout_s
+    # A host that shuts down takes nothing more.
+    turn = node.turn(vm) if session.ready and not mine and not node.host_stops() else None
+    held = patience_s(world) if node.host_stops() else world.config.stop_timeout_s
     stop_left_s = None if memory.stop_from_s is None else memory.stop_from_s + held - now_s
     return VmSnapshot(
         vm=vm,
@@ -51,6 +53,7 @@ async def look(node: AgentContext, vm: VmId, domains: tuple[Domain, ...]) -> VmS
         retry_in_s=max(0.0, memory.retry_at_s - now_s),
         stop_left_s=stop_left_s,
         ask_again_in_s=max(0.0, memory.asked_at_s + ASK_EVERY_S - now_s) if memory.asked_at_s else 0.0,
+        host_stop=node.host_stop(vm) if mine else None,
         leave=node.leave_reason(vm, domains) if mine else "",
         give_back=giveback.why(node, vm, memory) if mine and not (domains or memory.lost) else "",
         held=node.held(),
@@ -63,6 +66,8 @@ async def look(node: AgentContext, vm: VmId, domains: tuple[Domain, ...]) -> VmS
 
 def _phase(snapshot: VmSnapshot, claim: Claim, memory: VmMemory, domain: Domain | None) -> Phase:
     if memory.stop_from_s is not None or (claim.to_release and domain is None):
+        return Phase.STOPPING
+    if snapshot.host_stop and domain is None:
         return Phase.STOPPING
     if domain is None or domain.state is DomainState.DEFINED:
         if memory.failed or memory.lost or memory.held_drift or plan.saved(snapshot):

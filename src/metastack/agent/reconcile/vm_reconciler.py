@@ -150,7 +150,7 @@ class VmReconciler:
         domain = snapshot.domains[0] if snapshot.domains else None
         key = (domain.uuid, domain.epoch) if domain is not None else ("", 0)
         running = domain is not None and domain.state is not DomainState.DEFINED
-        again = domain is not None and plan.wants_on(snapshot) and not snapshot.leave
+        again = domain is not None and plan.wants_on(snapshot) and not (snapshot.leave or snapshot.host_stop)
         again = again and domain is not None and domain.run >= snapshot.spec.ok.run  # type: ignore[union-attr]
         if running and memory.failures:
             self._domain_actions.began(memory)

@@ -110,6 +110,7 @@ class NodeStatusReporter:
             fence_failures=self._fencer.failures,
             warnings=self._warnings(),
             boot_id=self._boot_id,
+            leaving=node.host_stops(),
             pauses=True,
         )
 

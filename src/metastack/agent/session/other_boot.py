@@ -139,6 +139,10 @@ class OtherBoot:
         world = self._informer.world
         if not self.rebooted or not world.unfenced(self._name):
             return
+        left = world.host_return(self._name)
+        record = left.record if left is not None else None
+        if record is not None and record.boot_id == self._last_boot and not record.running:
+            return  # that boot ended in order, and none of its guests ran any more
         if absent_s < (LET_FENCE_S if self._others_fence() else GAP_S):
             # Safety: this may be a clone of a machine that hangs, whose guests write on.
             raise NameTaken(

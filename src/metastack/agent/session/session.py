@@ -194,15 +194,19 @@ class Session:
             self.lose("libvirtd may still carry out calls of a connection that has ended")
         return astray
 
-    async def leave(self) -> None:
-        """Graceful stop: claims stay and guests run on, under a lease long enough for an upgrade."""
+    async def leave(self, gone: bool = False) -> None:
+        """Graceful stop: claims stay and guests run on, under a lease long enough for an upgrade.
+
+        ``gone``: the host shuts down and its guests were seen off. The session ends at once. So others take
+        what this node could not give back, unless they wait for its return.
+        """
         self._name_hold.forget()  # the person who stops it may have mended what was wrong
         # First the lease, which nobody renews any more: a call that takes longer than the TTL would have this
         # node fenced, and its guests with it, for being restarted.
         lease = self._renewal.lease
         try:
             if self.number and lease is not None:
-                if any(
+                if not gone and any(
                     claim.record and claim.record.node == self.name
                     for _, claim in self._informer.world.claims()
                 ):

@@ -28,6 +28,10 @@ class Notifier:
             except OSError:
                 pass
 
+    def extend(self, wait_s: float, why: str) -> None:
+        """The stop takes that long at most; the unit's own timeout is for an agent that hangs."""
+        self.say(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(wait_s * 1e6)}\nSTATUS={why}")
+
     async def watchdog(self) -> None:
         """Pet the watchdog from the loop: a loop that hangs lets it bite."""
         while self.watchdog_s:

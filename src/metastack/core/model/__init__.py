@@ -10,7 +10,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from .config import CAREFUL, Admission, Backup, ClusterConfig, Fencing, Image, ImageState, Project
+from .config import (
+    CAREFUL,
+    Admission,
+    Backup,
+    ClusterConfig,
+    Fencing,
+    Image,
+    ImageState,
+    OnHostShutdown,
+    Project,
+)
 from .desired import Nic, NodeSpec, VmSpec
 from .durable import (
     Claim,
@@ -44,7 +54,7 @@ from .placing import (
 )
 from .refusal import Refusal, Running
 from .removal import Counted, Import, Trashed
-from .requests import BreakLock, Maintenance
+from .requests import BreakLock, HostReturn, Maintenance
 from .secret import Secret
 from .storage import StorageIdentity, StoragePlace
 
@@ -80,6 +90,7 @@ RECORDS: Final[dict[str, type[Record]]] = {
     "break_lock": BreakLock,
     "maintenance": Maintenance,
     "secret": Secret,
+    "host_return": HostReturn,
 }
 """Every record kind, by the name of its golden file."""
 
@@ -104,6 +115,7 @@ __all__ = [
     "Ha",
     "Halt",
     "Hint",
+    "HostReturn",
     "Image",
     "ImageState",
     "Import",
@@ -115,6 +127,7 @@ __all__ = [
     "NodeFacts",
     "NodeSpec",
     "NodeState",
+    "OnHostShutdown",
     "Operator",
     "Penalty",
     "Phase",

@@ -23,6 +23,17 @@ class Fencing(StrEnum):
     """Its single clients, for nodes that share an address; weaker (docs/internals/safety.md)."""
 
 
+class OnHostShutdown(StrEnum):
+    """What becomes of a node's VMs when its host shuts down or reboots in order."""
+
+    RELEASE = "release"
+    """Guests are asked to stop, and other nodes start them at once."""
+    RETURN = "return"
+    """Guests are asked to stop, and the node boots them again when its host is back."""
+    LEAVE = "leave"
+    """Nothing is done: the guests end with the host, and the node is fenced like a lost one."""
+
+
 class ClusterConfig(Record, frozen=True, kw_only=True):
     """``config/cluster``: the platform's settings, typed and bounded; agents follow changes live."""
 
@@ -68,6 +79,12 @@ class ClusterConfig(Record, frozen=True, kw_only=True):
     """Fence a live node if its storage is silent for this long but answers other nodes, seconds. 0: never."""
     stop_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 60
     """Time for a guest to shut down gracefully before it is forced off, seconds."""
+    on_host_shutdown: OnHostShutdown = OnHostShutdown.RELEASE
+    """Policy for a node's VMs at a shutdown or reboot of its host. ``release``: guests are asked to stop, and
+    other nodes start them. ``return``: guests are asked to stop, and the host boots them again. ``leave``: no
+    guest is asked, and the node is fenced like a lost one."""
+    host_return_s: Annotated[int, Meta(ge=10, le=86_400)] = 600
+    """Time that a host's VMs wait for its return before other nodes take them, seconds."""
     trash_retention_s: Annotated[int, Meta(ge=0, le=31_536_000)] = 86_400
     """Time that a deleted disk stays in the trash, seconds."""
     crash_backoff_s: Annotated[float, Meta(ge=0.1, le=600.0)] = 2.0

@@ -71,6 +71,8 @@ class NodeAlive(Record, frozen=True, kw_only=True):
     """What the node finds wrong with itself."""
     boot_id: str = ""
     """Boot of the machine that the session is of; empty: written by an older version."""
+    leaving: str = ""
+    """Its host shuts down: ``release`` or ``return``, what becomes of its VMs; empty: it does not."""
     pauses: bool = False
     """Its agent heeds ``maintenance``; false: an older one, which fences and drains all the same."""
     secret_keys: tuple[str, ...] = ()

@@ -54,6 +54,8 @@ class NodeState(StrEnum):
     READY = "ready"
     CORDONED = "cordoned"
     DRAINING = "draining"
+    LEAVING = "leaving"
+    """Its host shuts down."""
     LOST = "lost"
 
 

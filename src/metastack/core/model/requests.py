@@ -1,4 +1,4 @@
-"""Requests of a person to the agents: to break a lock that only a node may break, and to fence nothing.
+"""Requests to the agents: of a person, to break a lock or to fence nothing; of a node, to wait for its host.
 
 Rule: a broken lock is of one claim and one client: whoever holds another claim by then refuses it.
 """
@@ -18,6 +18,25 @@ class Maintenance(Record, frozen=True, kw_only=True):
     """When it began, RFC 3339 UTC; for people only."""
     ttl_s: int = 0
     """Life of its lease. etcd counts it, so no clock of a node or person matters."""
+
+
+class HostReturn(Record, frozen=True, kw_only=True):
+    """``returns/<node>``: the node's host shut down in order and is expected back. Under a lease of its own,
+    which nobody renews. While it is there, no agent fences the node. Its presence decides, not its content."""
+
+    node: str
+    boot_id: str = ""
+    """Boot of the machine that left."""
+    reason: str = ""
+    """Why its VMs wait for it."""
+    at: str = ""
+    """When it left, RFC 3339 UTC; for people only."""
+    ttl_s: int = 0
+    """Life of its lease. etcd counts it, so no clock of a node or person matters."""
+    vms: int = 0
+    """VMs that wait for it."""
+    running: tuple[str, ...] = ()
+    """VMs (``project/name``) whose guest had not stopped when the node left."""
 
 
 class BreakLock(Record, frozen=True, kw_only=True):

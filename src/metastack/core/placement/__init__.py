@@ -27,7 +27,7 @@ balance         which running VMs should move so that all are better placed
 """
 
 from .engine import HEAD, PlacementEngine
-from .evacuation import Departure, departures, elsewhere, leaving
+from .evacuation import Departure, departures, elsewhere, leaving, taker
 from .explain import GroupRule, Verdict, explain, group_rules
 from .filters import taint_text
 from .hypothetical import suppose, with_claim, with_specs
@@ -63,6 +63,7 @@ __all__ = [
     "ring",
     "suppose",
     "taint_text",
+    "taker",
     "unowned",
     "waiting",
     "whatif",

@@ -56,13 +56,22 @@ def elsewhere(engine: PlacementEngine, node: str, spec: VmSpec) -> str:
     return _departure(engine, node, spec, "").to
 
 
-def _departure(engine: PlacementEngine, node: str, spec: VmSpec, why: str) -> Departure:
-    if held := start_gate(engine.world, spec.id, spec):
-        return Departure(vm=spec.id, why=why, to="", reasons={"": (held,)})
+def taker(engine: PlacementEngine, node: str, spec: VmSpec) -> str:
+    """The same, also for a VM that would first have to wait for others to run (``start_after``)."""
     back = engine.without(spec.id)
     try:
         # A pin that does not move is for the next time; a node that drains is never the next place.
-        best = next((name for name in engine.head(spec, len(engine.nodes)) if name != node), "")
+        return next((name for name in engine.head(spec, len(engine.nodes)) if name != node), "")
+    finally:
+        back()
+
+
+def _departure(engine: PlacementEngine, node: str, spec: VmSpec, why: str) -> Departure:
+    if held := start_gate(engine.world, spec.id, spec):
+        return Departure(vm=spec.id, why=why, to="", reasons={"": (held,)})
+    best = taker(engine, node, spec)
+    back = engine.without(spec.id)
+    try:
         reasons = {} if best else {name: engine.refusals(spec, view) for name, view in engine.nodes.items()}
     finally:
         back()

@@ -54,8 +54,11 @@ class NodeView(Struct, kw_only=True):
 
 def node_state(world: ClusterState, node: str) -> NodeState:
     """What a node is good for, from its records alone."""
-    if world.alive(node) is None:
+    alive = world.alive(node)
+    if alive is None:
         return NodeState.LOST
+    if alive.record is not None and alive.record.leaving:
+        return NodeState.LEAVING
     found = world.node_spec(node)
     spec = found.record if found is not None and found.record is not None else NodeSpec()
     if spec.draining:

@@ -61,6 +61,8 @@ def register(
         Delete(keys.refusal(alive.name)),
         # Safety: a removal of this node that is under way fails: the node has had another session.
         Delete(keys.removal(alive.name)),
+        # It is back: from now on it is fenced like any other.
+        Delete(keys.host_return(alive.name)),
     ]
     if fence is not None and fence.ok.intent:
         effects.append(Put(key, encode(closed(fence.ok))))

@@ -17,6 +17,7 @@ from ..state.codec import encode
 from ..state.keys import Keys
 from ..transaction import Delete, Put, Transaction
 from .guards import Extra, OwnSession, absent, in_session, puts_of, unchanged
+from .host_return import not_expected
 from .maintenance import unpaused
 
 BY_HAND: Final = "(by hand)"
@@ -53,7 +54,8 @@ def intent(
     """Open a fence of another node.
 
     Safety: its alive key is absent *in this transaction*, so ``through`` (the revision of this put) lies
-    above every session it had and below every one it will get. No maintenance, in this transaction too.
+    above every session it had and below every one it will get. No maintenance, and its host is not expected
+    back, in this transaction too.
     """
     old = found.ok if found is not None else Fence()
     new = msgspec.structs.replace(
@@ -73,6 +75,7 @@ def intent(
             unchanged(keys.fence(victim), found),
             in_session(keys, me),
             unpaused(keys),
+            not_expected(keys, victim),
         ),
         effects=(Put(keys.fence(victim), encode(new)), *puts_of(extra)),
     )

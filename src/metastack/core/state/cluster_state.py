@@ -22,6 +22,7 @@ from ..model import (
     Group,
     Halt,
     Hint,
+    HostReturn,
     Image,
     Maintenance,
     NodeAlive,
@@ -76,6 +77,7 @@ RECORD_TYPES: Final[dict[Kind, type[Record]]] = {
     Kind.SILENCED: Silenced,
     Kind.BREAK_LOCK: BreakLock,
     Kind.MAINTENANCE: Maintenance,
+    Kind.HOST_RETURN: HostReturn,
 }
 """Kinds that are part of the picture."""
 ON_DEMAND: Final = (Kind.EVENT, Kind.HISTORY, Kind.TICKET, Kind.SECRET)
@@ -328,6 +330,9 @@ class ClusterState:
 
     def maintenance(self) -> Seen[Maintenance] | None:
         return self._get(Kind.MAINTENANCE, Maintenance)
+
+    def host_return(self, node: str) -> Seen[HostReturn] | None:
+        return self._get(Kind.HOST_RETURN, HostReturn, node)
 
     def silenced(self) -> Seen[Silenced] | None:
         return self._get(Kind.SILENCED, Silenced)

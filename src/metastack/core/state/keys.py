@@ -52,9 +52,10 @@ class Kind(StrEnum):
     BREAK_LOCK = "requests/break-lock"
     MAINTENANCE = "maintenance"
     SECRET = "secrets"
+    HOST_RETURN = "returns"
 
 
-OF_A_NODE: Final = frozenset({Kind.NODE_ALIVE, Kind.FENCE, Kind.NODE_SPEC, Kind.NODE_FACTS})
+OF_A_NODE: Final = frozenset({Kind.NODE_ALIVE, Kind.FENCE, Kind.NODE_SPEC, Kind.NODE_FACTS, Kind.HOST_RETURN})
 """Kinds whose first name is a node's."""
 _ABOUT_NODES: Final = OF_A_NODE | {Kind.CLUSTER}
 
@@ -91,6 +92,7 @@ _PARTS: Final[dict[Kind, int]] = {
     Kind.BREAK_LOCK: 2,
     Kind.MAINTENANCE: 0,
     Kind.SECRET: 1,
+    Kind.HOST_RETURN: 1,
 }
 
 
@@ -265,6 +267,9 @@ class Keys:
 
     def secret(self, name: str) -> str:
         return self._key(Kind.SECRET, name)
+
+    def host_return(self, node: str) -> str:
+        return self._key(Kind.HOST_RETURN, node)
 
     def break_lock(self, vm: VmId) -> str:
         return self._key(Kind.BREAK_LOCK, vm.project, vm.name)

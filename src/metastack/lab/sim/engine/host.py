@@ -44,6 +44,8 @@ BEAT_S: Final = 0.5
 RESTART_S: Final = 1.0
 """The service manager starts an agent that died again after this long."""
 STORAGE_TIMEOUT_S: Final = 10.0
+SHUTDOWN_S: Final = 150.0
+"""An agent of a host that shuts down is killed after this."""
 PATIENCE_S: Final = 10.0
 """Patience with a libvirt call; shorter than the real adapter's, so that calls outlive it more often."""
 EPOCH_S: Final = 1_700_000_000.0
@@ -182,6 +184,8 @@ class SimHost:
         """The address in its agent's settings, as that agent began with them."""
         self.random = Random(f"{lab.seed}/{name}")
         self.powered = True
+        self.shuts_down = False
+        """It shuts down in order: its service manager says so to the agent that it stops."""
         self.skew_s = 0.0
         self.disk: dict[str, str] = {"node-uuid": f"identity-of-{name}"}
         self.hypervisor = _Hypervisor(
@@ -342,6 +346,7 @@ class SimHost:
             addresses=(self.configured,) if lab.storage != "file" else (),
             address=self.address,
             boot_id=f"{self.name}-boot-{self.boots}",
+            host_stops=self._host_stops,
         )
         self._stop = asyncio.Event()
         lab.loop.start_process(process, self._main(self.agent, process))
@@ -391,6 +396,11 @@ class SimHost:
             self.lab.violation("agent_died", f"{self.name}: {why}")
             self.lab.later(RESTART_S, self.start)
         self._ended()
+        if self.shuts_down:
+            self.power_cut()
+
+    async def _host_stops(self) -> bool:
+        return self.shuts_down
 
     def _ended(self) -> None:
         if self.process is not None:
@@ -415,6 +425,22 @@ class SimHost:
         self._stop.set()
         return True
 
+    def shut_down(self) -> bool:
+        """The service manager stops the agent, kills it when that takes too long, and ends what is left."""
+        if not self.powered:
+            return False
+        self.shuts_down = True
+        process = self.process
+        if process is None:
+            return self.power_cut()
+
+        def late() -> None:
+            if self.process is process:
+                self.power_cut()
+
+        self.lab.later(SHUTDOWN_S, late)
+        return self.stop()
+
     def power_cut(self) -> bool:
         if not self.powered:
             return False
@@ -428,7 +454,7 @@ class SimHost:
 
     def power_on(self) -> None:
         if not self.powered:
-            self.powered, self.boots = True, self.boots + 1
+            self.powered, self.shuts_down, self.boots = True, False, self.boots + 1
             self.hypervisor.daemon_returns()
             self.hypervisor.add_foreign(FOREIGN, "somebody-elses")
             self.start()

@@ -88,11 +88,16 @@ class Lab:
         return self.cluster.apply(written(change, self.keys, self.level))
 
     @property
-    def level(self) -> int:
-        """The record level that commands find."""
+    def config(self) -> ClusterConfig:
+        """The settings that commands find."""
         entry = self.cluster.get(self.keys.cluster())
         config = seen(ClusterConfig, entry).record if entry is not None else None
-        return settings_level(config) if config is not None else 1
+        return config if config is not None else ClusterConfig()
+
+    @property
+    def level(self) -> int:
+        """The record level that commands find."""
+        return settings_level(self.config)
 
     def delete(self, key: str) -> None:
         self.cluster.apply(Transaction(name="operator", guards=(), effects=(Delete(key),)))

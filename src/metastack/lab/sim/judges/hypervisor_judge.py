@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from ....core.domains import DomainState
-from ....core.model import Claim, Fence, Power, VmId, VmSpec
+from ....core.model import Claim, Fence, OnHostShutdown, Power, VmId, VmSpec
 from ....ports import DomainSpec
 from ..engine.host import SimHost
 from ..engine.lab import Lab
@@ -48,8 +48,11 @@ class HypervisorJudge:
             vm = f"{spec.project}/{spec.name}"
             self._lab.violation("not_ready", f"{host.name} boots {vm} in session {spec.session}, never ready")
 
-    def end(self, host: SimHost, uuid: str) -> None:
-        """An agent asks to end a guest: not one that is wanted there, and has been for long."""
+    def end(self, host: SimHost, uuid: str, what: str) -> None:
+        """An agent asks to end a guest, or to stop one: not one that is wanted there, and has been for long.
+
+        Any is asked to stop while its host shuts down. It is ended then only if it is to run elsewhere.
+        """
         asked = self._asked.setdefault((host.name, uuid), [])
         asked.append(host.hypervisor.specs.get(uuid))
         domain = next((host.hypervisor.whole(d) for d in host.hypervisor.known() if d.uuid == uuid), None)
@@ -66,6 +69,9 @@ class HypervisorJudge:
         if (claim.node, claim.uuid, claim.epoch, spec.uuid) != (host.name, uuid, domain.epoch, uuid):
             return
         if self._placement_judge.may_leave(host.name, spec):
+            return
+        released = self._lab.config.on_host_shutdown is OnHostShutdown.RELEASE
+        if host.shuts_down and (released or what == "shutdown"):
             return
         if host.shut_out() or self._lab.pool.refuses(host.client_of(uuid)):
             return  # what the storage refuses is over, also when the block came late and nobody wrote it down

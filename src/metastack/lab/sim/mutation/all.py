@@ -21,6 +21,7 @@ from .name_hold import NAME_HOLD
 from .not_found import NOT_FOUND
 from .ownership import OWNER
 from .restored import RESTORED
+from .shutdown import SHUTDOWN
 from .silence import SILENT
 from .steps import STEPS
 from .storage import STORAGE
@@ -117,6 +118,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     *NOT_FOUND,
     *UNFENCE,
     *PAUSE,
+    *SHUTDOWN,
     # --- controls
     Mutation("control-nothing", "no step is taken away", (), harmless=True),
     Mutation(

@@ -25,7 +25,7 @@ PAUSE: Final[tuple[Mutation, ...]] = (
         "pause-fence",
         "no fence begins under maintenance: asked before the intent, in it, and behind it",
         (
-            *plan("if snapshot.paused:", "if False:", "plan_fence"),
+            *plan("snapshot.paused or snapshot.expected", "snapshot.expected", "plan_fence"),
             *fence_guard("intent", _GUARD),
             *_WITHDRAW,
         ),

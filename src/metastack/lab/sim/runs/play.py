@@ -107,7 +107,10 @@ class Run:
     def asked(self, host: SimHost, what: str, about: Any) -> None:
         """An agent asks its hypervisor to boot, to end or to stop a guest."""
         hypervisor_judge = self._checkers.hypervisor_judge
-        hypervisor_judge.boot(host, about) if what == "boot" else hypervisor_judge.end(host, about)
+        if what == "boot":
+            hypervisor_judge.boot(host, about)
+        else:
+            hypervisor_judge.end(host, about, what)
 
     def ended(self, host: SimHost, uuid: str, spec: DomainSpec | None) -> None:
         """A guest was ended by force."""

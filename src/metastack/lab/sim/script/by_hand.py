@@ -299,7 +299,7 @@ BY_HAND: Final = (
     | DISKS
     | STORAGE
     | UPGRADES
-    | {"etcd-restored", "cluster-restore", "maintenance"}
+    | {"etcd-restored", "cluster-restore", "maintenance", "shut-down"}
     | COPIES
 )
 """Verbs that coverage does not count."""

@@ -1,6 +1,6 @@
-"""The verb ``maintenance``, for scenarios: a person pauses fences, takeovers and moves.
+"""The verbs of planned work, for scenarios: ``maintenance`` and ``shut-down``.
 
-Owns: the verb. Refuses: the record's rules; that is core/protocol/maintenance.
+Owns: the verbs. Refuses: their rules; those are core/protocol/maintenance and core/host_shutdown.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from ....core.protocol.maintenance import begin, end
 from ....core.state.cluster_state import seen
 from ....core.transaction import Committed
 from ..engine.lab import Lab
-from .verbs import Undo, fault, nothing
+from .verbs import Undo, fault, host_of, nothing
 
 
 @fault("maintenance", "cluster")
@@ -26,3 +26,15 @@ def _maintenance(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     record = Maintenance(by="operator", reason="a switch is replaced", ttl_s=ttl_s)
     change = begin(lab.keys, found, record, lab.cluster.grant(ttl_s))
     return nothing if isinstance(lab.by_hand(change), Committed) else None
+
+
+@fault("shut-down", "node", lasts=True)
+def _shut_down(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """A host shuts down in order, and boots at the end."""
+    host = host_of(lab, args)
+
+    def boots() -> None:
+        host.power_cut()  # it has had its time
+        host.power_on()
+
+    return boots if host.shut_down() else None
