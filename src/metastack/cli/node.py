@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import fence
+from . import fence, node_join, node_token
 from .complete import node_names
 from .frame import Frame, Output, Reason, Yes, frame_of, noun, verb
 from .session import confirm, interrupted, note, with_cluster
@@ -126,6 +126,8 @@ def show(ctx: typer.Context, name: Name) -> None:
     _printer(frame).one(info, detail=True, unknown=() if info.session else _ITS_OWN_WORDS)
 
 
+app.add_typer(node_token.app)
+verb(app)(node_join.join)
 verb(app)(fence.fence)
 verb(app)(fence.unfence)
 
@@ -139,9 +141,9 @@ def remove(
 ) -> None:
     """Remove a node that never returns: it must be lost, fenced and without VMs.
 
-    Its fence and its block in the storage stay. If it returns, it joins as a new node.
+    Its credentials are revoked. Its fence and its block in the storage stay. It joins again by a token.
     """
-    from metastack.commands.node.remove import Removed, check_removal, remove_node
+    from metastack.commands.node.remove import Removed, check_removal, remove_node, wait_revoked
     from metastack.commands.request import new_request
 
     from .output import Column, Printer
@@ -150,12 +152,20 @@ def remove(
     if not yes:
         with_cluster(frame, lambda cluster: check_removal(cluster, name))
     confirm(f"Remove node {name}? Its labels, taints and addresses are deleted.", yes)
-    gone = with_cluster(frame, lambda cluster: remove_node(cluster, request, name))
+
+    async def work(cluster: Cluster) -> Removed:
+        return await wait_revoked(cluster, name, await remove_node(cluster, request, name))
+
+    gone = with_cluster(frame, work)
     if frame.output not in (Output.TABLE, Output.WIDE):
         printer: Printer[Removed] = Printer(frame.output, [Column("NAME", lambda v: v.name)], lambda v: v.name)
         printer.one(gone)
         return
     print(f"node {name} removed")
+    if gone.credentials == "pending":
+        note(frame, f"node {name}: its credentials are taken back once `metastack pki serve` runs")
+    elif gone.credentials == "revoked":
+        note(frame, f"node {name}: its credentials were revoked; give ca.crl to every etcd member")
     if gone.blocked:
         lifts = f"`metastack node unfence {name} --reason WHY` lifts it"
         stays = f"stays blocked in the storage: {' '.join(gone.blocked)}; {lifts}"

@@ -182,6 +182,29 @@ def issue(
 
 
 @verb(app)
+def serve(
+    ctx: typer.Context,
+    folder: Folder = DEFAULT,
+    storage_user: Annotated[
+        str, typer.Option("--storage-user", metavar="USER", help="cephx user that may make others.")
+    ] = "",
+    storage_keyring: Annotated[
+        str, typer.Option("--storage-keyring", metavar="FILE", help="Keyring file of that user.")
+    ] = "",
+) -> None:
+    """Answer join tokens and new nodes, until it is stopped.
+
+    The context's certificate must be of an etcd user with the role root, such as service.pki.
+    """
+    from .session import serve_pki
+
+    frame = frame_of(ctx)
+    with refused():
+        ca = open_ca(folder)
+    serve_pki(frame, ca, storage_user, storage_keyring)
+
+
+@verb(app)
 def renew(
     ctx: typer.Context,
     cert: Annotated[Path, typer.Argument(metavar="FILE", help="Certificate to renew.")],

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from metastack.commands.request import Cluster
     from metastack.commands.vm.views import VmView
     from metastack.contexts import Context
+    from metastack.pki.folder import CaFolder
     from metastack.ports import Storage
     from metastack.settings import StoreSettings
 
@@ -88,6 +89,57 @@ async def _connected(context: Context, work: Callable[[Cluster], Awaitable[T]], 
             await store.close()
     except (Unavailable, Refused, Broken) as error:
         raise from_store(error, context.store.endpoints) from error
+
+
+def with_settings(store: StoreSettings, work: Callable[[Cluster], Awaitable[T]]) -> T:
+    """Run something against the cluster of these settings, which no context has."""
+    import asyncio
+
+    from metastack.contexts import Context
+
+    return asyncio.run(_connected(Context(name="", store=store), work, CONNECT_S))
+
+
+def serve_pki(frame: Frame, ca: CaFolder, user: str, keyring: str) -> None:
+    """Answer tokens and new nodes until SIGTERM or SIGINT, as the context's holder of etcd's role ``root``."""
+    import asyncio
+    import signal
+
+    import structlog
+    from msgspec.structs import replace
+
+    from metastack.commands.joining.serving import PkiServer, desk_of
+    from metastack.commands.problem import usage
+    from metastack.commands.request import whoami
+    from metastack.storage.node_users import node_users
+    from metastack.store.etcd.users import EtcdUsers
+    from metastack.telemetry import logs
+
+    context = context_of(frame)
+    if context.storage is None:
+        raise usage(f"context {context.name}", "names no storage, which new nodes have to know")
+    storage = replace(
+        context.storage, user=user or context.storage.user, keyring=keyring or context.storage.keyring
+    )
+    logs.configure("auto", "info", whoami().rpartition("@")[2], "metastack-pki")
+
+    async def work(cluster: Cluster) -> None:
+        accounts, users = EtcdUsers(context.store, total_timeout_s=CONNECT_S), node_users(storage)
+        server = PkiServer(desk_of(cluster, ca, accounts, users, storage, context.store.endpoints))
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        log = structlog.get_logger()
+        log.info("pki_serving", ca=ca.authority.fingerprint, endpoints=list(context.store.endpoints))
+        try:
+            await server.run(stop)
+        finally:
+            await accounts.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await users.close()
+
+    asyncio.run(_connected(context, work, CONNECT_S))
 
 
 def with_accounts(store: StoreSettings, work: Callable[[Cluster, EtcdAccounts], Awaitable[T]]) -> T:

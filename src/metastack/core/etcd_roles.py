@@ -67,6 +67,8 @@ WRITERS: Final[dict[Kind, frozenset[Writer]]] = {
     Kind.MAINTENANCE: frozenset({N, O}),  # nodes end one that an etcd election would prolong
     Kind.HOST_RETURN: frozenset({N}),  # the same
     Kind.SECRET: frozenset({A}),  # not operators: to write is to delete, too
+    Kind.TOKEN: frozenset({A}),
+    Kind.CREDENTIAL: frozenset({A}),  # `node remove` marks it; `pki serve` is root
 }
 
 _UNSEEN: Final = (Kind.TICKET, Kind.SECRET)

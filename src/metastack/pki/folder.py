@@ -28,6 +28,7 @@ from .authority import (
     fingerprint,
     make_authority,
     new_key,
+    public_bytes,
     revocation_list,
     serial_text,
     sign,
@@ -151,6 +152,35 @@ class CaFolder:
             raise _cannot_write(self.path, error) from None
         return made
 
+    def signed_for(self, to: Subject, public: object, hosts: Sequence[str]) -> x509.Certificate | None:
+        """A certificate that was issued for that key and these hosts already, and still holds."""
+        now, serials = self._clock(), self._serials()
+        for one in self._issued():
+            if user_of(one) != to.user or public_bytes(one.public_key()) != public_bytes(public):
+                continue
+            facts = facts_of(one, now, serials)
+            if facts.state == "valid" and sorted(facts.hosts) == sorted(hosts):
+                return one
+        return None
+
+    def take_over(self, revoked: Sequence[Revoked]) -> bool:
+        """Add revocations that another host recorded, and write the revocation list; False: all were known."""
+        try:
+            with _locked(self.path):
+                known = self.revoked()
+                serials = {one.serial for one in known}
+                new = [one for one in revoked if one.serial not in serials]
+                if new:
+                    self._write_revoked([*known, *new])
+        except OSError as error:
+            raise _cannot_write(self.path, error) from None
+        return bool(new)
+
+    def _write_revoked(self, revoked: Sequence[Revoked]) -> None:
+        data = msgspec.json.format(msgspec.json.encode(_RevokedFile(revoked=list(revoked))))
+        write(self.path / _REVOKED_FILE, data, PUBLIC_MODE)
+        write(self.crl, revocation_list(self.authority, revoked, self._clock()), PUBLIC_MODE)
+
     def renew(self, certificate: x509.Certificate, life: timedelta | None = None) -> Issued:
         """A new key and certificate for the same subject and hosts; raises Refusal for one that is revoked.
 
@@ -188,9 +218,7 @@ class CaFolder:
                     )
                     for one in new
                 ]
-                data = msgspec.json.format(msgspec.json.encode(_RevokedFile(revoked=known)))
-                write(self.path / _REVOKED_FILE, data, PUBLIC_MODE)
-                write(self.crl, revocation_list(self.authority, known, now), PUBLIC_MODE)
+                self._write_revoked(known)
         except OSError as error:
             raise _cannot_write(self.path, error) from None
         serials = {one.serial for one in known}

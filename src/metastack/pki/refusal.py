@@ -33,6 +33,11 @@ class Why(StrEnum):
     OTHER_NAME = "other_name"
     USED = "used"
     CLOCK = "clock"
+    OTHER_ADDRESS = "other_address"
+    ALIVE = "alive"
+    ETCD_USER = "etcd_user"
+    STORAGE_USER = "storage_user"
+    NOT_ANSWERED = "not_answered"
 
 
 class Refusal(Exception):

@@ -13,37 +13,43 @@ import binascii
 import hashlib
 import hmac
 import secrets
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec import Struct
 
-from metastack.core.model import valid_name
+from metastack.core.model import JoinRequest, JoinToken, valid_name
 
 from .authority import (
     CLOCK_SLACK,
-    Authority,
     PrivateKey,
     fingerprint,
     in_time,
+    make_request,
     new_key,
     public_bytes,
-    sign,
+    read_request,
     signed_by,
 )
 from .facts import user_of
-from .files import load_key
+from .files import load_certificate, load_key
 from .refusal import Refusal, Why
 from .subject import SubjectKind, subject
 
+NodeKey = ec.EllipticCurvePrivateKey
+"""What a joining node makes."""
 KIND: Final = "mstoken1"
 """The first word of a token. A payload that an older reader would get wrong has another number."""
 TTL: Final = timedelta(hours=1)
+MIN_TTL: Final = timedelta(seconds=10)
 MAX_TTL: Final = timedelta(days=1)
-"""A bootstrap certificate lives no longer."""
+LINGER: Final = timedelta(minutes=10)
+"""A bearer's certificate outlives its token by this much, so that somebody can still say that it is expired."""
 CLOCK_MOST_S: Final = 60
 """A node's clock may differ by this much from the management host's."""
 _STEM: Final = "mstoken"
@@ -62,6 +68,8 @@ class Token(Struct, frozen=True, kw_only=True):
     node: str
     endpoints: tuple[str, ...]
     """Of etcd."""
+    root: str = "/metastack"
+    """Prefix of every key."""
     expires: datetime
     ca_fingerprint: str
     ca: bytes
@@ -88,81 +96,54 @@ class Token(Struct, frozen=True, kw_only=True):
         return load_key(pem, f"token {self.id}")
 
 
-class TokenRecord(Struct, frozen=True, kw_only=True):
-    """A token as the cluster keeps it; nothing in it lets anybody join."""
+@dataclass(frozen=True)
+class Bootstrap:
+    """A token that its maker has, before ``pki serve`` signed the bearer's certificate."""
 
-    v: int = 1
-    id: str
-    node: str
-    secret_hash: str
-    ca_fingerprint: str
-    cert_serial: str
-    expires: datetime
-    by: str = ""
-    at: datetime
-    spent_on: str = ""
-    """SHA-256 of the public key that it admitted; empty: not used yet."""
-    withdrawn: bool = False
-
-
-class JoinRequest(Struct, frozen=True, kw_only=True):
-    """What a node sends."""
-
-    v: int = 1
     id: str
     secret: str
     node: str
-    ca_fingerprint: str
-    public_key: bytes
-    """DER, of the certificate request that goes with it."""
-    sent_at: datetime
-    """By the node's clock."""
+    key: PrivateKey
+
+    @property
+    def secret_hash(self) -> str:
+        """What the cluster keeps of the secret."""
+        return _hash(self.secret)
+
+    @property
+    def request(self) -> str:
+        """PEM of the request for the bearer's certificate."""
+        return make_request(subject(SubjectKind.JOIN, self.id), self.key).decode()
+
+    def complete(self, certificate: bytes, ca: bytes, endpoints: tuple[str, ...], root: str) -> Token:
+        """The token, once the CA has signed; raises Refusal for a certificate that is not its own."""
+        signed, issuer = load_certificate(certificate, f"token {self.id}"), load_certificate(ca, "the CA")
+        der = serialization.Encoding.DER
+        token = Token(
+            id=self.id,
+            secret=self.secret,
+            node=self.node,
+            endpoints=endpoints,
+            root=root,
+            expires=signed.not_valid_after_utc - LINGER,
+            ca_fingerprint=fingerprint(issuer),
+            ca=issuer.public_bytes(der),
+            cert=signed.public_bytes(der),
+            key=self.key.private_bytes(der, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+        )
+        return parse_token(encode_token(token))
 
 
-def make_token(
-    authority: Authority,
-    node: str,
-    endpoints: tuple[str, ...],
-    now: datetime,
-    *,
-    ttl: timedelta = TTL,
-    by: str = "",
-) -> tuple[Token, TokenRecord, x509.Certificate]:
-    """A token for a node of that name, its record, and the bootstrap certificate; raises Refusal."""
+def begin_token(node: str, endpoints: tuple[str, ...], ttl: timedelta) -> Bootstrap:
+    """A new token for a node of that name; raises Refusal for one that could not be used."""
     what = f"token for {node}"
     if not valid_name(node):
         raise Refusal(Why.BAD_NAME, what, "the node's name is not a DNS label", "use a-z, 0-9 and -")
-    if not timedelta(0) < ttl <= MAX_TTL:
-        raise Refusal(Why.BAD_LIFE, what, "its lifetime must be above 0 s and at most 24 h", "--ttl 1h")
+    if not MIN_TTL <= ttl <= MAX_TTL:
+        raise Refusal(Why.BAD_LIFE, what, "its lifetime must be 10 s to 24 h", "--ttl 1h")
     if not endpoints:
         raise Refusal(Why.BAD_HOST, what, "names no etcd endpoint")
-    ident, secret, key = secrets.token_hex(_ID_BYTES), secrets.token_urlsafe(_SECRET_BYTES), new_key()
-    expires = now.replace(microsecond=0) + ttl
-    made = sign(authority, key.public_key(), subject(SubjectKind.JOIN, ident), now, life=expires - now)
-    token = Token(
-        id=ident,
-        secret=secret,
-        node=node,
-        endpoints=endpoints,
-        expires=expires,
-        ca_fingerprint=authority.fingerprint,
-        ca=authority.certificate.public_bytes(serialization.Encoding.DER),
-        cert=made.public_bytes(serialization.Encoding.DER),
-        key=key.private_bytes(
-            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ),
-    )
-    record = TokenRecord(
-        id=ident,
-        node=node,
-        secret_hash=_hash(secret),
-        ca_fingerprint=authority.fingerprint,
-        cert_serial=f"{made.serial_number:040x}",
-        expires=expires,
-        by=by,
-        at=now,
-    )
-    return token, record, made
+    return Bootstrap(secrets.token_hex(_ID_BYTES), secrets.token_urlsafe(_SECRET_BYTES), node, new_key())
 
 
 def encode_token(token: Token) -> str:
@@ -209,15 +190,14 @@ def parse_token(text: str) -> Token:
 def check_token(token: Token, now: datetime, node: str = "", ca: x509.Certificate | None = None) -> None:
     """Raise Refusal if this node cannot use it: before anything is sent.
 
-    ``node``: its name, if it has one. ``ca``: of the cluster that it knows already.
+    ``node``: its name, if it has one. ``ca``: of the cluster that it knows already. Whether it is expired only
+    the cluster knows: this host's clock may be the one that is wrong (:func:`turned_away`).
     """
     what = f"token {token.id}"
     if node and node != token.node:
         raise _other_name(what, token.node, node)
     if ca is not None and fingerprint(ca) != token.ca_fingerprint:
         raise _other_ca(what, token.ca_fingerprint, fingerprint(ca))
-    if now >= token.expires:
-        raise _expired(what, token.expires, now)
     behind_s = (token.certificate().not_valid_before_utc + CLOCK_SLACK - now).total_seconds()
     if behind_s > CLOCK_MOST_S:
         raise Refusal(
@@ -229,55 +209,69 @@ def check_token(token: Token, now: datetime, node: str = "", ca: x509.Certificat
     in_time(token.ca_certificate(), now, f"{what}: the CA")
 
 
-def join_request(token: Token, public: object, now: datetime) -> JoinRequest:
-    """What the node sends, beside its certificate request."""
-    return JoinRequest(
-        id=token.id,
-        secret=token.secret,
-        node=token.node,
-        ca_fingerprint=token.ca_fingerprint,
-        public_key=public_bytes(public),
-        sent_at=now,
-    )
+def turned_away(token: Token, now: datetime) -> Refusal:
+    """Why etcd itself refuses the bearer: nobody is left who could answer."""
+    what, late_s = f"token {token.id}", int((now - token.expires).total_seconds())
+    hint = f"`metastack node token create {token.node}` makes another"
+    if late_s >= 0:
+        return Refusal(Why.EXPIRED, what, f"expired {late_s} s ago by this host's clock", hint)
+    return Refusal(Why.REVOKED, what, "etcd refuses it: it was revoked, or its time is over", hint)
 
 
-def admit(record: TokenRecord | None, request: JoinRequest, ca_fingerprint: str, now: datetime) -> TokenRecord:
-    """The record once this request is admitted; raises Refusal. The caller writes it over the one it read.
+def key_hash(public: object) -> str:
+    """SHA-256 of a public key: what a token is spent on."""
+    return hashlib.sha256(public_bytes(public)).hexdigest()
 
+
+def admit(
+    record: JoinToken | None, request: JoinRequest, ca: str, now: datetime, *, left_s: float
+) -> ec.EllipticCurvePublicKey:
+    """The public key that this request is admitted with; raises Refusal.
+
+    ``ca``: fingerprint of the cluster's CA. ``left_s``: life of the token's lease as etcd counts it. So no two
+    clocks are compared but the node's, which must be right, with this one.
     The secret is compared first: a bearer without it learns nothing but that it is wrong.
-    A request that was admitted before is admitted again until the token expires, and changes nothing.
+    A request that was admitted before is admitted again until the token expires: a join may die half-way.
     """
     what = f"token {request.id}"
     if record is None or record.id != request.id:
         raise Refusal(Why.UNKNOWN, what, "is not known here", "`metastack node token create` makes one")
     if not hmac.compare_digest(record.secret_hash, _hash(request.secret)):
         raise Refusal(Why.WRONG_SECRET, what, "its secret is wrong")
-    if request.ca_fingerprint != ca_fingerprint or record.ca_fingerprint != ca_fingerprint:
-        raise _other_ca(what, request.ca_fingerprint, ca_fingerprint)
+    if request.ca_fingerprint != ca:
+        raise _other_ca(what, request.ca_fingerprint, ca)
     if request.node != record.node:
         raise _other_name(what, record.node, request.node)
-    off_s = round((request.sent_at - now).total_seconds())
+    off_s = round(request.sent_ms / 1000 - now.timestamp())
     if abs(off_s) > CLOCK_MOST_S:
-        way = "ahead" if off_s > 0 else "behind"
-        raise Refusal(
-            Why.CLOCK,
-            what,
-            f"the clock of {request.node} is off by {abs(off_s)} s ({way})",
-            "start its time synchronization and join again: `timedatectl`",
-        )
+        raise clock_off(what, request.node, off_s)
+    another = f"`metastack node token create {record.node}` makes another"
     if record.withdrawn:
-        raise Refusal(Why.REVOKED, what, "was withdrawn", "`metastack node token create` makes another")
-    if now >= record.expires:
-        raise _expired(what, record.expires, now)
-    spent_on = hashlib.sha256(request.public_key).hexdigest()
-    if record.spent_on and record.spent_on != spent_on:
+        raise Refusal(Why.REVOKED, what, "was revoked", another)
+    if left_s <= 0:
+        raise Refusal(Why.EXPIRED, what, f"expired: its {record.ttl_s} s are over", another)
+    public = read_request(request.request.encode(), subject(SubjectKind.NODE, record.node))
+    if not isinstance(public, ec.EllipticCurvePublicKey):
+        raise Refusal(Why.WEAK_KEY, what, "the node's key is not an EC key", "`metastack node join` makes one")
+    if record.spent_on and record.spent_on != key_hash(public):
         raise Refusal(
             Why.USED,
             what,
             "was used by another request",
             f"if {request.node} was wiped, make another: `metastack node token create {request.node}`",
         )
-    return msgspec.structs.replace(record, spent_on=spent_on)
+    return public
+
+
+def clock_off(what: str, node: str, off_s: int) -> Refusal:
+    """The node's clock differs from the management host's; ahead: above 0."""
+    way = "ahead" if off_s > 0 else "behind"
+    return Refusal(
+        Why.CLOCK,
+        what,
+        f"the clock of {node} is off by {abs(off_s)} s ({way})",
+        "start its time synchronization and join again: `timedatectl`",
+    )
 
 
 def _hash(secret: str) -> str:
@@ -298,13 +292,4 @@ def _other_ca(what: str, said: str, has: str) -> Refusal:
         what,
         f"is of another cluster: its CA is {said[:16]}, this one's is {has[:16]}",
         "compare it with `metastack pki list` on the management host",
-    )
-
-
-def _expired(what: str, expires: datetime, now: datetime) -> Refusal:
-    return Refusal(
-        Why.EXPIRED,
-        what,
-        f"expired {int((now - expires).total_seconds())} s ago",
-        "`metastack node token create` makes another",
     )

@@ -16,6 +16,7 @@ ADMIN: Final = frozenset(
         *("announce_removal", "node.remove", "node.fence", "node.unfence", "node.unfenced"),
         *("config.set", "cluster.restore", "cluster.storage_init", "cluster.storage_adopt"),
         *("cluster.upgrade-finish", "cluster.backup", "lifted"),
+        *("node.token", "node.token-revoke", "withdraw_token"),
     }
 )
 """Transactions of commands that only an admin may give."""

@@ -50,6 +50,8 @@ BUILD: dict[Kind, tuple[st.SearchStrategy[tuple[object, ...]], Callable[..., str
     Kind.MAINTENANCE: (st.just(()), Keys.maintenance),
     Kind.SECRET: (st.tuples(LABEL), Keys.secret),
     Kind.HOST_RETURN: (st.tuples(LABEL), Keys.host_return),
+    Kind.TOKEN: (st.tuples(IDENT), Keys.token),
+    Kind.CREDENTIAL: (st.tuples(LABEL), Keys.credential),
     Kind.BREAK_LOCK: (st.tuples(st.builds(VmId, LABEL, LABEL)), Keys.break_lock),
 }
 

@@ -30,6 +30,7 @@ def test_every_role_is_there() -> None:
 
 def test_refusals_of_tokens_exist() -> None:
     assert first_cells("Join tokens") <= set(Why)
-    source = Path(__file__).parents[3] / "src" / "metastack" / "pki" / "tokens.py"
-    raised = {Why[name] for name in re.findall(r"Why\.(\w+)", source.read_text())}
-    assert raised - {Why.BAD_NAME, Why.BAD_LIFE, Why.BAD_HOST} == first_cells("Join tokens")
+    source = Path(__file__).parents[3] / "src" / "metastack"
+    files = [source / "pki" / "tokens.py", *(source / "commands" / "joining").glob("*.py")]
+    raised = {Why[name] for path in files for name in re.findall(r"Why\.(\w+)", path.read_text())}
+    assert raised - {Why.BAD_NAME, Why.BAD_LIFE, Why.NOT_READABLE} == first_cells("Join tokens")

@@ -55,11 +55,17 @@ class MaintenanceView(Struct, kw_only=True):
 def check_maintenance(reason: str, lasts: str) -> int:
     """Its time in seconds; raises Problem for a bad reason or time, before anything is done."""
     names.needed_reason(reason, OBJECT, "maintenance")
-    span = _SPAN.fullmatch(lasts.strip())
-    ttl_s = int(span[1]) * _UNITS_S[span[2]] if span else 0
-    if not MIN_S <= ttl_s <= MAX_S:
-        raise usage("for", f"{lasts!r} is not a time from {MIN_S} s to 7 d", "such as 30m, 2h or 1d")
-    return ttl_s
+    return span_s("for", lasts, MIN_S, MAX_S)
+
+
+def span_s(field: str, text: str, least_s: int, most_s: int) -> int:
+    """A time such as ``30m`` in seconds; raises Problem."""
+    span = _SPAN.fullmatch(text.strip())
+    time_s = int(span[1]) * _UNITS_S[span[2]] if span else 0
+    if not least_s <= time_s <= most_s:
+        most = f"{most_s // 86_400} d" if most_s > 86_400 else f"{most_s // 3_600} h"
+        raise usage(field, f"{text!r} is not a time from {least_s} s to {most}", "such as 30m, 2h or 1d")
+    return time_s
 
 
 async def begin_maintenance(cluster: Cluster, request: Request, lasts: str) -> MaintenanceView:

@@ -6,16 +6,21 @@ Rule: only a lost node without VMs whose last session is shut out of the storage
 
 from __future__ import annotations
 
-from msgspec import Struct
+import asyncio
+from contextlib import aclosing, suppress
 
-from metastack.core.model import Fence, NodeFacts, NodeSpec, Removal
-from metastack.core.protocol import fences
+from msgspec import Struct
+from msgspec.structs import replace
+
+from metastack.core.model import Credential, Fence, NodeFacts, NodeSpec, Removal
+from metastack.core.protocol import fences, joining
+from metastack.core.protocol.guards import absent
 from metastack.core.protocol.node_removal import announce_removal
 from metastack.core.protocol.node_removal import remove_node as removal
 from metastack.core.state.cluster_state import ClusterState, Seen, seen
 from metastack.core.state.fence_proof import UNBLOCKED
-from metastack.core.state.keys import Kind
-from metastack.core.transaction import Committed
+from metastack.core.state.keys import Keys, Kind
+from metastack.core.transaction import Committed, Delete, Guard, Put, Transaction
 
 from .. import names
 from ..fence.views import returned
@@ -25,6 +30,8 @@ from ..request import Cluster, Plan, Request, commit, readable
 
 MARK_S = 30
 """How long the mark stays of a command that died, seconds."""
+REVOKED_S = 15.0
+"""How long a running ``pki serve`` may take to take everything back."""
 KINDS = (
     *(Kind.NODE_FACTS, Kind.NODE_ALIVE, Kind.NODE_SPEC, Kind.FENCE, Kind.CLAIM, Kind.GENERATION, Kind.CLUSTER),
     Kind.VM_SPEC,
@@ -40,6 +47,8 @@ class Removed(Struct, kw_only=True):
     blocked: list[str] = []
     """Addresses and clients that its fence blocked: they stay blocked until ``node unfence``, or until a node
     that has one of them joins."""
+    credentials: str = "none"
+    """``none``: it had none on record; ``pending``: `pki serve` takes them back; ``revoked``: it has."""
     pinned: list[str] = []
     """VMs that may run there only: they wait until they are unpinned, or a node of that name joins."""
 
@@ -47,7 +56,9 @@ class Removed(Struct, kw_only=True):
 async def check_removal(cluster: Cluster, node: str) -> None:
     """Raise Problem when the node must stay: said before anybody is asked for a yes."""
     names.name("node", node)
-    _may_go(await read_world(cluster, cluster.keys.prefixes(KINDS)), node)
+    world = await read_world(cluster, cluster.keys.prefixes(KINDS))
+    if not _newcomer(world, node, await _credential(cluster, node)):
+        _may_go(world, node)
 
 
 async def remove_node(cluster: Cluster, request: Request, node: str) -> Removed:
@@ -57,7 +68,12 @@ async def remove_node(cluster: Cluster, request: Request, node: str) -> Removed:
     keys, object, mark = cluster.keys, f"node {node}", Removal(by=request.by, at=request.at)
 
     async def look() -> Plan[Removed]:
-        facts, fence, _ = _may_go(await read_world(cluster, keys.prefixes(KINDS)), node)
+        world = await read_world(cluster, keys.prefixes(KINDS))
+        had = await _credential(cluster, node)
+        if _newcomer(world, node, had):
+            change = joining.remove_newcomer(keys, node, world.node_spec(node))
+            return _plan(change, object, Removed(name=node, pinned=_pinned(world, node)), had, request, keys)
+        facts, fence, _ = _may_go(world, node)
         lease = await cluster.store.grant(MARK_S)
         told = await cluster.commit(announce_removal(keys, node, facts, fence, mark, lease.id))
         entry = await cluster.store.get(keys.removal(node))
@@ -69,19 +85,68 @@ async def remove_node(cluster: Cluster, request: Request, node: str) -> Removed:
         change = removal(keys, node, seen(Removal, entry), fence, spec)
         receipt = fence.ok.receipt
         lifted = receipt is None or receipt.method == UNBLOCKED
-        return Plan(
-            guards=change.guards,
-            effects=change.effects,
-            what="node.remove",
-            object=object,
-            answer=Removed(
-                name=node,
-                blocked=[] if receipt is None or lifted else [*receipt.addresses, *receipt.clients],
-                pinned=_pinned(world, node),
-            ),
+        answer = Removed(
+            name=node,
+            blocked=[] if receipt is None or lifted else [*receipt.addresses, *receipt.clients],
+            pinned=_pinned(world, node),
         )
+        return _plan(change, object, answer, had, request, keys)
 
     return await commit(cluster, request, look)
+
+
+async def wait_revoked(cluster: Cluster, node: str, removed: Removed, timeout_s: float = REVOKED_S) -> Removed:
+    """The answer once ``pki serve`` has taken everything back, or as it is after that time."""
+    if removed.credentials != "pending":
+        return removed
+    key = cluster.keys.credential(node)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            snapshot = await cluster.store.list(key)
+            async with aclosing(cluster.store.watch(key, snapshot.revision)) as batches:
+                while (found := await _credential(cluster, node)) is not None and found.ok.removing:
+                    await anext(batches)
+            return replace(removed, credentials="revoked")
+    return removed
+
+
+async def _credential(cluster: Cluster, node: str) -> Seen[Credential] | None:
+    found = await cluster.read(Credential, cluster.keys.credential(node))
+    if found is not None:
+        readable(found, f"node {node}")
+    return found
+
+
+def _newcomer(world: ClusterState, node: str, had: Seen[Credential] | None) -> bool:
+    """It joined, and its agent never had a session: there is nothing to fence."""
+    given = had is not None and bool(had.ok.user)
+    claimed = any(_names(claim, node) for _, claim in world.claims())
+    return given and world.facts(node) is None and world.alive(node) is None and not claimed
+
+
+def _plan(
+    change: Transaction,
+    object: str,
+    answer: Removed,
+    had: Seen[Credential] | None,
+    request: Request,
+    keys: Keys,
+) -> Plan[Removed]:
+    """The transaction that forgets it, with the mark that what it was given is to be taken back."""
+    guards: tuple[Guard, ...] = (absent(keys.credential(answer.name)),)
+    effects: tuple[Put | Delete, ...] = change.effects
+    if had is not None:
+        guard, mark = joining.take_back(keys, had, request.by, request.reason)
+        guards = (guard,)
+        if had.ok.user:
+            effects, answer = (*effects, mark), replace(answer, credentials="pending")
+    return Plan(
+        guards=(*change.guards, *guards),
+        effects=effects,
+        what="node.remove",
+        object=object,
+        answer=answer,
+    )
 
 
 def _may_go(world: ClusterState, node: str) -> tuple[Seen[NodeFacts], Seen[Fence], Seen[NodeSpec] | None]:

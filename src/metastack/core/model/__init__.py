@@ -36,6 +36,7 @@ from .durable import (
     resolved_claim,
     resolved_intent,
 )
+from .joining import Credential, JoinAnswer, JoinRequest, JoinSettings, JoinToken, RevokedSerial
 from .leased import Event, Generation, Hint, Leader, NodeAlive, Penalty, Resources, Ticket, VmStatus
 from .names import NAME_RE, NodeState, Phase, Power, VmId, valid_name
 from .numbers import Record, token, token_generation, token_revision
@@ -91,6 +92,10 @@ RECORDS: Final[dict[str, type[Record]]] = {
     "maintenance": Maintenance,
     "secret": Secret,
     "host_return": HostReturn,
+    "join_token": JoinToken,
+    "join_request": JoinRequest,
+    "join_answer": JoinAnswer,
+    "credential": Credential,
 }
 """Every record kind, by the name of its golden file."""
 
@@ -104,6 +109,7 @@ __all__ = [
     "Claim",
     "ClusterConfig",
     "Counted",
+    "Credential",
     "Effect",
     "Event",
     "Fence",
@@ -119,6 +125,10 @@ __all__ = [
     "Image",
     "ImageState",
     "Import",
+    "JoinAnswer",
+    "JoinRequest",
+    "JoinSettings",
+    "JoinToken",
     "Leader",
     "Maintenance",
     "Nic",
@@ -139,6 +149,7 @@ __all__ = [
     "Refusal",
     "Removal",
     "Resources",
+    "RevokedSerial",
     "Running",
     "Secret",
     "Silenced",

@@ -80,7 +80,7 @@ RECORD_TYPES: Final[dict[Kind, type[Record]]] = {
     Kind.HOST_RETURN: HostReturn,
 }
 """Kinds that are part of the picture."""
-ON_DEMAND: Final = (Kind.EVENT, Kind.HISTORY, Kind.TICKET, Kind.SECRET)
+ON_DEMAND: Final = (Kind.EVENT, Kind.HISTORY, Kind.TICKET, Kind.SECRET, Kind.TOKEN, Kind.CREDENTIAL)
 """Kinds that are read on demand, and that no watch keeps."""
 
 
@@ -123,7 +123,7 @@ class ClusterState:
         self.missed_key = ""
         """A key that was put only because of another that this world never heard of; empty: there is none.
         It is no picture of etcd then, whatever its revision, until everything is listed."""
-        self.on_demand = tuple(keys.prefix(kind) for kind in ON_DEMAND)
+        self.on_demand = (*(keys.prefix(kind) for kind in ON_DEMAND), keys.joins())
         """Every change brings an event: half of all keys are of these kinds, and need not be taken apart."""
 
     def restart(self) -> None:

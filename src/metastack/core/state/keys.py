@@ -53,6 +53,8 @@ class Kind(StrEnum):
     MAINTENANCE = "maintenance"
     SECRET = "secrets"
     HOST_RETURN = "returns"
+    TOKEN = "tokens"
+    CREDENTIAL = "credentials"
 
 
 OF_A_NODE: Final = frozenset({Kind.NODE_ALIVE, Kind.FENCE, Kind.NODE_SPEC, Kind.NODE_FACTS, Kind.HOST_RETURN})
@@ -93,6 +95,8 @@ _PARTS: Final[dict[Kind, int]] = {
     Kind.MAINTENANCE: 0,
     Kind.SECRET: 1,
     Kind.HOST_RETURN: 1,
+    Kind.TOKEN: 1,
+    Kind.CREDENTIAL: 1,
 }
 
 
@@ -273,6 +277,22 @@ class Keys:
 
     def break_lock(self, vm: VmId) -> str:
         return self._key(Kind.BREAK_LOCK, vm.project, vm.name)
+
+    def token(self, ident: str) -> str:
+        return self._key(Kind.TOKEN, ident)
+
+    def credential(self, node: str) -> str:
+        return self._key(Kind.CREDENTIAL, node)
+
+    def joins(self) -> str:
+        """Prefix of all that bearers of tokens write."""
+        return f"{self.root}/join/"
+
+    def join_request(self, ident: str) -> str:
+        return self.join_prefix(ident) + "request"
+
+    def join_answer(self, ident: str) -> str:
+        return self.join_prefix(ident) + "answer"
 
     def join_prefix(self, ident: str) -> str:
         """Where a token's bearer and ``pki serve`` talk; agents ignore it."""

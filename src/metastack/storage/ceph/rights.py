@@ -11,6 +11,8 @@ guests' users are a choice, for clusters whose nodes are trusted with Ceph anywa
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Iterable
 from typing import Final
 
 Rights = dict[str, str]
@@ -30,6 +32,22 @@ def guest_rights(pool: str) -> Rights:
     """Of a guests' user whose node is not fenced."""
     rights = f"profile rbd pool={pool}"
     return {"mon": "profile rbd", "osd": rights, "mgr": rights, "mds": "allow r path=/none"}
+
+
+def node_rights(pool: str, addresses: Iterable[str]) -> Rights:
+    """Of a node's user: images and disks of the pool; to block anybody, and to lift the blocks of its own
+    addresses. ``addresses`` are IP addresses: the caller has checked them, they become part of the text."""
+    own = "".join(
+        f', allow command "osd blocklist" with blocklistop=rm addr="{whole(address)}"' for address in addresses
+    )
+    rights = f"profile rbd pool={pool}"
+    return {"mon": f"profile rbd{own}", "osd": rights, "mgr": rights}
+
+
+def whole(address: str) -> str:
+    """An address as the blocklist has all of its clients."""
+    ip = ipaddress.ip_address(address)
+    return f"[{ip}]:0/0" if ip.version == 6 else f"{ip}:0/0"
 
 
 def flat(rights: Rights) -> list[str]:

@@ -1,0 +1,496 @@
+"""A node joins: tokens, answers and refusals of ``pki serve``, on both stores; users in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands_rig import Rig, request
+from msgspec.structs import replace
+
+from metastack.commands.joining.answering import LARGEST, Desk, answer, finish, forget, sign, storage_user, tidy
+from metastack.commands.joining.asking import Joined, ask
+from metastack.commands.joining.serving import PkiServer
+from metastack.commands.joining.tokens import create_token, list_tokens, revoke_token
+from metastack.commands.node.change import cordon_node
+from metastack.commands.node.remove import remove_node, wait_revoked
+from metastack.commands.problem import Code, Problem
+from metastack.commands.request import Cluster
+from metastack.core.model import Credential, JoinRequest, JoinToken, NodeFacts, NodeSpec
+from metastack.core.state.codec import encode
+from metastack.core.transaction import Lease, Outcome, Put, Transaction
+from metastack.pki.authority import new_key, serial_text
+from metastack.pki.files import load_certificate
+from metastack.pki.folder import CaFolder
+from metastack.pki.refusal import Refusal, Why
+from metastack.pki.tokens import Token, parse_token
+from metastack.ports import Unavailable
+from metastack.ports.wrapped_store import WrappedStore
+from metastack.settings import StorageSettings
+from metastack.storage.node_users import MemoryUsers
+from metastack.store.twin.store import MemoryStore
+from metastack.store.twin.users import MemoryAccounts
+
+ENDPOINTS = ("https://10.0.0.1:2379",)
+CEPH = StorageSettings(kind="ceph", pool="vms", monitors=("10.0.0.1:6789",), user="pki")
+PLACE: dict[str, Any] = {"hosts": ("10.0.0.9",), "storage_addresses": ("10.1.0.9",)}
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class House:
+    """A management host, and new nodes that ask."""
+
+    def __init__(self, rig: Rig, ca: CaFolder) -> None:
+        self.rig, self.ca = rig, ca
+        self.accounts, self.users = MemoryAccounts(), MemoryUsers()
+        store = rig.store
+        if isinstance(store, MemoryStore):  # without the rights of a person: nobody else is `root`
+            store = MemoryStore(store._cluster)
+        self.cluster = Cluster(store, rig.keys)
+        self.keys = rig.keys
+        self.desk = Desk(
+            cluster=self.cluster,
+            ca=ca,
+            accounts=self.accounts,
+            storage_users=self.users,
+            storage=CEPH,
+            clock=now,
+            by="pki@m1",
+            reserved=frozenset({"10.0.0.1"}),
+        )
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[PkiServer]:
+        server, stop = PkiServer(self.desk), asyncio.Event()
+        task = asyncio.create_task(server.run(stop))
+        try:
+            async with asyncio.timeout(10):
+                await server.following.wait()
+            yield server
+        finally:
+            stop.set()
+            await task
+
+    async def token(self, node: str = "n1", ttl: str = "1h", **places: tuple[str, ...]) -> Token:
+        """A token that one look of a server signed."""
+        async with asyncio.TaskGroup() as group:
+            made = group.create_task(
+                create_token(self.rig.cluster, request("new"), node, ENDPOINTS, ttl=ttl, **places)  # type: ignore[arg-type]
+            )
+            while not made.done():
+                for view in await list_tokens(self.cluster):
+                    await sign(self.desk, view.id)
+                await asyncio.sleep(0)
+        return parse_token(made.result().token)
+
+    async def join(self, token: Token, key: Any, *, off_s: float = 0.0, **places: tuple[str, ...]) -> Joined:
+        """Ask, and let a server look whenever something was asked."""
+        clock = lambda: now() + timedelta(seconds=off_s)  # noqa: E731
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(
+                _quietly(ask(self.cluster.store, self.keys, token, key, clock, answer_s=10, **(PLACE | places)))
+            )
+            while not asking.done():
+                await answer(self.desk, token.id)
+                await asyncio.sleep(0)
+        found = asking.result()
+        if isinstance(found, Refusal):
+            raise found
+        return found
+
+    async def refused(self, token: Token, key: Any, **more: Any) -> Refusal:
+        with pytest.raises(Refusal) as raised:
+            await self.join(token, key, **more)
+        return raised.value
+
+    async def asked(self, token: Token) -> None:
+        """The bearer's request is there."""
+        async with asyncio.timeout(10):
+            async for batch in self.cluster.store.watch(self.keys.join_prefix(token.id), 1):
+                if batch.events:
+                    return
+
+    def dying(self, step: str, done: bool) -> Desk:
+        """The desk of a process that dies before or after a step."""
+        part, call = step.split(".")
+        if part == "cluster":
+            store: Any = Dying(self.cluster.store, call, done)
+            return replace_desk(self.desk, Cluster(store, self.keys))
+        return replace_desk(self.desk, **{part: Dying(getattr(self.desk, part), call, done)})
+
+    async def credential(self, node: str = "n1") -> Credential:
+        found = await self.cluster.read(Credential, self.keys.credential(node))
+        assert found is not None
+        return found.ok
+
+    async def record(self, token: Token) -> JoinToken:
+        found = await self.cluster.read(JoinToken, self.keys.token(token.id))
+        assert found is not None
+        return found.ok
+
+
+async def _quietly(asking: Any) -> Joined | Refusal:
+    try:
+        return await asking  # type: ignore[no-any-return]
+    except Refusal as error:
+        return error
+
+
+@pytest.fixture
+def house(rig: Rig, tmp_path: Path) -> House:
+    return House(rig, CaFolder.make(tmp_path / "ca", "prod", now))
+
+
+async def test_a_node_joins_and_gets_all_that_it_needs(house: House) -> None:
+    token, key = await house.token(), new_key()
+    joined = await house.join(token, key)
+    assert joined.user == "node.n1"
+    assert joined.storage_key == "key-1"
+    assert joined.settings.user == storage_user("n1", token.id)
+    assert joined.settings.monitors == CEPH.monitors
+    assert house.accounts.users["node.n1"] == {"node", "fencer", "node.n1"}
+    assert house.users.users[joined.settings.user] == ("key-1", ("10.1.0.9",))
+    spec = await house.cluster.read(NodeSpec, house.keys.node_spec("n1"))
+    assert spec is not None
+    assert (await house.record(token)).spent_on
+    assert [e.what for e in await house.rig.events()] == ["node.token", "node.join"]
+
+
+async def test_the_storage_key_is_sealed_for_the_node(house: House) -> None:
+    token = await house.token()
+    await house.join(token, new_key())
+    entry = await house.cluster.store.get(house.keys.join_answer(token.id))
+    assert entry is not None
+    assert b"key-1" not in entry.value
+    assert entry.lease == (await house.record(token)).lease
+
+
+async def test_the_same_key_again_gets_the_same_answer(house: House) -> None:
+    token, key = await house.token(), new_key()
+    first = await house.join(token, key)
+    again = await house.join(token, key)
+    assert again == first
+    assert len(house.ca.list()) == 2  # the bearer's and the node's
+
+
+async def test_another_key_finds_the_token_used(house: House) -> None:
+    token = await house.token()
+    await house.join(token, new_key())
+    assert (await house.refused(token, new_key())).why is Why.USED
+
+
+async def test_of_two_keys_at_once_one_is_admitted(house: House) -> None:
+    """The losing request is overwritten or refused: never are two keys admitted by one token."""
+    token = await house.token()
+    keys = [new_key(), new_key()]
+    both = await asyncio.gather(*(_quietly(house.join(token, key)) for key in keys))
+    assert [isinstance(one, Joined) for one in both].count(True) == 1
+    assert [one.why for one in both if isinstance(one, Refusal)] == [Why.USED]
+
+
+async def test_each_refusal_names_its_reason(house: House) -> None:
+    token, key = await house.token(), new_key()
+    assert (await house.refused(replace(token, secret="x"), key)).why is Why.WRONG_SECRET
+    assert (await house.refused(replace(token, node="n2"), key)).why is Why.OTHER_NAME
+    assert (await house.refused(replace(token, ca_fingerprint="ab" * 32), key)).why is Why.OTHER_CA
+    assert (await house.refused(replace(token, id="0" * 16), key)).why is Why.UNKNOWN
+    house.users.trouble = Unavailable("no monitor answers")
+    refused = await house.refused(token, key)
+    assert (refused.why, "no monitor answers" in refused.message) == (Why.STORAGE_USER, True)
+    house.users.trouble = None
+    assert not (await house.record(token)).spent_on
+    await house.join(token, key)
+
+
+@pytest.mark.parametrize(("off_s", "way"), [(600, "ahead"), (-600, "behind")])
+async def test_a_wrong_clock_is_told_to_the_node(house: House, off_s: int, way: str) -> None:
+    refused = await house.refused(await house.token(), new_key(), off_s=off_s)
+    assert refused.why is Why.CLOCK
+    assert f"the clock of n1 is off by {600} s ({way})" in refused.message.replace("599", "600").replace(
+        "601", "600"
+    )
+
+
+async def test_a_late_answer_is_no_wrong_clock(house: House) -> None:
+    """A request that lay for ten minutes looks as if its sender were behind: it asks once more."""
+    token, times = await house.token(), iter((-600.0,))
+    shift = lambda: now() + timedelta(seconds=next(times, 0.0))  # noqa: E731
+    sent = asyncio.create_task(
+        ask(house.cluster.store, house.keys, token, new_key(), shift, answer_s=10, **PLACE)
+    )
+    # The first request says ten minutes ago, and is heard of now.
+    while not sent.done():
+        await answer(house.desk, token.id)
+        await asyncio.sleep(0)
+    assert (await sent).user == "node.n1"
+
+
+async def test_an_expired_token_is_told_from_one_that_never_was(house: House) -> None:
+    token = await house.token()
+    record = await house.record(token)
+    await house.cluster.store.revoke(Lease(id=record.lease, ttl_s=0, deadline_s=0.0))
+    assert (await house.refused(token, new_key())).why is Why.EXPIRED
+    assert [view.state for view in await list_tokens(house.cluster)] == ["expired"]
+
+
+async def test_a_token_that_expires_in_the_last_moment_admits_nobody(house: House) -> None:
+    """Its life is a matter of the transaction itself: the look before it saw a token that lived."""
+    token, key = await house.token(), new_key()
+    record = await house.record(token)
+
+    class Ends(WrappedStore):
+        async def commit(self, change: Transaction) -> Outcome:
+            if change.name == "node.join":
+                await self._inner.revoke(Lease(id=record.lease, ttl_s=0, deadline_s=0.0))
+            return await self._inner.commit(change)
+
+    house.desk = replace_desk(house.desk, Cluster(Ends(house.cluster.store), house.keys))
+    assert (await house.refused(token, key)).why is Why.EXPIRED
+    assert not (await house.record(token)).spent_on
+
+
+async def test_a_revoked_token_says_so(house: House) -> None:
+    token = await house.token()
+    assert (await revoke_token(house.rig.cluster, request("lost"), token.id)).state == "revoked"
+    assert (await house.refused(token, new_key())).why is Why.REVOKED
+
+
+async def test_a_token_over_is_forgotten_with_its_user(house: House) -> None:
+    token = await house.token()
+    assert f"join.{token.id}" in house.accounts.users
+    assert not await forget(house.desk, token.id)
+    house.desk = replace_desk(house.desk, clock=lambda: now() + timedelta(hours=2))
+    assert await forget(house.desk, token.id)
+    assert f"join.{token.id}" not in house.accounts.users
+    assert (await house.cluster.store.list(house.keys.token(token.id))).entries == ()
+
+
+def replace_desk(desk: Desk, cluster: Cluster | None = None, **more: Any) -> Desk:
+    return dataclasses.replace(desk, cluster=cluster or desk.cluster, **more)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"x" * (1 << 20), b"", b"\xff\xfe", b"{}", b'{"v":99}', b"[" * 20_000, b'{"id":"' + b"a" * 9_000 + b'"}'],
+    ids=["large", "empty", "bytes", "nothing", "newer", "deep", "long"],
+)
+async def test_rubbish_of_a_bearer_stops_nobody(house: House, value: bytes) -> None:
+    bad, good = await house.token("n1"), await house.token("n2")
+    put = Put(house.keys.join_request(bad.id), value)
+    await house.cluster.store.commit(Transaction(name="join_request", guards=(), effects=(put,)))
+    async with house.serving():
+        joined = await ask(house.cluster.store, house.keys, good, new_key(), now, answer_s=10, **PLACE)
+        assert joined.user == "node.n2"
+        assert (await house.record(bad)).spent_on == ""
+
+
+async def test_a_request_at_its_bound_is_answered(house: House) -> None:
+    token = await house.token()
+    record = JoinRequest(
+        id=token.id, nonce="n" * 65, secret="s", node="n1", ca_fingerprint="f", request="r" * LARGEST
+    )
+    put = Put(house.keys.join_request(token.id), encode(record))
+    await house.cluster.store.commit(Transaction(name="join_request", guards=(), effects=(put,)))
+    assert await answer(house.desk, token.id) == Why.BAD_REQUEST
+    assert await answer(house.desk, token.id) == ""  # once
+
+
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ({"hosts": ("10.0.0.1",)}, "10.0.0.1"),
+        ({"hosts": ("n2",)}, "n2"),
+        ({"storage_addresses": ("10.1.0.2",)}, "10.1.0.2"),
+        ({"hosts": ("::ffff:0a01:0002", "10.1.0.2")}, "10.1.0.2"),
+    ],
+)
+async def test_the_address_of_another_machine_is_not_given(
+    house: House, places: dict[str, tuple[str, ...]], said: str
+) -> None:
+    facts = NodeFacts(name="n2", uuid="u2", storage_addresses=("10.1.0.2",))
+    await house.rig.put(house.keys.node_facts("n2"), facts)
+    refused = await house.refused(await house.token(), new_key(), **places)
+    assert refused.why is Why.OTHER_ADDRESS
+    assert said in refused.message
+
+
+async def test_an_address_that_the_token_names_is_given(house: House) -> None:
+    token = await house.token(hosts=("10.0.0.1",), storage_addresses=("10.0.0.1",))
+    joined = await house.join(token, new_key(), hosts=("10.0.0.77",), storage_addresses=("10.0.0.78",))
+    assert joined.settings.storage_addresses == ("10.0.0.1",)
+    assert (await house.credential()).hosts == ("n1", "10.0.0.1")
+
+
+@pytest.mark.parametrize("bad", ['10.0.0.9" , allow *', "all", "10.0.0.0/8", "0x7f.1"])
+async def test_an_address_is_no_text_for_a_capability(house: House, bad: str) -> None:
+    refused = await house.refused(await house.token(), new_key(), storage_addresses=(bad,))
+    assert refused.why is Why.BAD_HOST
+    assert house.users.users == {}
+
+
+async def test_a_living_node_keeps_its_name(house: House) -> None:
+    token = await house.token()
+    await house.rig.node("n1")
+    assert (await house.refused(token, new_key())).why is Why.ALIVE
+    with pytest.raises(Problem, match="is alive") as raised:
+        await create_token(house.rig.cluster, request(), "n1", ENDPOINTS)
+    assert raised.value.code is Code.CONFLICT
+
+
+async def test_a_wiped_host_joins_again_with_a_token(house: House) -> None:
+    old_token = await house.token()
+    old = await house.join(old_token, new_key())
+    await cordon_node(house.rig.cluster, request(), "n1")
+    again = await house.join(await house.token(), new_key())
+    assert again.storage_key != old.storage_key
+    assert list(house.users.users) == [again.settings.user]
+    serial = serial_text(load_certificate(old.certificate, "old").serial_number)
+    assert [one.serial for one in house.ca.revoked()] == [serial]
+    spec = await house.cluster.read(NodeSpec, house.keys.node_spec("n1"))
+    assert spec is not None and spec.ok.cordoned
+
+
+async def test_the_first_host_cannot_repeat_its_join_then(house: House) -> None:
+    token, key = await house.token(), new_key()
+    await house.join(token, key)
+    await house.join(await house.token(), new_key())
+    assert (await house.refused(token, key)).why is Why.USED
+
+
+class Dies(Exception):
+    """The process ended here."""
+
+
+class Dying:
+    """Wraps a part of the desk: the call of that number is done, and its caller dies."""
+
+    def __init__(self, inner: Any, name: str, done: bool) -> None:
+        self._inner, self._name, self._done = inner, name, done
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if name != self._name:
+            return found
+
+        async def call(*args: Any, **more: Any) -> Any:
+            if self._done:
+                await found(*args, **more)
+            raise Dies
+
+        return call
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", ["accounts.apply", "storage_users.make", "cluster.commit"])
+async def test_a_server_that_dies_at_any_step_is_followed(house: House, step: str, done: bool) -> None:
+    token, key, desk = await house.token(), new_key(), house.desk
+    asking = asyncio.create_task(ask(house.cluster.store, house.keys, token, key, now, answer_s=10, **PLACE))
+    await house.asked(token)
+    with pytest.raises(Dies):
+        await answer(house.dying(step, done), token.id)
+    while not asking.done():
+        await answer(desk, token.id)
+        await asyncio.sleep(0)
+    joined = await asking
+    assert joined.storage_key == "key-1"
+    assert list(house.users.users) == [joined.settings.user]
+    assert len(house.ca.list()) == 2
+    assert await house.join(token, key) == joined
+
+
+async def test_a_removed_node_loses_everything(house: House) -> None:
+    joined = await house.join(await house.token(), new_key())
+    async with house.serving():
+        removed = await remove_node(house.rig.cluster, request("sold"), "n1")
+        assert removed.credentials == "pending"
+        removed = await wait_revoked(house.rig.cluster, "n1", removed)
+    assert removed.credentials == "revoked"
+    assert "node.n1" not in house.accounts.users
+    assert "node.n1" not in house.accounts.roles
+    assert house.users.users == {}
+    serial = serial_text(load_certificate(joined.certificate, "n1").serial_number)
+    assert [(one.serial, one.reason) for one in house.ca.revoked()] == [(serial, "sold")]
+    assert await house.cluster.store.get(house.keys.node_spec("n1")) is None
+
+
+async def test_without_a_server_the_removal_says_pending(house: House) -> None:
+    await house.join(await house.token(), new_key())
+    removed = await remove_node(house.rig.cluster, request("sold"), "n1")
+    assert (await wait_revoked(house.rig.cluster, "n1", removed, 0.05)).credentials == "pending"
+    assert (await house.credential()).removing
+
+
+@pytest.mark.parametrize("step", ["accounts.remove", "storage_users.remove", "cluster.commit"])
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+async def test_a_removal_that_dies_half_way_is_finished(house: House, step: str, done: bool) -> None:
+    await house.join(await house.token(), new_key())
+    await remove_node(house.rig.cluster, request("sold"), "n1")
+    with pytest.raises(Dies):
+        await finish(house.dying(step, done), "n1")
+    await finish(house.desk, "n1")
+    assert (house.accounts.users.get("node.n1"), house.users.users) == (None, {})
+    left = await house.credential()
+    assert (left.removing, left.user, len(left.revoked)) == (False, "", 1)
+    assert len(house.ca.revoked()) == 1
+
+
+async def test_a_removed_node_joins_again_by_a_token(house: House) -> None:
+    await house.join(await house.token(), new_key())
+    await remove_node(house.rig.cluster, request("sold"), "n1")
+    again = await house.join(await house.token(), new_key())  # the removal is finished first
+    assert house.accounts.users["node.n1"]
+    assert list(house.users.users) == [again.settings.user]
+    assert len(house.ca.revoked()) == 1
+
+
+async def test_a_token_of_before_the_removal_is_used(house: House) -> None:
+    token, key = await house.token(), new_key()
+    await house.join(token, key)
+    await remove_node(house.rig.cluster, request("sold"), "n1")
+    assert (await house.refused(token, key)).why is Why.USED
+
+
+async def test_a_second_host_learns_of_revocations(house: House, tmp_path: Path) -> None:
+    shutil.copytree(house.ca.path, tmp_path / "ca2")
+    await house.join(await house.token(), new_key())
+    await remove_node(house.rig.cluster, request("sold"), "n1")
+    await finish(house.desk, "n1")
+    other = CaFolder(tmp_path / "ca2", now)
+    await tidy(replace_desk(house.desk, ca=other), "n1")
+    assert [one.serial for one in other.revoked()] == [one.serial for one in house.ca.revoked()]
+
+
+async def test_nobody_signs_and_the_token_is_withdrawn(house: House) -> None:
+    with pytest.raises(Problem, match="no `metastack pki serve` signed it") as raised:
+        await create_token(house.rig.cluster, request(), "n1", ENDPOINTS, answer_s=0.05)
+    assert raised.value.code is Code.TIMEOUT
+    assert [view.state for view in await list_tokens(house.cluster)] == ["revoked"]
+
+
+async def test_a_token_of_another_ca_is_not_handed_out(house: House, tmp_path: Path) -> None:
+    other = CaFolder.make(tmp_path / "other", "prod", now)
+    with pytest.raises(Problem, match="this context trusts"):
+        async with house.serving():
+            await create_token(
+                house.rig.cluster, request(), "n1", ENDPOINTS, ca=other.authority.certificate_pem
+            )
+
+
+async def test_two_servers_answer_beside_each_other(house: House) -> None:
+    async with house.serving(), house.serving():
+        made = await create_token(house.rig.cluster, request(), "n1", ENDPOINTS)
+        token, key = parse_token(made.token), new_key()
+        joined = await ask(house.cluster.store, house.keys, token, key, now, answer_s=10, **PLACE)
+        again = await ask(house.cluster.store, house.keys, token, key, now, answer_s=10, **PLACE)
+    assert joined == again
+    assert len(house.users.users) == 1
