@@ -147,6 +147,9 @@ class Host:
         (upper / "etc/ssh").mkdir(parents=True)
         (upper / "root/.ssh").mkdir(parents=True, mode=0o700)
         (upper / "root").chmod(0o700)
+        # It fails wherever the kernel has no NVMe over fabrics, and a package of Ceph's brings it along.
+        (upper / "etc/systemd/system").mkdir(parents=True)
+        (upper / "etc/systemd/system/nvmf-autoconnect.service").symlink_to("/dev/null")
         (upper / "etc/hostname").write_text(f"{self.name}\n")
         (upper / "etc/hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {self.name}\n")
         key = upper / "etc/ssh/ssh_host_ed25519_key"
