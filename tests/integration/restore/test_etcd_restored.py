@@ -1,6 +1,7 @@
-"""A real etcd, saved, written to and restored by etcdctl, under agents on machines in memory.
+"""A real etcd, saved, written to, wiped and restored by command, under agents on machines in memory.
 
-The machines and the pool are twins, so that who writes what is known at every moment; the etcd is not.
+The machines and the pool are twins, so that who writes what is known at every moment; the etcd is not. With TLS
+and rights each agent has its node's certificate, and each command that of the person or service who gives it.
 """
 
 from __future__ import annotations
@@ -9,28 +10,40 @@ import asyncio
 import itertools
 import os
 import shutil
-import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "cli"))
+
+from cli_program import Program
 
 from metastack.agent.agent import Agent
 from metastack.agent.clock import Clock
 from metastack.agent.session.state_files import StateFiles
-from metastack.commands.cluster.restore import look_at_restore, restore_cluster
+from metastack.commands.cluster.restore import look_at_restore
 from metastack.commands.cluster.status import cluster_view
 from metastack.commands.reading import EVERYTHING, read_world
-from metastack.commands.request import Cluster, new_request
+from metastack.commands.request import Cluster
+from metastack.contexts import Context
 from metastack.core.model import ClusterConfig, Image, ImageState, Nic, Power, Record, VmId, VmSpec
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import Keys
 from metastack.core.transaction import Put, Transaction
 from metastack.hypervisor.twin.hypervisor import MemoryHypervisor
 from metastack.lab.dev.etcd import EtcdCluster
+from metastack.lab.dev.identities import ADMIN, Identities
 from metastack.network.twin import MemoryNetwork
+from metastack.pki.files import write_identity
+from metastack.pki.folder import CaFolder
+from metastack.pki.subject import SubjectKind, subject
 from metastack.settings import StoreSettings
 from metastack.storage.twin import MemoryPool, MemoryStorage
 from metastack.store.etcd.store import EtcdStore
@@ -38,6 +51,7 @@ from metastack.store.etcd.store import EtcdStore
 pytestmark = [pytest.mark.etcd, pytest.mark.proof]
 
 KEYS = Keys("/restored")
+ADMIN_USER, BACKUP_USER = f"operator.{ADMIN}", "service.backup"
 IMAGE = "11111111-0000-4000-8000-000000000000"
 SOON_S = 40.0
 
@@ -60,7 +74,7 @@ class Machine:
         self.agent = Agent(
             name=self.name,
             keys=KEYS,
-            store=EtcdStore(StoreSettings(endpoints=self.lab.etcd.endpoints)),
+            store=EtcdStore(self.lab.reached_as(f"node.{self.name}")),
             storage=MemoryStorage(self.lab.pool, self.address),
             hypervisor=self.hypervisor,
             network=MemoryNetwork(),
@@ -92,13 +106,27 @@ class Machine:
 
 
 class Lab:
-    def __init__(self, folder: Path, etcd: EtcdCluster) -> None:
-        self.folder, self.etcd = folder, etcd
+    def __init__(self, folder: Path, etcd: EtcdCluster, identities: Identities | None) -> None:
+        self.folder, self.etcd, self.identities = folder, etcd, identities
         self.pool = MemoryPool(images={IMAGE: 512})
         self.machines = [Machine(self, number) for number in (1, 2, 3)]
         self.group: asyncio.TaskGroup
-        self.store = EtcdStore(StoreSettings(endpoints=etcd.endpoints))
+        self.store = EtcdStore(self.reached_as("root"))
         self.cluster = Cluster(self.store, KEYS)
+
+    def reached_as(self, user: str) -> StoreSettings:
+        if self.identities is not None:
+            return self.identities.store(user, self.etcd.endpoints, KEYS.root)
+        return StoreSettings(endpoints=self.etcd.endpoints, root=KEYS.root)
+
+    async def command(self, user: str, *words: str) -> Any:
+        """What a command of that user answers."""
+        file = self.folder / f"{user}.toml"
+        context = msgspec.to_builtins(Context(name="lab", store=self.reached_as(user)))
+        context.pop("name")
+        file.write_bytes(msgspec.toml.encode({"current": "lab", "contexts": {"lab": context}}))
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("METASTACK_", "SUDO_"))}
+        return (await Program({**kept, "METASTACK_CONFIG": str(file)})(*words, "-o", "json")).json()
 
     async def put(self, key: str, record: Record) -> None:
         await self.store.commit(Transaction(name="test", guards=(), effects=(Put(key, encode(record)),)))
@@ -144,42 +172,18 @@ class Lab:
         pytest.fail(f"{what}: {found}")
 
     async def restore(self, backup: Path, token: str) -> None:
-        """Stop etcd, restore the file under that token with its release's tool, and start it again."""
+        """Stop etcd, wipe it, restore the file with the tool of its release, and start it again."""
         member = self.etcd.members[0]
         await self.etcd.kill()
-        member.token = token
-        data = member.data_dir or member.directory.absolute() / "data"
+        data = member.directory.absolute() / "data"
         shutil.rmtree(data)
-        await asyncio.to_thread(
-            etcdutl if shutil.which("etcdutl") else etcdctl,
-            *("snapshot", "restore", str(backup), f"--data-dir={data}", f"--name={member.name}"),
-            f"--initial-cluster={member.name}={member.peer_url}",
-            f"--initial-cluster-token={token}",
-            f"--initial-advertise-peer-urls={member.peer_url}",
+        view = await self.command(
+            ADMIN_USER,
+            *("cluster", "restore", str(backup), "--data-dir", str(data)),
+            *("--initial-cluster", f"{member.name}={member.peer_url}", *(("--token", token) if token else ())),
         )
+        member.token = view["token"]
         await self.etcd.start()
-
-
-def etcdctl(*args: str) -> str:
-    return tool("etcdctl", *args)
-
-
-def etcdutl(*args: str) -> str:
-    """Restores from etcd 3.6 on, where etcdctl does not any more; 3.5 has both."""
-    return tool("etcdutl", *args)
-
-
-def tool(program: str, *args: str) -> str:
-    done = subprocess.run(
-        [program, *args],
-        env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, f"{args}: {done.stdout}{done.stderr}"
-    return done.stdout
 
 
 @pytest.fixture
@@ -189,11 +193,25 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+def made_identities(folder: Path) -> Identities:
+    """Of one member, three nodes, an admin, root, and the service that makes backups."""
+    made = Identities(folder)
+    address = "127.0.0.1"
+    made.make({"e1": address}, {f"n{number}": address for number in (1, 2, 3)})
+    ca = CaFolder(folder / "ca", lambda: datetime.now(UTC))
+    issued = ca.issue(subject(SubjectKind.SERVICE, "backup"), [address])
+    write_identity(folder / BACKUP_USER, BACKUP_USER, ca.authority.certificate, issued.certificate, issued.key)
+    return made
+
+
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[Lab]:
-    etcd = EtcdCluster.local(folder / "etcd")
+async def running(folder: Path, secure: bool) -> AsyncIterator[Lab]:
+    identities = made_identities(folder / "pki") if secure else None
+    etcd = EtcdCluster.local(folder / "etcd", tls=identities.tls("e1") if identities is not None else None)
     await etcd.start()
-    lab = Lab(folder, etcd)
+    lab = Lab(folder, etcd, identities)
+    if identities is not None:
+        await asyncio.to_thread(identities.apply, etcd.endpoints, KEYS.root)
     try:
         await lab.put(KEYS.cluster(), ClusterConfig(lease_ttl_s=3, full_look_s=5))
         await lab.put(
@@ -217,15 +235,17 @@ async def running(folder: Path) -> AsyncIterator[Lab]:
         await etcd.kill()
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS and rights"])
 @pytest.mark.parametrize("same_token", [False, True], ids=["new cluster id", "same cluster id"])
-async def test_a_restored_etcd_is_used_after_its_generation_was_raised(folder: Path, same_token: bool) -> None:
-    async with running(folder) as lab:
+async def test_a_restored_etcd_is_used_after_its_generation_was_raised(
+    folder: Path, same_token: bool, secure: bool
+) -> None:
+    async with running(folder, secure) as lab:
         await lab.want(1)
         await lab.until("vm1 runs", lambda: lab.where("vm1"))
         before = await lab.store.list(KEYS.prefix())
         backup = folder / "backup.db"
-        endpoints = f"--endpoints={','.join(lab.etcd.endpoints)}"
-        await asyncio.to_thread(etcdctl, endpoints, "snapshot", "save", str(backup))
+        assert not (await lab.command(BACKUP_USER, "cluster", "backup", str(backup)))["trouble"]
 
         # After the backup: vm2 appears; vm1 dies with its node, moves to another one, and the node comes back.
         await lab.want(2)
@@ -242,7 +262,7 @@ async def test_a_restored_etcd_is_used_after_its_generation_was_raised(folder: P
         vm2_on = lab.where("vm2")
 
         token = lab.etcd.members[0].token
-        await lab.restore(backup, token if same_token else f"{token}-again")
+        await lab.restore(backup, token if same_token else "")
         restored = await lab.store.list(KEYS.prefix())
         assert (restored.cluster_id == before.cluster_id) is same_token
         # Its revision says less: leases may end before it is read.
@@ -262,7 +282,8 @@ async def test_a_restored_etcd_is_used_after_its_generation_was_raised(folder: P
         plan = await look_at_restore(lab.cluster)
         assert plan.generation == 1
         assert plan.ends == [f"default/vm1 on {moved_to[0]}", f"default/vm2 on {vm2_on[0]}"]
-        await restore_cluster(lab.cluster, new_request("a test"))
+        done = await lab.command(ADMIN_USER, "cluster", "restore", "--yes", "--reason", "a test")
+        assert (done["generation"], done["ends"]) == (plan.generation, plan.ends)
         await lab.until("all ready", lambda: all(m.ready for m in lab.machines))
         assert all(m.agent is not None and m.agent.node.session.generation == 1 for m in lab.machines)
         await lab.until("vm1 runs", lambda: lab.where("vm1"))

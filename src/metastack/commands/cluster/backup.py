@@ -6,6 +6,7 @@ Rule: the record is written last, so it never names a file that is not whole.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -73,22 +74,19 @@ async def back_up(
     store = cluster.store
     if not isinstance(store, GivesSnapshots):
         raise Problem(Code.FAILED, "etcd", "this store gives no snapshots")
-    manifest = await _manifest(cluster, store, request)
-    name = backup_file.name_of(manifest.at, manifest.revision)
-    target = (folder / name if file is None else file) if folder is not None else file
-    assert target is not None
-    with backup_file.sole_writer(target.parent):
-        backup_file.check_new(target)
-        parts = store.snapshot()
-        try:
-            manifest = await backup_file.write(target, parts, manifest, say)
-        except Denied as error:
-            raise Problem(Code.DENIED, "etcd", str(error), ROOT_ALONE) from None
-        finally:
-            await parts.aclose()
-        view = BackupView(**asdict(manifest), file=str(target.absolute()), removed=[])
-        if keep is not None:
-            view.removed = backup_file.prune(target.parent, manifest, keep)
+    try:
+        manifest = await _manifest(cluster, store, request)
+        name = backup_file.name_of(manifest.at, manifest.revision)
+        target = file if file is not None else Path(folder or ".") / name
+        with backup_file.sole_writer(target.parent):
+            backup_file.check_new(target)
+            async with contextlib.aclosing(store.snapshot()) as parts:
+                manifest = await backup_file.write(target, parts, manifest, say)
+            view = BackupView(**asdict(manifest), file=str(target.absolute()), removed=[])
+            if keep is not None:
+                view.removed = backup_file.prune(target.parent, manifest, keep)
+    except Denied as error:
+        raise Problem(Code.DENIED, "etcd", str(error), ROOT_ALONE) from None
     try:
         await _record(cluster, request, view)
     except (Problem, Unavailable, Refused) as error:
