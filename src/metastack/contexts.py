@@ -168,6 +168,11 @@ def select_context(name: str) -> None:
     _change(edit)
 
 
+def known(name: str) -> Context:
+    """A context as the file has it; raises ContextError."""
+    return _existing(load(), name)
+
+
 def _existing(file: ContextFile, name: str) -> Context:
     try:
         return file.contexts[name]

@@ -7,12 +7,15 @@ Rule: secrets are files, and only their names are shown.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from msgspec import Struct
 
-from .frame import Frame, _context_names, frame_of, noun, verb
+from .frame import Frame, Yes, _context_names, frame_of, noun, verb
+from .pki import refused, utc_now
+from .session import confirm, note
 
 if TYPE_CHECKING:
     from metastack.contexts import Context
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from .output import Printer
 
 app = noun("context", "Clusters that this machine knows.")
+
+Replace = Annotated[bool, typer.Option("--replace", help="Replace a context of the same name.")]
 
 
 class ContextView(Struct, kw_only=True):
@@ -77,3 +82,123 @@ def use(
 
     select_context(name)
     _printer(frame_of(ctx)).one(_view(load().contexts[name], name))
+
+
+@verb(app)
+def add(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    ca: Annotated[Path | None, typer.Option("--ca", metavar="FILE", help="CA of etcd.")] = None,
+    cert: Annotated[
+        Path | None, typer.Option("--cert", metavar="FILE", help="Certificate to show etcd.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option("--key", metavar="FILE", help="Key of the certificate.")] = None,
+    root: Annotated[str, typer.Option("--root", help="Prefix of every key in etcd.")] = "/metastack",
+    storage: Annotated[str, typer.Option("--storage", help="Kind of the storage: ceph, file.")] = "",
+    pool: Annotated[str, typer.Option("--pool", help="Ceph pool.")] = "vms",
+    monitor: Annotated[
+        list[str] | None, typer.Option("--monitor", metavar="HOST:PORT", help="Ceph monitor; repeatable.")
+    ] = None,
+    user: Annotated[str, typer.Option("--user", help="Ceph user.")] = "",
+    keyring: Annotated[
+        Path | None, typer.Option("--keyring", metavar="FILE", help="Keyring of that user.")
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Option("--directory", metavar="FOLDER", help="Folder of the storage `file`.")
+    ] = None,
+    replace: Replace = False,
+) -> None:
+    """Add a context, and make it the current one."""
+    from metastack.commands.problem import usage
+    from metastack.contexts import Context, save_context
+    from metastack.settings import StorageSettings, StoreSettings
+
+    from .context_files import check_identity
+
+    frame = frame_of(ctx)
+    if not frame.endpoints:
+        raise usage(f"context {name}", "names no etcd endpoint", "give --endpoint https://HOST:2379")
+    if storage not in ("", "ceph", "file"):
+        raise usage("--storage", f"{storage!r} is unknown", "kinds: ceph, file")
+    _refuse_known(name, replace)
+    disks = StorageSettings(
+        kind=storage or "file",
+        pool=pool,
+        monitors=tuple(monitor or ()),
+        user=user,
+        keyring=_path(keyring),
+        directory=_path(directory),
+    )
+    store = StoreSettings(endpoints=frame.endpoints, root=root, ca=_path(ca), cert=_path(cert), key=_path(key))
+    with refused():
+        check_identity(store, utc_now())
+    context = Context(name=name, store=store, storage=disks if storage else None)
+    save_context(context)
+    _printer(frame).one(_view(context, name))
+
+
+@verb(app)
+def export(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=_context_names)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; it will hold a private key.")],
+) -> None:
+    """Write a context to a file, with its certificates inside."""
+    from metastack.contexts import known
+
+    from .context_files import export as write_file
+
+    frame = frame_of(ctx)
+    context = known(name)
+    with refused():
+        write_file(context, file, utc_now())
+    note(frame, f"{file} holds a private key: hand it over in secret, and delete it then")
+    _printer(frame).one(_view(context, name))
+
+
+@verb(app, "import")
+def import_(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File of `metastack context export`.")],
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name here; default: the file's.")] = "",
+    replace: Replace = False,
+) -> None:
+    """Read a context from a file, and make it the current one."""
+    from .context_files import parse, take
+
+    frame = frame_of(ctx)
+    with refused():
+        _refuse_known(name or parse(file).name, replace)
+        context = take(file, name, utc_now())
+    _printer(frame).one(_view(context, context.name))
+
+
+@verb(app)
+def remove(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=_context_names)],
+    yes: Yes = False,
+) -> None:
+    """Forget a context, and delete the certificates that were imported with it."""
+    from metastack.contexts import identity_folder, known, load, owned_folder, remove_context
+
+    from .context_files import forget_files
+
+    view = _view(known(name), load().current)
+    confirm(f"Forget the context {name} and delete its own certificates?", yes)
+    remove_context(name)
+    with owned_folder(identity_folder(name)) as folder:
+        forget_files(folder)
+    _printer(frame_of(ctx)).one(view)
+
+
+def _refuse_known(name: str, replace: bool) -> None:
+    from metastack.commands.problem import conflict
+    from metastack.contexts import load
+
+    if name in load().contexts and not replace:
+        raise conflict(f"context {name}", "exists already", "name another one, or replace it with --replace")
+
+
+def _path(path: Path | None) -> str:
+    return str(path.absolute()) if path is not None else ""

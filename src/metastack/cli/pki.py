@@ -1,10 +1,11 @@
 """``metastack pki``: the cluster's certificate authority, in a folder of a management host.
 
-Owns: options, files that a certificate is written to, and printing. Refuses: etcd; no verb here connects to it.
+Owns: options, files that a certificate is written to, and printing. Refuses: etcd, but for revoked users.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .frame import Frame, Yes, frame_of, noun, reason_option, verb
-from .session import confirm, note
+from .session import confirm, note, with_accounts
 
 if TYPE_CHECKING:
+    from metastack.commands.cluster.identity import EtcdAccounts
+    from metastack.commands.request import Cluster
     from metastack.pki.facts import CertificateFacts
+    from metastack.pki.files import IdentityFiles
     from metastack.pki.folder import CaFolder, Issued
+    from metastack.settings import StoreSettings
 
     from .output import Printer
 
@@ -63,6 +68,31 @@ def utc_now() -> Any:
     from datetime import UTC, datetime
 
     return datetime.now(UTC)
+
+
+def root_settings(frame: Frame, ca: CaFolder) -> StoreSettings:
+    """The cluster of the context as etcd's root, whose certificate the CA's folder has."""
+    from msgspec.structs import replace
+
+    from metastack.commands.cluster.identity import check_endpoints
+    from metastack.pki.subject import SubjectKind, subject
+
+    from .session import context_of
+
+    store = context_of(frame).store
+    check_endpoints(store.endpoints)
+    return replace(settings_of(ca.own(subject(SubjectKind.ROOT)), store.endpoints), root=store.root)
+
+
+def settings_of(files: IdentityFiles, endpoints: tuple[str, ...]) -> StoreSettings:
+    """etcd as the holder of an identity reaches it."""
+    from metastack.contexts import ENV_ROOT
+    from metastack.settings import StoreSettings
+
+    named = {"root": root} if (root := os.environ.get(ENV_ROOT, "")) else {}
+    return StoreSettings(
+        endpoints=endpoints, ca=str(files.ca), cert=str(files.cert), key=str(files.key), **named
+    )
 
 
 def _printer(frame: Frame) -> Printer[CertificateFacts]:
@@ -252,4 +282,34 @@ def revoke(
         ca = open_ca(folder)
         hit = ca.revoke(name, reason)
     note(frame, f"give {ca.crl} to every etcd member")
+    _revoke_in_etcd(frame, ca, hit)
     _printer(frame).list(hit)
+
+
+def _revoke_in_etcd(frame: Frame, ca: CaFolder, hit: list[CertificateFacts]) -> None:
+    """Delete the users that have no good certificate any more; without a context say that it was not done."""
+    from metastack.commands.cluster.identity import revoke_user
+    from metastack.commands.problem import Problem
+    from metastack.contexts import ContextError
+    from metastack.pki.subject import ROOT_USER
+
+    good = {one.user for one in ca.list() if one.state in ("valid", "due", "early")}
+    gone = sorted({one.user for one in hit} - good - {ROOT_USER})
+    if not gone:
+        return
+    later = "repeat this command where etcd is reached: until then etcd admits its connections"
+    try:
+        store = root_settings(frame, ca)
+    except (ContextError, Problem) as error:
+        note(frame, f"{', '.join(gone)}: not deleted in etcd: {error}; {later}")
+        return
+
+    async def delete(_: Cluster, accounts: EtcdAccounts) -> list[str]:
+        return [line for user in gone for line in await revoke_user(accounts, user)]
+
+    try:
+        for line in with_accounts(store, delete):
+            note(frame, line)
+    except Problem as error:
+        error.hint = f"{', '.join(gone)}: the certificate is revoked, the user in etcd is not; {later}"
+        raise

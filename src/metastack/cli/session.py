@@ -88,7 +88,18 @@ async def _connected(context: Context, work: Callable[[Cluster], Awaitable[T]], 
         finally:
             await store.close()
     except (Unavailable, Refused, Broken) as error:
-        raise from_store(error, context.store.endpoints) from error
+        raise _own_certificate(context.store, error) or from_store(error, context.store.endpoints) from error
+
+
+def _own_certificate(store: StoreSettings, error: Exception) -> Problem | None:
+    """The flaw of our own certificate, if that is why etcd is not reached."""
+    from metastack.commands.problem import Code, Problem
+    from metastack.pki.own import own_flaw
+    from metastack.ports import Unavailable
+
+    if not isinstance(error, Unavailable) or (flaw := own_flaw(store.ca, store.cert, store.key)) is None:
+        return None
+    return Problem(Code.DENIED, flaw.object, flaw.message, flaw.hint)
 
 
 def with_settings(store: StoreSettings, work: Callable[[Cluster], Awaitable[T]]) -> T:

@@ -136,7 +136,12 @@ def from_store(error: Exception, endpoints: tuple[str, ...]) -> Problem:
     if isinstance(error, NoSpace):
         return Problem(Code.FAILED, "etcd", text, "compact and defragment it, then `etcdctl alarm disarm`")
     if isinstance(error, Denied):
-        return Problem(Code.DENIED, "etcd", text, "check the certificate or user in the context")
+        return Problem(
+            Code.DENIED,
+            "etcd",
+            text,
+            "use a context whose certificate has a role for this (viewer, operator, admin), or ask an admin",
+        )
     if isinstance(error, Unavailable):
         return Problem(
             Code.UNREACHABLE,

@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "cli"))
 
+from management_host import Host
 from secured_etcd import Secured, etcds, running
 
 
@@ -23,3 +24,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 async def secured(binary: str) -> AsyncIterator[Secured]:
     async with running(binary) as made:
         yield made
+
+
+@pytest.fixture
+def host(secured: Secured) -> Host:
+    return Host(secured)
+
+
+@pytest.fixture
+async def cluster(host: Host) -> Host:
+    """After ``cluster init``."""
+    answer = await host.init()
+    assert answer.status == 0, answer
+    return host

@@ -32,7 +32,10 @@ class Secured:
 
     def __init__(self, folder: Path, binary: str) -> None:
         self.folder = folder
-        self.ca = CaFolder.make(folder / "ca", "test", lambda: datetime.now(UTC))
+        self.age = timedelta(days=30)
+        """How far back the CA's clock stands: it is older than what it issues."""
+        self.ca = CaFolder.make(folder / "ca", "test", lambda: datetime.now(UTC) - self.age)
+        self.age = timedelta(0)
         self.root = subject(SubjectKind.ROOT)
         member = self.files(subject(SubjectKind.ETCD, "e1"), hosts=["127.0.0.1", "localhost"])
         tls = EtcdTls(cert=member.cert, key=member.key, client_ca=member.ca)
@@ -52,6 +55,13 @@ class Secured:
         issued = ca.issue(to, hosts or (["127.0.0.1"] if to.serves else ()), life)
         folder = Path(tempfile.mkdtemp(prefix=f"{to.user}-", dir=self.folder))
         return write_identity(folder, to.user, ca.authority.certificate, issued.certificate, issued.key)
+
+    def expired(self, to: Subject) -> StoreSettings:
+        """How somebody reaches it whose certificate expired yesterday."""
+        self.age = timedelta(days=2)
+        files = self.files(to, life=timedelta(days=1))
+        self.age = timedelta(0)
+        return self.reached_with(files)
 
     def reached_with(self, files: IdentityFiles, root: str = "/metastack") -> StoreSettings:
         return StoreSettings(

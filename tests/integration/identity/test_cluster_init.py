@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_program import Answer, Program
+from management_host import Host
 from secured_etcd import Secured
 
 from metastack.commands.cluster.identity import secure
 from metastack.commands.request import Cluster, new_request
-from metastack.contexts import ENV_CONFIG
 from metastack.core.etcd_roles import cluster_roles
 from metastack.core.model import ClusterConfig
 from metastack.core.state.codec import decode
@@ -29,27 +27,6 @@ from metastack.store.etcd.users import EtcdUsers
 
 pytestmark = pytest.mark.etcd
 KEYS = Keys()
-
-
-class Host:
-    """A management host: a CA's folder, a context file, and the program."""
-
-    def __init__(self, secured: Secured) -> None:
-        self.secured = secured
-        self.config = secured.folder / "home" / "config.toml"
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("METASTACK_", "SUDO_"))}
-        self.run = Program({**kept, ENV_CONFIG: str(self.config)})
-
-    async def init(self, *more: str, **env: str) -> Answer:
-        ends = [word for end in self.secured.etcd.endpoints for word in ("--endpoint", end)]
-        return await self.run(
-            "cluster", "init", "lab", "--dir", str(self.secured.ca.path), *ends, "-o", "json", *more, **env
-        )
-
-
-@pytest.fixture
-def host(secured: Secured) -> Host:
-    return Host(secured)
 
 
 def puts(key: str) -> Transaction:

@@ -15,11 +15,10 @@ import typer
 from msgspec import Struct
 
 from ..frame import Frame, frame_of, verb
-from ..pki import DEFAULT, Folder, open_ca, refused, utc_now
+from ..pki import DEFAULT, Folder, open_ca, refused, root_settings, settings_of, utc_now
 from ..session import members_of, note, with_accounts
 
 if TYPE_CHECKING:
-    from metastack.pki.files import IdentityFiles
     from metastack.pki.folder import CaFolder
     from metastack.pki.subject import Subject
     from metastack.settings import StoreSettings
@@ -104,31 +103,6 @@ def apply_rights(ctx: typer.Context, folder: Folder = DEFAULT) -> None:
         store = root_settings(frame, open_ca(folder))
     view = RightsView(changed=with_accounts(store, apply))
     _print_rights(frame, view)
-
-
-def root_settings(frame: Frame, ca: CaFolder) -> StoreSettings:
-    """The cluster of the context as etcd's root, whose certificate the CA's folder has."""
-    from msgspec.structs import replace
-
-    from metastack.commands.cluster.identity import check_endpoints
-    from metastack.pki.subject import SubjectKind, subject
-
-    from ..session import context_of
-
-    store = context_of(frame).store
-    check_endpoints(store.endpoints)
-    return replace(settings_of(ca.own(subject(SubjectKind.ROOT)), store.endpoints), root=store.root)
-
-
-def settings_of(files: IdentityFiles, endpoints: tuple[str, ...]) -> StoreSettings:
-    """etcd as the holder of an identity reaches it."""
-    from metastack.contexts import ENV_ROOT
-    from metastack.settings import StoreSettings
-
-    named = {"root": root} if (root := os.environ.get(ENV_ROOT, "")) else {}
-    return StoreSettings(
-        endpoints=endpoints, ca=str(files.ca), cert=str(files.cert), key=str(files.key), **named
-    )
 
 
 def _nobody(store: StoreSettings) -> StoreSettings:

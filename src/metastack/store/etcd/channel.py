@@ -24,7 +24,7 @@ from msgspec import Struct
 from metastack.ports import Denied, Refused, Unavailable, UnknownOutcome
 from metastack.settings import StoreSettings
 
-from .errors import Verdict, judge
+from .errors import Judgement, Verdict, judge
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -58,6 +58,9 @@ OPTIONS: Final = (
 )
 
 _WEB: Final = re.compile(r"((?P<scheme>https?)://)?(?P<target>([\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5})")
+_HANDSHAKE: Final = "TSI_DATA_CORRUPTED"
+"""What is left of the server's TLS alert: it refused us, and nobody says why."""
+_CLOSED: Final = ("Socket closed", "Connection reset by peer")
 _DECIDED: Final = (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE)
 
 
@@ -81,6 +84,10 @@ class Link:
         self._channel: Any = None
         self._target, self._secure = target_of(endpoint, tls=bool(settings.ca or settings.cert))
         self._wires: list[Wire] = []
+        self._shown: tuple[tuple[int, int], ...] = ()
+        """Which files the channel's certificates were read from."""
+        self._replaced: Any = None
+        """The channel with the certificates of before."""
         self.kv: Any = None
         self.lease: Any = None
         self.watch: Any = None
@@ -92,10 +99,12 @@ class Link:
 
         A request over a broken one fails at once, unsent, and its error says why (refused, TLS, DNS).
         """
-        if self._channel is None:
-            self._open()
-        channel = self._channel
         try:
+            if self._channel is None:
+                self._open()
+            elif self._secure and self._channel.get_state() != grpc.ChannelConnectivity.READY:
+                await self._reopen_renewed()
+            channel = self._channel
             async with asyncio.timeout(timeout_s):
                 while (state := channel.get_state(try_to_connect=True)) not in _DECIDED:
                     await channel.wait_for_state_change(state)
@@ -117,12 +126,31 @@ class Link:
     async def close(self) -> None:
         for wire in self._wires:
             wire.end("the store was closed")
-        if self._channel is not None:
-            await self._channel.close()
-            self._channel = None
+        for channel in (self._channel, self._replaced):
+            if channel is not None:
+                await channel.close()
+        self._channel = self._replaced = None
+
+    async def _reopen_renewed(self) -> None:
+        """Show the certificate that is on disk now: a channel shows for ever what it was made with."""
+        if _versions(self._settings) == self._shown:
+            return
+        old = self._channel
+        try:
+            self._open()
+        except (Denied, Refused) as error:
+            say("warning", "etcd_certificate_unreadable", endpoint=self.endpoint, why=str(error))
+            return
+        say("info", "etcd_certificate_reloaded", endpoint=self.endpoint)
+        # What was sent over the old one ends by itself, by its deadline; the one before has nothing left.
+        if self._replaced is not None:
+            await self._replaced.close()
+        self._replaced = old
 
     def _open(self) -> None:
         if self._secure:
+            # Before they are read: a file that is replaced meanwhile counts as changed later.
+            self._shown = _versions(self._settings)
             credentials = grpc.ssl_channel_credentials(
                 _pem(self._settings.ca), _pem(self._settings.key), _pem(self._settings.cert)
             )
@@ -153,6 +181,7 @@ class Channels:
     def __init__(self, settings: StoreSettings, total_timeout_s: float) -> None:
         if not settings.endpoints:
             raise Refused("no etcd endpoints are configured")
+        self._settings = settings
         self.links = [Link(endpoint, settings) for endpoint in settings.endpoints]
         self.total_timeout_s = total_timeout_s
         # Spreads many processes over the members.
@@ -210,7 +239,7 @@ class Channels:
                 judgement = judge(error.code(), text)
                 tried[link.endpoint] = text
                 if judgement.verdict is Verdict.FINAL:
-                    raise judgement.error(f"{what}: {text} ({link.endpoint})") from None
+                    raise judgement.error(f"{what}: {self.denied(judgement, text)} ({link.endpoint})") from None
                 if judgement.verdict is Verdict.UNSURE and not twice:
                     self.leave(link, text)
                     raise UnknownOutcome(f"{what}: {text} ({link.endpoint})") from None
@@ -218,8 +247,31 @@ class Channels:
             failures += 1
             if failures % len(self.links) == 0:
                 await asyncio.sleep(min(jitter_s(failures // len(self.links)), deadline_s - loop.time()))
-        seen = "; ".join(f"{endpoint}: {brief(why)}" for endpoint, why in tried.items())
+        seen = "; ".join(f"{endpoint}: {self._reason(why)}" for endpoint, why in tried.items())
         raise Unavailable(f"{what}: etcd is unreachable after {total_s:g} s ({seen})")
+
+    def denied(self, judgement: Judgement, text: str) -> str:
+        """An error's text; of a missing right with the user who lacks it."""
+        if judgement.error is not Denied or not self._settings.cert:
+            return text
+        from metastack.pki.own import own_user
+
+        return f"{own_user(self._settings.cert)} may not: {text}"
+
+    def _reason(self, text: str) -> str:
+        """An error's text for people; of a refused handshake what is wrong with our own certificate."""
+        if _HANDSHAKE not in text and not (self._settings.cert and any(said in text for said in _CLOSED)):
+            return brief(text)
+        from metastack.pki.own import own_flaw  # 40 ms, which are of use here alone
+
+        settings = self._settings
+        if not settings.cert:
+            return "it demands a client certificate, and none is configured"
+        flaw = own_flaw(settings.ca, settings.cert, settings.key)
+        if flaw is not None:
+            return f"this client's certificate: {flaw}"
+        # With a revocation list etcd drops the connection after the handshake, also when it stops.
+        return brief(text) if _HANDSHAKE in text else "it closed the connection: is the certificate revoked?"
 
     @contextlib.asynccontextmanager
     async def refusals_named(self, what: str, link: Link) -> AsyncIterator[None]:
@@ -228,7 +280,8 @@ class Channels:
             yield
         except grpc.aio.AioRpcError as error:
             text = text_of(error)
-            raise judge(error.code(), text).error(f"{what}: {text} ({link.endpoint})") from None
+            judgement = judge(error.code(), text)
+            raise judgement.error(f"{what}: {self.denied(judgement, text)} ({link.endpoint})") from None
         except NotSent as error:
             raise Unavailable(f"{what}: {error} ({link.endpoint})") from None
 
@@ -251,9 +304,12 @@ def text_of(error: grpc.aio.AioRpcError) -> str:
 def brief(text: str) -> str:
     """An error's text for people: gRPC puts the reason of a failed connection last."""
     reason = re.sub("^[A-Z_]+: ", "", text.rpartition("last error: ")[2])
-    if "TSI_DATA_CORRUPTED" in reason:
-        # What is left of the server's TLS alert.
-        reason += ": the server ended the handshake, it may want a client certificate"
+    if _HANDSHAKE in reason:
+        reason = "it refuses this client's certificate: revoked, or of another CA"
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        reason = (
+            f"its certificate is not trusted: {reason.rpartition('VERIFY_FAILED: ')[2].removesuffix(': OK')}"
+        )
     return reason
 
 
@@ -307,6 +363,18 @@ def _tls(settings: StoreSettings) -> SSLContext:
         context.load_cert_chain(settings.cert, settings.key or None)
     context.set_alpn_protocols(["h2"])
     return context
+
+
+def _versions(settings: StoreSettings) -> tuple[tuple[int, int], ...]:
+    """Which files are at the paths of the certificates now: a renewal replaces each."""
+    found = []
+    for path in filter(None, (settings.ca, settings.cert, settings.key)):
+        try:
+            stat = Path(path).stat()
+            found.append((stat.st_ino, stat.st_mtime_ns))
+        except OSError:
+            found.append((0, 0))
+    return tuple(found)
 
 
 def _pem(path: str) -> bytes | None:

@@ -88,7 +88,8 @@ class WatchState:
                 judgement = judge(error.code(), text)
                 if judgement.verdict is Verdict.FINAL and judgement.error in (Denied, Compacted):
                     self.close()
-                    raise judgement.error(f"watch {self._key.decode()}: {text}") from None
+                    said = self._channels.denied(judgement, text)
+                    raise judgement.error(f"watch {self._key.decode()}: {said}") from None
                 await self._break(text)
             else:
                 if batch is not None:
