@@ -63,6 +63,7 @@ user = "metastack-cli"
 keyring = "/etc/metastack/cli.keyring"
 T
 chmod 600 /root/.config/metastack/config.toml
+export METASTACK_TRACEBACK=1
 metastack config set default_network=br0 --reason "new cluster"
 metastack cluster storage init
 systemctl enable -q --now metastack-agent

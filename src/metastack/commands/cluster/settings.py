@@ -66,6 +66,7 @@ _UNITS = {
 _TEXTS = {
     "record_version": "set by `metastack cluster upgrade-finish` only",
     "fencing": "address, or client for nodes that share an address (weaker)",
+    "on_host_shutdown": "release, return or leave",
     "default_network": "name of a bridge, none, or empty",
     "default_pool": "name of a pool",
     "syslog": "tcp://HOST:PORT, or empty",
