@@ -27,6 +27,7 @@ BENCHES = {
     "claims8": "the claims/s of 8 agents out of scale (minutes; --runs N: N percent)",
     "follower": "an agent's CPU for each message out of scale (minutes; --runs N: N percent)",
     "claims200": "the claims/s of 200 agents out of scale (--runs N: N percent)",
+    "secure": "what TLS and rights in etcd cost, in pairs with a plain cluster (minutes)",
     "revocation": "what guests notice when etcd revokes the lease of a node that is well",
 }
 """Each is a module of this package with ``run(runs: int | None) -> Result``."""
@@ -37,7 +38,17 @@ MODULES = {
     "claims200": "scale.claims200",
 }
 """Where that is not the name."""
-ONLY_BY_NAME = ("gate", "outage", "placement", "revocation", "scale", "claims8", "claims200", "follower")
+ONLY_BY_NAME = (
+    "gate",
+    "outage",
+    "placement",
+    "revocation",
+    "secure",
+    "scale",
+    "claims8",
+    "claims200",
+    "follower",
+)
 """Takes long, or says nothing about speed."""
 
 

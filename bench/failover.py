@@ -31,7 +31,7 @@ async def _run(runs: int) -> Result:
             await cluster.running(vm)
             for n in range(runs):
                 await cluster.all_ready()
-                await _once(cluster, vm, samples)
+                await once(cluster, vm, samples)
                 say(f"  TTL {ttl_s} s: {n + 1} of {runs}: {samples['total'][-1]:.2f} s")
         total = samples["total"]
         rows.append(row(f"failover: power cut to running, TTL {ttl_s} s", "s", total, limit=ttl_s + MARGIN_S))
@@ -40,7 +40,7 @@ async def _run(runs: int) -> Result:
     return Result(rows=rows, raw=raw)
 
 
-async def _once(cluster: Lab, vm: VmId, samples: dict[str, list[float]]) -> None:
+async def once(cluster: Lab, vm: VmId, samples: dict[str, list[float]]) -> None:
     victim, keys = cluster.node(vm), cluster.person.keys
     first, start = len(cluster.log), time.monotonic()
     await asyncio.to_thread(cluster.cluster.kill_node, victim)

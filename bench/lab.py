@@ -110,16 +110,22 @@ class Lab:
 
 @asynccontextmanager
 async def lab(
-    *, ttl_s: int = 5, storage: str = "ceph", nodes: int = 3, kind: type[Cluster] = Cluster
+    *,
+    ttl_s: int = 5,
+    storage: str = "ceph",
+    nodes: int = 3,
+    kind: type[Cluster] = Cluster,
+    name: str = "b",
+    secure: bool = False,
 ) -> AsyncIterator[Lab]:
     """A fresh cluster with an image; gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="msb", dir="/tmp"))
     kept = {key: os.environ.get(key) for key in ("METASTACK_DEV_STATE", "METASTACK_CONFIG")}
     os.environ["METASTACK_DEV_STATE"] = str(folder)
     os.environ["METASTACK_CONFIG"] = str(folder / "config.toml")
-    cluster = kind("b")
+    cluster = kind(name)
     try:
-        await asyncio.to_thread(cluster.up, nodes, 1, storage, ttl_s)
+        await asyncio.to_thread(cluster.up, nodes, 1, storage, ttl_s, secure)
         cache = Path(tempfile.gettempdir()) / "metastack-guest"
         cache.mkdir(exist_ok=True)
         image = await asyncio.to_thread(guest.image, cache)
