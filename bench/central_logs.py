@@ -117,7 +117,7 @@ class Certificates:
 
     def of(self, kind: SubjectKind, name: str) -> dict[str, str]:
         """The placeholders of a certificate that is made now."""
-        made = self.ca.issue(subject(kind, name), ["127.0.0.1"])
+        made = self.ca.issue(subject(kind, name), [f"{name}.lab", "127.0.0.1"])
         assert made.key is not None
         base = self.folder / f"{kind}.{name}"
         base.with_suffix(base.suffix + ".crt").write_bytes(certificate_pem(made.certificate))
@@ -164,7 +164,7 @@ class LogHost:
         table = [{"index": address, "value": name} for address, name in hosts.items()]
         known = {"version": 1, "nomatch": "", "type": "string", "table": table}
         (folder / "hosts.json").write_text(json.dumps(known))
-        values = {
+        self.values = {
             "LISTEN": "127.0.0.1",
             "LOG_PORT": str(self.port),
             "PEERS": ", ".join(f'"{peer}"' for peer in peers),
@@ -173,11 +173,12 @@ class LogHost:
             "WORK_DIR": str(folder / "work"),
             **certificate,
         }
-        self.conf.write_text(render("log-server.conf", values))
         self.daemon = Daemon("loghost", folder)
 
-    def start(self) -> None:
+    def start(self, **certificate: str) -> None:
+        """Start it, with another certificate if one is given."""
         assert RSYSLOGD is not None
+        self.conf.write_text(render("log-server.conf", self.values | certificate))
         self.daemon.start(RSYSLOGD, "-n", "-f", str(self.conf), "-i", "NONE")
         until(f"the log host listens; it says: {self.said()}", self._listens)
 
@@ -221,9 +222,14 @@ class LogNode:
             "QUEUE_DIR": str(self.queue),
             "QUEUE_SIZE": "1g",
             "SOURCE_IP": source,
+            "RESTART": str(folder / "restart"),
             **certificate,
             **more,
         }
+        # Where systemctl would end it for systemd to start it again, a file says so.
+        self.asked = folder / "asked"
+        (folder / "restart").write_text(f"#!/bin/sh\n: >{self.asked}\n")
+        (folder / "restart").chmod(0o755)
         self.conf = folder / "log-forwarder.conf"
         self.conf.write_text(render("log-forwarder.conf", values))
         self.unit = _cgroups() / f"lab{os.getpid()}{name}.slice" / "metastack-agent.service"

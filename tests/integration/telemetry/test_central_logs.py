@@ -18,6 +18,8 @@ from metastack.pki.subject import SubjectKind
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
+WINDOW = 4
+"""Lines that may be on their way without an acknowledgement: windowSize of log-forwarder.conf."""
 NODES = {"127.0.0.2": "n1", "127.0.0.3": "n2"}
 
 
@@ -86,4 +88,65 @@ def test_nothing_is_lost_while_the_log_host_is_down(host: LogHost, node: Callabl
         arrived = host.numbers(name)
         # Lines without an acknowledgement are sent again: the first of each counts.
         assert list(dict.fromkeys(arrived)) == list(range(6_000))
-        assert len(arrived) - 6_000 <= 512
+        assert len(arrived) - 6_000 <= WINDOW
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [("node.n3", "no permited name found"), ("another CA", "unable to get local issuer certificate")],
+)
+def test_a_sender_with_a_wrong_certificate_is_refused(
+    host: LogHost,
+    node: Callable[..., LogNode],
+    certificates: Certificates,
+    tmp_path: Path,
+    wrong: str,
+    line: str,
+) -> None:
+    certificate = certificates.of(SubjectKind.NODE, "n3")
+    if wrong == "another CA":
+        (tmp_path / "other").mkdir()
+        stranger = Certificates(tmp_path / "other", "other").of(SubjectKind.NODE, "n1")
+        certificate = {**stranger, "CA": certificate["CA"]}
+    host.start()
+    n1 = node(**certificate)
+    n1.forward()
+    fed(n1.feed(100))
+    until(
+        f"the log host says {line!r}",
+        lambda: f"authentication error '{line}'" in host.said() or line in host.said(),
+    )
+    assert host.size("n1") == 0
+
+
+@pytest.mark.parametrize("wrong", ["service.web", "another CA"])
+def test_a_log_host_with_a_wrong_certificate_costs_no_line(
+    host: LogHost, node: Callable[..., LogNode], certificates: Certificates, tmp_path: Path, wrong: str
+) -> None:
+    if wrong == "another CA":
+        (tmp_path / "other").mkdir()
+        certificate = Certificates(tmp_path / "other", "other").of(SubjectKind.SERVICE, "logs")
+    else:
+        certificate = certificates.of(SubjectKind.SERVICE, "web")
+    host.start()
+    n1 = node()
+    n1.forward()
+    fed(n1.feed(1_000))
+    until("the first lines", lambda: host.size("n1") == 1_000)
+    # In the middle of the stream it is replaced by one that proves nothing.
+    host.daemon.end()
+    host.start(**certificate)
+    feeder = n1.feed(2_000)
+    until("the forwarder gives up and asks for its restart", n1.asked.exists)
+    fed(feeder)
+    assert "authentication error" in n1.said()
+    assert host.size("n1") == 1_000
+    host.daemon.end()
+    host.start()
+    n1.forwarder.end()
+    n1.forward()
+    until("the last line that waited", lambda: host.numbers("n1")[-1] == 1_999)
+    # Lines that went into the connection as it closed have no acknowledgement, and the restart forgets them.
+    arrived = host.numbers("n1")[1_000:]
+    assert arrived == list(range(2_000))[-len(arrived) :]
+    assert len(arrived) >= 2_000 - WINDOW
