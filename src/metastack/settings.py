@@ -38,6 +38,8 @@ class StorageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """cephx user of this node's guests alone, so that a fence can revoke its rights; empty: ``user``."""
     guest_keyring: str = ""
     """Keyring file of that user."""
+    guest_secret: str = ""
+    """Secret with the key of that user, instead of a keyring file."""
     directory: str = ""
     """file: folder that every node shares."""
     timeout_s: float = 10.0

@@ -30,6 +30,7 @@ from ..ports import (
     Unavailable,
     local_io,
 )
+from ..secrets.keyring import Keyring
 from .cache.informer import Informer
 from .cache.node_changes import NodeChanges
 from .clock import Clock
@@ -53,6 +54,7 @@ from .report.machine import Machine
 from .report.node_status import NodeStatusReporter
 from .session.etcd_history import EtcdHistory
 from .session.lease_keeper import LeaseKeeper
+from .session.secret_reader import SecretReader, no_keyring
 from .session.session import Session
 from .session.state_files import StateFiles
 from .session.storage_keys import StorageKeys
@@ -97,6 +99,8 @@ class Agent:
         boots_at_once: int = 0,
         watchdog_device: str = "",
         boot_id: str = "",
+        keyring: Callable[[], Keyring] = no_keyring,
+        guest_secret: str = "",
         config_changed: Callable[[ClusterState], None] = lambda world: None,
         host_stops: Callable[[], Awaitable[bool]] = _never,
         extend: Callable[[float, str], None] = lambda seconds, why: None,
@@ -146,12 +150,15 @@ class Agent:
         self._boots = BootSlots(lambda: boots_at_once or self.node.world.config.boots_at_once, self._look_at)
         self._reconciler = VmReconciler(self.node, self._boots, self._look_at)
         self._readiness = Readiness(self.node, self._look_at)
-        self._secrets = StorageKeys(storage, hypervisor, session, self._health)
+        self._secrets = SecretReader(store, keys, keyring, self._health)
+        self._storage_keys = StorageKeys(
+            storage, hypervisor, session, self._health, self._secrets, guest_secret
+        )
         self._evacuation = Evacuation(self.node, self._look_at)
         self._maintenance = MaintenanceEnd(self.node)
         self.fencer = Fencer(self.node)
         self.node.leave_reason, self.node.guest_ready = self._evacuation.why, self._readiness.ready
-        self.node.keys_refused, self.node.suspect = self._secrets.refused, self._suspect
+        self.node.keys_refused, self.node.suspect = self._storage_keys.refused, self._suspect
         self.silence = StorageSilence(self.node, lambda: self._queue.add(route.BLOCKED))
         self._host_shutdown = HostShutdown(
             self.node, self.silence, self._look_at_everything, host_stops, extend
@@ -192,7 +199,8 @@ class Agent:
         if stop.is_set():
             return
         await node.network.open(node.network.bridges())
-        await retry_until_stopped("secret", self._secrets.teach, stop)
+        self._secrets.look()
+        await retry_until_stopped("secret", self._storage_keys.begin, stop)
         ready()
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -397,9 +405,10 @@ class Agent:
 
     async def _read_keys(self) -> None:
         """A key that somebody rotated is used before a guest is refused for it."""
+        self._secrets.look()
         try:
             async with asyncio.timeout(STORAGE_ANSWER_S):
-                await self._secrets.look()
+                await self._storage_keys.look()
         except (TimeoutError, Unavailable, Refused) as error:
             log.warning("keys_reload_failed", node=self.node.name, error=str(error))
 

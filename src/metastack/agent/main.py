@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import uuid
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -17,6 +18,7 @@ from ..core.state.keys import Keys
 from ..hypervisor.libvirt.hypervisor import LibvirtHypervisor
 from ..network.linux import LinuxNetwork
 from ..ports import Broken, local_io
+from ..secrets import keyring
 from ..storage.choose import build
 from ..store.etcd.store import EtcdStore
 from ..telemetry import logs
@@ -82,6 +84,8 @@ async def serve(settings: AgentSettings) -> None:
         workers=settings.workers,
         boots_at_once=settings.boots_at_once,
         watchdog_device=settings.watchdog_device,
+        keyring=partial(keyring.read, Path(settings.secrets_key_file)),
+        guest_secret=settings.storage.guest_secret,
         config_changed=config_changed,
         host_stops=lambda: host_stops(settings.host_state_command),
         extend=notifier.extend,

@@ -75,6 +75,8 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     Huge pages are found by the agent (``hugepages_2m``, ``hugepages_1g``) unless they are named here."""
     boots_at_once: Annotated[int, Meta(ge=0, le=256)] = 0
     """Number of guests that may boot at the same time; 0: the cluster's setting."""
+    secrets_key_file: str = "/etc/metastack/secrets.key"
+    """Keyring that opens the cluster's secrets, mode 0600. A node that uses no secret needs none."""
     watchdog_device: str = ""
     """``/dev/watchdog``: resets a fenced host that cannot kill its guests. Empty: off."""
     workers: Annotated[int, Meta(ge=1, le=256)] = 32
@@ -193,5 +195,12 @@ def _check(settings: AgentSettings, where: str) -> None:
         raise SettingsError(
             f"{where}: storage_addresses: a node on Ceph must name every address that a fence has to block"
         )
+    of = settings.storage
+    if of.guest_secret and (of.kind != "ceph" or not of.guest_user or of.guest_keyring):
+        raise SettingsError(
+            f"{where}: storage.guest_secret: needs kind ceph and a guest_user, and no guest_keyring"
+        )
+    if of.guest_secret and not valid_name(of.guest_secret):
+        raise SettingsError(f"{where}: storage.guest_secret: {of.guest_secret!r} is not a DNS label")
     if settings.storage.kind == "file" and not settings.storage.directory:
         raise SettingsError(f"{where}: storage.directory: the file backend needs a folder that all nodes share")

@@ -30,6 +30,7 @@ Root.nouns = {
     "project": Lazy("metastack.cli.project", "Projects: VM names are unique within one."),
     "cluster": Lazy("metastack.cli.cluster", "The cluster: its storage, upgrades, restores of etcd."),
     "pki": Lazy("metastack.cli.pki", "Certificates: issue, renew, list, revoke."),
+    "secret": Lazy("metastack.cli.secret", "Secrets: values that etcd holds encrypted."),
     "config": Lazy("metastack.cli.config", "Settings of the cluster, stored in etcd."),
     "context": Lazy("metastack.cli.context", "Clusters that this machine knows."),
     "status": Lazy("metastack.cli.status", "Show whether the cluster is healthy."),

@@ -50,7 +50,10 @@ class CephSecret(Struct, frozen=True, kw_only=True):
     uuid: str
     name: str
     key: bytes
-    """Raw key bytes (base64-decoded)."""
+    """Raw key bytes (base64-decoded); empty: the agent has it from a secret."""
+
+    def __repr__(self) -> str:
+        return f"CephSecret({self.uuid})"  # a key is in no log
 
 
 class DiskInfo(Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import Final
 
 from metastack.core.etcd_roles import OPERATOR_ROLES, Rights, cluster_roles
-from metastack.core.state.keys import Keys
+from metastack.core.state.keys import Keys, Kind
 from metastack.core.transaction import Batch, Entry, Outcome, Snapshot, Transaction
 from metastack.store.twin.cluster import MemoryCluster
 from metastack.store.twin.store import MemoryStore
@@ -17,6 +17,7 @@ ADMIN: Final = frozenset(
         *("config.set", "cluster.restore", "cluster.storage_init", "cluster.storage_adopt"),
         *("cluster.upgrade-finish", "cluster.backup", "lifted"),
         *("node.token", "node.token-revoke", "withdraw_token"),
+        *("secret.put", "secret.delete", "secret.rotate"),
     }
 )
 """Transactions of commands that only an admin may give."""
@@ -32,17 +33,22 @@ class CommandRights(MemoryStore):
     def __init__(self, cluster: MemoryCluster, keys: Keys) -> None:
         super().__init__(cluster)
         roles = {role.name: role for role in cluster_roles(keys)}
+        self._secrets = keys.prefix(Kind.SECRET)
         self._rights = {
             name: Rights(*(roles[role] for role in OPERATOR_ROLES[name])) for name in ("operator", "admin")
         }
 
+    def _reader(self, key: str) -> Rights:
+        """Secrets are an admin's to read."""
+        return self._rights["admin" if key.startswith(self._secrets) else "operator"]
+
     async def get(self, key: str) -> Entry | None:
-        assert self._rights["operator"].reads(key), f"an operator may not read {key}"
+        assert self._reader(key).reads(key), f"an operator may not read {key}"
         return await super().get(key)
 
     async def list(self, *prefixes: str) -> Snapshot:
         for prefix in prefixes:
-            assert self._rights["operator"].lists(prefix), f"an operator may not list {prefix}"
+            assert self._reader(prefix).lists(prefix), f"an operator may not list {prefix}"
         return await super().list(*prefixes)
 
     def watch(

@@ -105,3 +105,20 @@ async def test_a_refused_call_is_retried_with_the_new_key(ceph: MiniCeph, tmp_pa
         assert refused == 1
     finally:
         await storage.close()
+
+
+@pytest.mark.ceph
+async def test_guests_key_of_a_secret_needs_no_file(ceph: MiniCeph) -> None:
+    await ceph.create_management_user("secretive")
+    settings = msgspec.structs.replace(
+        ceph.settings("secretive"), guest_user="secretive-guests", guest_secret="guests"
+    )
+    storage = build(settings)
+    assert isinstance(storage, CephStorage)
+    await storage.open()
+    try:
+        needed = storage.libvirt_secret()
+        assert (needed.key, "client.secretive-guests" in needed.name) == (b"", True)
+        assert not await storage.read_keys_again()
+    finally:
+        await storage.close()

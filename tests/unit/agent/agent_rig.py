@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, ClassVar
 
 from metastack.agent.agent import Agent
 from metastack.agent.clock import Clock
@@ -19,6 +20,7 @@ from metastack.core.state.record_versions import LEVEL
 from metastack.core.transaction import Delete, Put, Transaction
 from metastack.hypervisor.twin.hypervisor import MemoryHypervisor
 from metastack.network.twin import MemoryNetwork
+from metastack.ports import CephSecret
 from metastack.storage.twin import PLACE, MemoryPool, MemoryStorage
 from metastack.store.twin.cluster import MemoryCluster
 from metastack.store.twin.store import MemoryStore
@@ -33,6 +35,11 @@ STORAGE = StorageIdentity(
 
 class Host:
     """A machine: what outlives its agent, and its agent."""
+
+    settings: ClassVar[dict[str, Any]] = {}
+    """More of every agent's."""
+    libvirt_secret: ClassVar[CephSecret | None] = None
+    """What the storage says that guests need."""
 
     def __init__(self, lab: Lab, name: str, number: int) -> None:
         self.lab, self.name = lab, name
@@ -54,9 +61,10 @@ class Host:
         state_files.lock()
         state_files.node_uuid(f"uuid-of-{self.name}")
         ids = itertools.count()
+        storage = MemoryStorage(self.lab.pool, self.address, remote_fence=self.lab.remote_fence)
+        storage.secret = storage.keyring = self.libvirt_secret
         self.agent = Agent(
-            name=self.name, keys=KEYS, store=self.store,
-            storage=MemoryStorage(self.lab.pool, self.address, remote_fence=self.lab.remote_fence),
+            name=self.name, keys=KEYS, store=self.store, storage=storage, **self.settings,
             hypervisor=self.hypervisor, network=MemoryNetwork(), state_files=state_files,
             clock=Clock(lambda: 1e9 + asyncio.get_running_loop().time(),
                         lambda: f"{self.name}{next(ids):08d}ffffffff"),

@@ -53,6 +53,7 @@ def test_flags_beat_the_environment_which_beats_the_file(tmp_path: Path) -> None
         (GOOD, {"METASTACK_AGENT_STORAGE_KIND": "tape"}, "storage.kind"),
         (GOOD, {"METASTACK_AGENT_STORAGE_KIND": "ceph"}, "storage_addresses"),
         (GOOD.replace("/srv/disks", ""), {}, "storage.directory"),
+        (GOOD, {"METASTACK_AGENT_STORAGE_GUEST_SECRET": "guests"}, "storage.guest_secret: needs kind ceph"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, text: str, environ: dict[str, str], says: str) -> None:

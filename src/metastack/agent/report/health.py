@@ -47,6 +47,10 @@ class Health(Struct, kw_only=True):
     """Why the storage could not be asked just now; empty: it answered."""
     keys_why: str = ""
     """Why the key in the key file is not used; empty: it is."""
+    secret_keys: tuple[str, ...] = ()
+    """Ids of the keys in its keyring."""
+    keyring_why: str = ""
+    """Why its keyring cannot be used; empty: it can, or there is none."""
     silent: int = 0
     """How often it did not answer, one after the other."""
     seen_as: str | None = None
@@ -156,7 +160,9 @@ def warnings(
                 "whichever host has it now"
             )
     if health.keys_why:
-        found.append(f"the key in its key file cannot be used, so an older key is in use: {health.keys_why}")
+        found.append(f"a storage key cannot be used, so an older one is in use: {health.keys_why}")
+    if health.keyring_why:
+        found.append(f"its keyring cannot be used, so it reads no secret: {health.keyring_why}")
     if health.disk_why:
         found.append(
             f"its state_dir fails: {health.disk_why}. Its VMs keep running; it could not begin another session"

@@ -112,6 +112,7 @@ class NodeStatusReporter:
             boot_id=self._boot_id,
             leaving=node.host_stops(),
             pauses=True,
+            secret_keys=self._health.secret_keys,
         )
 
     def _warnings(self) -> tuple[str, ...]:

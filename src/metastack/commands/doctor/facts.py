@@ -33,6 +33,7 @@ from metastack.core.model import (
     Project,
     Record,
     Refusal,
+    Secret,
     StorageIdentity,
     StoragePlace,
     Trashed,
@@ -134,6 +135,10 @@ class Facts(Struct, kw_only=True):
     """UUIDs of imports that were begun."""
     backup: Backup | None = None
     """The newest that was recorded."""
+    secrets: dict[str, list[str]] = {}
+    """Names of secrets by the id of the key that they are encrypted under."""
+    secrets_why: str = ""
+    """Why they were not looked at."""
     unreadable: dict[str, str] = {}
     """Key to why its record does not parse."""
     members: tuple[Any, ...] = ()
@@ -216,9 +221,26 @@ async def collect(cluster: Cluster, version: str, now: datetime) -> Facts:
                 facts.imports |= {record.uuid}
             case Backup():
                 facts.backup = record
+    await _secrets(cluster, facts)
     if facts.world.known_config.why:  # also when only a value is wrong
         facts.unreadable.setdefault(cluster.keys.cluster(), facts.world.known_config.why)
     return facts
+
+
+async def _secrets(cluster: Cluster, facts: Facts) -> None:
+    """By itself: only an admin may read them."""
+    try:
+        snapshot = await cluster.store.list(cluster.keys.prefix(Kind.SECRET))
+    except (Denied, Unavailable) as error:
+        facts.secrets_why = str(error)
+        return
+    for entry in snapshot.entries:
+        try:
+            secret = decode(Secret, entry.value, entry.key)
+        except Unreadable as error:
+            facts.unreadable[entry.key] = error.why
+            continue
+        facts.secrets.setdefault(secret.key_id, []).append(entry.key.rpartition("/")[2])
 
 
 async def alarms(cluster: Cluster) -> frozenset[str]:

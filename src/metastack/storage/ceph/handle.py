@@ -56,8 +56,10 @@ def read_key(user: str, keyring: str) -> str:
 
 
 def keys_of(settings: StorageSettings) -> tuple[str, str]:
-    """This program's key and the guests', as their files have them now."""
+    """This program's key and the guests', as their files have them now; the guests' is empty for a secret."""
     key = read_key(settings.user, settings.keyring)
+    if settings.guest_secret:
+        return key, ""
     return key, read_key(settings.guest_user, settings.guest_keyring) if settings.guest_user else key
 
 
