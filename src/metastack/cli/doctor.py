@@ -38,6 +38,21 @@ def _ask_storage(frame: Frame, facts: Facts, user: str, keyring: str) -> None:
         facts.storage_why = problem.message
 
 
+def _look_at_certificate(facts: Facts, path: str) -> None:
+    if not path:
+        return
+    from pathlib import Path
+
+    from metastack.pki.facts import facts_of
+    from metastack.pki.files import read_certificate
+    from metastack.pki.refusal import Refusal
+
+    try:
+        facts.certificate = facts_of(read_certificate(Path(path)), facts.now)
+    except Refusal as error:
+        facts.certificate_why = str(error)
+
+
 @verb(app)
 def doctor(
     ctx: typer.Context,
@@ -60,6 +75,7 @@ def doctor(
     frame = frame_of(ctx)
     facts = with_cluster(frame, lambda cluster: collect(cluster, __version__, datetime.now(UTC)))
     facts.system = system()
+    _look_at_certificate(facts, context_of(frame).store.cert)
     if no_storage:
         facts.storage_why = "--no-storage was given"
     elif not facts.world_why:

@@ -33,8 +33,10 @@ from metastack.core.model import (
 from metastack.core.state.codec import encode
 from metastack.core.state.record_versions import LEVEL
 from metastack.core.transaction import Delete, Put
+from metastack.pki.facts import CertificateFacts
 from metastack.ports import Denied, Unavailable
 from metastack.storage.twin import MemoryPool, MemoryStorage
+from metastack.store.etcd.rights import RightsProof
 from metastack.store.etcd.store import MemberStatus
 
 NOW = datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
@@ -52,7 +54,7 @@ class Said(Struct):
 
 async def said(rig: Rig, **more: Any) -> Said:
     facts = await collect(rig.cluster, __version__, NOW)
-    facts.members = (GOOD,)
+    facts.members, facts.rights = (GOOD,), RightsProof(on=True)
     facts.storage_why = "not asked for"
     for name, value in more.items():
         setattr(facts, name, value)
@@ -158,7 +160,7 @@ async def test_a_healthy_cluster_has_no_findings(rig: Rig) -> None:
     await rig.put(rig.keys.backup(), backup_of(NOW))
     facts = await collect(rig.cluster, __version__, NOW)
     await ask_storage(facts, MemoryStorage(pool), "metastack")
-    facts.members = (GOOD,)
+    facts.members, facts.rights = (GOOD,), RightsProof(on=True)
     assert examine(facts) == []
 
 
@@ -215,6 +217,48 @@ async def test_etcd_versions(rig: Rig, version: str, faults: int) -> None:
     assert len(found) == faults, found
     if version == "3.3.27":
         assert found[0][0] == "error"
+
+
+@pytest.mark.parametrize(
+    ("rights", "severity", "part"),
+    [
+        (None, "warning", "unknown if it enforces rights: no answer"),
+        (RightsProof(on=False), "warning", "enforces no rights"),
+        (RightsProof(on=True, root=True), "info", "root has every right"),
+        (RightsProof(on=True, passed=("nested", "nested failure")), "warning", "nested transactions bypass"),
+        (RightsProof(on=True, passed=("failure",)), "error", "passed (failure)"),
+    ],
+)
+async def test_rights_that_do_not_hold_are_found(rig: Rig, rights: Any, severity: str, part: str) -> None:
+    ((level, object, meaning),) = (await said(rig, rights=rights, rights_why="no answer")).of("etcd_rights")
+    assert (level, object) == (severity, "etcd") and part in meaning
+
+
+async def test_a_one_machine_cluster_needs_no_rights(rig: Rig) -> None:
+    members = (replace(GOOD, endpoint="unix:/run/e1/client.sock:0"),)
+    assert not (await said(rig, members=members, rights=RightsProof(on=False))).of("etcd_rights")
+
+
+@pytest.mark.parametrize(
+    ("state", "left_s", "part"),
+    [("valid", 9_000_000, ""), ("due", 864_000, "expires in 10 d"), ("expired", -5, "expired")],
+)
+async def test_a_certificate_that_ends_is_found(rig: Rig, state: str, left_s: int, part: str) -> None:
+    certificate = CertificateFacts(
+        user="operator.anna",
+        role="admin",
+        serial="1",
+        fingerprint="f",
+        hosts=[],
+        not_before=NOW,
+        not_after=NOW,
+        left_s=left_s,
+        state=state,
+    )
+    found = (await said(rig, certificate=certificate)).of("certificate")
+    assert [(level, part in meaning) for level, _, meaning in found] == ([("warning", True)] if part else [])
+    (unread,) = (await said(rig, certificate_why="no such file")).of("certificate")
+    assert "no such file" in unread[2]
 
 
 @pytest.mark.parametrize(

@@ -178,3 +178,14 @@ def test_the_simulator_sees_an_agent_outside_its_role(monkeypatch: pytest.Monkey
     monkeypatch.setitem(WRITERS, Kind.HALT, frozenset({Writer.ADMIN}))
     found = scenario(SCENARIOS / "guest-off-then-node-dies").violations
     assert any("rights: " in line and "write /metastack/halts/" in line for line in found), found
+
+
+def test_no_role_writes_the_forbidden_key() -> None:
+    rights = Rights(*ROLES.values(), node_role(KEYS, "n1"), join_role(KEYS, "x"))
+    change = Transaction(name="probe", guards=(), effects=(Delete(KEYS.forbidden()),))
+    assert rights.outside(change) == [f"write {KEYS.forbidden()}"]
+
+
+def test_nodes_that_fence_no_living_node_write_no_alive_key() -> None:
+    fencer = next(role for role in cluster_roles(KEYS, fences_living=False) if role.name == "fencer")
+    assert fencer.rights == ()

@@ -12,7 +12,9 @@ from typing import Final
 from . import (
     backup,
     brake,
+    certificate,
     etcd_health,
+    etcd_rights,
     etcd_version,
     fence_blocked,
     fences_open,
@@ -50,6 +52,8 @@ Check = Callable[[Facts], Iterator[Finding]]
 ETCD: Final[dict[str, Check]] = {
     "etcd_health": etcd_health.check,
     "etcd_version": etcd_version.check,
+    "etcd_rights": etcd_rights.check,
+    "certificate": certificate.check,
 }
 """Checks that need no record."""
 

@@ -45,6 +45,7 @@ from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.codec import Unreadable, decode
 from metastack.core.state.fence_proof import UNBLOCKED
 from metastack.core.state.keys import Kind
+from metastack.pki.facts import CertificateFacts
 from metastack.ports import Denied, Refused, Storage, StorageOwner, Stray, TrashedDisk, Unavailable
 
 from ..request import Cluster
@@ -101,6 +102,24 @@ class TellsMembers(Protocol):
     async def status(self) -> tuple[Member, ...]: ...
 
 
+class Rights(Protocol):
+    """What etcd lets pass (the etcd adapter's RightsProof)."""
+
+    @property
+    def on(self) -> bool: ...
+    @property
+    def root(self) -> bool: ...
+    @property
+    def passed(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class ProvesRights(Protocol):
+    """A store that can ask whether rights hold; the in-memory twin has none."""
+
+    async def rights(self, forbidden: str, readable: str) -> Rights: ...
+
+
 class StorageFacts(Struct, kw_only=True):
     """What the storage said to this context's user."""
 
@@ -142,6 +161,14 @@ class Facts(Struct, kw_only=True):
     unreadable: dict[str, str] = {}
     """Key to why its record does not parse."""
     members: tuple[Any, ...] = ()
+    rights: Any = None
+    """What etcd lets pass of what it must refuse; None: not known."""
+    rights_why: str = ""
+    """Why that is not known."""
+    certificate: CertificateFacts | None = None
+    """The one that this context shows to etcd; None: it has none."""
+    certificate_why: str = ""
+    """Why it was not looked at."""
     min_ttl_s: int = 0
     """The shortest lease that this etcd grants, seconds; 0: not known."""
     version: str = ""
@@ -194,6 +221,11 @@ async def collect(cluster: Cluster, version: str, now: datetime) -> Facts:
     """Everything that etcd can tell. Raises Unavailable when no member answers at all."""
     members = tuple(await cluster.store.status()) if isinstance(cluster.store, TellsMembers) else ()
     facts = Facts(world=ClusterState(cluster.keys), members=members, version=version, now=now)
+    if isinstance(cluster.store, ProvesRights):
+        try:
+            facts.rights = await cluster.store.rights(cluster.keys.forbidden(), cluster.keys.cluster())
+        except (Unavailable, Refused) as error:
+            facts.rights_why = str(error)
     try:
         snapshot = await cluster.store.list(*cluster.keys.prefixes(KINDS))
         lease = await cluster.store.grant(1)

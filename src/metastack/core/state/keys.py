@@ -163,6 +163,10 @@ class Keys:
         """A key that never exists: to delete it is a write that changes nothing."""
         return f"{self.root}/nothing"
 
+    def forbidden(self) -> str:
+        """A key that never exists and that no role may write: to delete it proves that rights are enforced."""
+        return f"{self.root}/forbidden"
+
     def cluster(self) -> str:
         return self._key(Kind.CLUSTER)
 

@@ -32,6 +32,7 @@ from ...core.state.keys import prefix_end
 from .channel import ATTEMPT_S, METADATA, TOTAL_S, Channels, Link, Send, broken_off
 from .limits import named
 from .messages import entry_of, key_of, txn_of
+from .rights import RightsProof, prove
 from .watch import WatchState
 
 PAGE: Final = 2000
@@ -72,6 +73,7 @@ class EtcdStore:
     """The ``Store`` port on etcd. Connects when first used; belongs to the event loop that uses it first."""
 
     def __init__(self, settings: StoreSettings, *, total_timeout_s: float = TOTAL_S) -> None:
+        self._settings = settings
         self._channels = Channels(settings, total_timeout_s)
 
     async def get(self, key: str) -> Entry | None:
@@ -258,6 +260,15 @@ class EtcdStore:
                     part = await _part(call, PART_S)
         finally:
             call.cancel()
+
+    async def rights(self, forbidden: str, readable: str) -> RightsProof:
+        """Whether this etcd enforces rights, by writes that must be refused and change nothing."""
+        user = ""
+        if self._settings.cert:
+            from metastack.pki.own import own_user
+
+            user = own_user(self._settings.cert)
+        return await prove(self._channels, user, forbidden, readable)
 
     async def close(self) -> None:
         await self._channels.close()

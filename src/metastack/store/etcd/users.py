@@ -16,15 +16,14 @@ from msgspec import Struct
 
 from metastack.core.etcd_roles import EtcdRole, Right
 from metastack.core.state.keys import prefix_end
-from metastack.ports import Denied, Exists, NotFound, Refused
+from metastack.ports import Exists, NotFound
 from metastack.settings import StoreSettings
 
 from .channel import METADATA, TOTAL_S, Channels, Link
+from .rights import enabled as rights_on
 
 ROOT: Final = "root"
 """Name of etcd's own role with every right, and of the user that must have it before rights are switched on."""
-_NOBODY: Final = "metastack-asks-whether-rights-are-on"
-"""A user that never exists."""
 _READ, _WRITE, _BOTH = rpc.Permission.READ, rpc.Permission.WRITE, rpc.Permission.READWRITE
 _KINDS: Final = {_READ: ("read",), _WRITE: ("write",), _BOTH: ("read", "write")}
 
@@ -47,21 +46,8 @@ class EtcdUsers:
         self._channels = Channels(settings, total_timeout_s)
 
     async def enabled(self) -> bool:
-        """True if this etcd enforces rights at all. Anybody may ask.
-
-        etcd 3.4 has no request for it, and later ones answer theirs to root alone; but every one says that
-        there is nothing to prove to somebody who tries.
-        """
-        enter = rpc.AuthenticateRequest(name=_NOBODY)
-        try:
-            await self._ask("whether rights are on", "Authenticate", enter)
-        except Denied:
-            return True
-        except Refused as error:
-            if "authentication is not enabled" in str(error):
-                return False
-            raise
-        return True
+        """True if this etcd enforces rights."""
+        return await rights_on(self._channels)
 
     async def enable(self) -> list[str]:
         """Switch rights on; the user ``root`` must exist. Others are refused then."""
