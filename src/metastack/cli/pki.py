@@ -277,7 +277,8 @@ def revoke(
 ) -> None:
     """Revoke certificates and write the revocation list."""
     frame = frame_of(ctx)
-    confirm(f"Revoke the certificates of {name}? This cannot be undone.", yes)
+    moves = " Its VMs move to other nodes." if name.startswith("node.") else ""
+    confirm(f"Revoke the certificates of {name}? This cannot be undone.{moves}", yes)
     with refused():
         ca = open_ca(folder)
         hit = ca.revoke(name, reason)
@@ -304,8 +305,8 @@ def _revoke_in_etcd(frame: Frame, ca: CaFolder, hit: list[CertificateFacts]) -> 
         note(frame, f"{', '.join(gone)}: not deleted in etcd: {error}; {later}")
         return
 
-    async def delete(_: Cluster, accounts: EtcdAccounts) -> list[str]:
-        return [line for user in gone for line in await revoke_user(accounts, user)]
+    async def delete(cluster: Cluster, accounts: EtcdAccounts) -> list[str]:
+        return [line for user in gone for line in await revoke_user(cluster, accounts, user)]
 
     try:
         for line in with_accounts(store, delete):

@@ -16,7 +16,7 @@ from metastack.core.model import ClusterConfig
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import Keys, Kind
 from metastack.core.state.record_versions import LEVEL
-from metastack.core.transaction import Guard, Put
+from metastack.core.transaction import Guard, Lease, Put
 from metastack.pki.subject import Subject, SubjectKind, parse, subject
 
 from ..problem import Code, Problem, conflict, usage
@@ -124,11 +124,23 @@ async def _settings(cluster: Cluster, request: Request) -> list[str]:
     return await commit(cluster, request, look)
 
 
-async def revoke_user(accounts: EtcdAccounts, user: str) -> list[str]:
-    """Delete a user that has no certificate any more, with the role that is its own; what changed."""
+async def revoke_user(cluster: Cluster, accounts: EtcdAccounts, user: str) -> list[str]:
+    """Delete a user that has no certificate any more, with the role that is its own; what changed.
+
+    etcd lets everybody renew a lease, so an agent without rights would stay alive and keep its VMs for ever. A
+    node's lease is therefore revoked. Safety: that is a lease that expired early: the agent sees it gone and
+    ends its session, and other nodes fence the node before they take its VMs. It cannot join again, because
+    its user was deleted before.
+    """
     found = parse(user)
-    own = [user] if found is not None and found.kind in (SubjectKind.NODE, SubjectKind.JOIN) else []
-    return await accounts.remove([user], own)
+    node = found.name if found is not None and found.kind is SubjectKind.NODE else ""
+    own = [user] if node or (found is not None and found.kind is SubjectKind.JOIN) else []
+    changed = await accounts.remove([user], own)
+    alive = await cluster.store.get(cluster.keys.node_alive(node)) if node else None
+    if alive is not None and alive.lease:
+        await cluster.store.revoke(Lease(id=alive.lease, ttl_s=0, deadline_s=0.0))
+        changed.append(f"node {node} is lost: others fence it and take its VMs")
+    return changed
 
 
 async def _refuse_others(keys: Keys, accounts: EtcdAccounts) -> None:

@@ -33,7 +33,7 @@ def _passed(places: tuple[str, ...]) -> Iterator[Finding]:
     if open_ := [place for place in places if place not in NESTED]:
         yield error(
             "etcd",
-            f"a write that no role allows passed ({', '.join(open_)}): rights hold for nobody",
+            f"a write that no role allows passed ({', '.join(open_)}): it does not enforce rights",
             "metastack cluster apply-rights",
         )
     if any(place in NESTED for place in places):
