@@ -8,6 +8,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[3] / "src" / "metastack"
 SEAMS = {
     "commands/request.py": "Cluster.commit, which rewrites the change itself",
+    "commands/joining/asking.py": "the bearer of a token may read its own exchange, and not the level",
     "ports/levelled.py": "the seam",
     "ports/wrapped_store.py": "what the seam is made from",
     "lab/sim/engine/older_store.py": "the codec of an older release, below the seam",
