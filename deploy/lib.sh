@@ -68,6 +68,8 @@ packages_python="python3 python3-venv ca-certificates"
 packages_cluster="iproute2 procps util-linux nftables dnsmasq-base etcd-server etcd-client
  libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt qemu-system-x86 qemu-utils
  busybox-static syslinux syslinux-common mtools dosfstools e2fsprogs fdisk cpio kmod"
+# Debian 13 has libvirt's drivers apart; in Debian 12 they are in libvirt-daemon.
+grep -qs '^VERSION_ID="13"' /etc/os-release && packages_cluster="$packages_cluster libvirt-daemon-driver-secret"
 packages_ceph="ceph-mon ceph-osd ceph-common python3-rados python3-rbd qemu-block-extra"
 packages_check="shellcheck rsyslog rsyslog-relp logrotate ceph-mgr openssl git faketime"
 
