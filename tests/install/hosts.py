@@ -56,7 +56,7 @@ KINDS = {
 }
 _CUSTOMIZE = 'rm -f "$1"/etc/ssh/ssh_host_* && echo force-unsafe-io >"$1"/etc/dpkg/dpkg.cfg.d/lab'
 _SUPERVISOR = """
-lab=$1 ns=$2 name=$3 number=$4 base=$5 folder=$6; shift 6
+lab=$1 ns=$2 name=$3 number=$4 base=$5 folder=$6
 mac=$(printf '%02x' "$number")
 # A control group of its own: systemd-nspawn makes `payload` in the one it is started in, and two hosts in one
 # would end each other's services.
@@ -83,7 +83,8 @@ route add default via 10.91.0.1\\n' "$number" | ip -n "$ns" -batch -
         exec "$@"' sh "$base" "$folder" \\
         systemd-nspawn -q -b -D "$folder/root" --hostname="$name" --register=no --keep-unit \\
         --network-namespace-path="/run/netns/$ns" --capability=all --bind=/dev/net/tun \\
-        --resolv-conf=off --timezone=off --link-journal=no --console=read-only "$@" || status=$?
+        --system-call-filter=bpf --resolv-conf=off --timezone=off --link-journal=no --console=read-only \\
+        || status=$?
     [ "$status" = 133 ] || exit "$status"  # 133: it wants to boot again
 done
 """
