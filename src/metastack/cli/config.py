@@ -13,7 +13,7 @@ import typer
 
 from .complete import setting_keys, setting_names
 from .frame import Frame, Reason, frame_of, noun, verb
-from .session import note, with_cluster
+from .session import context_of, note, with_cluster
 
 if TYPE_CHECKING:
     from metastack.commands.cluster.settings import Setting
@@ -83,6 +83,8 @@ def _write(frame: Frame, reason: str, values: dict[str, Any], what: str) -> None
     async def work(cluster: Cluster) -> list[Setting]:
         changed = await set_settings(cluster, request, values, what)
         note(frame, "config: changed" if changed else "config: unchanged")
+        if changed and "storage_lost_s" in values and context_of(frame).store.cert:
+            note(frame, "run `metastack cluster apply-rights` on the management host: nodes' rights follow it")
         return [setting for setting in await show_settings(cluster) if setting.key in values]
 
     _printer(frame).list(with_cluster(frame, work))

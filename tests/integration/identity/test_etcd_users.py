@@ -8,9 +8,12 @@ import pytest
 from secured_etcd import Secured
 
 from metastack.core.etcd_roles import EtcdRole, Right, cluster_roles, join_role, node_role
+from metastack.core.model import VmId
 from metastack.core.state.keys import Keys
+from metastack.core.transaction import Put, Transaction
 from metastack.pki.subject import SubjectKind, subject
 from metastack.ports import Denied, Refused
+from metastack.store.etcd.store import EtcdStore
 
 pytestmark = pytest.mark.etcd
 KEYS = Keys()
@@ -84,3 +87,28 @@ async def test_a_node_makes_no_users(secured: Secured) -> None:
             await users.apply(users={"node.evil": ["root"]})
         with pytest.raises(Denied):
             await users.apply([EtcdRole("node.n1", (Right("write", "/", "0"),))])
+
+
+async def test_changes_of_users_disturb_no_request(secured: Secured) -> None:
+    """etcd refuses what it judged by the users of before; 3.5.1 says so in a text of its own."""
+    async with secured.users() as users:
+        await users.apply([*cluster_roles(KEYS), node_role(KEYS, "n1")], {**ROOT, N1.user: N1.etcd_roles()})
+        await users.enable()
+    store, over = EtcdStore(secured.settings(N1)), asyncio.Event()
+
+    async def work(number: int) -> int:
+        key, done = KEYS.vm_status(VmId("default", f"vm{number}")), 0
+        while not over.is_set():
+            await store.commit(Transaction(name="test", guards=(), effects=(Put(key, b"{}"),)))
+            await store.get(key)
+            done += 2
+        return done
+
+    async with asyncio.TaskGroup() as group:
+        workers = [group.create_task(work(number)) for number in range(12)]
+        async with secured.users() as users:
+            for number in range(40):
+                await users.apply([node_role(KEYS, f"x{number}")], {f"node.x{number}": ["node"]})
+        over.set()
+    assert sum(worker.result() for worker in workers) > 40
+    await store.close()

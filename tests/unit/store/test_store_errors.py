@@ -26,6 +26,7 @@ Code = grpc.StatusCode
             None,
         ),
         (Code.INVALID_ARGUMENT, "etcdserver: revision of auth store is old", Verdict.ELSEWHERE, None),
+        (Code.UNKNOWN, "auth: revision in header is old", Verdict.ELSEWHERE, None),
         (Code.DEADLINE_EXCEEDED, "Deadline Exceeded", Verdict.UNSURE, None),
         (Code.UNAVAILABLE, "Socket closed", Verdict.UNSURE, None),
         (Code.UNAVAILABLE, "etcdserver: request timed out", Verdict.UNSURE, None),

@@ -52,7 +52,9 @@ _TEXTS: Final[tuple[tuple[str, Judgement], ...]] = (
     ("etcdserver: no leader", _ELSEWHERE),
     ("etcdserver: not capable", _ELSEWHERE),
     ("etcdserver: too many requests", _ELSEWHERE),
+    # Users or roles changed between a request and its turn; the second is what 3.5.1 says of it.
     ("etcdserver: revision of auth store is old", _ELSEWHERE),
+    ("auth: revision in header is old", _ELSEWHERE),
     ("etcdserver: rpc not supported for learner", _ELSEWHERE),
     # gRPC's own: the connection never came about.
     ("failed to connect to all addresses", _ELSEWHERE),
