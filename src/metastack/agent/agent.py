@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -59,13 +60,14 @@ from .session.session import Session
 from .session.state_files import StateFiles
 from .session.storage_keys import StorageKeys
 from .upkeep.host_shutdown import HostShutdown
-from .upkeep.maintenance import MaintenanceEnd
+from .upkeep.maintenance import LeasedEnds
 from .upkeep.sweeper import Sweeper, orphans
 from .waiting import retry_until_stopped
 
 log = structlog.get_logger()
 
 RETRY_S: Final = 1.0
+UNITS: Final = Path("/etc/systemd/system")
 SWEEP_EVERY_S: Final = 60.0
 DOMAINS_AGAIN_S: Final = 2.0
 STORAGE_ANSWER_S: Final = 10.0
@@ -105,7 +107,7 @@ class Agent:
         host_stops: Callable[[], Awaitable[bool]] = _never,
         extend: Callable[[float, str], None] = lambda seconds, why: None,
     ) -> None:
-        self._health = Health(addresses=addresses, watchdog_device=watchdog_device)
+        self._health = Health(addresses=addresses, watchdog_device=watchdog_device, units=UNITS)
         self._queue: WorkQueue[Key] = WorkQueue()
         self._workers, self._config_changed = workers, config_changed
         self._busy = 0
@@ -155,7 +157,7 @@ class Agent:
             storage, hypervisor, session, self._health, self._secrets, guest_secret
         )
         self._evacuation = Evacuation(self.node, self._look_at)
-        self._maintenance = MaintenanceEnd(self.node)
+        self._maintenance = LeasedEnds(self.node)
         self.fencer = Fencer(self.node)
         self.node.leave_reason, self.node.guest_ready = self._evacuation.why, self._readiness.ready
         self.node.keys_refused, self.node.suspect = self._storage_keys.refused, self._suspect
@@ -261,7 +263,7 @@ class Agent:
         if Kind.CLUSTER in kinds:
             self._health.note_config(node.world)
             self._config_changed(node.world)
-        if Kind.MAINTENANCE in kinds:
+        if Kind.MAINTENANCE in kinds or Kind.CLUSTER_SHUTDOWN in kinds:
             self._look_at_everything()  # it begins or ends: what was held back may be done now
         for key in route.keys_of(news, node.world, node.name, node.turns, node.disks, self._here):
             self._queue.add(key)
@@ -367,6 +369,8 @@ class Agent:
                 return 0.0
             case ("task", "maintenance", _):
                 return await self._maintenance.look()
+            case ("task", "shutdown", _):
+                return await self._host_shutdown.look()
             case ("task", "leave", _):
                 return self._evacuation.look()
             case ("task", "domains", _):

@@ -41,6 +41,7 @@ EVERYTHING: Final = (
     Kind.SILENCED,
     Kind.MAINTENANCE,
     Kind.HOST_RETURN,
+    Kind.CLUSTER_SHUTDOWN,
     Kind.HINT,
     Kind.PENALTY,
 )

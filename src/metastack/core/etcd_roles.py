@@ -66,6 +66,7 @@ WRITERS: Final[dict[Kind, frozenset[Writer]]] = {
     Kind.BREAK_LOCK: frozenset({N, O}),
     Kind.MAINTENANCE: frozenset({N, O}),  # nodes end one that an etcd election would prolong
     Kind.HOST_RETURN: frozenset({N}),  # the same
+    Kind.CLUSTER_SHUTDOWN: frozenset({N, O}),
     Kind.SECRET: frozenset({A}),  # not operators: to write is to delete, too
     Kind.TOKEN: frozenset({A}),
     Kind.CREDENTIAL: frozenset({A}),  # `node remove` marks it; `pki serve` is root

@@ -15,6 +15,7 @@ from msgspec import Struct
 from .model import OnHostShutdown, VmId
 from .placement import PlacementEngine, taker
 from .plan import HostStop
+from .protocol.cluster_shutdown import going_down
 from .protocol.maintenance import paused
 from .state.cluster_state import ClusterState, wants_on
 
@@ -30,8 +31,10 @@ class HostPlan(Struct, frozen=True):
     """Why that is not the policy of the settings; empty: it is."""
 
 
-def decide(world: ClusterState, silent_since: str) -> HostPlan:
+def decide(world: ClusterState, node: str, boot_id: str, silent_since: str) -> HostPlan:
     """The policy that holds now. ``silent_since``: since when this node's storage does not answer."""
+    if why := going_down(world, node, boot_id):
+        return HostPlan(OnHostShutdown.RETURN, why)
     policy = world.config.on_host_shutdown
     if policy is not OnHostShutdown.RELEASE:
         return HostPlan(policy)

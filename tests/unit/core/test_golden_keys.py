@@ -52,6 +52,7 @@ BUILD: dict[Kind, tuple[st.SearchStrategy[tuple[object, ...]], Callable[..., str
     Kind.HOST_RETURN: (st.tuples(LABEL), Keys.host_return),
     Kind.TOKEN: (st.tuples(IDENT), Keys.token),
     Kind.CREDENTIAL: (st.tuples(LABEL), Keys.credential),
+    Kind.CLUSTER_SHUTDOWN: (st.just(()), Keys.cluster_shutdown),
     Kind.BREAK_LOCK: (st.tuples(st.builds(VmId, LABEL, LABEL)), Keys.break_lock),
 }
 

@@ -47,6 +47,7 @@ LISTED = (
     Kind.BREAK_LOCK,
     Kind.MAINTENANCE,
     Kind.HOST_RETURN,
+    Kind.CLUSTER_SHUTDOWN,
 )
 """Everything but events, history and tickets, which grow and are read on demand."""
 

@@ -25,7 +25,9 @@ TTL: Key = ("task", "ttl", "")
 LEAVE: Key = ("task", "leave", "")
 """VMs of this node that should run elsewhere."""
 MAINTENANCE: Key = ("task", "maintenance", "")
-"""Whether the time of the one that is on is over."""
+"""Whether the time of one that is on is over; also of a cluster's shutdown and of hosts that are away."""
+SHUTDOWN: Key = ("task", "shutdown", "")
+"""Whether the whole cluster is being shut down."""
 DOMAINS: Key = ("task", "domains", "")
 """What libvirtd has, once more."""
 OVERDUE: Key = ("task", "overdue", "")
@@ -74,6 +76,8 @@ def keys_of(
                     yield ("disk", *names)
             case Kind.CLUSTER:
                 yield TTL
+            case Kind.HOST_RETURN:
+                yield MAINTENANCE
             case Kind.STORAGE:
                 yield BLOCKED  # that looks whether the storage is this cluster's, too
                 yield from (("node", name, "") for name in world.nodes())
@@ -106,7 +110,7 @@ def everything(world: ClusterState, me: str, known: Iterable[VmId], turns: Claim
     for wait in sorted(turns.engine.waiting.values(), key=lambda wait: wait.line):
         yield _vm(wait.vm)
     yield from map(_vm, turns.to_release)
-    yield from (ORPHANS, LEAVE, TTL, MAINTENANCE)
+    yield from (ORPHANS, LEAVE, TTL, MAINTENANCE, SHUTDOWN)
 
 
 def _vm(vm: VmId) -> Key:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import stat
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 import structlog
 from msgspec import Struct
@@ -33,6 +34,8 @@ class Health(Struct, kw_only=True):
     addresses: tuple[str, ...] = ()
     """Towards the storage, as configured."""
     watchdog_device: str = ""
+    units: Path | None = None
+    """Folder of the units that are enabled here; None: not looked at."""
     host: tuple[str, ...] = ()
     """What the hypervisor said of the machine."""
     rights: tuple[str, ...] = ()
@@ -170,6 +173,11 @@ def warnings(
     if unblock_pending:
         found.append(
             "an unblock of an earlier agent may be in progress: the node waits before it becomes ready"
+        )
+    if health.units is not None and any(health.units.glob("*.wants/libvirt-guests.service")):
+        found.append(
+            "libvirt-guests is enabled: at a shutdown of this host it saves guests to the local disk, or stops "
+            "them for good (systemctl disable libvirt-guests)"
         )
     if health.watchdog_device and (why := _watchdog(health.watchdog_device)):
         found.append(f"watchdog_device {health.watchdog_device} {why}: it would not reset this host")

@@ -20,7 +20,8 @@ from ...core.domains import Domain, DomainState, of_another
 from ...core.host_shutdown import HostPlan, decide, fate, patience_s
 from ...core.model import HostReturn, OnHostShutdown, VmId
 from ...core.plan import HostStop
-from ...core.protocol.host_return import leave
+from ...core.protocol.cluster_shutdown import going_down
+from ...core.protocol.host_return import leave, stay
 from ...ports import Refused, Unavailable
 from ..context import AgentContext
 from ..fencing.storage_silence import StorageSilence
@@ -52,7 +53,11 @@ class HostShutdown:
         self._node, self._silence, self._changed = node, silence, changed
         self._host_stops, self._extend = host_stops, extend
         self._plan: HostPlan | None = None
-        self._asked_s = 0.0
+        self._asked_s = self._from_s = 0.0
+        self._leaving = False
+        """This very host goes down now, whatever becomes of the cluster."""
+        self._kept = False
+        """The others wait for this host, which is still up: the whole cluster is being shut down."""
 
     def announced(self) -> str:
         """What is published of it; empty: this host does not shut down."""
@@ -67,16 +72,50 @@ class HostShutdown:
         if not await self._host_stops():
             return False
         node, world = self._node, self._node.world
-        plan = decide(world, self._silence.since)
+        plan = decide(world, node.name, node.boot_id, self._silence.since)
         log.warning("host_shutdown", node=node.name, policy=plan.policy.value, why=plan.why)
         if plan.policy is OnHostShutdown.LEAVE:
             return False
-        self._plan, wait_s = plan, patience_s(world)
+        self._plan, self._leaving, wait_s = plan, True, patience_s(world)
         self._extend(wait_s + GIVE_BACK_S + LEAVE_S, f"shutdown of the host: guests have {wait_s:g} s to stop")
         self._changed()
         await self._within(wait_s)
-        await self._keep()
+        await self._keep(world.config.host_return_s)
         return True
+
+    async def look(self) -> float:
+        """Follow a shutdown of the whole cluster; returns seconds until the next look (0: on change)."""
+        node, world, now_s = self._node, self._node.world, asyncio.get_running_loop().time()
+        why, found = going_down(world, node.name, node.boot_id), world.cluster_shutdown()
+        if self._leaving or not node.session.ready:
+            return 0.0
+        if not why or found is None:
+            return await self._stay()
+        if self._plan is None:
+            self._plan, self._from_s = HostPlan(OnHostShutdown.RETURN, why), now_s
+            log.warning("host_shutdown", node=node.name, policy=self._plan.policy.value, why=why)
+            self._changed()
+        if self._kept:
+            return 0.0
+        here = await self._here()
+        if here != [] and now_s - self._from_s < patience_s(world):
+            return LOOK_S
+        # It may be up for as long as the record is there, and away for host_return_s after that.
+        self._kept = await self._keep(found.ok.ttl_s + world.config.host_return_s)
+        return 0.0 if self._kept else LOOK_S
+
+    async def _stay(self) -> float:
+        """The cluster is not shut down, or not any more: a host that is still up starts its VMs again."""
+        node, found = self._node, self._node.world.host_return(self._node.name)
+        if self._plan is None and found is None:
+            return 0.0
+        if found is not None and not await node.commit(stay(node.keys, node.session.me, found)):
+            return LOOK_S
+        if self._plan is not None:
+            self._plan, self._kept = None, False
+            log.warning("host_stays", node=node.name)
+            self._changed()
+        return 0.0
 
     async def _within(self, wait_s: float) -> None:
         """Wait until nothing is left to do, or until the time is over."""
@@ -130,8 +169,8 @@ class HostShutdown:
         except (Unavailable, Refused, TimeoutError) as error:
             log.info("shutdown_request_failed", vm=f"{domain.project}/{domain.name}", error=str(error))
 
-    async def _keep(self) -> None:
-        """Have the others wait for this host, if it keeps VMs.
+    async def _keep(self, ttl_s: int) -> bool:
+        """Have the others wait for this host, if it keeps VMs; false: it could not be recorded.
 
         Not if a guest runs on that others should start, for its end failed: then this node is fenced at once.
         """
@@ -141,8 +180,7 @@ class HostShutdown:
         running = sorted(f"{one.project}/{one.name}" for one in on)
         if not vms or not node.session.ready or (running and plan.policy is OnHostShutdown.RELEASE):
             log.warning("host_leaves", node=node.name, kept=0, lost=len(vms), running=running)
-            return
-        ttl_s = node.world.config.host_return_s
+            return not vms
         record = HostReturn(
             node=node.name,
             boot_id=node.boot_id,
@@ -160,10 +198,10 @@ class HostShutdown:
                 kept = await node.commit(leave(node.keys, node.session.me, found, record, lease.id, told))
         except (Unavailable, Refused, TimeoutError) as error:
             log.warning("host_return_failed", node=node.name, error=str(error))
-            return
-        log.warning(
-            "host_leaves", node=node.name, kept=len(vms) if kept else 0, within_s=ttl_s, running=running
-        )
+            return False
+        count = len(vms) if kept else 0
+        log.warning("host_leaves", node=node.name, kept=count, within_s=ttl_s, running=running)
+        return kept
 
 
 _STOPPING: Final = (DomainState.RUNNING, DomainState.SHUTTING_DOWN)

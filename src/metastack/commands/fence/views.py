@@ -13,6 +13,7 @@ from msgspec import Struct
 from metastack.core.model import Fence, token
 from metastack.core.placement import node_state
 from metastack.core.protocol import fences
+from metastack.core.protocol.host_return import expected
 from metastack.core.protocol.maintenance import paused
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.fence_proof import UNBLOCKED
@@ -159,12 +160,27 @@ def brake_words(world: ClusterState, node: str) -> str:
     """What keeps a lost node from being fenced and what ends that; empty when nothing does."""
     if why := paused(world):
         return f"{why}: its VMs start elsewhere when that ends"
+    if why := return_words(world, node):
+        return why
     held = brake_held(world)
     if not held:
         return ""
     return (
         f"{held}: start {node}, or run `metastack node fence {node} --yes --reason TEXT` if it is switched off"
     )
+
+
+def return_words(world: ClusterState, node: str) -> str:
+    """What to say of a node whose host was shut down and is expected back; empty: it is not."""
+    found = world.host_return(node)
+    if found is None or world.alive(node) is not None:
+        return ""
+    if found.record is None:
+        return expected(world, node)
+    record = found.record
+    at = f" at {record.at}" if record.at else ""
+    wait = f"its VMs ({record.vms}) wait {record.ttl_s} s for its return, then other nodes start them"
+    return f"its host was shut down{at} ({record.reason}): {wait}"
 
 
 def briefly(world: ClusterState, node: str, text: str) -> str:

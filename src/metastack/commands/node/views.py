@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import Struct
 
-from metastack.core.model import NodeState, Resources
+from metastack.core.model import NodeState, OnHostShutdown, Resources
 from metastack.core.placement import NodeView as Room
 from metastack.core.placement import node_state, node_views
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.fence_proof import UNBLOCKED
 
-from ..fence.views import FenceView, brake_held, fence_view, fencer_words, returned
+from ..fence.views import FenceView, brake_held, fence_view, fencer_words, return_words, returned
 from .change import full_taint
 
 
@@ -46,6 +48,10 @@ class NodeInfo(Struct, kw_only=True):
     """The last fence's receipt, and the open one."""
     brake: str | None = None
     """Why it fences nobody right now."""
+    leaving: str | None = None
+    """Its host is shutting down, or was: ``release`` or ``return``, what becomes of its VMs."""
+    returns_within_s: int | None = None
+    """So long its VMs wait for the return of its host, counted from its shutdown."""
     storage_silent_since: str | None = None
     """Since when its storage does not answer; its VMs are stalled."""
     warnings: list[str] = []
@@ -59,6 +65,12 @@ class NodeInfo(Struct, kw_only=True):
     request_id: str | None = None
     broken: bool = False
     deleted: bool = False
+
+
+LEAVING: Final = {
+    "release": "its guests are asked to stop, and other nodes start its VMs",
+    "return": "its guests are asked to stop, and its VMs wait for its return",
+}
 
 
 def node_infos(world: ClusterState) -> list[NodeInfo]:
@@ -104,7 +116,9 @@ def _node_info(world: ClusterState, name: str, room: Room, vms: int) -> NodeInfo
         info.storage, info.console, info.lag_ms = told.storage or None, told.console or None, told.lag_ms
         info.bridges, info.versions = list(told.bridges), told.versions
         info.brake, info.warnings = told.brake or None, list(told.warnings)
-        info.storage_silent_since = told.storage_silent_since or None
+        info.storage_silent_since, info.leaving = told.storage_silent_since or None, told.leaving or None
+        if told.leaving:
+            info.message = f"its host is shutting down: {LEAVING[told.leaving]}"
         if told.storage_silent_since:
             info.message = info.message or f"the storage has not answered since {told.storage_silent_since}"
         if not told.ready:
@@ -112,7 +126,10 @@ def _node_info(world: ClusterState, name: str, room: Room, vms: int) -> NodeInfo
             info.state = NodeState.LOST.value
             info.message = told.message or "registered but not ready yet"
     elif alive is None:
-        info.message = _lost(world, name)
+        info.message = return_words(world, name) or _lost(world, name)
+        left = world.host_return(name)
+        if left is not None and left.record is not None:
+            info.leaving, info.returns_within_s = OnHostShutdown.RETURN.value, left.record.ttl_s
     unreadable = [
         found.why for found in (alive, facts, desired, fence) if found is not None and found.record is None
     ]

@@ -55,7 +55,7 @@ from .placing import (
 )
 from .refusal import Refusal, Running
 from .removal import Counted, Import, Trashed
-from .requests import BreakLock, HostReturn, Maintenance
+from .requests import BreakLock, ClusterShutdown, HostReturn, Maintenance
 from .secret import Secret
 from .storage import StorageIdentity, StoragePlace
 
@@ -96,6 +96,7 @@ RECORDS: Final[dict[str, type[Record]]] = {
     "join_request": JoinRequest,
     "join_answer": JoinAnswer,
     "credential": Credential,
+    "cluster_shutdown": ClusterShutdown,
 }
 """Every record kind, by the name of its golden file."""
 
@@ -108,6 +109,7 @@ __all__ = [
     "BreakLock",
     "Claim",
     "ClusterConfig",
+    "ClusterShutdown",
     "Counted",
     "Credential",
     "Effect",

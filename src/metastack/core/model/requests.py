@@ -5,6 +5,8 @@ Rule: a broken lock is of one claim and one client: whoever holds another claim 
 
 from __future__ import annotations
 
+from msgspec import field
+
 from .numbers import Record
 
 
@@ -18,6 +20,20 @@ class Maintenance(Record, frozen=True, kw_only=True):
     """When it began, RFC 3339 UTC; for people only."""
     ttl_s: int = 0
     """Life of its lease. etcd counts it, so no clock of a node or person matters."""
+
+
+class ClusterShutdown(Record, frozen=True, kw_only=True):
+    """``shutdown``: under a lease of its own. While it is there, every host that it names stops its guests and
+    keeps its VMs."""
+
+    by: str
+    reason: str
+    boots: dict[str, str] = field(default_factory=dict)
+    """Boot of each host that was up: one that has booted since is through with it."""
+    at: str = ""
+    """When it began, RFC 3339 UTC; for people only."""
+    ttl_s: int = 0
+    """Life of its lease. Hosts that are still up at its end start their VMs again."""
 
 
 class HostReturn(Record, frozen=True, kw_only=True):

@@ -55,6 +55,15 @@ def leave(
     )
 
 
+def stay(keys: Keys, me: OwnSession, found: Seen[HostReturn]) -> Transaction:
+    """The host stays up after all. Safety: my own departure, in my session, so nobody waits for another one."""
+    return Transaction(
+        name="stay",
+        guards=(unchanged(keys.host_return(me.node), found), in_session(keys, me)),
+        effects=(Delete(keys.host_return(me.node)),),
+    )
+
+
 def end(keys: Keys, found: Seen[HostReturn], node: str) -> Transaction:
     """Wait no longer. Safety: for the departure that was looked at, and for no later one."""
     return Transaction(

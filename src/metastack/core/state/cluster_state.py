@@ -17,6 +17,7 @@ from ..model import (
     BreakLock,
     Claim,
     ClusterConfig,
+    ClusterShutdown,
     Fence,
     Generation,
     Group,
@@ -78,6 +79,7 @@ RECORD_TYPES: Final[dict[Kind, type[Record]]] = {
     Kind.BREAK_LOCK: BreakLock,
     Kind.MAINTENANCE: Maintenance,
     Kind.HOST_RETURN: HostReturn,
+    Kind.CLUSTER_SHUTDOWN: ClusterShutdown,
 }
 """Kinds that are part of the picture."""
 ON_DEMAND: Final = (Kind.EVENT, Kind.HISTORY, Kind.TICKET, Kind.SECRET, Kind.TOKEN, Kind.CREDENTIAL)
@@ -333,6 +335,9 @@ class ClusterState:
 
     def host_return(self, node: str) -> Seen[HostReturn] | None:
         return self._get(Kind.HOST_RETURN, HostReturn, node)
+
+    def cluster_shutdown(self) -> Seen[ClusterShutdown] | None:
+        return self._get(Kind.CLUSTER_SHUTDOWN, ClusterShutdown)
 
     def silenced(self) -> Seen[Silenced] | None:
         return self._get(Kind.SILENCED, Silenced)

@@ -55,6 +55,7 @@ class Kind(StrEnum):
     HOST_RETURN = "returns"
     TOKEN = "tokens"
     CREDENTIAL = "credentials"
+    CLUSTER_SHUTDOWN = "shutdown"
 
 
 OF_A_NODE: Final = frozenset({Kind.NODE_ALIVE, Kind.FENCE, Kind.NODE_SPEC, Kind.NODE_FACTS, Kind.HOST_RETURN})
@@ -97,6 +98,7 @@ _PARTS: Final[dict[Kind, int]] = {
     Kind.HOST_RETURN: 1,
     Kind.TOKEN: 1,
     Kind.CREDENTIAL: 1,
+    Kind.CLUSTER_SHUTDOWN: 0,
 }
 
 
@@ -278,6 +280,9 @@ class Keys:
 
     def host_return(self, node: str) -> str:
         return self._key(Kind.HOST_RETURN, node)
+
+    def cluster_shutdown(self) -> str:
+        return self._key(Kind.CLUSTER_SHUTDOWN)
 
     def break_lock(self, vm: VmId) -> str:
         return self._key(Kind.BREAK_LOCK, vm.project, vm.name)

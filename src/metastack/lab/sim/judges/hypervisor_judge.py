@@ -71,6 +71,8 @@ class HypervisorJudge:
         if self._placement_judge.may_leave(host.name, spec):
             return
         released = self._lab.config.on_host_shutdown is OnHostShutdown.RELEASE
+        if what == "shutdown" and self._lab.cluster.get(self._lab.keys.cluster_shutdown()) is not None:
+            return
         if host.shuts_down and (released or what == "shutdown"):
             return
         if host.shut_out() or self._lab.pool.refuses(host.client_of(uuid)):

@@ -299,7 +299,7 @@ BY_HAND: Final = (
     | DISKS
     | STORAGE
     | UPGRADES
-    | {"etcd-restored", "cluster-restore", "maintenance", "shut-down"}
+    | {"etcd-restored", "cluster-restore", "maintenance", "shut-down", "cluster-shutdown"}
     | COPIES
 )
 """Verbs that coverage does not count."""

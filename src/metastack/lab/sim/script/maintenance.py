@@ -5,7 +5,8 @@ Owns: the verbs. Refuses: their rules; those are core/protocol/maintenance and c
 
 from __future__ import annotations
 
-from ....core.model import Maintenance
+from ....core.model import ClusterShutdown, Maintenance
+from ....core.protocol import cluster_shutdown
 from ....core.protocol.maintenance import begin, end
 from ....core.state.cluster_state import seen
 from ....core.transaction import Committed
@@ -25,6 +26,22 @@ def _maintenance(lab: Lab, args: tuple[str, ...]) -> Undo | None:
     ttl_s = int(args[0])
     record = Maintenance(by="operator", reason="a switch is replaced", ttl_s=ttl_s)
     change = begin(lab.keys, found, record, lab.cluster.grant(ttl_s))
+    return nothing if isinstance(lab.by_hand(change), Committed) else None
+
+
+@fault("cluster-shutdown", "cluster")
+def _cluster_shutdown(lab: Lab, args: tuple[str, ...]) -> Undo | None:
+    """A person shuts the cluster down within N seconds, or cancels that: ``cluster-shutdown 60``."""
+    entry = lab.cluster.get(lab.keys.cluster_shutdown())
+    found = seen(ClusterShutdown, entry) if entry is not None else None
+    if args == ("cancel",):
+        if found is None:
+            return None
+        return nothing if isinstance(lab.by_hand(cluster_shutdown.end(lab.keys, found)), Committed) else None
+    ttl_s = int(args[0])
+    boots = {host.node: f"{host.name}-boot-{host.boots}" for host in lab.hosts.values() if host.powered}
+    record = ClusterShutdown(by="operator", reason="work on the mains", boots=boots, ttl_s=ttl_s)
+    change = cluster_shutdown.begin(lab.keys, found, record, lab.cluster.grant(ttl_s))
     return nothing if isinstance(lab.by_hand(change), Committed) else None
 
 
