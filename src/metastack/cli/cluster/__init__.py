@@ -10,6 +10,7 @@ from . import backup as cluster_backup
 from . import identity as cluster_identity
 from . import maintenance as cluster_maintenance
 from . import restore as cluster_restore
+from . import shutdown as cluster_shutdown
 from . import storage as cluster_storage
 from . import upgrade as cluster_upgrade
 
@@ -26,4 +27,5 @@ cluster_restore.mount(app)
 cluster_identity.mount(app)
 cluster_upgrade.mount(app)
 cluster_maintenance.mount(app)
+cluster_shutdown.mount(app)
 app.add_typer(cluster_storage.app)

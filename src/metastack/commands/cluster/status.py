@@ -17,6 +17,8 @@ from ..fence.views import BRAKE_HINT, brake_held, briefly, fence_views
 from ..node.views import NodeInfo, node_infos
 from ..vm.views import VmView, vm_views
 from .maintenance import MaintenanceView, in_words, maintenance_view
+from .shutdown import in_words as shutdown_words
+from .shutdown import shutdown_view
 from .upgrade_views import unfinished
 
 NO_WRITES: Final = "etcd refuses writes, so no VM starts or moves; `metastack doctor` shows the repair"
@@ -82,6 +84,8 @@ def cluster_view(
     summary = f"ok: {head}" if not problems else f"not ok: {problems[0]} ({head})"
     if pause.on:
         summary = f"{in_words(pause)}; {summary}"
+    if down := shutdown_words(shutdown_view(world, None)):
+        summary = f"{down}; {summary}"
     return ClusterView(
         ok=not problems,
         summary=summary,

@@ -55,7 +55,10 @@ SHUTDOWN: Final[tuple[Mutation, ...]] = (
     _step(
         "shutdown-over",
         "a host that is back is fenced like any other",
-        (Patch(CLAIMS, "register", "Delete(keys.host_return(alive.name)),", ""),),
+        (
+            Patch(CLAIMS, "register", "Delete(keys.host_return(alive.name)),", ""),
+            *agent(_UPKEEP, "HostShutdown._stay", "if found is not None and", "if False and"),
+        ),
         "shutdown-returns-and-dies",
     ),
     _step(
@@ -75,6 +78,37 @@ SHUTDOWN: Final[tuple[Mutation, ...]] = (
         "with its storage silent a host's VMs wait for it",
         (Patch(_DECIDE, "decide", "if silent_since:", "if False:"),),
         "shutdown-with-the-storage-silent",
+    ),
+    _step(
+        "shutdown-of-the-cluster",
+        "in a shutdown of the cluster every host keeps its VMs",
+        agent(_UPKEEP, "HostShutdown.look", "if self._leaving or not node.session.ready:", "if True:"),
+        "shutdown-of-the-cluster",
+    ),
+    _step(
+        "shutdown-of-the-cluster-boots",
+        "a host that has booted since is through with it",
+        (
+            Patch(
+                "core.protocol.cluster_shutdown",
+                "going_down",
+                "or found.record.boots.get(node) != boot_id:",
+                "or node not in found.record.boots:",
+            ),
+        ),
+        "shutdown-of-the-cluster",
+    ),
+    _step(
+        "shutdown-of-the-cluster-ends",
+        "hosts that are still up after the shutdown of the cluster start their VMs again",
+        agent(_UPKEEP, "HostShutdown._stay", "self._plan, self._kept = None, False", "self._kept = False"),
+        "shutdown-of-the-cluster-that-nobody-finishes",
+    ),
+    _step(
+        "shutdown-late",
+        "the absence of a host lasts no longer for a new leader of etcd",
+        agent("upkeep.maintenance", "LeasedEnds._on", "for name in world.nodes():", "for name in ():"),
+        "shutdown-and-a-new-leader",
     ),
     _step(
         "shutdown-without-etcd",
