@@ -84,7 +84,7 @@ PAUSE: Final[tuple[Mutation, ...]] = (
     _pause(
         "pause-over",
         "the end of a maintenance is looked at once, not with the next full look",
-        agent("agent", "Agent._changed", "if Kind.MAINTENANCE in kinds:", "if False:"),
+        agent("agent", "Agent._changed", "Kind.MAINTENANCE in kinds or", ""),
         "maintenance-ended-early",
     ),
 )
