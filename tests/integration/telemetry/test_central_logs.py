@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import subprocess
 import sys
@@ -52,6 +53,10 @@ def node(tmp_path: Path, certificates: Certificates, host: LogHost) -> Iterator[
         one.stop()
 
 
+def _whole(host: LogHost, name: str) -> bool:
+    return len(set(host.numbers(name))) == 6_000
+
+
 def fed(feeder: subprocess.Popen[str]) -> None:
     feeder.communicate(timeout=120)
     assert feeder.returncode == 0
@@ -84,7 +89,7 @@ def test_nothing_is_lost_while_the_log_host_is_down(host: LogHost, node: Callabl
     for feeder in feeders:
         fed(feeder)
     for name in ("n1", "n2"):
-        until(f"all lines of {name}", lambda name=name: len(set(host.numbers(name))) == 6_000, 120)
+        until(f"all lines of {name}", functools.partial(_whole, host, name), 120)
         arrived = host.numbers(name)
         # Lines without an acknowledgement are sent again: the first of each counts.
         assert list(dict.fromkeys(arrived)) == list(range(6_000))
