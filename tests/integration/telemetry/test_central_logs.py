@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from bench.central_logs import Certificates, LogHost, LogNode, missing, until
+from bench.central_logs import PATH, TEMPLATES, Certificates, LogHost, LogNode, missing, until
 
 from metastack.pki.subject import SubjectKind
 
@@ -155,3 +156,46 @@ def test_a_log_host_with_a_wrong_certificate_costs_no_line(
     arrived = host.numbers("n1")[1_000:]
     assert arrived == list(range(2_000))[-len(arrived) :]
     assert len(arrived) >= 2_000 - WINDOW
+
+
+def test_a_full_queue_makes_the_journal_wait(host: LogHost, node: Callable[..., LogNode]) -> None:
+    n1 = node(QUEUE_SIZE="10m")
+    n1.forward()
+    fed(n1.feed(3_000, rate=2_000, size=3_000))
+    until("the queue is full", lambda: n1.queued_bytes() > 10_000_000)
+    # It ends in time although its inputs wait, and goes on where it was.
+    n1.forwarder.end(within_s=20)
+    n1.forward()
+    host.start()
+    until("the last line", lambda: host.numbers("n1")[-1:] == [2_999])
+    arrived = list(dict.fromkeys(host.numbers("n1")))
+    assert arrived == sorted(arrived)
+    # The restart costs what was on its way. A full queue gives one line up every 5 s; those behind it waited.
+    assert len(arrived) >= 3_000 - WINDOW - 4
+
+
+def test_a_rotation_loses_nothing(host: LogHost, node: Callable[..., LogNode], tmp_path: Path) -> None:
+    host.start()
+    n1 = node()
+    n1.forward()
+    feeder = n1.feed(6_000, rate=2_000)
+    until("the first lines", lambda: host.size("n1") > 1_000)
+    assert host.daemon.process is not None
+    rules = (TEMPLATES / "metastack-logs.logrotate").read_text()
+    rules = rules.replace("/var/log/metastack", str(host.files)).replace(
+        "systemctl reload metastack-log-server.service", f"kill -HUP {host.daemon.process.pid}"
+    )
+    (tmp_path / "rules").write_text(rules)
+    (tmp_path / "rules").chmod(0o644)
+    command = ["logrotate", "--force", "--state", str(tmp_path / "state"), str(tmp_path / "rules")]
+    subprocess.run(command, check=True, env={"PATH": PATH})
+    fed(feeder)
+    until("the rotated and the new file hold all", lambda: len(_all(host.files)) >= 6_000)
+    assert len(list(host.files.iterdir())) == 2
+    assert _all(host.files) == list(range(6_000))
+
+
+def _all(folder: Path) -> list[int]:
+    """Numbers in all files, in the order of their names: the rotated one has a date behind its name."""
+    lines = b"".join(path.read_bytes() for path in sorted(folder.iterdir(), key=lambda p: -len(p.name)))
+    return [json.loads(line)["n"] for line in lines[: lines.rfind(b"\n") + 1].splitlines()]
