@@ -29,6 +29,9 @@ RSYSLOGD: Final = shutil.which("rsyslogd", path=PATH)
 JOURNALD: Final = Path("/lib/systemd/systemd-journald")
 RELP: Final = Path("/usr/lib/x86_64-linux-gnu/rsyslog/omrelp.so")
 
+RESTART: Final = "/usr/bin/systemctl kill --kill-whom=main metastack-log-forwarder.service"
+"""How a forwarder ends itself, for systemd to start it again."""
+
 HOST_INIT: Final = """
 mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/log
 mkdir -p /run/systemd/journal /run/systemd/journald.conf.d /run/log/journal /var/log/libvirt/qemu /var/log/ceph
@@ -222,7 +225,6 @@ class LogNode:
             "QUEUE_DIR": str(self.queue),
             "QUEUE_SIZE": "1g",
             "SOURCE_IP": source,
-            "RESTART": str(folder / "restart"),
             **certificate,
             **more,
         }
@@ -231,7 +233,9 @@ class LogNode:
         (folder / "restart").write_text(f"#!/bin/sh\n: >{self.asked}\n")
         (folder / "restart").chmod(0o755)
         self.conf = folder / "log-forwarder.conf"
-        self.conf.write_text(render("log-forwarder.conf", values))
+        text = render("log-forwarder.conf", values)
+        assert RESTART in text
+        self.conf.write_text(text.replace(RESTART, str(folder / "restart")))
         self.unit = _cgroups() / f"lab{os.getpid()}{name}.slice" / "metastack-agent.service"
         self.init = Daemon("init", folder)
         self.journald = Daemon("journald", folder)
