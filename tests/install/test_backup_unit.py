@@ -61,9 +61,9 @@ def test_another_folder_and_number_come_from_its_settings(host: Host) -> None:
     host.run("printf 'TO=/srv/backups\\nKEEP=1\\n' >/etc/metastack/backup.env")
     drop_in = f"/etc/systemd/system/{UNIT}.service.d/folder.conf"
     host.run(f"printf '[Service]\\nReadWritePaths=/srv/backups\\n' >{drop_in}; systemctl daemon-reload")
-    for _ in range(2):
-        view(host, "config set grace_s=1")
-        host.run(f"systemctl start {UNIT}.service; sleep 1.1")  # names have a second's grain
+    for name in ("p1", "p2"):
+        view(host, f"project create {name}")  # another revision, so another name
+        host.run(f"systemctl start {UNIT}.service")
     assert len(host.run("ls /srv/backups").split()) == 2
     host.run(f"rm /etc/metastack/backup.env {drop_in}; systemctl daemon-reload")
 
