@@ -14,7 +14,16 @@ from metastack.commands.cluster import upgrade_check
 from metastack.commands.cluster.upgrade_check import UpgradeCheck, check_upgrade
 from metastack.commands.doctor.facts import collect
 from metastack.commands.vm.change import NewVm, create_vm
-from metastack.core.model import Backup, ClusterConfig, Fence, Maintenance, NodeAlive, NodeFacts, NodeSpec
+from metastack.core.model import (
+    Backup,
+    ClusterConfig,
+    ClusterShutdown,
+    Fence,
+    Maintenance,
+    NodeAlive,
+    NodeFacts,
+    NodeSpec,
+)
 from metastack.core.state.codec import encode
 from metastack.core.state.record_versions import LEVEL
 from metastack.core.transaction import Put
@@ -163,6 +172,13 @@ async def test_drains_maintenance_and_old_backups_are_warnings(sound: Rig) -> No
         ("warning", "maintenance", "node n2"),
         ("warning", "backup", "cluster"),
     }
+
+
+async def test_a_shutdown_of_all_hosts_blocks(sound: Rig) -> None:
+    record = ClusterShutdown(by="me", reason="power works", at=NOW.isoformat(), ttl_s=600, boots={})
+    await sound.put(sound.keys.cluster_shutdown(), record)
+    view = await checked(sound)
+    assert not view.ready and told(view) == [("error", "shutdown", "cluster")]
 
 
 async def test_an_etcd_that_cannot_be_read_blocks(sound: Rig) -> None:

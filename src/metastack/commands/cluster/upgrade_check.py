@@ -32,6 +32,7 @@ from ..doctor import (
     vms,
 )
 from ..doctor.facts import Facts, Finding, Severity, error, info, warning
+from .shutdown import in_words, shutdown_view
 from .upgrade_views import understood
 
 Check = Callable[[Facts], Iterator[Finding]]
@@ -173,6 +174,11 @@ def _maintenance(facts: Facts) -> Iterator[Finding]:
         yield replace(finding, severity=Severity.WARNING)
 
 
+def _shutdown(facts: Facts) -> Iterator[Finding]:
+    if said := in_words(shutdown_view(facts.world, None)):
+        yield error("cluster", said, "metastack cluster shutdown --cancel   # or wait for the hosts")
+
+
 def _vms(facts: Facts) -> Iterator[Finding]:
     """A VM that is down anyway loses nothing; but nobody should take it for the upgrade's doing afterwards."""
     for check in (vms.check, pending.check):
@@ -201,6 +207,7 @@ CHECKS: Final[dict[str, Check]] = {
     "fences": _fences,
     "storage_silent": storage_silent.check,
     "maintenance": _maintenance,
+    "shutdown": _shutdown,
     "vms": _vms,
     "backup": _backup,
 }

@@ -18,11 +18,13 @@ from metastack.core.model import (
     BreakLock,
     Claim,
     ClusterConfig,
+    ClusterShutdown,
     Counted,
     Fence,
     Generation,
     Halt,
     Hint,
+    HostReturn,
     Image,
     Import,
     Maintenance,
@@ -212,6 +214,8 @@ KINDS: Final[dict[Kind, type[Record]]] = {
     Kind.COUNTED: Counted,
     Kind.IMPORT: Import,
     Kind.MAINTENANCE: Maintenance,
+    Kind.HOST_RETURN: HostReturn,
+    Kind.CLUSTER_SHUTDOWN: ClusterShutdown,
 }
 NOBODYS_ADDRESS: Final = "192.0.2.1"
 """Of a range kept for documentation: whoever may unblock it may unblock anyone, and nothing is unblocked."""
