@@ -6,11 +6,14 @@ Rule: every call may run twice, and in any order with another's: whoever died ha
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
 from ..core.etcd_roles import EtcdRole
+
+NODE_USERS: Final = "metastack-node-"
+"""How the name of a node's storage user begins: nobody else's does."""
 
 
 class EtcdAccounts(Protocol):

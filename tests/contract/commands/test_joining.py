@@ -58,6 +58,8 @@ class House:
             store = MemoryStore(store._cluster)
         self.cluster = Cluster(store, rig.keys)
         self.keys = rig.keys
+        self.bearer: Token
+        self.key: Any = None
         self.desk = Desk(
             cluster=self.cluster,
             ca=ca,
@@ -112,6 +114,23 @@ class House:
         with pytest.raises(Refusal) as raised:
             await self.join(token, key, **more)
         return raised.value
+
+    async def then_revoked(self) -> None:
+        await revoke_token(self.rig.cluster, request("lost"), self.bearer.id)
+
+    async def then_alive(self) -> None:
+        await self.rig.node("n1")
+
+    async def then_used(self) -> None:
+        """Another `pki serve` admits another key."""
+        record = await self.record(self.bearer)
+        await self.rig.put(self.keys.token(record.id), replace(record, spent_on="another"))
+
+    async def then_removed(self) -> None:
+        await remove_node(self.rig.cluster, request("sold"), "n1")
+
+    async def then_cordoned(self) -> None:
+        await self.rig.put(self.keys.node_spec("n1"), NodeSpec(cordoned=True))
 
     async def asked(self, token: Token) -> None:
         """The bearer's request is there."""
@@ -365,6 +384,67 @@ async def test_the_first_host_cannot_repeat_its_join_then(house: House) -> None:
     await house.join(token, key)
     await house.join(await house.token(), new_key())
     assert (await house.refused(token, key)).why is Why.USED
+
+
+class Meanwhile(WrappedStore):
+    """Just before the transaction that admits a node, once, something else happens."""
+
+    def __init__(self, house: House, happens: str, without: str = "") -> None:
+        super().__init__(house.cluster.store)
+        self._house, self._happens, self._without = house, happens, without
+
+    async def commit(self, change: Transaction) -> Outcome:
+        if change.name == "node.join" and self._happens:
+            happens, self._happens = self._happens, ""
+            await getattr(self._house, f"then_{happens}")()
+            kept = tuple(guard for guard in change.guards if guard.key != self._without)
+            assert self._without == "" or len(kept) == len(change.guards) - 1
+            change = replace(change, guards=kept)
+        return await self._inner.commit(change)
+
+
+@pytest.mark.parametrize(
+    ("happens", "why"),
+    [
+        ("revoked", Why.REVOKED),
+        ("alive", Why.ALIVE),
+        ("used", Why.USED),
+        ("removed", Why.USED),
+    ],
+)
+async def test_what_happens_meanwhile_is_seen(house: House, happens: str, why: Why) -> None:
+    house.bearer, house.key = await house.token(), new_key()
+    if happens == "removed":
+        await house.join(house.bearer, house.key)
+    house.desk = replace_desk(house.desk, Cluster(Meanwhile(house, happens), house.keys))
+    assert (await house.refused(house.bearer, house.key)).why is why
+
+
+@pytest.mark.parametrize("happens", ["revoked", "used", "alive", "removed", "cordoned"])
+async def test_each_guard_is_needed(house: House, happens: str) -> None:
+    """Without the guard that sees it, the node is admitted all the same: the fault that it prevents."""
+    keys, house.bearer, house.key = house.keys, await house.token(), new_key()
+    if happens == "removed":
+        await house.join(house.bearer, house.key)
+    without = {
+        "revoked": keys.token(house.bearer.id),
+        "used": keys.token(house.bearer.id),
+        "alive": keys.node_alive("n1"),
+        "removed": keys.credential("n1"),
+        "cordoned": keys.node_spec("n1"),
+    }[happens]
+    house.desk = replace_desk(house.desk, Cluster(Meanwhile(house, happens, without), keys))
+    assert (await house.join(house.bearer, house.key)).user == "node.n1"
+    spec = await house.cluster.read(NodeSpec, keys.node_spec("n1"))
+    assert spec is None or not spec.ok.cordoned
+
+
+async def test_a_cordon_that_comes_meanwhile_stays(house: House) -> None:
+    house.bearer = await house.token()
+    house.desk = replace_desk(house.desk, Cluster(Meanwhile(house, "cordoned"), house.keys))
+    await house.join(house.bearer, new_key())
+    spec = await house.cluster.read(NodeSpec, house.keys.node_spec("n1"))
+    assert spec is not None and spec.ok.cordoned
 
 
 class Dies(Exception):

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import signal
 import stat
 import tomllib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tomli_w
-from cli_program import Answer, Program, finish
+from cli_program import finish
+from join_site import Site
 from secured_etcd import Secured
 
 from metastack.agent.settings import load
-from metastack.commands.cluster.identity import secure
 from metastack.commands.joining.asking import ask
-from metastack.commands.request import Cluster, new_request
-from metastack.contexts import ENV_CONFIG
 from metastack.core.model import NodeFacts
 from metastack.core.state.codec import encode
 from metastack.core.state.keys import Keys
@@ -33,80 +26,11 @@ from metastack.pki.refusal import Refusal, Why
 from metastack.pki.subject import SubjectKind, subject
 from metastack.pki.tokens import parse_token
 from metastack.ports import Denied, NotFound
-from metastack.settings import StoreSettings
 from metastack.store.etcd.store import EtcdStore
-from metastack.store.etcd.users import EtcdUsers
 
 pytestmark = pytest.mark.etcd
 KEYS = Keys()
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
-
-
-class Site:
-    """A management host with ``pki serve``, an admin's context, and hosts that join."""
-
-    def __init__(self, secured: Secured, storage: dict[str, Any]) -> None:
-        self.secured = secured
-        self.admin = subject(SubjectKind.OPERATOR, "anna", "admin")
-        self.pki = subject(SubjectKind.SERVICE, "pki")
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("METASTACK_", "SUDO_"))}
-        self.run = Program({**kept, ENV_CONFIG: str(self._context("anna", self.admin, storage))})
-        self.server = Program({**kept, ENV_CONFIG: str(self._context("pki", self.pki, storage))})
-
-    def _context(self, name: str, to: Any, storage: dict[str, Any]) -> Path:
-        reached = self.secured.settings(to)
-        store = {key: getattr(reached, key) for key in ("ca", "cert", "key")} | {
-            "endpoints": list(reached.endpoints)
-        }
-        path = self.secured.folder / f"{name}.toml"
-        path.write_text(
-            tomli_w.dumps({"current": name, "contexts": {name: {"store": store, "storage": storage}}})
-        )
-        path.chmod(0o600)
-        return path
-
-    async def begin(self) -> None:
-        """Rights on."""
-        settings = self.secured.settings(self.secured.root)
-        store, users = EtcdStore(settings), EtcdUsers(settings)
-        await secure(Cluster(store, KEYS), users, self.admin, new_request())
-        await users.apply(users={self.pki.user: self.pki.etcd_roles()})
-        await users.close()
-        await store.close()
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[asyncio.subprocess.Process]:
-        process = await self.server.start("pki", "serve", "--dir", str(self.secured.ca.path))
-        try:
-            assert process.stdout is not None
-            assert process.stderr is not None
-            async with asyncio.timeout(30):
-                while b"pki_serving" not in (line := await process.stderr.readline()):
-                    assert line, "pki serve ended"
-            reader = asyncio.create_task(process.stderr.read())
-            yield process
-        finally:
-            if process.returncode is None:
-                process.send_signal(signal.SIGTERM)
-            await process.wait()
-            await reader
-
-    async def token(self, node: str = "n1", *more: str) -> str:
-        answer = await self.run("node", "token", "create", node, *more, "-o", "json")
-        return str(answer.json()["token"])
-
-    async def join(self, token: str, root: Path, *more: str, **env: str) -> Answer:
-        return await self.run("node", "join", token, "--root", str(root), "-o", "json", *more, **env)
-
-    def node(self, root: Path, name: str = "n1") -> StoreSettings:
-        """How that node reaches etcd, by what the join wrote."""
-        pki = root / "etc" / "metastack" / "pki"
-        return StoreSettings(
-            endpoints=self.secured.etcd.endpoints,
-            ca=str(pki / "ca.crt"),
-            cert=str(pki / f"node.{name}.crt"),
-            key=str(pki / f"node.{name}.key"),
-        )
 
 
 @pytest.fixture
@@ -308,9 +232,29 @@ async def test_a_token_is_read_from_standard_input(site: Site, tmp_path: Path) -
     assert (answer.status, answer.out) == (0, "node n1 joined\n"), answer
 
 
+async def test_a_killed_server_is_followed_by_the_next(site: Site, tmp_path: Path) -> None:
+    async with site.serving() as first:
+        token = await site.token("n1", "--host", "127.0.0.1")
+        process = await site.run.start("node", "join", token, "--root", str(tmp_path))
+        store = EtcdStore(site.secured.settings(site.secured.root))
+        async with asyncio.timeout(30):
+            async for batch in store.watch(KEYS.joins(), 1):
+                if batch.events:
+                    first.kill()
+                    break
+        await store.close()
+        await first.wait()
+    async with site.serving():
+        assert (await finish(process)).status == 0
+        listed = (await site.run("node", "token", "list", "-o", "json")).json()
+    assert [one["state"] for one in listed] == ["used"]
+    # Every step may be done twice, and the node's certificate is one.
+    assert [one.user for one in site.secured.ca.list()].count("node.n1") == 1
+
+
 async def test_an_operator_makes_no_tokens(site: Site) -> None:
     olga = subject(SubjectKind.OPERATOR, "olga", "operator")
     await site.secured.admit(olga)
-    config = site._context("olga", olga, {"kind": "file", "directory": "/x"})
+    config = site.context("olga", olga, {"kind": "file", "directory": "/x"})
     answer = await site.run("node", "token", "create", "n1", "-o", "json", METASTACK_CONFIG=str(config))
     assert answer.status == 6

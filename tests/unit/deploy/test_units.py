@@ -83,6 +83,7 @@ def test_exposure_of_an_agent_with_namespaces(tmp_path: Path) -> None:
         ("The agent", "metastack-agent"),
         ("The etcd gateway", "metastack-etcd-gateway"),
         ("The backup", "metastack-backup"),
+        ("pki serve", "metastack-pki"),
     ],
 )
 def test_each_directive_has_a_reason(title: str, name: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from metastack import contexts
 from metastack.agent import settings
 
@@ -19,8 +21,9 @@ def shown(page: str, holds: str, to: Path) -> Path:
     return to
 
 
-def test_the_context_of_the_install_page_is_read(tmp_path: Path) -> None:
-    found = contexts.load(shown("guide/install.md", "current =", tmp_path / "config.toml"))
+@pytest.mark.parametrize("key", ["cli.key", "root.key"])
+def test_the_contexts_of_the_install_page_are_read(tmp_path: Path, key: str) -> None:
+    found = contexts.load(shown("guide/install.md", key, tmp_path / "config.toml"))
     context = found.contexts[found.current]
     assert len(context.store.endpoints) == 3
     assert context.storage is not None

@@ -40,7 +40,7 @@ from metastack.pki.sealed import seal
 from metastack.pki.subject import SubjectKind, subject
 from metastack.pki.tokens import LINGER, admit, key_hash
 from metastack.ports import Broken, LeaseGone, Refused, Unavailable
-from metastack.ports.accounts import EtcdAccounts, NodeStorageUser, NodeStorageUsers
+from metastack.ports.accounts import NODE_USERS, EtcdAccounts, NodeStorageUser, NodeStorageUsers
 from metastack.settings import StorageSettings
 
 from ..problem import Problem
@@ -88,7 +88,7 @@ class Desk:
 
 def storage_user(node: str, ident: str) -> str:
     """Name of a node's storage user: of one join alone, so that no earlier holder has its key."""
-    return f"metastack-{node}-{ident[:8]}"
+    return f"{NODE_USERS}{node}-{ident[:8]}"
 
 
 async def sign(desk: Desk, ident: str) -> None:

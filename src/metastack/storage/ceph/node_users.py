@@ -1,6 +1,6 @@
 """cephx users of nodes: made, given exactly a node's rights, and deleted.
 
-Owns: the monitor commands. Refuses: users that are not called ``metastack-…``: those are people's.
+Owns: the monitor commands. Refuses: users that are called otherwise: those are people's.
 Rule: ``auth get-or-create`` without rights first, then ``auth caps``: the first alone refuses a user that has
 other rights, which a join that is repeated from another address would meet.
 """
@@ -8,17 +8,14 @@ other rights, which a join that is repeated from another address would meet.
 from __future__ import annotations
 
 import threading
-from typing import Final
 
 from metastack.ports import Broken, NotFound
-from metastack.ports.accounts import NodeStorageUser
+from metastack.ports.accounts import NODE_USERS, NodeStorageUser
 from metastack.settings import StorageSettings
 
 from ..threads import StorageThreads
 from .handle import Handle
 from .rights import flat, node_rights
-
-PREFIX: Final = "metastack-"
 
 
 class CephNodeUsers:
@@ -68,6 +65,6 @@ class CephNodeUsers:
 
 
 def _entity(name: str) -> str:
-    if not name.startswith(PREFIX) or not name.replace("-", "").isalnum():
+    if not name.startswith(NODE_USERS) or not name.replace("-", "").isalnum():
         raise Broken(f"client.{name} is no node's user of ours")
     return f"client.{name}"

@@ -15,6 +15,8 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Final
 
+from metastack.ports.accounts import NODE_USERS
+
 Rights = dict[str, str]
 
 NO_RIGHTS: Final[Rights] = {
@@ -42,6 +44,16 @@ def node_rights(pool: str, addresses: Iterable[str]) -> Rights:
     )
     rights = f"profile rbd pool={pool}"
     return {"mon": f"profile rbd{own}", "osd": rights, "mgr": rights}
+
+
+def user_maker() -> Rights:
+    """Of the user of ``pki serve``: to make, change and delete nodes' users, and nobody else's.
+
+    With its key one can give a user of that name every right: Ceph compares names, not the rights.
+    """
+    makes = ("auth get-or-create", "auth caps", "auth rm")
+    each = "".join(f', allow command "{verb}" with entity prefix client.{NODE_USERS}' for verb in makes)
+    return {"mon": f"allow r{each}"}
 
 
 def whole(address: str) -> str:

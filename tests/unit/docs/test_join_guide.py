@@ -1,0 +1,16 @@
+"""docs/guide/install.md makes the Ceph user of ``pki serve`` with the rights that tests on a real Ceph use."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from metastack.storage.ceph.rights import user_maker
+
+PAGE = (Path(__file__).parents[3] / "docs" / "guide" / "install.md").read_text()
+
+
+def test_the_maker_of_users_has_its_least_rights() -> None:
+    found = re.search(r"client\.metastack-pki mon '([^']*)'", PAGE)
+    assert found is not None
+    assert " ".join(found[1].replace("\\\n", "").split()) == user_maker()["mon"]
