@@ -64,3 +64,12 @@ def test_whose_trouble_it_is(text: str, family: type[Exception], whose: type[Exc
 def test_an_emulator_that_is_missing_is_no_disk_that_is() -> None:
     found = error("Cannot check QEMU binary /usr/bin/qemu-system-x86_64: No such file or directory")
     assert type(found) is Refused, "the adapter's boot makes a CannotStart of it"
+
+
+def test_a_missing_secret_driver_names_its_package() -> None:
+    # As libvirt's own test driver says it, which has no secrets.
+    with pytest.raises(libvirt.libvirtError) as said:
+        libvirt.open("test:///default").secretDefineXML("<secret/>")
+    found = translate(said.value, changes=True, what="teach secret")
+    assert type(found) is Refused
+    assert "apt-get install libvirt-daemon-driver-secret" in str(found)

@@ -55,6 +55,11 @@ _CODES: Final[dict[int, type[Exception]]] = {
     libvirt.VIR_ERR_NO_MEMORY: LocalTrouble,
 }
 
+_HINTS: Final = {
+    # Debian 13 has libvirt's drivers in packages of their own.
+    "driver: virSecret": "apt-get install libvirt-daemon-driver-secret, then systemctl restart libvirtd",
+}
+
 _LOST: Final = frozenset(
     {
         libvirt.VIR_ERR_RPC,
@@ -79,6 +84,7 @@ def translate(error: libvirt.libvirtError, *, changes: bool, what: str) -> Excep
     if connection_lost(error):
         kind: type[Exception] = UnknownOutcome if changes else Unavailable
         return kind(f"{what}: lost libvirtd: {text}")
+    text += "".join(f"; {hint}" for part, hint in _HINTS.items() if part in text)
     for said, family in _TEXTS:
         if all(part in text for part in ((said,) if isinstance(said, str) else said)):
             return family(f"{what}: {text}")
