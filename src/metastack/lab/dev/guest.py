@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import gzip
 import hashlib
+import lzma
 import os
 import shutil
 import subprocess
@@ -141,6 +142,8 @@ def _kernel(work: Path) -> tuple[Path, Path]:
     _run(folder, ["apt-get", "download", "-q", package], timeout_s=300)
     _run(folder, ["dpkg-deb", "-x", _one(folder, f"{package}_*.deb").name, "root"])
     root = folder / "root"
+    if not (root / "lib").exists():
+        (root / "lib").symlink_to("usr/lib")  # Debian 13's packages hold no /lib
     version = _one(root / "lib" / "modules", "*").name
     _run(folder, ["depmod", "-b", str(root), version])
     return _one(root / "boot", "vmlinuz-*"), root
@@ -158,8 +161,11 @@ def _initrd(work: Path, modules: Path, init: Path) -> None:
         said = _run(work, ["modprobe", "-d", str(modules), "-S", version, "--show-depends", module])
         for line in said.splitlines():
             words = line.split()
-            if words[0] == "insmod" and (name := Path(words[1]).name) not in order:
-                shutil.copy(words[1], root / "lib" / "modules" / name)
+            if words[0] == "insmod" and (name := Path(words[1]).name.removesuffix(".xz")) not in order:
+                # Debian 13 compresses them, and busybox need not know how.
+                opened = lzma.open if words[1].endswith(".xz") else open
+                with opened(words[1], "rb") as module_file:
+                    (root / "lib" / "modules" / name).write_bytes(module_file.read())
                 order.append(name)
     (root / "etc" / "modules").write_text("\n".join(order) + "\n")
     scripts = {"init": init.read_text(), "etc/dhcp": _DHCP}
