@@ -8,6 +8,7 @@ Rule: a node is what its records say; what it promised is computed, not asked fo
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -190,6 +191,31 @@ def uncordon(ctx: typer.Context, name: Name, reason: Reason = "") -> None:
     from metastack.commands.node.change import uncordon_node
 
     _change(frame_of(ctx), name, reason, lambda c, d: uncordon_node(c, d, name), "uncordoned")
+
+
+class _Policy(StrEnum):
+    """What becomes of its VMs."""
+
+    RELEASE = "release"
+    RETURN = "return"
+    LEAVE = "leave"
+    CLUSTER = "cluster"
+
+
+@verb(app, "on-shutdown")
+def on_shutdown(
+    ctx: typer.Context,
+    name: Name,
+    policy: Annotated[_Policy, typer.Argument(help="Policy; cluster: as `on_host_shutdown` of the cluster.")],
+    reason: Reason = "",
+) -> None:
+    """Choose the policy for a node's VMs at a shutdown or reboot of its host."""
+    from metastack.commands.node.change import shutdown_policy
+    from metastack.core.model import OnHostShutdown
+
+    chosen = None if policy is _Policy.CLUSTER else OnHostShutdown(policy.value)
+    done = f"on shutdown: {policy.value}"
+    _change(frame_of(ctx), name, reason, lambda c, d: shutdown_policy(c, d, name, chosen), done)
 
 
 @verb(app)

@@ -35,7 +35,9 @@ def decide(world: ClusterState, node: str, boot_id: str, silent_since: str) -> H
     """The policy that holds now. ``silent_since``: since when this node's storage does not answer."""
     if why := going_down(world, node, boot_id):
         return HostPlan(OnHostShutdown.RETURN, why)
-    policy = world.config.on_host_shutdown
+    desired = world.node_spec(node)
+    chosen = desired.record.on_host_shutdown if desired is not None and desired.record is not None else None
+    policy = chosen or world.config.on_host_shutdown
     if policy is not OnHostShutdown.RELEASE:
         return HostPlan(policy)
     if why := paused(world):

@@ -68,3 +68,12 @@ async def test_rights_are_tried_and_that_they_cannot_be_is_said(monkeypatch: pyt
     monkeypatch.setattr(storage, "rights", refuse)
     await health.try_rights(storage)
     assert health.rights == ("its rights could not be found out: no",)
+
+
+def test_libvirt_guests_is_told_while_it_is_enabled(tmp_path: Path) -> None:
+    health = Health(addresses=("10.0.0.1",), seen_as="10.0.0.1", units=tmp_path)
+    assert warnings(health, KNOWN, False, True) == ()
+    unit = tmp_path / "multi-user.target.wants/libvirt-guests.service"
+    unit.parent.mkdir()
+    unit.touch()
+    assert "libvirt-guests is enabled" in warnings(health, KNOWN, False, True)[0]

@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from metastack.core.model import Effect, NodeFacts, NodeSpec, Taint
+from metastack.core.model import Effect, NodeFacts, NodeSpec, OnHostShutdown, Taint
 from metastack.core.placement import taint_text
 from metastack.core.state.cluster_state import mod_of
 from metastack.core.state.codec import encode
@@ -42,6 +42,13 @@ async def uncordon_node(cluster: Cluster, request: Request, node: str) -> bool:
     """Let the node take VMs again; ends draining too. False when it was so already."""
     return await _edit(
         cluster, request, node, "node.uncordon", lambda spec: replace(spec, cordoned=False, draining=False)
+    )
+
+
+async def shutdown_policy(cluster: Cluster, request: Request, node: str, policy: OnHostShutdown | None) -> bool:
+    """Choose what becomes of the node's VMs when its host shuts down. None: as the cluster's setting says."""
+    return await _edit(
+        cluster, request, node, "node.on_shutdown", lambda spec: replace(spec, on_host_shutdown=policy)
     )
 
 

@@ -48,6 +48,8 @@ class NodeInfo(Struct, kw_only=True):
     """The last fence's receipt, and the open one."""
     brake: str | None = None
     """Why it fences nobody right now."""
+    on_host_shutdown: str | None = None
+    """Its own policy; None: the cluster's setting."""
     leaving: str | None = None
     """Its host is shutting down, or was: ``release`` or ``return``, what becomes of its VMs."""
     returns_within_s: int | None = None
@@ -105,6 +107,7 @@ def _node_info(world: ClusterState, name: str, room: Room, vms: int) -> NodeInfo
             desired.record.labels,
         )
         info.taints = [full_taint(taint) for taint in desired.record.taints]
+        info.on_host_shutdown = desired.record.on_host_shutdown
         info.by, info.reason = desired.record.by or None, desired.record.reason or None
         info.request_id = desired.record.request_id or None
     if alive is not None and alive.record is not None:

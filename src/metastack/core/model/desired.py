@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct, field
 
+from .config import OnHostShutdown
 from .names import Power, VmId
 from .numbers import Record
 from .placing import Ha, Placement, Taint
@@ -56,7 +57,7 @@ class VmSpec(Record, frozen=True, kw_only=True):
 class NodeSpec(Record, frozen=True, kw_only=True):
     """``desired/nodes/<node>``: what a person wants of a node."""
 
-    v: int = 2
+    v: int = 3
     cordoned: bool = False
     draining: bool = False
     labels: dict[str, str] = field(default_factory=dict)
@@ -65,6 +66,8 @@ class NodeSpec(Record, frozen=True, kw_only=True):
     overcommit: dict[str, float] = field(default_factory=dict)
     """Of the node's other resources; 1 unless said."""
     taints: tuple[Taint, ...] = ()
+    on_host_shutdown: OnHostShutdown | None = None
+    """Instead of the cluster's setting; None: as there."""
     by: str = ""
     reason: str = ""
     request_id: str = ""

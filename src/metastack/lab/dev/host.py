@@ -98,6 +98,11 @@ class Host:
         return self.run / "boot_id"
 
     @property
+    def state(self) -> Path:
+        """What a service manager would say of the host."""
+        return self.run / "state"
+
+    @property
     def agent_log(self) -> Path:
         return self.folder / "log" / "agent.log"
 
@@ -135,6 +140,7 @@ class Host:
         (self.run / "tmp").mkdir()
         # Hosts share this machine's kernel: each power-on is a boot of its own.
         self.boot_id.write_text(f"{uuid.uuid4()}\n")
+        self.state.write_text("running\n")
         uuid_file = self.folder / "host_uuid"
         if not uuid_file.exists():
             uuid_file.write_text(str(uuid.uuid4()))
@@ -288,6 +294,11 @@ class Host:
     def stop_agent(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End the agent; it stays down until :meth:`start_agent`. SIGKILL is the unclean exit."""
         self.stop("agent", how)
+
+    def shut_down(self) -> None:
+        """What systemd does of a shutdown: it says so, and stops the agent. The power is cut by the caller."""
+        self.state.write_text("stopping\n")
+        self.stop_agent()
 
     def restart_agent(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End the agent; init starts the next one at once."""

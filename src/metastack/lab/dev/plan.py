@@ -89,6 +89,7 @@ def agent_config(host: Host, port: int, store: StoreSettings, storage: StorageSe
         "console_listen": f"{host.address}:{port}",
         "libvirt_uri": host.libvirt_uri,
         "libvirtd_restart_command": [str(host.barrier)],
+        "host_state_command": ["cat", str(host.state)],
         "hypervisor": "auto",
         "state_dir": str(host.folder / "agent"),
         "boot_id_file": str(host.boot_id),
