@@ -102,12 +102,15 @@ class Agent:
         watchdog_device: str = "",
         boot_id: str = "",
         keyring: Callable[[], Keyring] = no_keyring,
+        certificate: Callable[[], str] = str,
         guest_secret: str = "",
         config_changed: Callable[[ClusterState], None] = lambda world: None,
         host_stops: Callable[[], Awaitable[bool]] = _never,
         extend: Callable[[float, str], None] = lambda seconds, why: None,
     ) -> None:
-        self._health = Health(addresses=addresses, watchdog_device=watchdog_device, units=UNITS)
+        self._health = Health(
+            addresses=addresses, watchdog_device=watchdog_device, units=UNITS, certificate=certificate
+        )
         self._queue: WorkQueue[Key] = WorkQueue()
         self._workers, self._config_changed = workers, config_changed
         self._busy = 0

@@ -17,6 +17,7 @@ from ..core.state.cluster_state import ClusterState
 from ..core.state.keys import Keys
 from ..hypervisor.libvirt.hypervisor import LibvirtHypervisor
 from ..network.linux import LinuxNetwork
+from ..pki.own import OwnCertificate
 from ..ports import Broken, local_io
 from ..secrets import keyring
 from ..storage.choose import build
@@ -85,6 +86,7 @@ async def serve(settings: AgentSettings) -> None:
         boots_at_once=settings.boots_at_once,
         watchdog_device=settings.watchdog_device,
         keyring=partial(keyring.read, Path(settings.secrets_key_file)),
+        certificate=OwnCertificate(settings.cert).warning if settings.cert else str,
         guest_secret=settings.storage.guest_secret,
         config_changed=config_changed,
         host_stops=lambda: host_stops(settings.host_state_command),

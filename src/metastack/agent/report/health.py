@@ -62,6 +62,8 @@ class Health(Struct, kw_only=True):
     """Why ``state_dir`` did not take what was to be kept; empty: it did."""
     settings: str = ""
     """That the cluster's settings cannot be read, and what follows; empty: they can."""
+    certificate: Callable[[], str] = str
+    """What is wrong with the certificate that it shows to etcd; empty: nothing, or it has none."""
     removals: Callable[[], tuple[str, ...]] = tuple
     """What this node could not remove, and why."""
 
@@ -148,7 +150,7 @@ def warnings(
         *health.damaged,
         *health.strangers,
         *health.removals(),
-        *(why for why in (health.console_why, health.settings) if why),
+        *(why for why in (health.console_why, health.settings, health.certificate()) if why),
     ]
     if fences_away:
         found += health.rights
