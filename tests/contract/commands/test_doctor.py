@@ -21,6 +21,7 @@ from metastack.core.model import (
     Backup,
     Claim,
     ClusterConfig,
+    Credential,
     Fence,
     FenceReceipt,
     Fencing,
@@ -162,6 +163,16 @@ async def test_a_healthy_cluster_has_no_findings(rig: Rig) -> None:
     await ask_storage(facts, MemoryStorage(pool), "metastack")
     facts.members, facts.rights = (GOOD,), RightsProof(on=True)
     assert examine(facts) == []
+
+
+async def test_credentials_of_a_removed_node_are_a_warning(rig: Rig) -> None:
+    given = Credential(node="n9", user="node.n9", removing=True)
+    await rig.put(rig.keys.credential("n9"), given)
+    ((severity, object, meaning),) = (await said(rig)).of("credentials")
+    assert (severity, object) == ("warning", "node n9")
+    assert "still work" in meaning
+    await rig.put(rig.keys.credential("n9"), replace(given, removing=False))
+    assert (await said(rig)).of("credentials") == []
 
 
 def backup_of(at: datetime) -> Backup:

@@ -25,7 +25,7 @@ from metastack.commands.problem import Code, Problem
 from metastack.commands.request import Cluster
 from metastack.core.model import Credential, JoinRequest, JoinToken, NodeFacts, NodeSpec
 from metastack.core.state.codec import encode
-from metastack.core.transaction import Lease, Outcome, Put, Transaction
+from metastack.core.transaction import Delete, Lease, Outcome, Put, Transaction
 from metastack.pki.authority import new_key, serial_text
 from metastack.pki.files import load_certificate
 from metastack.pki.folder import CaFolder
@@ -501,6 +501,66 @@ async def test_a_removed_node_loses_everything(house: House) -> None:
     serial = serial_text(load_certificate(joined.certificate, "n1").serial_number)
     assert [(one.serial, one.reason) for one in house.ca.revoked()] == [(serial, "sold")]
     assert await house.cluster.store.get(house.keys.node_spec("n1")) is None
+
+
+class Registers(WrappedStore):
+    """Just before the removal the agent of the new node registers; ``without``: the guards that see it."""
+
+    def __init__(self, house: House, without: tuple[str, ...] = ()) -> None:
+        super().__init__(house.cluster.store)
+        self._house, self._without, self._asked = house, without, False
+
+    async def commit(self, change: Transaction) -> Outcome:
+        if change.name == "node.remove" and not self._asked:
+            self._asked = True
+            await self._house.rig.node("n1")
+            kept = tuple(guard for guard in change.guards if guard.key not in self._without)
+            change = replace(change, guards=kept)
+        return await self._inner.commit(change)
+
+
+async def test_a_new_node_that_registers_meanwhile_stays(house: House) -> None:
+    await house.join(await house.token(), new_key())
+    with pytest.raises(Problem, match="is alive: only a lost node is removed"):
+        await remove_node(Cluster(Registers(house), house.keys), request("sold"), "n1")
+    assert not (await house.credential()).removing
+    # Without its guards the living node is forgotten, and its credentials are taken back.
+    await house.rig.write(Delete(house.keys.node_alive("n1")), Delete(house.keys.node_facts("n1")))
+    blind = Registers(house, (house.keys.node_alive("n1"), house.keys.node_facts("n1")))
+    await remove_node(Cluster(blind, house.keys), request("sold"), "n1")
+    assert (await house.credential()).removing
+
+
+async def test_a_join_beside_a_removal_is_seen(house: House) -> None:
+    """The node joins again just before its removal is committed: what it was given now is taken back, too."""
+    await house.join(await house.token(), new_key())
+    token, key = await house.token(), new_key()
+
+    class Joins(WrappedStore):
+        asked = False
+
+        async def commit(self, change: Transaction) -> Outcome:
+            if change.name == "node.remove" and not self.asked:
+                self.asked = True
+                await house.join(token, key)
+            return await self._inner.commit(change)
+
+    await remove_node(Cluster(Joins(house.cluster.store), house.keys), request("sold"), "n1")
+    assert (await house.credential()).token == token.id
+    await finish(house.desk, "n1")
+    assert house.users.users == {}
+    assert len(house.ca.revoked()) == 2
+
+
+async def test_a_node_with_claims_is_not_removed(house: House) -> None:
+    """It had a session: then it is fenced first, as ever, and its credentials stay meanwhile."""
+    await house.join(await house.token(), new_key())
+    await house.rig.node("n1")
+    await house.rig.lose("n1")
+    with pytest.raises(Problem, match="its last session is not fenced"):
+        await remove_node(house.rig.cluster, request("sold"), "n1")
+    assert not (await house.credential()).removing
+    assert house.accounts.users["node.n1"]
 
 
 async def test_without_a_server_the_removal_says_pending(house: House) -> None:

@@ -20,6 +20,7 @@ from metastack.core.model import (
     ClusterConfig,
     ClusterShutdown,
     Counted,
+    Credential,
     Fence,
     Generation,
     Halt,
@@ -159,6 +160,8 @@ class Facts(Struct, kw_only=True):
     secrets: dict[str, list[str]] = {}
     """Names of secrets by the id of the key that they are encrypted under."""
     secrets_why: str = ""
+    removing: set[str] = set()
+    """Removed nodes whose credentials nobody has taken back."""
     """Why they were not looked at."""
     unreadable: dict[str, str] = {}
     """Key to why its record does not parse."""
@@ -216,6 +219,7 @@ KINDS: Final[dict[Kind, type[Record]]] = {
     Kind.MAINTENANCE: Maintenance,
     Kind.HOST_RETURN: HostReturn,
     Kind.CLUSTER_SHUTDOWN: ClusterShutdown,
+    Kind.CREDENTIAL: Credential,
 }
 NOBODYS_ADDRESS: Final = "192.0.2.1"
 """Of a range kept for documentation: whoever may unblock it may unblock anyone, and nothing is unblocked."""
@@ -257,6 +261,8 @@ async def collect(cluster: Cluster, version: str, now: datetime) -> Facts:
                 facts.imports |= {record.uuid}
             case Backup():
                 facts.backup = record
+            case Credential() if record.removing:
+                facts.removing.add(record.node)
     await _secrets(cluster, facts)
     if facts.world.known_config.why:  # also when only a value is wrong
         facts.unreadable.setdefault(cluster.keys.cluster(), facts.world.known_config.why)
