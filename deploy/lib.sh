@@ -72,6 +72,7 @@ packages_cluster="iproute2 procps util-linux nftables dnsmasq-base etcd-server e
 grep -qs '^VERSION_ID="13"' /etc/os-release && packages_cluster="$packages_cluster libvirt-daemon-driver-secret"
 packages_ceph="ceph-mon ceph-osd ceph-common python3-rados python3-rbd qemu-block-extra"
 packages_check="shellcheck rsyslog rsyslog-relp logrotate ceph-mgr openssl git faketime"
+packages_hosts="mmdebstrap systemd-container openssh-client iproute2 util-linux"
 
 missing_packages() {
 	for package in "$@"; do

@@ -46,6 +46,7 @@ GATE = "10.91.0.1"
 """Address of the lab itself: the mirror, and whatever a test runs beside the hosts."""
 MIRROR_PORT = 3142
 BOOT_S = 120.0
+PROGRAMS = ("mmdebstrap", "systemd-nspawn", "ssh", "ssh-keygen", "ip", "nsenter", "unshare")
 BARE = "systemd systemd-sysv dbus libpam-systemd python3 iproute2 openssh-server ca-certificates procps kmod"
 KINDS = {
     "bare": BARE,
@@ -289,6 +290,11 @@ class Lab:
     def __init__(self, name: str = "main", base: Path = BASE) -> None:
         if os.geteuid() != 0:
             raise HostError("hosts need root: sudo deploy/lab-hosts …")
+        missing = [
+            program for program in PROGRAMS if shutil.which(program, path=_environment()["PATH"]) is None
+        ]
+        if missing:
+            raise HostError(f"hosts need {', '.join(missing)}: deploy/lab-hosts list installs what is missing")
         if len(name) > 8 or not name.isalnum():
             raise HostError(f"{name}: the name of a lab is at most 8 letters and digits")
         self.name = name
