@@ -91,6 +91,13 @@ done
 """
 
 
+_LEAVE_THE_CLOCK = """\
+[Service]
+ExecStart=
+ExecStart=!/usr/sbin/chronyd $DAEMON_OPTS -x
+"""
+
+
 class Saved(msgspec.Struct, kw_only=True):
     """What a lab remembers from one command to the next."""
 
@@ -152,6 +159,9 @@ class Host:
         # It fails wherever the kernel has no NVMe over fabrics, and a package of Ceph's brings it along.
         (upper / "etc/systemd/system").mkdir(parents=True)
         (upper / "etc/systemd/system/nvmf-autoconnect.service").symlink_to("/dev/null")
+        # The clock is the machine's: a time service on a host looks at it and leaves it alone.
+        (upper / "etc/systemd/system/chrony.service.d").mkdir()
+        (upper / "etc/systemd/system/chrony.service.d/lab.conf").write_text(_LEAVE_THE_CLOCK)
         (upper / "etc/hostname").write_text(f"{self.name}\n")
         (upper / "etc/hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {self.name}\n")
         key = upper / "etc/ssh/ssh_host_ed25519_key"
