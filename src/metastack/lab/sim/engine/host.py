@@ -416,6 +416,8 @@ class SimHost:
         self.lab.loop.kill(self.process)
         self._storage.abandon()
         self._ended()
+        if self.shuts_down:
+            self.lab.later(RESTART_S, self.power_cut)  # nobody starts it again: the host goes down
         return True
 
     def stop(self) -> bool:

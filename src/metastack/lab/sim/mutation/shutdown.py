@@ -101,7 +101,7 @@ SHUTDOWN: Final[tuple[Mutation, ...]] = (
     _step(
         "shutdown-of-the-cluster-ends",
         "hosts that are still up after the shutdown of the cluster start their VMs again",
-        agent(_UPKEEP, "HostShutdown._stay", "self._plan, self._kept = None, False", "self._kept = False"),
+        agent(_UPKEEP, "HostShutdown.look", "return await self._stay()", "return 0.0"),
         "shutdown-of-the-cluster-that-nobody-finishes",
     ),
     _step(
