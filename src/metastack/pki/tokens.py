@@ -1,7 +1,7 @@
 """Join tokens: what a person carries to a new node, what the cluster keeps of it, and every refusal.
 
 A token is text: its kind, a JSON payload and a check sum. It holds a bootstrap certificate, whose etcd user
-reaches ``join/ID`` and nothing else, and a secret, of which the cluster keeps a hash.
+reaches ``join/ID`` and nothing else, and its key, which signs the request: that key is the token's secret.
 Safety: one token admits one request. The same request again succeeds, since a join may die half-way; another
 request is refused, so that a thief of a used token gains nothing.
 """
@@ -19,7 +19,8 @@ from typing import Final
 
 import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec import Struct
 
@@ -54,7 +55,6 @@ CLOCK_MOST_S: Final = 60
 """A node's clock may differ by this much from the management host's."""
 _STEM: Final = "mstoken"
 _ID_BYTES: Final = 8
-_SECRET_BYTES: Final = 32
 _CHECK: Final = 8
 """Hex digits of the check sum: against a token that was cut or mistyped, not against a forger."""
 _LONGEST: Final = 16384
@@ -64,7 +64,6 @@ class Token(Struct, frozen=True, kw_only=True):
     """A token as its bearer reads it. Certificates and the key are DER."""
 
     id: str
-    secret: str
     node: str
     endpoints: tuple[str, ...]
     """Of etcd."""
@@ -101,14 +100,8 @@ class Bootstrap:
     """A token that its maker has, before ``pki serve`` signed the bearer's certificate."""
 
     id: str
-    secret: str
     node: str
     key: PrivateKey
-
-    @property
-    def secret_hash(self) -> str:
-        """What the cluster keeps of the secret."""
-        return _hash(self.secret)
 
     @property
     def request(self) -> str:
@@ -121,7 +114,6 @@ class Bootstrap:
         der = serialization.Encoding.DER
         token = Token(
             id=self.id,
-            secret=self.secret,
             node=self.node,
             endpoints=endpoints,
             root=root,
@@ -143,7 +135,7 @@ def begin_token(node: str, endpoints: tuple[str, ...], ttl: timedelta) -> Bootst
         raise Refusal(Why.BAD_LIFE, what, "its lifetime must be 10 s to 24 h", "--ttl 1h")
     if not endpoints:
         raise Refusal(Why.BAD_HOST, what, "names no etcd endpoint")
-    return Bootstrap(secrets.token_hex(_ID_BYTES), secrets.token_urlsafe(_SECRET_BYTES), node, new_key())
+    return Bootstrap(secrets.token_hex(_ID_BYTES), node, new_key())
 
 
 def encode_token(token: Token) -> str:
@@ -230,14 +222,14 @@ def admit(
 
     ``ca``: fingerprint of the cluster's CA. ``left_s``: life of the token's lease as etcd counts it. So no two
     clocks are compared but the node's, which must be right, with this one.
-    The secret is compared first: a bearer without it learns nothing but that it is wrong.
+    The proof is checked first: a bearer without the token's key learns nothing but that.
     A request that was admitted before is admitted again until the token expires: a join may die half-way.
     """
     what = f"token {request.id}"
     if record is None or record.id != request.id:
         raise Refusal(Why.UNKNOWN, what, "is not known here", "`metastack node token create` makes one")
-    if not hmac.compare_digest(record.secret_hash, _hash(request.secret)):
-        raise Refusal(Why.WRONG_SECRET, what, "its secret is wrong")
+    if not _proves(record, request):
+        raise Refusal(Why.WRONG_SECRET, what, "the request is not signed by the token's key")
     if request.ca_fingerprint != ca:
         raise _other_ca(what, request.ca_fingerprint, ca)
     if request.node != record.node:
@@ -274,8 +266,26 @@ def clock_off(what: str, node: str, off_s: int) -> Refusal:
     )
 
 
-def _hash(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
+def prove(token: Token, nonce: str, request: str) -> str:
+    """What shows that the sender has the token: etcd's readers see it, and can make no other."""
+    key = token.private_key()
+    assert isinstance(key, NodeKey)
+    return base64.b64encode(key.sign(_proven(token.id, nonce, request), ec.ECDSA(hashes.SHA256()))).decode()
+
+
+def _proves(record: JoinToken, request: JoinRequest) -> bool:
+    try:
+        key = load_certificate(record.certificate.encode(), f"token {record.id}").public_key()
+        proof = base64.b64decode(request.proof, validate=True)
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        key.verify(proof, _proven(request.id, request.nonce, request.request), ec.ECDSA(hashes.SHA256()))
+    except (InvalidSignature, binascii.Error, ValueError, Refusal):
+        return False
+    return True
+
+
+def _proven(ident: str, nonce: str, request: str) -> bytes:
+    return "\0".join((ident, nonce, request)).encode()
 
 
 def _check(body: str) -> str:

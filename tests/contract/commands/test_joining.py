@@ -218,8 +218,8 @@ async def test_of_two_keys_at_once_one_is_admitted(house: House) -> None:
 
 
 async def test_each_refusal_names_its_reason(house: House) -> None:
-    token, key = await house.token(), new_key()
-    assert (await house.refused(replace(token, secret="x"), key)).why is Why.WRONG_SECRET
+    token, other, key = await house.token(), await house.token("n7"), new_key()
+    assert (await house.refused(replace(token, key=other.key), key)).why is Why.WRONG_SECRET
     assert (await house.refused(replace(token, node="n2"), key)).why is Why.OTHER_NAME
     assert (await house.refused(replace(token, ca_fingerprint="ab" * 32), key)).why is Why.OTHER_CA
     assert (await house.refused(replace(token, id="0" * 16), key)).why is Why.UNKNOWN
@@ -316,7 +316,7 @@ async def test_rubbish_of_a_bearer_stops_nobody(house: House, value: bytes) -> N
 async def test_a_request_at_its_bound_is_answered(house: House) -> None:
     token = await house.token()
     record = JoinRequest(
-        id=token.id, nonce="n" * 65, secret="s", node="n1", ca_fingerprint="f", request="r" * LARGEST
+        id=token.id, nonce="n" * 65, proof="s", node="n1", ca_fingerprint="f", request="r" * LARGEST
     )
     put = Put(house.keys.join_request(token.id), encode(record))
     await house.cluster.store.commit(Transaction(name="join_request", guards=(), effects=(put,)))

@@ -25,6 +25,7 @@ from metastack.pki.tokens import (
     encode_token,
     key_hash,
     parse_token,
+    prove,
     turned_away,
 )
 
@@ -40,18 +41,20 @@ def made(ca: Authority = CA) -> tuple[Token, JoinToken]:
     begun = begin_token("n1", ENDPOINTS, HOUR)
     to = subject(SubjectKind.JOIN, begun.id)
     certificate = sign(ca, read_request(begun.request.encode(), to), to, NOW, life=HOUR + LINGER)
-    token = begun.complete(certificate_pem(certificate), ca.certificate_pem, ENDPOINTS, "/metastack")
-    return token, JoinToken(id=begun.id, node="n1", secret_hash=begun.secret_hash, lease=1, ttl_s=3600)
+    pem = certificate_pem(certificate).decode()
+    token = begun.complete(pem.encode(), ca.certificate_pem, ENDPOINTS, "/metastack")
+    return token, JoinToken(id=begun.id, node="n1", lease=1, ttl_s=3600, certificate=pem)
 
 
 def asking(key: NodeKey, node: str = "n1") -> JoinRequest:
+    csr = make_request(subject(SubjectKind.NODE, node), key).decode()
     return JoinRequest(
         id=TOKEN.id,
         nonce="x",
-        secret=TOKEN.secret,
+        proof=prove(TOKEN, "x", csr),
         node="n1",
         ca_fingerprint=CA.fingerprint,
-        request=make_request(subject(SubjectKind.NODE, node), key).decode(),
+        request=csr,
         sent_ms=int(NOW.timestamp() * 1000),
     )
 
@@ -106,8 +109,10 @@ def test_the_bearer_has_a_client_certificate_of_its_own_user() -> None:
 
 
 def test_no_secret_is_in_the_record_or_in_the_repr() -> None:
-    assert TOKEN.secret not in repr(TOKEN)
-    assert TOKEN.secret.encode() not in msgspec.json.encode(RECORD)
+    key = base64.b64encode(TOKEN.key)
+    assert key in msgspec.json.encode(TOKEN)
+    assert key not in msgspec.json.encode(RECORD) and key not in msgspec.json.encode(REQUEST)
+    assert key.decode() not in repr(TOKEN)
 
 
 @pytest.mark.parametrize("text", ["", "hello", "K10abc::server:x", ".".join(["mstoken", "x", "y"])])
@@ -186,14 +191,27 @@ def test_another_key_finds_the_token_used() -> None:
 def test_each_refusal_has_its_name() -> None:
     assert admitting(None).why is Why.UNKNOWN
     assert admitting(replace(RECORD, id="0000")).why is Why.UNKNOWN
-    assert admitting(request=replace(REQUEST, secret="x")).why is Why.WRONG_SECRET
+    assert (
+        admitting(request=replace(REQUEST, proof=prove(made()[0], "x", REQUEST.request))).why
+        is Why.WRONG_SECRET
+    )
     assert admitting(request=replace(REQUEST, node="n2")).why is Why.OTHER_NAME
     assert admitting(request=replace(REQUEST, ca_fingerprint=OTHER.fingerprint)).why is Why.OTHER_CA
     assert admitting(ca=OTHER).why is Why.OTHER_CA
     assert admitting(replace(RECORD, withdrawn=True)).why is Why.REVOKED
     assert admitting(left_s=0).why is Why.EXPIRED
     assert admitting(request=asking(KEY, "n2")).why is Why.OTHER_NAME
-    assert admitting(request=replace(REQUEST, request="rubbish")).why is Why.BAD_REQUEST
+    rubbish = replace(REQUEST, request="rubbish", proof=prove(TOKEN, "x", "rubbish"))
+    assert admitting(request=rubbish).why is Why.BAD_REQUEST
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"proof": ""}, {"proof": "AA=="}, {"proof": "%"}, {"nonce": "y"}, {"request": "other"}, {"id": "0" * 16}],
+)
+def test_a_proof_is_of_one_request(change: dict[str, str]) -> None:
+    refused = admitting(request=replace(REQUEST, **change))  # type: ignore[arg-type]
+    assert refused.why is (Why.UNKNOWN if "id" in change else Why.WRONG_SECRET)
 
 
 def moved(off_s: int) -> JoinRequest:
@@ -214,7 +232,7 @@ def test_a_clock_that_is_nearly_right_is_taken(off_s: int) -> None:
 
 def test_without_the_secret_nothing_else_is_told() -> None:
     spent = replace(RECORD, spent_on="x", withdrawn=True)
-    request = replace(moved(-86_400), secret="x", node="n2")
+    request = replace(moved(-86_400), proof="", node="n2")
     assert admitting(spent, request).why is Why.WRONG_SECRET
 
 

@@ -26,7 +26,7 @@ from metastack.pki.files import load_certificate
 from metastack.pki.refusal import Refusal, Why
 from metastack.pki.sealed import unseal
 from metastack.pki.subject import SubjectKind, subject
-from metastack.pki.tokens import CLOCK_MOST_S, NodeKey, Token, clock_off, turned_away
+from metastack.pki.tokens import CLOCK_MOST_S, NodeKey, Token, clock_off, prove, turned_away
 from metastack.ports import Denied, NotFound, Store
 
 ANSWER_S: Final = 60.0
@@ -62,13 +62,14 @@ async def ask(
     csr = make_request(to, key).decode()
     for left in reversed(range(TRIES)):
         sent = clock()
+        nonce = os.urandom(16).hex()
         request = JoinRequest(
             id=token.id,
-            nonce=os.urandom(16).hex(),
-            secret=token.secret,
+            nonce=nonce,
             node=token.node,
             ca_fingerprint=token.ca_fingerprint,
             request=csr,
+            proof=prove(token, nonce, csr),
             hosts=hosts,
             storage_addresses=storage_addresses,
             sent_ms=int(sent.timestamp() * 1000),

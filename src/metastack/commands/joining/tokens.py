@@ -107,7 +107,6 @@ async def create_token(
         record = JoinToken(
             id=begun.id,
             node=node,
-            secret_hash=begun.secret_hash,
             lease=lease.id,
             ttl_s=ttl_s,
             request=begun.request,

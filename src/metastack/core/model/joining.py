@@ -17,8 +17,6 @@ class JoinToken(Record, frozen=True, kw_only=True):
 
     id: str
     node: str
-    secret_hash: str
-    """SHA-256."""
     lease: int
     """Granted for ``ttl_s`` and renewed by nobody: once it ended, the token is expired."""
     ttl_s: int
@@ -50,11 +48,12 @@ class JoinRequest(Record, frozen=True, kw_only=True):
     id: str
     nonce: str
     """Of this very request, so that no older answer is taken for its own."""
-    secret: str
     node: str
     ca_fingerprint: str
     request: str
     """PEM of the certificate request."""
+    proof: str = ""
+    """Signature over id, nonce and request by the key of the token, in base64."""
     hosts: tuple[str, ...] = ()
     storage_addresses: tuple[str, ...] = ()
     sent_ms: int = 0
