@@ -69,9 +69,7 @@ class Crash(Exception):
 
 
 @pytest.mark.parametrize("at", range(5))
-def test_a_crash_at_any_file_is_mended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
-) -> None:
+def test_a_crash_at_any_file_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     layout, count, real = NodeLayout(tmp_path, "n1"), 0, layouts.write
 
     def write(path: Path, data: bytes, mode: int) -> Any:
