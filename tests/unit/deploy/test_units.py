@@ -82,6 +82,7 @@ def test_exposure_of_an_agent_with_namespaces(tmp_path: Path) -> None:
     [
         ("The agent", "metastack-agent"),
         ("The etcd gateway", "metastack-etcd-gateway"),
+        ("pki serve", "metastack-pki"),
         ("The backup", "metastack-backup"),
         ("pki serve", "metastack-pki"),
     ],
