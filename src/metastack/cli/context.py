@@ -120,6 +120,9 @@ def add(
         raise usage(f"context {name}", "names no etcd endpoint", "give --endpoint https://HOST:2379")
     if storage not in ("", "ceph", "file"):
         raise usage("--storage", f"{storage!r} is unknown", "kinds: ceph, file")
+    if not storage and (monitor or user or keyring or directory):
+        said = "`--storage ceph`" if monitor or user or keyring else "`--storage file`"
+        raise usage(f"context {name}", "settings of a storage, and no storage", f"add {said}")
     _refuse_known(name, replace)
     disks = StorageSettings(
         kind=storage or "file",

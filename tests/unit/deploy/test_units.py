@@ -84,7 +84,6 @@ def test_exposure_of_an_agent_with_namespaces(tmp_path: Path) -> None:
         ("The etcd gateway", "metastack-etcd-gateway"),
         ("pki serve", "metastack-pki"),
         ("The backup", "metastack-backup"),
-        ("pki serve", "metastack-pki"),
     ],
 )
 def test_each_directive_has_a_reason(title: str, name: str) -> None:
