@@ -29,9 +29,6 @@ RSYSLOGD: Final = shutil.which("rsyslogd", path=PATH)
 JOURNALD: Final = Path("/lib/systemd/systemd-journald")
 RELP: Final = Path("/usr/lib/x86_64-linux-gnu/rsyslog/omrelp.so")
 
-RESTART: Final = "/usr/bin/systemctl kill --kill-whom=main metastack-log-forwarder.service"
-"""How a forwarder ends itself, for systemd to start it again."""
-
 HOST_INIT: Final = """
 mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/log
 mkdir -p /run/systemd/journal /run/systemd/journald.conf.d /run/log/journal /var/log/libvirt/qemu /var/log/ceph
@@ -140,6 +137,10 @@ class Daemon:
         with self.said.open("ab") as said:
             self.process = subprocess.Popen(command, stdout=said, stderr=said)
 
+    def ended(self) -> bool:
+        """True once it has ended by itself."""
+        return self.process is not None and self.process.poll() is not None
+
     def end(self, number: int = 15, within_s: float = 30.0) -> None:
         """Signal it and wait; what does not end in time is killed, and that is an error."""
         if self.process is None:
@@ -228,14 +229,8 @@ class LogNode:
             **certificate,
             **more,
         }
-        # Where systemctl would end it for systemd to start it again, a file says so.
-        self.asked = folder / "asked"
-        (folder / "restart").write_text(f"#!/bin/sh\n: >{self.asked}\n")
-        (folder / "restart").chmod(0o755)
         self.conf = folder / "log-forwarder.conf"
-        text = render("log-forwarder.conf", values)
-        assert RESTART in text
-        self.conf.write_text(text.replace(RESTART, str(folder / "restart")))
+        self.conf.write_text(render("log-forwarder.conf", values))
         self.unit = _cgroups() / f"lab{os.getpid()}{name}.slice" / "metastack-agent.service"
         self.init = Daemon("init", folder)
         self.journald = Daemon("journald", folder)
