@@ -21,6 +21,7 @@ BENCHES = {
     "gate": "what asking the disk itself adds to a start, whole creates and failovers (minutes)",
     "idle": "CPU and memory of an agent when nothing happens",
     "cli": "CPU time of `vm list` with 200 VMs, and of --help",
+    "logs": "central logs at 5,000 events/s (--runs N: N/s), the log host down for a minute",
     "outage": "what guests notice of 10 minutes (--runs N: N minutes) without etcd",
     "placement": "placement without a scheduler against one: simulation, a trace, cost (minutes)",
     "scale": "on a real etcd: claims/s, watch traffic, CPU of a follower (minutes; --runs N: N percent)",
