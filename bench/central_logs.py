@@ -232,6 +232,7 @@ class LogNode:
         self.conf = folder / "log-forwarder.conf"
         self.conf.write_text(render("log-forwarder.conf", values))
         self.unit = _cgroups() / f"lab{os.getpid()}{name}.slice" / "metastack-agent.service"
+        self.feeders: list[subprocess.Popen[str]] = []
         self.init = Daemon("init", folder)
         self.journald = Daemon("journald", folder)
         self.forwarder = Daemon("forwarder", folder)
@@ -273,8 +274,12 @@ class LogNode:
 
     def feed(self, count: int, rate: int = 5_000, size: int = 200) -> subprocess.Popen[str]:
         """Log events as the agent does, at a rate; its output is the rate that it reached."""
-        command = self.in_unit(sys.executable, "-c", FEEDER, str(count), str(rate), str(size))
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        # In a file, as an agent is: journald keeps each process's command line, and compresses a long one.
+        script = self.folder / "feeder.py"
+        script.write_text(FEEDER)
+        command = self.in_unit(sys.executable, str(script), str(count), str(rate), str(size))
+        self.feeders.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return self.feeders[-1]
 
     def stop(self) -> None:
         self.forwarder.end()

@@ -33,6 +33,9 @@ def run(runs: int | None = None) -> Result:
         try:
             return _measure(host, node, rate, count)
         finally:
+            for feeder in node.feeders:
+                feeder.kill()
+                feeder.wait()
             node.stop()
             host.daemon.end()
 

@@ -97,6 +97,20 @@ def test_nothing_is_lost_while_the_log_host_is_down(host: LogHost, node: Callabl
         assert len(arrived) - 6_000 <= WINDOW
 
 
+def test_a_restart_of_the_forwarder_loses_nothing(host: LogHost, node: Callable[..., LogNode]) -> None:
+    host.start()
+    n1 = node()
+    n1.forward()
+    feeder = n1.feed(6_000, rate=2_000)
+    for lines in (500, 1_500):
+        until("some lines", lambda lines=lines: host.size("n1") > lines)  # type: ignore[misc]
+        n1.forwarder.end()
+        n1.forward()
+    fed(feeder)
+    until("all lines", functools.partial(_whole, host, "n1"))
+    assert list(dict.fromkeys(host.numbers("n1"))) == list(range(6_000))
+
+
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [("node.n3", "no permited name found"), ("another CA", "unable to get local issuer certificate")],
