@@ -75,16 +75,17 @@ class Control:
         prefix = self.lab.prefix if bridge else ()
         self.lab.folder.mkdir(parents=True, exist_ok=True)
         inside = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-eu", "-c", _INSIDE, "sh"]
-        done = subprocess.run(
-            [*prefix, *inside, str(self.root), str(self.lab.folder), str(CHECKOUT), *argv],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-        return Played(done.returncode, done.stdout)
+        log = self.lab.folder / "control.log"
+        with log.open("w") as out:
+            done = subprocess.run(
+                [*prefix, *inside, str(self.root), str(self.lab.folder), str(CHECKOUT), *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                timeout=timeout_s,
+                check=False,
+            )
+        return Played(done.returncode, log.read_text())
 
     def play(self, playbook: str, *words: str, check: bool = True, **variables: Any) -> Played:
         """Run a playbook; raises HostError with its end when it fails, unless ``check`` is false."""

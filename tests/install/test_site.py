@@ -266,7 +266,7 @@ def test_destroy_wants_the_name_and_no_guest(control: Control) -> None:
 
 
 def test_destroy_takes_the_cluster_away(control: Control, lab: Lab, m1: Host) -> None:
-    m1.run("metastack vm delete v1 --yes --wait")
+    m1.run("metastack vm delete v1 --yes")
     control.play("destroy.yml", destroy_confirm="metastack")
     for name in (*ETCD, "m1"):
         assert not lab.host(name).path("/etc/metastack").exists()
