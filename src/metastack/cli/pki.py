@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from metastack.pki.facts import CertificateFacts
     from metastack.pki.files import IdentityFiles
     from metastack.pki.folder import CaFolder, Issued
+    from metastack.pki.subject import Subject
     from metastack.settings import StoreSettings
 
     from .output import Printer
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 app = noun("pki", "Certificates: issue, renew, list, revoke.")
 
 Folder = Annotated[Path, typer.Option("--dir", metavar="FOLDER", help="Folder of the CA.")]
+GOOD = ("valid", "due", "early")
+"""States of a certificate that counts."""
+_PEOPLE = ("operator", "service")
 DEFAULT: Path = Path("/etc/metastack/ca")
 Out = Annotated[
     Path | None,
@@ -82,6 +86,32 @@ def root_settings(frame: Frame, ca: CaFolder) -> StoreSettings:
     store = context_of(frame).store
     check_endpoints(store.endpoints)
     return replace(settings_of(ca.own(subject(SubjectKind.ROOT)), store.endpoints), root=store.root)
+
+
+def people_of(ca: CaFolder) -> list[Subject]:
+    """Operators and services with a good certificate; who has several is what the one that ends last says."""
+    from metastack.pki.subject import SubjectKind, parse
+
+    good = {one.user: parse(one.user, one.role) for one in ca.list() if one.state in GOOD}
+    kinds = (SubjectKind.OPERATOR, SubjectKind.SERVICE)
+    return [found for found in good.values() if found is not None and found.kind in kinds]
+
+
+def _admit(frame: Frame, ca: CaFolder, to: Subject) -> None:
+    """Make a user of etcd of somebody who got a certificate; where etcd is not reached, say what is missing."""
+    from metastack.commands.cluster.identity import admit
+    from metastack.commands.problem import Problem
+    from metastack.contexts import ContextError
+
+    if not to.etcd_roles():
+        return
+    try:
+        store = root_settings(frame, ca)
+        for line in with_accounts(store, lambda cluster, accounts: admit(cluster, accounts, [to])):
+            note(frame, line)
+    except (ContextError, Problem) as error:
+        later = "`metastack cluster apply-rights`" if to.kind in _PEOPLE else "join it with a token, or repeat"
+        note(frame, f"{to.user} is not a user of etcd yet: {error}; {later}")
 
 
 def settings_of(files: IdentityFiles, endpoints: tuple[str, ...]) -> StoreSettings:
@@ -208,6 +238,7 @@ def issue(
         else:
             issued = ca.issue(to, hosts, _days(days))
         facts = _hand_out(frame, ca, issued, out)
+        _admit(frame, ca, to)
     _printer(frame).one(facts, detail=True)
 
 
@@ -294,7 +325,7 @@ def _revoke_in_etcd(frame: Frame, ca: CaFolder, hit: list[CertificateFacts]) -> 
     from metastack.contexts import ContextError
     from metastack.pki.subject import ROOT_USER
 
-    good = {one.user for one in ca.list() if one.state in ("valid", "due", "early")}
+    good = {one.user for one in ca.list() if one.state in GOOD}
     gone = sorted({one.user for one in hit} - good - {ROOT_USER})
     if not gone:
         return

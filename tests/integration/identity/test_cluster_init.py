@@ -159,3 +159,19 @@ async def test_apply_rights_follows_the_setting(host: Host) -> None:
     assert (await host.run("config", "set", "storage_lost_s=0")).status == 0
     lost = ["role fencer loses /metastack/actual/nodes/ to /metastack/actual/nodes0"]
     assert (await host.run("cluster", "apply-rights", *ca)).json()["changed"] == lost
+
+
+async def test_a_certificate_makes_a_user(host: Host) -> None:
+    await host.init()
+    ca, out = ("--dir", str(host.secured.ca.path)), ("--out", str(host.secured.folder / "vera"))
+    answer = await host.run("pki", "issue", "operator", "vera", "--role", "viewer", *out, *ca)
+    assert answer.status == 0, answer
+    assert "user operator.vera gets role viewer" in answer.err
+    unreached = ("--endpoint", "https://127.0.0.1:1")
+    answer = await host.run("pki", "issue", "service", "monitor", "--host", "m", *out, *ca, *unreached)
+    assert answer.status == 0, answer
+    assert "service.monitor is not a user of etcd yet" in answer.err
+    changed = (await host.run("cluster", "apply-rights", *ca, "-o", "json")).json()["changed"]
+    assert changed == ["user service.monitor added", "user service.monitor gets role viewer"]
+    async with host.secured.users() as users:
+        assert await users.roles_of("operator.vera") == {"viewer"}

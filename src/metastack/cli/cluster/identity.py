@@ -15,7 +15,7 @@ import typer
 from msgspec import Struct
 
 from ..frame import Frame, frame_of, verb
-from ..pki import DEFAULT, Folder, open_ca, refused, root_settings, settings_of, utc_now
+from ..pki import DEFAULT, Folder, open_ca, people_of, refused, root_settings, settings_of, utc_now
 from ..session import members_of, note, with_accounts
 
 if TYPE_CHECKING:
@@ -95,13 +95,17 @@ def init(
 
 
 def apply_rights(ctx: typer.Context, folder: Folder = DEFAULT) -> None:
-    """Apply users' roles and rights to etcd: after an upgrade, or a change of storage_lost_s."""
+    """Apply roles, and users of certificates, to etcd.
+
+    For use after an upgrade, and after a change of storage_lost_s.
+    """
     from metastack.commands.cluster.identity import apply_rights as apply
 
     frame = frame_of(ctx)
     with refused():
-        store = root_settings(frame, open_ca(folder))
-    view = RightsView(changed=with_accounts(store, apply))
+        ca = open_ca(folder)
+        store, people = root_settings(frame, ca), people_of(ca)
+    view = RightsView(changed=with_accounts(store, lambda c, accounts: apply(c, accounts, people)))
     _print_rights(frame, view)
 
 

@@ -88,8 +88,18 @@ async def secure(cluster: Cluster, accounts: EtcdAccounts, admin: Subject, reque
     return changed + await accounts.enable()
 
 
-async def apply_rights(cluster: Cluster, accounts: EtcdAccounts) -> list[str]:
-    """Make every role what this release and the settings say, and each node's roles its own; what changed."""
+async def admit(cluster: Cluster, accounts: EtcdAccounts, subjects: Iterable[Subject]) -> list[str]:
+    """Make users of holders of certificates, with their roles and no others; what changed."""
+    known = [one for one in subjects if one.etcd_roles()]
+    nodes = [node_role(cluster.keys, one.name) for one in known if one.kind is SubjectKind.NODE]
+    return await accounts.apply(nodes, {one.user: one.etcd_roles() for one in known})
+
+
+async def apply_rights(cluster: Cluster, accounts: EtcdAccounts, people: Iterable[Subject] = ()) -> list[str]:
+    """Make every role what this release and the settings say, and each node's roles its own; what changed.
+
+    ``people``: operators and services with a good certificate; they become users, too.
+    """
     keys, config = cluster.keys, await cluster.config()
     nodes = {
         user: found
@@ -100,7 +110,8 @@ async def apply_rights(cluster: Cluster, accounts: EtcdAccounts) -> list[str]:
         *cluster_roles(keys, fences_living=config.storage_lost_s > 0),
         *(node_role(keys, found.name) for found in nodes.values()),
     ]
-    return await accounts.apply(roles, {user: found.etcd_roles() for user, found in nodes.items()})
+    changed = await accounts.apply(roles, {user: found.etcd_roles() for user, found in nodes.items()})
+    return changed + await admit(cluster, accounts, people)
 
 
 async def _settings(cluster: Cluster, request: Request) -> list[str]:

@@ -58,8 +58,8 @@ OPTIONS: Final = (
 )
 
 _WEB: Final = re.compile(r"((?P<scheme>https?)://)?(?P<target>([\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5})")
-_HANDSHAKE: Final = "TSI_DATA_CORRUPTED"
-"""What is left of the server's TLS alert: it refused us, and nobody says why."""
+_HANDSHAKE: Final = re.compile("TSI_DATA_CORRUPTED|ALERT_(BAD_CERTIFICATE|CERTIFICATE|UNKNOWN_CA)")
+"""What is left of the server's TLS alert, by TLS 1.3 and 1.2: it refused us, and nobody says why."""
 _CLOSED: Final = ("Socket closed", "Connection reset by peer")
 _DECIDED: Final = (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE)
 
@@ -247,7 +247,7 @@ class Channels:
             failures += 1
             if failures % len(self.links) == 0:
                 await asyncio.sleep(min(jitter_s(failures // len(self.links)), deadline_s - loop.time()))
-        seen = "; ".join(f"{endpoint}: {self._reason(why)}" for endpoint, why in tried.items())
+        seen = "; ".join(f"{endpoint}: {self._reason(endpoint, why)}" for endpoint, why in tried.items())
         raise Unavailable(f"{what}: etcd is unreachable after {total_s:g} s ({seen})")
 
     def denied(self, judgement: Judgement, text: str) -> str:
@@ -258,20 +258,21 @@ class Channels:
 
         return f"{own_user(self._settings.cert)} may not: {text}"
 
-    def _reason(self, text: str) -> str:
+    def _reason(self, endpoint: str, text: str) -> str:
         """An error's text for people; of a refused handshake what is wrong with our own certificate."""
-        if _HANDSHAKE not in text and not (self._settings.cert and any(said in text for said in _CLOSED)):
+        refused, settings = _HANDSHAKE.search(text), self._settings
+        closed = settings.cert and not endpoint.startswith("http:") and any(said in text for said in _CLOSED)
+        if not refused and not closed:
             return brief(text)
         from metastack.pki.own import own_flaw  # 40 ms, which are of use here alone
 
-        settings = self._settings
         if not settings.cert:
             return "it demands a client certificate, and none is configured"
         flaw = own_flaw(settings.ca, settings.cert, settings.key)
         if flaw is not None:
             return f"this client's certificate: {flaw}"
         # With a revocation list etcd drops the connection after the handshake, also when it stops.
-        return brief(text) if _HANDSHAKE in text else "it closed the connection: is the certificate revoked?"
+        return brief(text) if refused else "it closed the connection: is the certificate revoked?"
 
     @contextlib.asynccontextmanager
     async def refusals_named(self, what: str, link: Link) -> AsyncIterator[None]:
@@ -304,7 +305,7 @@ def text_of(error: grpc.aio.AioRpcError) -> str:
 def brief(text: str) -> str:
     """An error's text for people: gRPC puts the reason of a failed connection last."""
     reason = re.sub("^[A-Z_]+: ", "", text.rpartition("last error: ")[2])
-    if _HANDSHAKE in reason:
+    if _HANDSHAKE.search(reason):
         reason = "it refuses this client's certificate: revoked, or of another CA"
     if "CERTIFICATE_VERIFY_FAILED" in reason:
         reason = (
