@@ -19,7 +19,9 @@ from msgspec.structs import replace
 from metastack.core.platforms import PLATFORMS, older
 from metastack.core.state.record_versions import LEVEL, RELEASES
 
-from ..doctor import (
+from ..cluster.shutdown import in_words, shutdown_view
+from ..cluster.upgrade_views import understood
+from . import (
     brake,
     etcd_health,
     fences_open,
@@ -31,9 +33,7 @@ from ..doctor import (
     storage_silent,
     vms,
 )
-from ..doctor.facts import Facts, Finding, Severity, error, info, warning
-from .shutdown import in_words, shutdown_view
-from .upgrade_views import understood
+from .facts import Facts, Finding, Severity, error, info, warning
 
 Check = Callable[[Facts], Iterator[Finding]]
 
