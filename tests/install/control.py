@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,8 +126,7 @@ def renamed(bundle: Path, version: str) -> Path:
             (source / name).write_text(re.sub(r'(?m)^version = ".*"', f'version = "{version}"', text))
         module = source / "src/metastack/__init__.py"
         module.write_text(re.sub(r'__version__ = ".*"', f'__version__ = "{version}"', module.read_text()))
-        with tarfile.open(bundle) as tar:
-            tar.extractall(work, filter="data")
+        subprocess.run(["tar", "-xf", str(bundle), "-C", work], check=True, timeout=60)
         old = next(path for path in Path(work).iterdir() if path.name.startswith("metastack-"))
         for wheel in (old / "wheels").glob("metastack-*.whl"):
             wheel.unlink()

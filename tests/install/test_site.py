@@ -226,6 +226,7 @@ def test_upgrade_keeps_every_guest(control: Control, lab: Lab) -> None:
 def test_the_kept_version_is_the_way_back(control: Control, lab: Lab, m1: Host) -> None:
     before = guests(lab)
     old = lab.host("h1").run("metastack-install-node --list | sed -n 's/ previous//p'").strip()
+    assert old
     control.play("upgrade.yml", compute_version=old)
     assert f"{old} current" in lab.host("h3").run("metastack-install-node --list")
     assert guests(lab) == before
