@@ -10,9 +10,9 @@ from commands_rig import HELLO, Rig, request
 from msgspec.structs import replace
 
 from metastack import __version__
-from metastack.commands.doctor import upgrade_check
+from metastack.commands import upgrade_check
 from metastack.commands.doctor.facts import collect
-from metastack.commands.doctor.upgrade_check import UpgradeCheck, check_upgrade
+from metastack.commands.upgrade_check import UpgradeCheck, check_upgrade
 from metastack.commands.vm.change import NewVm, create_vm
 from metastack.core.model import (
     Backup,

@@ -11,6 +11,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "guide" / "install.md").read_text()
 
 
 def test_the_maker_of_users_has_its_least_rights() -> None:
-    found = re.search(r"client\.metastack-pki mon '([^']*)'", PAGE)
+    found = re.search(r'client\.metastack-pki mon "((?:\\.|[^"])*)" -o', PAGE, re.S)
     assert found is not None
-    assert " ".join(found[1].replace("\\\n", "").split()) == user_maker()["mon"]
+    text = found[1].replace("\\\n", "").replace('\\"', '"')
+    assert " ".join(text.split()) == user_maker()["mon"]

@@ -1,7 +1,7 @@
 """``metastack cluster upgrade-check`` and ``upgrade-finish``: the first and the last step of an upgrade.
 
 Owns: options, and the words that a person reads before saying yes.
-Refuses: judging (:mod:`metastack.commands.doctor.upgrade_check`, :mod:`metastack.commands.cluster.upgrade`).
+Refuses: judging (:mod:`metastack.commands.upgrade_check`, :mod:`metastack.commands.cluster.upgrade`).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def mount(app: typer.Typer) -> None:
 
         from metastack import __version__
         from metastack.commands.doctor.facts import collect
-        from metastack.commands.doctor.upgrade_check import UpgradeCheck, check_upgrade
+        from metastack.commands.upgrade_check import UpgradeCheck, check_upgrade
 
         from ..findings import tell
         from ..output import Printer

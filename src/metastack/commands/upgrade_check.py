@@ -19,9 +19,9 @@ from msgspec.structs import replace
 from metastack.core.platforms import PLATFORMS, older
 from metastack.core.state.record_versions import LEVEL, RELEASES
 
-from ..cluster.shutdown import in_words, shutdown_view
-from ..cluster.upgrade_views import understood
-from . import (
+from .cluster.shutdown import in_words, shutdown_view
+from .cluster.upgrade_views import understood
+from .doctor import (
     brake,
     etcd_health,
     fences_open,
@@ -33,7 +33,7 @@ from . import (
     storage_silent,
     vms,
 )
-from .facts import Facts, Finding, Severity, error, info, warning
+from .doctor.facts import Facts, Finding, Severity, error, info, warning
 
 Check = Callable[[Facts], Iterator[Finding]]
 
