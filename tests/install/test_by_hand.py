@@ -70,7 +70,7 @@ def test_three_bare_hosts_to_a_failover(lab: Lab, hosts: list[Host]) -> None:
 
     vm = json.loads(first.run("metastack vm show v1 -o json"))
     if vm["node"] == "n1":
-        first.run("metastack vm move v1 --cold --node n2")
+        first.run("metastack vm move v1 n2 --cold")
         vm = json.loads(first.run("metastack vm show v1 -o json"))
     lab.host(vm["node"]).power_cut()
 
