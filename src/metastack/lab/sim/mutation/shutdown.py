@@ -49,7 +49,10 @@ SHUTDOWN: Final[tuple[Mutation, ...]] = (
     _step(
         "shutdown-ends",
         "a host that never returns is waited for once",
-        (Patch("core.protocol.host_return", "leave", "leased=True", "leased=False"),),
+        (
+            Patch("core.protocol.host_return", "leave", "leased=True", "leased=False"),
+            *agent("upkeep.maintenance", "LeasedEnds._on", "for name in world.nodes():", "for name in ():"),
+        ),
         "shutdown-and-no-return",
     ),
     _step(
