@@ -25,6 +25,8 @@ def accept(lab: Lab, report: Path, *words: str) -> tuple[int, str, dict[str, str
         argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=280, check=False
     )
     print(done.stdout, done.stderr)
+    # A node that the drill switched on is another process than the one that this one knows.
+    lab.cluster.reread()
     steps = json.loads(report.read_text())["steps"]
     return done.returncode, done.stdout, {step["step"]: step["result"] for step in steps}
 

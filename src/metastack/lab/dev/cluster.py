@@ -60,6 +60,10 @@ class Cluster:
             self._state = self.layout.need()
         return self._state
 
+    def reread(self) -> None:
+        """Take the cluster as its record says, after another process changed it."""
+        self._state = None
+
     @property
     def namespaces(self) -> bool:
         return self.state.mode == "namespaces"
