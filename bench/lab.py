@@ -32,12 +32,12 @@ IMAGE = "tiny"
 class Lab:
     """A cluster, a person's handle on it, and everything that etcd says, stamped with monotonic time."""
 
-    def __init__(self, cluster: Cluster, store: EtcdStore) -> None:
+    def __init__(self, cluster: Cluster, store: EtcdStore, watcher: EtcdStore) -> None:
         self.cluster = cluster
         self.person = Person(store, Keys())
         self.world = ClusterState(Keys())
         self.log: list[tuple[float, KeyEvent]] = []
-        self._store = store
+        self._store = watcher
         self._changed = asyncio.Event()
 
     async def follow(self) -> None:
@@ -129,10 +129,11 @@ async def lab(
         cache = Path(tempfile.gettempdir()) / "metastack-guest"
         cache.mkdir(exist_ok=True)
         image = await asyncio.to_thread(guest.image, cache)
-        store = EtcdStore(cluster.store_settings)
+        # With rights, a person may not watch everything at once.
+        store, watcher = EtcdStore(cluster.store_settings), EtcdStore(cluster.root_store_settings)
         try:
             await _import(cluster, store, image)
-            made = Lab(cluster, store)
+            made = Lab(cluster, store, watcher)
             async with asyncio.TaskGroup() as group:
                 follower = group.create_task(made.follow())
                 await made.all_ready()
@@ -140,6 +141,7 @@ async def lab(
                 follower.cancel()
         finally:
             await store.close()
+            await watcher.close()
     finally:
         await asyncio.to_thread(cluster.down)
         shutil.rmtree(folder, ignore_errors=True)
