@@ -15,13 +15,13 @@ from metastack.commands.cluster.maintenance import (
     end_maintenance,
     in_words,
     show_maintenance,
-    words,
 )
 from metastack.commands.cluster.status import ClusterView, cluster_view
 from metastack.commands.doctor import examine
 from metastack.commands.doctor.facts import collect
 from metastack.commands.problem import Code, Problem
 from metastack.commands.reading import EVERYTHING, read_world
+from metastack.commands.spans import span_words
 from metastack.commands.vm.create import NewVm, create_vm
 from metastack.core.model import Fence, NodeAlive
 from metastack.core.state.codec import decode, encode
@@ -148,7 +148,7 @@ def test_it_needs_a_reason() -> None:
 
 
 def test_words() -> None:
-    assert [words(s) for s in (0, 119, 120, 3600, 6600, 90_000)] == [
+    assert [span_words(s) for s in (0, 119, 120, 3600, 6600, 90_000)] == [
         *("0 s", "119 s", "2 min", "1 h", "1 h 50 min", "1 d 1 h"),
     ]
     assert in_words(MaintenanceView(on=False)) == ""

@@ -7,7 +7,6 @@ Rule: it does not begin while a live agent is of a release that would not heed i
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from msgspec import Struct
@@ -16,12 +15,13 @@ from metastack.core.model import Maintenance
 from metastack.core.protocol import maintenance
 from metastack.core.state.cluster_state import ClusterState, Seen
 from metastack.core.state.keys import Kind
-from metastack.core.transaction import Lease
 
 from .. import names
-from ..problem import Code, Problem, usage
+from ..problem import Code, Problem
 from ..reading import read_world
-from ..request import Cluster, Plan, Request, Unchanged, commit
+from ..request import Cluster, Plan, Request
+from ..spans import span_s, span_words
+from .announced import Replacing, announce, withdraw
 
 NEEDED: Final = (Kind.MAINTENANCE, Kind.NODE_ALIVE, Kind.NODE_FACTS, Kind.NODE_SPEC, Kind.FENCE, Kind.CLAIM)
 """What its view is made of."""
@@ -29,8 +29,6 @@ OBJECT: Final = "cluster"
 DEFAULT_FOR: Final = "1h"
 MIN_S: Final = 10
 MAX_S: Final = 7 * 86_400
-_UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_SPAN: Final = re.compile(r"([0-9]{1,6})([smhd])")
 
 
 class MaintenanceView(Struct, kw_only=True):
@@ -58,23 +56,11 @@ def check_maintenance(reason: str, lasts: str) -> int:
     return span_s("for", lasts, MIN_S, MAX_S)
 
 
-def span_s(field: str, text: str, least_s: int, most_s: int) -> int:
-    """A time such as ``30m`` in seconds; raises Problem."""
-    span = _SPAN.fullmatch(text.strip())
-    time_s = int(span[1]) * _UNITS_S[span[2]] if span else 0
-    if not least_s <= time_s <= most_s:
-        most = f"{most_s // 86_400} d" if most_s > 86_400 else f"{most_s // 3_600} h"
-        raise usage(field, f"{text!r} is not a time from {least_s} s to {most}", "such as 30m, 2h or 1d")
-    return time_s
-
-
 async def begin_maintenance(cluster: Cluster, request: Request, lasts: str) -> MaintenanceView:
     """Begin it, or replace the one that is on: its time counts from now."""
     ttl_s = check_maintenance(request.reason, lasts)
-    lease = await cluster.store.grant(ttl_s)
-    old: list[int] = []
 
-    async def look() -> Plan[None]:
+    async def look(lease: int) -> Replacing[None]:
         world = await _world(cluster)
         if older := heedless(world):
             raise Problem(
@@ -84,39 +70,32 @@ async def begin_maintenance(cluster: Cluster, request: Request, lasts: str) -> M
                 "upgrade them, or stop them",
             )
         found = world.maintenance()
-        old[:] = [found.lease] if found is not None else []
         record = Maintenance(by=request.by, reason=request.reason, at=request.at, ttl_s=ttl_s)
-        change = maintenance.begin(cluster.keys, found, record, lease.id)
-        return Plan(
+        change = maintenance.begin(cluster.keys, found, record, lease)
+        plan = Plan(
             guards=change.guards,
             effects=change.effects,
             what="cluster.maintenance",
             object=OBJECT,
-            message=f"on for {words(ttl_s)}",
+            message=f"on for {span_words(ttl_s)}",
             answer=None,
-            lease=lease.id,
+            lease=lease,
         )
+        return found, plan
 
-    try:
-        await commit(cluster, request, look)
-    except Problem:
-        await cluster.store.revoke(lease)
-        raise
-    await _revoke(cluster, old)
+    await announce(cluster, request, ttl_s, look)
     return await show_maintenance(cluster)
 
 
 async def end_maintenance(cluster: Cluster, request: Request) -> MaintenanceView | None:
     """End it before its time; None when none was on."""
-    old: list[int] = []
 
-    async def look() -> Plan[bool] | Unchanged[bool]:
+    async def look() -> Replacing[bool] | None:
         found = (await _world(cluster)).maintenance()
         if found is None:
-            return Unchanged(False)
-        old[:] = [found.lease]
+            return None
         change = maintenance.end(cluster.keys, found)
-        return Plan(
+        plan = Plan(
             guards=change.guards,
             effects=change.effects,
             what="cluster.maintenance",
@@ -124,11 +103,9 @@ async def end_maintenance(cluster: Cluster, request: Request) -> MaintenanceView
             message="off",
             answer=True,
         )
+        return found, plan
 
-    if not await commit(cluster, request, look):
-        return None
-    await _revoke(cluster, old)
-    return await show_maintenance(cluster)
+    return await show_maintenance(cluster) if await withdraw(cluster, request, look) else None
 
 
 async def show_maintenance(cluster: Cluster) -> MaintenanceView:
@@ -176,25 +153,9 @@ def in_words(view: MaintenanceView) -> str:
     if not view.on:
         return ""
     about = "its record cannot be read" if view.broken else f"{view.reason}, {view.by}"
-    left = f" for another {words(view.left_s)}" if view.left_s is not None else " until a person ends it"
+    left = f" for another {span_words(view.left_s)}" if view.left_s is not None else " until a person ends it"
     return f"maintenance{left} ({about}): no node is fenced, no VM is taken over or moved"
-
-
-def words(seconds: int) -> str:
-    """``1 h 50 min``; below two minutes seconds."""
-    if seconds < 120:
-        return f"{seconds} s"
-    hours, minutes = divmod(seconds // 60, 60)
-    days, hours = divmod(hours, 24)
-    parts = ((days, "d"), (hours, "h"), (minutes, "min"))
-    return " ".join(f"{count} {unit}" for count, unit in parts if count)
 
 
 async def _world(cluster: Cluster) -> ClusterState:
     return await read_world(cluster, cluster.keys.prefixes(NEEDED))
-
-
-async def _revoke(cluster: Cluster, leases: list[int]) -> None:
-    """Leases that nothing hangs on any more: they would end by themselves, days later."""
-    for ident in filter(None, leases):
-        await cluster.store.revoke(Lease(id=ident, ttl_s=0, deadline_s=0.0))

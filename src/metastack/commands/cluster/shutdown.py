@@ -17,13 +17,14 @@ from metastack.core.model import ClusterShutdown
 from metastack.core.protocol import cluster_shutdown
 from metastack.core.state.cluster_state import ClusterState
 from metastack.core.state.keys import Kind
-from metastack.core.transaction import Lease
 
 from .. import names
 from ..problem import Code, Problem, conflict
 from ..reading import follow, read_world
-from ..request import Cluster, Plan, Request, Unchanged, commit
-from .maintenance import MAX_S, MIN_S, OBJECT, heedless, span_s, words
+from ..request import Cluster, Plan, Request
+from ..spans import span_s, span_words
+from .announced import Replacing, announce, withdraw
+from .maintenance import MAX_S, MIN_S, OBJECT, heedless
 
 NEEDED: Final = (
     Kind.CLUSTER_SHUTDOWN,
@@ -71,10 +72,8 @@ def check_shutdown(reason: str, within: str) -> int:
 async def begin_shutdown(cluster: Cluster, request: Request, within: str) -> ShutdownView:
     """Have every host stop its guests, or replace the time of the shutdown that is on."""
     ttl_s = check_shutdown(request.reason, within)
-    lease = await cluster.store.grant(ttl_s)
-    old: list[int] = []
 
-    async def look() -> Plan[None]:
+    async def look(lease: int) -> Replacing[None]:
         world = await _world(cluster)
         if older := heedless(world):
             raise conflict(
@@ -87,39 +86,32 @@ async def begin_shutdown(cluster: Cluster, request: Request, within: str) -> Shu
         if not boots:
             raise conflict(OBJECT, "no node is alive", "start the agents, then their hosts can be shut down")
         found = world.cluster_shutdown()
-        old[:] = [found.lease] if found is not None else []
         record = ClusterShutdown(by=request.by, reason=request.reason, boots=boots, at=request.at, ttl_s=ttl_s)
-        change = cluster_shutdown.begin(cluster.keys, found, record, lease.id)
-        return Plan(
+        change = cluster_shutdown.begin(cluster.keys, found, record, lease)
+        plan = Plan(
             guards=change.guards,
             effects=change.effects,
             what="cluster.shutdown",
             object=OBJECT,
-            message=f"within {words(ttl_s)}",
+            message=f"within {span_words(ttl_s)}",
             answer=None,
-            lease=lease.id,
+            lease=lease,
         )
+        return found, plan
 
-    try:
-        await commit(cluster, request, look)
-    except Problem:
-        await cluster.store.revoke(lease)
-        raise
-    await _revoke(cluster, old)
+    await announce(cluster, request, ttl_s, look)
     return await show_shutdown(cluster)
 
 
 async def cancel_shutdown(cluster: Cluster, request: Request) -> bool:
     """Hosts that are still up start their VMs again; false when no shutdown was on."""
-    old: list[int] = []
 
-    async def look() -> Plan[bool] | Unchanged[bool]:
+    async def look() -> Replacing[bool] | None:
         found = (await _world(cluster)).cluster_shutdown()
         if found is None:
-            return Unchanged(False)
-        old[:] = [found.lease]
+            return None
         change = cluster_shutdown.end(cluster.keys, found)
-        return Plan(
+        plan = Plan(
             guards=change.guards,
             effects=change.effects,
             what="cluster.shutdown",
@@ -127,10 +119,9 @@ async def cancel_shutdown(cluster: Cluster, request: Request) -> bool:
             message="cancelled",
             answer=True,
         )
+        return found, plan
 
-    ended = await commit(cluster, request, look)
-    await _revoke(cluster, old)
-    return ended
+    return await withdraw(cluster, request, look)
 
 
 async def wait_off(cluster: Cluster, timeout_s: float, told: Callable[[str], None]) -> ShutdownView:
@@ -207,15 +198,10 @@ def in_words(view: ShutdownView) -> str:
     if not view.on:
         return ""
     off = sum(host.state in DONE for host in view.hosts)
-    left = f", for another {words(view.left_s)}" if view.left_s is not None else ""
+    left = f", for another {span_words(view.left_s)}" if view.left_s is not None else ""
     about = "its record cannot be read" if view.broken else f"{view.reason}, {view.by}"
     return f"shutdown of the cluster ({about}): guests are off on {off} of {len(view.hosts)} hosts{left}"
 
 
 async def _world(cluster: Cluster) -> ClusterState:
     return await read_world(cluster, cluster.keys.prefixes(NEEDED))
-
-
-async def _revoke(cluster: Cluster, leases: list[int]) -> None:
-    for ident in filter(None, leases):
-        await cluster.store.revoke(Lease(id=ident, ttl_s=0, deadline_s=0.0))

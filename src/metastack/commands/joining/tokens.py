@@ -27,9 +27,9 @@ from metastack.pki.refusal import Refusal
 from metastack.pki.tokens import begin_token, encode_token
 
 from .. import names
-from ..cluster.maintenance import span_s, words
 from ..problem import Code, Problem, conflict, not_found, usage
 from ..request import Cluster, Plan, Request, commit, readable
+from ..spans import span_s, span_words
 
 ANSWER_S: Final = 15.0
 """How long a running ``pki serve`` may take to sign."""
@@ -121,7 +121,7 @@ async def create_token(
             effects=(Put(key, encode(record)),),
             what="node.token",
             object=f"node {node}",
-            message=f"token {begun.id} for {words(ttl_s)}",
+            message=f"token {begun.id} for {span_words(ttl_s)}",
             answer=None,
         )
 
