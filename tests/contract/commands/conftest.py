@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 from command_rights import CommandRights
 from commands_rig import Rig
+from joining_house import House, now
 
 from metastack.commands.request import Cluster
 from metastack.core.model import ClusterConfig
 from metastack.core.state.keys import Keys
 from metastack.core.state.record_versions import LEVEL
 from metastack.lab.dev.etcd import EtcdCluster
+from metastack.pki.folder import CaFolder
 from metastack.settings import StoreSettings
 from metastack.store.etcd.store import EtcdStore
 from metastack.store.twin.cluster import MemoryCluster
@@ -61,3 +63,8 @@ async def rig(kind: EtcdCluster | None) -> AsyncIterator[Rig]:
         store = EtcdStore(StoreSettings(endpoints=kind.endpoints))
         yield await _new(Rig(Cluster(store, keys)))
         await store.close()
+
+
+@pytest.fixture
+def house(rig: Rig, tmp_path: Path) -> House:
+    return House(rig, CaFolder.make(tmp_path / "ca", "prod", now))

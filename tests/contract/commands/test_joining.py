@@ -3,171 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from commands_rig import Rig, request
+from commands_rig import request
+from joining_house import CEPH, ENDPOINTS, PLACE, Dies, House, now, quietly, replace_desk
 from msgspec.structs import replace
 
-from metastack.commands.joining.answering import LARGEST, Desk, answer, finish, forget, sign, storage_user, tidy
+from metastack.commands.joining.answering import LARGEST, answer, forget, storage_user
 from metastack.commands.joining.asking import Joined, ask
-from metastack.commands.joining.serving import PkiServer
 from metastack.commands.joining.tokens import create_token, list_tokens, revoke_token
 from metastack.commands.node.change import cordon_node
-from metastack.commands.node.remove import remove_node, wait_revoked
 from metastack.commands.problem import Code, Problem
 from metastack.commands.request import Cluster
-from metastack.core.model import Credential, JoinRequest, JoinToken, NodeFacts, NodeSpec
+from metastack.core.model import JoinRequest, NodeFacts, NodeSpec
 from metastack.core.state.codec import encode
-from metastack.core.transaction import Delete, Lease, Outcome, Put, Transaction
+from metastack.core.transaction import Lease, Outcome, Put, Transaction
 from metastack.pki.authority import new_key, serial_text
 from metastack.pki.files import load_certificate
 from metastack.pki.folder import CaFolder
 from metastack.pki.refusal import Refusal, Why
-from metastack.pki.tokens import Token, parse_token
+from metastack.pki.tokens import parse_token
 from metastack.ports import Unavailable
 from metastack.ports.wrapped_store import WrappedStore
-from metastack.settings import StorageSettings
-from metastack.storage.node_users import MemoryUsers
-from metastack.store.twin.store import MemoryStore
-from metastack.store.twin.users import MemoryAccounts
-
-ENDPOINTS = ("https://10.0.0.1:2379",)
-CEPH = StorageSettings(kind="ceph", pool="vms", monitors=("10.0.0.1:6789",), user="pki")
-PLACE: dict[str, Any] = {"hosts": ("10.0.0.9",), "storage_addresses": ("10.1.0.9",)}
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
-
-
-class House:
-    """A management host, and new nodes that ask."""
-
-    def __init__(self, rig: Rig, ca: CaFolder) -> None:
-        self.rig, self.ca = rig, ca
-        self.accounts, self.users = MemoryAccounts(), MemoryUsers()
-        store = rig.store
-        if isinstance(store, MemoryStore):  # without the rights of a person: nobody else is `root`
-            store = MemoryStore(store._cluster)
-        self.cluster = Cluster(store, rig.keys)
-        self.keys = rig.keys
-        self.bearer: Token
-        self.key: Any = None
-        self.desk = Desk(
-            cluster=self.cluster,
-            ca=ca,
-            accounts=self.accounts,
-            storage_users=self.users,
-            storage=CEPH,
-            clock=now,
-            by="pki@m1",
-            reserved=frozenset({"10.0.0.1"}),
-        )
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[PkiServer]:
-        server, stop = PkiServer(self.desk), asyncio.Event()
-        task = asyncio.create_task(server.run(stop))
-        try:
-            async with asyncio.timeout(10):
-                await server.following.wait()
-            yield server
-        finally:
-            stop.set()
-            await task
-
-    async def token(self, node: str = "n1", ttl: str = "1h", **places: tuple[str, ...]) -> Token:
-        """A token that one look of a server signed."""
-        async with asyncio.TaskGroup() as group:
-            made = group.create_task(
-                create_token(self.rig.cluster, request("new"), node, ENDPOINTS, ttl=ttl, **places)  # type: ignore[arg-type]
-            )
-            while not made.done():
-                for view in await list_tokens(self.cluster):
-                    await sign(self.desk, view.id)
-                await asyncio.sleep(0)
-        return parse_token(made.result().token)
-
-    async def join(self, token: Token, key: Any, *, off_s: float = 0.0, **places: tuple[str, ...]) -> Joined:
-        """Ask, and let a server look whenever something was asked."""
-        clock = lambda: now() + timedelta(seconds=off_s)  # noqa: E731
-        async with asyncio.TaskGroup() as group:
-            asking = group.create_task(
-                _quietly(ask(self.cluster.store, self.keys, token, key, clock, answer_s=10, **(PLACE | places)))
-            )
-            while not asking.done():
-                await answer(self.desk, token.id)
-                await asyncio.sleep(0)
-        found = asking.result()
-        if isinstance(found, Refusal):
-            raise found
-        return found
-
-    async def refused(self, token: Token, key: Any, **more: Any) -> Refusal:
-        with pytest.raises(Refusal) as raised:
-            await self.join(token, key, **more)
-        return raised.value
-
-    async def then_revoked(self) -> None:
-        await revoke_token(self.rig.cluster, request("lost"), self.bearer.id)
-
-    async def then_alive(self) -> None:
-        await self.rig.node("n1")
-
-    async def then_used(self) -> None:
-        """Another `pki serve` admits another key."""
-        record = await self.record(self.bearer)
-        await self.rig.put(self.keys.token(record.id), replace(record, spent_on="another"))
-
-    async def then_removed(self) -> None:
-        await remove_node(self.rig.cluster, request("sold"), "n1")
-
-    async def then_cordoned(self) -> None:
-        await self.rig.put(self.keys.node_spec("n1"), NodeSpec(cordoned=True))
-
-    async def asked(self, token: Token) -> None:
-        """The bearer's request is there."""
-        async with asyncio.timeout(10):
-            async for batch in self.cluster.store.watch(self.keys.join_prefix(token.id), 1):
-                if batch.events:
-                    return
-
-    def dying(self, step: str, done: bool) -> Desk:
-        """The desk of a process that dies before or after a step."""
-        part, call = step.split(".")
-        if part == "cluster":
-            store: Any = Dying(self.cluster.store, call, done)
-            return replace_desk(self.desk, Cluster(store, self.keys))
-        return replace_desk(self.desk, **{part: Dying(getattr(self.desk, part), call, done)})
-
-    async def credential(self, node: str = "n1") -> Credential:
-        found = await self.cluster.read(Credential, self.keys.credential(node))
-        assert found is not None
-        return found.ok
-
-    async def record(self, token: Token) -> JoinToken:
-        found = await self.cluster.read(JoinToken, self.keys.token(token.id))
-        assert found is not None
-        return found.ok
-
-
-async def _quietly(asking: Any) -> Joined | Refusal:
-    try:
-        return await asking  # type: ignore[no-any-return]
-    except Refusal as error:
-        return error
-
-
-@pytest.fixture
-def house(rig: Rig, tmp_path: Path) -> House:
-    return House(rig, CaFolder.make(tmp_path / "ca", "prod", now))
 
 
 async def test_a_node_joins_and_gets_all_that_it_needs(house: House) -> None:
@@ -212,7 +71,7 @@ async def test_of_two_keys_at_once_one_is_admitted(house: House) -> None:
     """The losing request is overwritten or refused: never are two keys admitted by one token."""
     token = await house.token()
     keys = [new_key(), new_key()]
-    both = await asyncio.gather(*(_quietly(house.join(token, key)) for key in keys))
+    both = await asyncio.gather(*(quietly(house.join(token, key)) for key in keys))
     assert [isinstance(one, Joined) for one in both].count(True) == 1
     assert [one.why for one in both if isinstance(one, Refusal)] == [Why.USED]
 
@@ -292,10 +151,6 @@ async def test_a_token_over_is_forgotten_with_its_user(house: House) -> None:
     assert await forget(house.desk, token.id)
     assert f"join.{token.id}" not in house.accounts.users
     assert (await house.cluster.store.list(house.keys.token(token.id))).entries == ()
-
-
-def replace_desk(desk: Desk, cluster: Cluster | None = None, **more: Any) -> Desk:
-    return dataclasses.replace(desk, cluster=cluster or desk.cluster, **more)
 
 
 @pytest.mark.parametrize(
@@ -447,29 +302,6 @@ async def test_a_cordon_that_comes_meanwhile_stays(house: House) -> None:
     assert spec is not None and spec.ok.cordoned
 
 
-class Dies(Exception):
-    """The process ended here."""
-
-
-class Dying:
-    """Wraps a part of the desk: the call of that number is done, and its caller dies."""
-
-    def __init__(self, inner: Any, name: str, done: bool) -> None:
-        self._inner, self._name, self._done = inner, name, done
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
-        if name != self._name:
-            return found
-
-        async def call(*args: Any, **more: Any) -> Any:
-            if self._done:
-                await found(*args, **more)
-            raise Dies
-
-        return call
-
-
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", ["accounts.apply", "storage_users.make", "cluster.commit"])
 async def test_a_server_that_dies_at_any_step_is_followed(house: House, step: str, done: bool) -> None:
@@ -486,128 +318,6 @@ async def test_a_server_that_dies_at_any_step_is_followed(house: House, step: st
     assert list(house.users.users) == [joined.settings.user]
     assert len(house.ca.list()) == 2
     assert await house.join(token, key) == joined
-
-
-async def test_a_removed_node_loses_everything(house: House) -> None:
-    joined = await house.join(await house.token(), new_key())
-    async with house.serving():
-        removed = await remove_node(house.rig.cluster, request("sold"), "n1")
-        assert removed.credentials == "pending"
-        removed = await wait_revoked(house.rig.cluster, "n1", removed)
-    assert removed.credentials == "revoked"
-    assert "node.n1" not in house.accounts.users
-    assert "node.n1" not in house.accounts.roles
-    assert house.users.users == {}
-    serial = serial_text(load_certificate(joined.certificate, "n1").serial_number)
-    assert [(one.serial, one.reason) for one in house.ca.revoked()] == [(serial, "sold")]
-    assert await house.cluster.store.get(house.keys.node_spec("n1")) is None
-
-
-class Registers(WrappedStore):
-    """Just before the removal the agent of the new node registers; ``without``: the guards that see it."""
-
-    def __init__(self, house: House, without: tuple[str, ...] = ()) -> None:
-        super().__init__(house.cluster.store)
-        self._house, self._without, self._asked = house, without, False
-
-    async def commit(self, change: Transaction) -> Outcome:
-        if change.name == "node.remove" and not self._asked:
-            self._asked = True
-            await self._house.rig.node("n1")
-            kept = tuple(guard for guard in change.guards if guard.key not in self._without)
-            change = replace(change, guards=kept)
-        return await self._inner.commit(change)
-
-
-async def test_a_new_node_that_registers_meanwhile_stays(house: House) -> None:
-    await house.join(await house.token(), new_key())
-    with pytest.raises(Problem, match="is alive: only a lost node is removed"):
-        await remove_node(Cluster(Registers(house), house.keys), request("sold"), "n1")
-    assert not (await house.credential()).removing
-    # Without its guards the living node is forgotten, and its credentials are taken back.
-    await house.rig.write(Delete(house.keys.node_alive("n1")), Delete(house.keys.node_facts("n1")))
-    blind = Registers(house, (house.keys.node_alive("n1"), house.keys.node_facts("n1")))
-    await remove_node(Cluster(blind, house.keys), request("sold"), "n1")
-    assert (await house.credential()).removing
-
-
-async def test_a_join_beside_a_removal_is_seen(house: House) -> None:
-    """The node joins again just before its removal is committed: what it was given now is taken back, too."""
-    await house.join(await house.token(), new_key())
-    token, key = await house.token(), new_key()
-
-    class Joins(WrappedStore):
-        asked = False
-
-        async def commit(self, change: Transaction) -> Outcome:
-            if change.name == "node.remove" and not self.asked:
-                self.asked = True
-                await house.join(token, key)
-            return await self._inner.commit(change)
-
-    await remove_node(Cluster(Joins(house.cluster.store), house.keys), request("sold"), "n1")
-    assert (await house.credential()).token == token.id
-    await finish(house.desk, "n1")
-    assert house.users.users == {}
-    assert len(house.ca.revoked()) == 2
-
-
-async def test_a_node_with_claims_is_not_removed(house: House) -> None:
-    """It had a session: then it is fenced first, as ever, and its credentials stay meanwhile."""
-    await house.join(await house.token(), new_key())
-    await house.rig.node("n1")
-    await house.rig.lose("n1")
-    with pytest.raises(Problem, match="its last session is not fenced"):
-        await remove_node(house.rig.cluster, request("sold"), "n1")
-    assert not (await house.credential()).removing
-    assert house.accounts.users["node.n1"]
-
-
-async def test_without_a_server_the_removal_says_pending(house: House) -> None:
-    await house.join(await house.token(), new_key())
-    removed = await remove_node(house.rig.cluster, request("sold"), "n1")
-    assert (await wait_revoked(house.rig.cluster, "n1", removed, 0.05)).credentials == "pending"
-    assert (await house.credential()).removing
-
-
-@pytest.mark.parametrize("step", ["accounts.remove", "storage_users.remove", "cluster.commit"])
-@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
-async def test_a_removal_that_dies_half_way_is_finished(house: House, step: str, done: bool) -> None:
-    await house.join(await house.token(), new_key())
-    await remove_node(house.rig.cluster, request("sold"), "n1")
-    with pytest.raises(Dies):
-        await finish(house.dying(step, done), "n1")
-    await finish(house.desk, "n1")
-    assert (house.accounts.users.get("node.n1"), house.users.users) == (None, {})
-    left = await house.credential()
-    assert (left.removing, left.user, len(left.revoked)) == (False, "", 1)
-    assert len(house.ca.revoked()) == 1
-
-
-async def test_a_removed_node_joins_again_by_a_token(house: House) -> None:
-    await house.join(await house.token(), new_key())
-    await remove_node(house.rig.cluster, request("sold"), "n1")
-    again = await house.join(await house.token(), new_key())  # the removal is finished first
-    assert house.accounts.users["node.n1"]
-    assert list(house.users.users) == [again.settings.user]
-    assert len(house.ca.revoked()) == 1
-
-
-async def test_a_token_of_before_the_removal_is_used(house: House) -> None:
-    token, key = await house.token(), new_key()
-    await house.join(token, key)
-    await remove_node(house.rig.cluster, request("sold"), "n1")
-    assert (await house.refused(token, key)).why is Why.USED
-
-
-async def test_a_second_host_learns_of_revocations(house: House, tmp_path: Path) -> None:
-    shutil.copytree(house.ca.path, tmp_path / "ca2")
-    await house.join(await house.token(), new_key())
-    await remove_node(house.rig.cluster, request("sold"), "n1")
-    await finish(house.desk, "n1")
-    other = CaFolder(tmp_path / "ca2", now)
-    await tidy(replace_desk(house.desk, ca=other), "n1")
-    assert [one.serial for one in other.revoked()] == [one.serial for one in house.ca.revoked()]
 
 
 async def test_nobody_signs_and_the_token_is_withdrawn(house: House) -> None:
