@@ -158,3 +158,19 @@ def test_a_flawed_identity_is_not_added(tmp_path: Path, capsys: pytest.CaptureFi
     assert run(["context", "add", "x", *END, "--cert", str(files.cert)]) == 1
     assert run(["context", "add", "x"]) == 2
     assert contexts.load().contexts == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "add"),
+    [
+        (["--monitor", "10.0.0.1:6789"], "--storage ceph"),
+        (["--user", "anna"], "--storage ceph"),
+        (["--directory", "/srv/disks"], "--storage file"),
+    ],
+)
+def test_settings_of_an_unnamed_storage_are_refused(
+    words: list[str], add: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["context", "add", "x", *END, *words]) == 2
+    assert f"add `{add}`" in capsys.readouterr().err
+    assert contexts.load().contexts == {}
