@@ -6,8 +6,10 @@ Rule: it must leave running guests alone, which restarting the daemon does and s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
@@ -69,21 +71,24 @@ def forget_phantoms(uri: str) -> bool:
 
 
 async def run(command: tuple[str, ...], timeout_s: float) -> None:
-    """Run it to its end; raises Unavailable when it fails or takes too long."""
-    with local_io(f"barrier: starting {command[0]}"):
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    try:
-        async with asyncio.timeout(timeout_s):
-            _, stderr = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise Unavailable(f"barrier: {command[0]} did not end within {timeout_s} s") from None
-    if process.returncode:
-        said = stderr.decode(errors="replace").strip()[-500:]
-        raise Unavailable(f"barrier: {' '.join(command)} exited {process.returncode}: {said}")
+    """Run it to its end; raises Unavailable when it fails or takes too long.
+
+    Its errors go to a file: a daemon that it starts would hold a pipe open, and its end would not be seen.
+    """
+    with tempfile.TemporaryFile() as said:
+        with local_io(f"barrier: starting {command[0]}"):
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=said
+            )
+        try:
+            async with asyncio.timeout(timeout_s):
+                await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):  # it ended just now
+                process.kill()
+            await process.wait()
+            raise Unavailable(f"barrier: {command[0]} did not end within {timeout_s} s") from None
+        if process.returncode:
+            said.seek(0)
+            text = said.read().decode(errors="replace").strip()[-500:]
+            raise Unavailable(f"barrier: {' '.join(command)} exited {process.returncode}: {text}")
